@@ -1,0 +1,159 @@
+"""The messages between the server and a worker, and how they travel over their socket.
+
+A frame is a 4-byte little-endian length and one msgpack message of that length. This module knows
+no sockets: it turns messages into bytes and bytes into messages.
+"""
+
+from typing import Final
+
+import msgspec
+
+from lmaas.codecs.limits import Limits
+from lmaas.types import Answer, Payload, Precision, Record, Signature
+
+LENGTH_BYTES: Final = 4
+MAX_FRAME_BYTES: Final = (1 << 32) - 1
+
+
+class ServeRecord(Record):
+    """All that a worker is told of the model it holds.
+
+    `model` is "name:version"; `folder` contains `model.xml` and `model.bin`; `reason` says why this
+    `precision` was chosen; `threads` 0 means all cores.
+    """
+
+    model: str
+    task: str
+    signature: Signature
+    folder: str
+    precision: Precision
+    reason: str
+    max_batch_size: int
+    threads: int = 0
+    limits: Limits = Limits()
+    engine: str = "openvino"
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):
+    """Base of all messages: immutable, keyword-only, tagged by class name."""
+
+
+class Load(Message):
+    """Server to worker, first and once: load this model.
+
+    The worker sends a `Beat` every `heartbeat_s`, and ends itself when one engine call takes longer
+    than `request_timeout_s`.
+    """
+
+    record: ServeRecord
+    heartbeat_s: float
+    request_timeout_s: float
+
+
+class Call(Message):
+    """Server to worker: answer this request. `id` is unique within the worker's life."""
+
+    id: int
+    payload: Payload
+
+
+class Cancel(Message):
+    """Server to worker: nobody waits for request `id` any more."""
+
+    id: int
+
+
+class Stop(Message):
+    """Server to worker: answer what is there, for at most `deadline_s` seconds, then exit."""
+
+    deadline_s: float
+
+
+class Loaded(Message):
+    """Worker to server: the model is ready. `memory_bytes` is the worker's resident set."""
+
+    precision: Precision
+    reason: str
+    memory_bytes: int
+    load_s: float
+
+
+class Done(Message):
+    """Worker to server: the answer to request `id`."""
+
+    id: int
+    answer: Answer
+
+
+class Failed(Message):
+    """Worker to server: request `id`, or the load when `id` is None, ended in an error.
+
+    `code` is a key of `lmaas.errors.BY_CODE`.
+    """
+
+    id: int | None
+    code: str
+    message: str
+    hint: str | None = None
+    param: str | None = None
+
+
+class Beat(Message):
+    """Worker to server: a sign of life. `batches` are the batch sizes run since the last one."""
+
+    queued: int
+    running: int
+    memory_bytes: int
+    batches: tuple[int, ...] = ()
+
+
+AnyMessage = Load | Call | Cancel | Stop | Loaded | Done | Failed | Beat
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(AnyMessage)
+
+
+def encode(message: AnyMessage) -> bytes:
+    """The message as one frame."""
+    frame = bytearray(LENGTH_BYTES)
+    _encoder.encode_into(message, frame, LENGTH_BYTES)
+    length = len(frame) - LENGTH_BYTES
+    if length > MAX_FRAME_BYTES:
+        raise ValueError(f"A message of {length} bytes does not fit a frame.")
+    frame[:LENGTH_BYTES] = length.to_bytes(LENGTH_BYTES, "little")
+    return bytes(frame)
+
+
+class Decoder:
+    """Collects bytes as they arrive and gives back the messages that are complete."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes | bytearray | memoryview) -> list[AnyMessage]:
+        """The messages that `data` completes, in order.
+
+        Raises msgspec.DecodeError for a frame that is no message.
+        """
+        if self._buffer:
+            self._buffer += data
+            data = self._buffer
+        messages, used = _split(data)
+        if data is self._buffer:
+            del self._buffer[:used]
+        elif used < len(data):
+            self._buffer += data[used:]
+        return messages
+
+
+def _split(data: bytes | bytearray | memoryview) -> tuple[list[AnyMessage], int]:
+    messages: list[AnyMessage] = []
+    start, size = 0, len(data)
+    with memoryview(data) as view:
+        while size - start >= LENGTH_BYTES:
+            end = start + LENGTH_BYTES + int.from_bytes(view[start : start + 4], "little")
+            if end > size:
+                break
+            messages.append(_decoder.decode(view[start + LENGTH_BYTES : end]))
+            start = end
+    return messages, start
