@@ -1,0 +1,30 @@
+"""LMaaS: Large Models as a Service, on your own machines.
+
+    import lmaas
+    lmaas.publish(model, name="digits", task="image-classification", labels=[...], sample=x[:4])
+    with lmaas.local() as client:
+        client.predict("digits", "digit.png")
+
+Importing this package loads no framework and has no side effect.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from lmaas.client import connect
+    from lmaas.local import local
+    from lmaas.publishing import publish
+
+__all__ = ["__version__", "connect", "local", "publish"]
+
+_HOMES = {"connect": "lmaas.client", "local": "lmaas.local", "publish": "lmaas.publishing"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lmaas' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,180 @@
+"""Every error a user can meet, as one tree. No HTTP status here: `lmaas.http.errors` decides those.
+
+    LMaaSError
+    ├── InvalidInput          the request or argument is wrong
+    │   ├── PayloadTooLarge   more bytes, pixels or elements than the limit
+    │   ├── ConfigError       a setting is unknown or has a bad value
+    │   └── ModelRefused      the model file is unsafe or of a kind that is not accepted
+    ├── ParityFailed          compiled outputs differ from the source's
+    ├── NotFound              no such model, version, alias, key or route
+    ├── Unauthorized          no key, or not a valid one
+    ├── Forbidden             a valid key without the scope, or a foreign Host or Origin
+    ├── Conflict              the thing exists already, or is in use
+    │   └── AlreadyRunning    another server holds this LMAAS_HOME, or the port
+    ├── QueueFull             too many requests wait for this model; `retry_after_s` says when to retry
+    ├── Quarantined           this request killed two workers and is not run again
+    ├── StorageFull           no space left on the device
+    ├── CorruptBlob           a stored file does not have the bytes its digest names
+    ├── DoesNotFit            the model cannot be loaded within the memory budget
+    ├── MissingExtra          an optional dependency is not installed
+    ├── Unavailable           the worker or server cannot answer now
+    ├── TimedOut              a bounded operation ran out of time
+    └── Cancelled             the caller went away
+"""
+
+
+class LMaaSError(Exception):
+    """Base of all errors for users.
+
+    `message` says what is wrong, what was expected and what was received; `hint` says what to do
+    next; `param` names the offending field. `code` is the stable machine-readable name.
+    """
+
+    code = "internal_error"
+
+    def __init__(self, message: str, *, hint: str | None = None, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.param = param
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}" if self.hint else self.message
+
+
+class InvalidInput(LMaaSError):
+    """The request or argument is wrong."""
+
+    code = "invalid_input"
+
+
+class PayloadTooLarge(InvalidInput):
+    """More bytes, pixels or elements than the limit allows."""
+
+    code = "payload_too_large"
+
+
+class ConfigError(InvalidInput):
+    """A setting is unknown or has a bad value."""
+
+    code = "config_error"
+
+
+class ModelRefused(InvalidInput):
+    """The model file is unsafe or of a kind that is not accepted."""
+
+    code = "model_refused"
+
+
+class ParityFailed(LMaaSError):
+    """The compiled model does not give the source model's outputs."""
+
+    code = "parity_failed"
+
+
+class NotFound(LMaaSError):
+    """No such model, version, alias, key or route."""
+
+    code = "not_found"
+
+
+class ModelNotFound(NotFound):
+    """No model, version or alias of this name."""
+
+    code = "model_not_found"
+
+
+class Unauthorized(LMaaSError):
+    """No key, or not a valid one."""
+
+    code = "invalid_api_key"
+
+
+class Forbidden(LMaaSError):
+    """A valid key without the needed scope, or a foreign Host or Origin."""
+
+    code = "forbidden"
+
+
+class Conflict(LMaaSError):
+    """The thing exists already, or is in use."""
+
+    code = "conflict"
+
+
+class AlreadyRunning(Conflict):
+    """Another server holds this LMAAS_HOME, or the port."""
+
+    code = "already_running"
+
+
+class QueueFull(LMaaSError):
+    """Too many requests wait for this model."""
+
+    code = "queue_full"
+
+    def __init__(
+        self, message: str, *, retry_after_s: int = 1, hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
+
+
+class Quarantined(LMaaSError):
+    """This request killed two workers and is not run again."""
+
+    code = "request_quarantined"
+
+
+class StorageFull(LMaaSError):
+    """No space is left on the device that holds LMAAS_HOME."""
+
+    code = "storage_full"
+
+
+class CorruptBlob(LMaaSError):
+    """A stored file does not have the bytes that its digest names."""
+
+    code = "corrupt_blob"
+
+
+class DoesNotFit(LMaaSError):
+    """The model cannot be loaded within the memory budget."""
+
+    code = "does_not_fit"
+
+
+class MissingExtra(LMaaSError):
+    """An optional dependency is not installed."""
+
+    code = "missing_extra"
+
+
+class Unavailable(LMaaSError):
+    """The worker or server cannot answer now."""
+
+    code = "unavailable"
+
+
+class TimedOut(LMaaSError):
+    """A bounded operation ran out of time."""
+
+    code = "timed_out"
+
+
+class Cancelled(LMaaSError):
+    """The caller went away before the answer."""
+
+    code = "cancelled"
+
+
+BY_CODE: dict[str, type[LMaaSError]] = {
+    cls.code: cls
+    for cls in (
+        LMaaSError, InvalidInput, PayloadTooLarge, ConfigError, ModelRefused, ParityFailed,
+        NotFound, ModelNotFound, Unauthorized, Forbidden, Conflict, AlreadyRunning, QueueFull,
+        Quarantined, StorageFull, CorruptBlob, DoesNotFit, MissingExtra, Unavailable, TimedOut,
+        Cancelled,
+    )
+}  # fmt: skip
+"""The error classes by their stable code: how an error crosses a process or the network."""

@@ -1,0 +1,210 @@
+"""The records that every part of LMaaS shares. Each round-trips to JSON and msgpack.
+
+This module knows no storage, no transport and no framework.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+TENANT = "default"
+"""The tenant that owns everything until others are made."""
+
+Precision = Literal["f32", "bf16"]
+FrameworkName = Literal["pytorch", "keras", "tensorflow", "onnx"]
+FileRole = Literal["source", "compiled", "sample"]
+Scope = Literal["admin", "call"]
+
+BATCH = -1
+"""In a shape: any size. As the first dimension: the batch axis."""
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all records: immutable, keyword-only, unknown fields refused."""
+
+
+class TensorSpec(Record):
+    """One named tensor of a model. `shape` includes the batch axis; -1 means any size.
+
+    `dtype` is numpy's name ("float32", "int64", …).
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class ImageSpec(Record):
+    """How an image becomes the model's input array: `(pixel * scale - mean) / std`.
+
+    `channels` 1 is grey, 3 is RGB. `layout` gives one sample's axes: "flat" is row-major HWC
+    flattened. `mean` and `std` hold one number, or one for each channel.
+    `resize`: "stretch" to height x width, or "crop": short side resized, centre kept.
+    """
+
+    height: int
+    width: int
+    channels: Literal[1, 3] = 3
+    layout: Literal["HWC", "CHW", "HW", "flat"] = "CHW"
+    scale: float = 1 / 255
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    resize: Literal["stretch", "crop"] = "stretch"
+    invert: bool = False
+
+
+class Signature(Record):
+    """What goes in and out of a version, and how the task reads it.
+
+    `batch` says whether the first axis of every tensor is a free batch axis.
+    `outputs_are` tells an image classifier's raw outputs apart; None for the tensor task.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batch: bool = True
+    labels: tuple[str, ...] | None = None
+    image: ImageSpec | None = None
+    outputs_are: Literal["logits", "probabilities"] | None = None
+
+
+class ParityCheck(Record):
+    """Source against compiled outputs for one precision and batch size.
+
+    Errors are in the units of the compared outputs (probabilities for a classifier, raw values
+    otherwise); `max_scaled_error` is max |difference| / max(|source output|).
+    """
+
+    precision: Precision
+    batch_size: int
+    max_abs_error: float
+    max_scaled_error: float
+    top1_agreement: float | None = None
+    passed: bool
+
+
+class ParityReport(Record):
+    """All parity checks of one version, and the tolerances they were held to."""
+
+    tolerance: dict[str, float]
+    checks: tuple[ParityCheck, ...]
+
+    def passed(self, precision: Precision) -> bool:
+        """Whether every check at `precision` passed (False when there is none)."""
+        checks = [check.passed for check in self.checks if check.precision == precision]
+        return bool(checks) and all(checks)
+
+    def max_abs_error(self, precision: Precision) -> float:
+        """The largest absolute error over all batch sizes at `precision`."""
+        return max(c.max_abs_error for c in self.checks if c.precision == precision)
+
+
+class FileRef(Record):
+    """One file of a version: its relative path, its content's sha256 (hex) and its size."""
+
+    path: str
+    role: FileRole
+    sha256: str
+    size_bytes: int
+
+
+class Lineage(Record):
+    """Where a version came from."""
+
+    origin: Literal["publish", "push", "demo"] = "publish"
+    code: str | None = None
+    parent: str | None = None
+    data_sha256: str | None = None
+    recipe: dict[str, Any] = {}
+
+
+class Manifest(Record):
+    """What is known of a model before it has a version number; stored as `manifest.json`.
+
+    A *package* is a folder that holds `manifest.json`, `source/`, `compiled/model.xml` and
+    `model.bin`, and `sample.safetensors` with tensors `in.<batch>.<name>` and
+    `out.<batch>.<name>`: sample inputs and the outputs of the source model for each batch size.
+    """
+
+    name: str
+    task: str
+    framework: FrameworkName
+    signature: Signature
+    num_parameters: int
+    framework_version: str
+    metrics: dict[str, float] = {}
+    lineage: Lineage = Lineage()
+    card: str = ""
+
+
+class ModelVersion(Record):
+    """An immutable version of a model, as the registry gives it back."""
+
+    tenant: str
+    name: str
+    version: int
+    manifest: Manifest
+    parity: ParityReport
+    files: tuple[FileRef, ...]
+    created_at: float
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def ref(self) -> str:
+        """The one way to name this version exactly: `name:version`."""
+        return f"{self.name}:{self.version}"
+
+    @property
+    def compiled_bytes(self) -> int:
+        """Size of the files that are served, in bytes."""
+        return sum(f.size_bytes for f in self.files if f.role == "compiled")
+
+
+class KeyRecord(Record):
+    """An API key without its secret. Times are Unix seconds."""
+
+    id: str
+    tenant: str
+    name: str
+    scopes: tuple[Scope, ...]
+    created_at: float
+    revoked_at: float | None = None
+
+
+class Payload(Record):
+    """A request body as it came, and how to read it.
+
+    Formats: "image" (any image file's bytes), "json" (`{"inputs": …, "parameters": …}`), and
+    "tensors" (an Open Inference Protocol v2 body; with the binary extension, `json_bytes` is the
+    length of its JSON part).
+    """
+
+    format: Literal["image", "json", "tensors"]
+    body: bytes
+    parameters: dict[str, Any] = {}
+    json_bytes: int | None = None
+
+
+class Answer(Record):
+    """A response body: JSON, or JSON followed by binary tensors after `json_bytes` bytes."""
+
+    body: bytes
+    json_bytes: int | None = None
+
+
+class WorkerStatus(Record):
+    """What `lmaas ps` shows of one worker."""
+
+    model: str
+    tenant: str
+    state: Literal["loading", "ready", "draining", "failed"]
+    engine: str
+    precision: Precision
+    reason: str
+    pid: int | None
+    memory_bytes: int
+    requests: int
+    queued: int
+    restarts: int
+    pinned: bool
+    idle_s: float
