@@ -1,25 +1,25 @@
 """Every error a user can meet, as one tree. No HTTP status here: `lmaas.http.errors` decides those.
 
-    LMaaSError
-    ├── InvalidInput          the request or argument is wrong
-    │   ├── PayloadTooLarge   more bytes, pixels or elements than the limit
-    │   ├── ConfigError       a setting is unknown or has a bad value
-    │   └── ModelRefused      the model file is unsafe or of a kind that is not accepted
-    ├── ParityFailed          compiled outputs differ from the source's
-    ├── NotFound              no such model, version, alias, key or route
-    ├── Unauthorized          no key, or not a valid one
-    ├── Forbidden             a valid key without the scope, or a foreign Host or Origin
-    ├── Conflict              the thing exists already, or is in use
-    │   └── AlreadyRunning    another server holds this LMAAS_HOME, or the port
-    ├── QueueFull             too many requests wait for this model; `retry_after_s` says when to retry
-    ├── Quarantined           this request killed two workers and is not run again
-    ├── StorageFull           no space left on the device
-    ├── CorruptBlob           a stored file does not have the bytes its digest names
-    ├── DoesNotFit            the model cannot be loaded within the memory budget
-    ├── MissingExtra          an optional dependency is not installed
-    ├── Unavailable           the worker or server cannot answer now
-    ├── TimedOut              a bounded operation ran out of time
-    └── Cancelled             the caller went away
+LMaaSError
+├── InvalidInput          the request or argument is wrong
+│   ├── PayloadTooLarge   more bytes, pixels or elements than the limit
+│   ├── ConfigError       a setting is unknown or has a bad value
+│   └── ModelRefused      the model file is unsafe or of a kind that is not accepted
+├── ParityFailed          compiled outputs differ from the source's
+├── NotFound              no such model, version, alias, key or route
+├── Unauthorized          no key, or not a valid one
+├── Forbidden             a valid key without the scope, or a foreign Host or Origin
+├── Conflict              the thing exists already, or is in use
+│   └── AlreadyRunning    another server holds this LMAAS_HOME, or the port
+├── QueueFull             too many requests wait for this model; `retry_after_s` says when to retry
+├── Quarantined           this request killed two workers and is not run again
+├── StorageFull           no space left on the device
+├── CorruptBlob           a stored file does not have the bytes its digest names
+├── DoesNotFit            the model cannot be loaded within the memory budget
+├── MissingExtra          an optional dependency is not installed
+├── Unavailable           the worker or server cannot answer now
+├── TimedOut              a bounded operation ran out of time
+└── Cancelled             the caller went away
 """
 
 
@@ -113,9 +113,7 @@ class QueueFull(LMaaSError):
 
     code = "queue_full"
 
-    def __init__(
-        self, message: str, *, retry_after_s: int = 1, hint: str | None = None
-    ) -> None:
+    def __init__(self, message: str, *, retry_after_s: int = 1, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.retry_after_s = retry_after_s
 

@@ -23,7 +23,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Base of all records: immutable, keyword-only, unknown fields refused."""
 
 
-class TensorSpec(Record):
+class TensorSpec(Record, frozen=True, kw_only=True):
     """One named tensor of a model. `shape` includes the batch axis; -1 means any size.
 
     `dtype` is numpy's name ("float32", "int64", …).
@@ -34,7 +34,7 @@ class TensorSpec(Record):
     shape: tuple[int, ...]
 
 
-class ImageSpec(Record):
+class ImageSpec(Record, frozen=True, kw_only=True):
     """How an image becomes the model's input array: `(pixel * scale - mean) / std`.
 
     `channels` 1 is grey, 3 is RGB. `layout` gives one sample's axes: "flat" is row-major HWC
@@ -53,7 +53,7 @@ class ImageSpec(Record):
     invert: bool = False
 
 
-class Signature(Record):
+class Signature(Record, frozen=True, kw_only=True):
     """What goes in and out of a version, and how the task reads it.
 
     `batch` says whether the first axis of every tensor is a free batch axis.
@@ -68,7 +68,7 @@ class Signature(Record):
     outputs_are: Literal["logits", "probabilities"] | None = None
 
 
-class ParityCheck(Record):
+class ParityCheck(Record, frozen=True, kw_only=True):
     """Source against compiled outputs for one precision and batch size.
 
     Errors are in the units of the compared outputs (probabilities for a classifier, raw values
@@ -83,7 +83,7 @@ class ParityCheck(Record):
     passed: bool
 
 
-class ParityReport(Record):
+class ParityReport(Record, frozen=True, kw_only=True):
     """All parity checks of one version, and the tolerances they were held to."""
 
     tolerance: dict[str, float]
@@ -99,7 +99,7 @@ class ParityReport(Record):
         return max(c.max_abs_error for c in self.checks if c.precision == precision)
 
 
-class FileRef(Record):
+class FileRef(Record, frozen=True, kw_only=True):
     """One file of a version: its relative path, its content's sha256 (hex) and its size."""
 
     path: str
@@ -108,7 +108,7 @@ class FileRef(Record):
     size_bytes: int
 
 
-class Lineage(Record):
+class Lineage(Record, frozen=True, kw_only=True):
     """Where a version came from."""
 
     origin: Literal["publish", "push", "demo"] = "publish"
@@ -118,7 +118,7 @@ class Lineage(Record):
     recipe: dict[str, Any] = {}
 
 
-class Manifest(Record):
+class Manifest(Record, frozen=True, kw_only=True):
     """What is known of a model before it has a version number; stored as `manifest.json`.
 
     A *package* is a folder that holds `manifest.json`, `source/`, `compiled/model.xml` and
@@ -137,7 +137,7 @@ class Manifest(Record):
     card: str = ""
 
 
-class ModelVersion(Record):
+class ModelVersion(Record, frozen=True, kw_only=True):
     """An immutable version of a model, as the registry gives it back."""
 
     tenant: str
@@ -160,7 +160,7 @@ class ModelVersion(Record):
         return sum(f.size_bytes for f in self.files if f.role == "compiled")
 
 
-class KeyRecord(Record):
+class KeyRecord(Record, frozen=True, kw_only=True):
     """An API key without its secret. Times are Unix seconds."""
 
     id: str
@@ -171,7 +171,7 @@ class KeyRecord(Record):
     revoked_at: float | None = None
 
 
-class Payload(Record):
+class Payload(Record, frozen=True, kw_only=True):
     """A request body as it came, and how to read it.
 
     Formats: "image" (any image file's bytes), "json" (`{"inputs": …, "parameters": …}`), and
@@ -185,14 +185,14 @@ class Payload(Record):
     json_bytes: int | None = None
 
 
-class Answer(Record):
+class Answer(Record, frozen=True, kw_only=True):
     """A response body: JSON, or JSON followed by binary tensors after `json_bytes` bytes."""
 
     body: bytes
     json_bytes: int | None = None
 
 
-class WorkerStatus(Record):
+class WorkerStatus(Record, frozen=True, kw_only=True):
     """What `lmaas ps` shows of one worker."""
 
     model: str

@@ -1,0 +1,4 @@
+"""Bytes to arrays and back: image files, JSON bodies, Open Inference Protocol tensors.
+
+The only place that decodes. Knows no models and no transport.
+"""

@@ -1,0 +1,100 @@
+"""Image files to pixels, and pixels to a model's input array.
+
+The same function serves training and serving, so a model sees the same numbers in both.
+"""
+
+import io
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from lmaas.codecs.limits import Limits
+from lmaas.errors import InvalidInput, PayloadTooLarge
+from lmaas.types import ImageSpec
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+
+
+def decode(data: bytes, spec: ImageSpec, limits: Limits) -> Image.Image:
+    """The first frame of an image file, upright, grey ("L") or "RGB" as `spec.channels` asks.
+
+    Raises InvalidInput when the bytes are not an image of a known format, PayloadTooLarge when
+    its header claims more pixels than the limit (nothing is decoded then).
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PayloadTooLarge(f"The image is too large: {error}") from None
+    except (OSError, ValueError, SyntaxError, OverflowError):
+        raise InvalidInput(
+            f"The input is not an image that can be read ({len(data)} bytes received).",
+            hint=f"Send a file of one of these formats: {', '.join(FORMATS)}.",
+        ) from None
+    width, height = image.size
+    if width * height > limits.max_image_pixels:
+        raise PayloadTooLarge(
+            f"The image has {width} x {height} pixels; at most {limits.max_image_pixels} "
+            "are decoded.",
+            hint="Scale it down before sending.",
+        )
+    mode = "L" if spec.channels == 1 else "RGB"
+    try:
+        # A JPEG can be decoded at 1/2, 1/4 or 1/8; twice the target still leaves the resize
+        # a full pixel to average.
+        image.draft(mode, (spec.width * 2, spec.height * 2))
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I;16") or upright.mode == "I":
+            upright = Image.fromarray((np.asarray(upright, np.uint32) >> 8).astype(np.uint8))
+        return upright.convert(mode)
+    except (OSError, ValueError, SyntaxError, OverflowError, EOFError) as error:
+        raise InvalidInput(f"The image is damaged: {error}.") from None
+
+
+def to_array(image: Image.Image, spec: ImageSpec, dtype: str) -> np.ndarray:
+    """Pixels as one sample of the model's input, in the layout and units of `spec`.
+
+    Shape: HWC, CHW, HW or flat (H*W*C) as `spec.layout` says; no batch axis.
+    """
+    target = (spec.width, spec.height)
+    if spec.resize == "crop":
+        image = ImageOps.fit(image, target, Image.Resampling.BILINEAR)
+    elif image.size != target:
+        image = image.resize(target, Image.Resampling.BILINEAR)
+    pixels = np.asarray(image)
+    if spec.invert:
+        pixels = 255 - pixels
+    return from_pixels(pixels.reshape(spec.height, spec.width, spec.channels), spec, dtype)
+
+
+def from_pixels(pixels: np.ndarray, spec: ImageSpec, dtype: str) -> np.ndarray:
+    """`(pixels * scale - mean) / std` in the layout of `spec`; `pixels` is H x W x C uint8."""
+    if np.dtype(dtype).kind == "f":
+        values = pixels.astype(dtype)
+        values *= np.asarray(spec.scale, dtype)
+        if any(spec.mean) or any(std != 1 for std in spec.std):
+            values -= np.asarray(spec.mean, dtype)
+            values /= np.asarray(spec.std, dtype)
+    else:
+        values = pixels.astype(dtype)
+    if spec.layout == "CHW":
+        return np.ascontiguousarray(values.transpose(2, 0, 1))
+    if spec.layout == "flat":
+        return values.reshape(-1)
+    if spec.layout == "HW":
+        return values[:, :, 0]
+    return values
+
+
+def from_numbers(pixels: np.ndarray, spec: ImageSpec, dtype: str) -> np.ndarray:
+    """An array of 0-255 pixels (H x W, H x W x 1 or H x W x 3, any size) as one sample."""
+    flat = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 1)
+    if (not flat and not (pixels.ndim == 3 and pixels.shape[2] == 3)) or 0 in pixels.shape:
+        raise InvalidInput(
+            "Pixels must have the shape (height, width), (height, width, 1) or "
+            f"(height, width, 3); received {pixels.shape}."
+        )
+    if pixels.size and (pixels.min() < 0 or pixels.max() > 255):
+        raise InvalidInput("Pixels must lie in 0-255.")
+    values = pixels.reshape(pixels.shape[:2]) if flat else pixels
+    image = Image.fromarray(values.astype(np.uint8))
+    return to_array(image.convert("L" if spec.channels == 1 else "RGB"), spec, dtype)

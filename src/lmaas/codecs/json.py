@@ -1,0 +1,95 @@
+"""JSON bodies and nested JSON numbers as arrays: no NaN, no unknown fields, no ragged lists."""
+
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+
+from lmaas.codecs.limits import Limits
+from lmaas.errors import InvalidInput, PayloadTooLarge
+
+T = TypeVar("T")
+
+
+class CallBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The Hugging Face Inference request: `inputs` and optional `parameters`."""
+
+    inputs: Any
+    parameters: dict[str, Any] = {}
+
+
+_call_decoder = msgspec.json.Decoder(CallBody)
+
+
+def read_call(body: bytes) -> CallBody:
+    """Decode `{"inputs": …, "parameters": …}`. Raises InvalidInput for anything else."""
+    try:
+        return _call_decoder.decode(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise _invalid(error) from None
+
+
+def read(body: bytes, kind: type[T]) -> T:
+    """Decode a JSON body as `kind`. Raises InvalidInput naming the field that is wrong."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise _invalid(error) from None
+
+
+def _invalid(error: Exception) -> InvalidInput:
+    if isinstance(error, msgspec.ValidationError):
+        return InvalidInput(f"The JSON body does not have the expected fields: {error}.")
+    if isinstance(error, RecursionError):
+        return InvalidInput("The JSON body is nested too deeply.")
+    return InvalidInput(f"The body is not valid JSON: {error}.")
+
+
+def to_array(value: Any, dtype: str, limits: Limits, *, name: str) -> np.ndarray:
+    """Nested lists of numbers as an array of `dtype`; `name` is the field for error texts.
+
+    Raises InvalidInput for ragged lists, texts, nulls, fractions or overflow in integer
+    tensors, and values that `dtype` cannot hold.
+    """
+    try:
+        array = np.asarray(value)
+    except (ValueError, OverflowError):
+        raise InvalidInput(
+            f"{name} is not a regular array of numbers: its lists differ in length or depth.",
+            param=name,
+        ) from None
+    return cast(array, dtype, limits, name=name)
+
+
+def cast(array: np.ndarray, dtype: str, limits: Limits, *, name: str) -> np.ndarray:
+    """`array` as `dtype`, only if every value survives; floats must be finite."""
+    if array.size > limits.max_elements:
+        raise PayloadTooLarge(
+            f"{name} has {array.size} elements; at most {limits.max_elements} are accepted.",
+            param=name,
+        )
+    target = np.dtype(dtype)
+    kind = array.dtype.kind
+    if kind not in "biuf" or (kind == "b") != (target.kind == "b"):
+        received = {"O": "mixed values", "U": "text", "S": "text", "b": "booleans"}
+        raise InvalidInput(
+            f"{name} must hold {dtype} numbers; received {received.get(kind, str(array.dtype))}.",
+            param=name,
+        )
+    if kind == "f" and not np.isfinite(array).all():
+        raise InvalidInput(f"{name} holds NaN or infinity.", param=name)
+    if array.dtype == target:
+        return array
+    if target.kind == "f":
+        with np.errstate(over="ignore"):
+            out = array.astype(target)
+        if not np.isfinite(out).all():
+            raise InvalidInput(f"{name} holds numbers too large for {dtype}.", param=name)
+        return out
+    with np.errstate(invalid="ignore"):
+        out = array.astype(target)
+    if not np.array_equal(out, array):
+        raise InvalidInput(
+            f"{name} must hold whole numbers that fit {dtype}; received others.", param=name
+        )
+    return out

@@ -1,0 +1,10 @@
+"""What one request may make us decode."""
+
+from lmaas.types import Record
+
+
+class Limits(Record, frozen=True, kw_only=True):
+    """Bounds on decoded data, checked before memory is taken for it."""
+
+    max_image_pixels: int = 64_000_000
+    max_elements: int = 16_777_216

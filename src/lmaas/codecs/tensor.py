@@ -1,0 +1,235 @@
+"""Open Inference Protocol v2 bodies: named tensors, as JSON or as binary after the JSON.
+
+Source: KServe Open Inference Protocol, "Predict Protocol - Version 2", with its binary tensor
+data extension. Shared memory, string tensors and the classification extension are refused by
+name.
+"""
+
+import math
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from lmaas.codecs import json
+from lmaas.codecs.limits import Limits
+from lmaas.errors import InvalidInput, LMaaSError, PayloadTooLarge
+from lmaas.types import Answer, Payload, Signature, TensorSpec
+
+DTYPES = {
+    "BOOL": "bool", "UINT8": "uint8", "UINT16": "uint16", "UINT32": "uint32", "UINT64": "uint64",
+    "INT8": "int8", "INT16": "int16", "INT32": "int32", "INT64": "int64",
+    "FP16": "float16", "FP32": "float32", "FP64": "float64",
+}  # fmt: skip
+"""numpy's dtype name for each datatype of the protocol that is served."""
+DATATYPES = {dtype: datatype for datatype, dtype in DTYPES.items()}
+
+
+class RequestInput(msgspec.Struct, forbid_unknown_fields=True):
+    """One input tensor of an infer request."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    parameters: dict[str, Any] = {}
+    data: Any = None
+
+
+class RequestOutput(msgspec.Struct, forbid_unknown_fields=True):
+    """One output that an infer request asks for."""
+
+    name: str
+    parameters: dict[str, Any] = {}
+
+
+class InferRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """The JSON part of an infer request."""
+
+    inputs: list[RequestInput]
+    id: str = ""
+    parameters: dict[str, Any] = {}
+    outputs: list[RequestOutput] | None = None
+
+
+class Wanted(msgspec.Struct):
+    """How the caller wants the answer: which outputs, each as binary or JSON; the request id."""
+
+    id: str
+    outputs: dict[str, bool]
+
+
+def read(
+    payload: Payload, signature: Signature, limits: Limits
+) -> tuple[dict[str, np.ndarray], Wanted]:
+    """Input arrays by name (batch axis included), and what the caller wants back.
+
+    Raises InvalidInput with what was expected and received.
+    """
+    head, binary = _split(payload)
+    request = json.read(head, InferRequest)
+    _refuse_parameters(request.parameters, {"binary_data_output"}, "parameters")
+    arrays: dict[str, np.ndarray] = {}
+    specs = {spec.name: spec for spec in signature.inputs}
+    offset = 0
+    for given in request.inputs:
+        spec = specs.get(given.name)
+        if spec is None or given.name in arrays:
+            problem = "is given twice" if spec else "is not an input of this model"
+            raise InvalidInput(
+                f"Input {given.name!r} {problem}; expected {sorted(specs)}.", param=given.name
+            )
+        array, used = _read_input(given, spec, binary[offset:], limits)
+        offset += used
+        arrays[given.name] = array
+    if offset != len(binary):
+        raise InvalidInput(f"The binary part has {len(binary)} bytes; the inputs declare {offset}.")
+    missing = sorted(set(specs) - set(arrays))
+    if missing:
+        raise InvalidInput(f"Inputs {missing} are missing; expected {sorted(specs)}.")
+    return arrays, _wanted(request, signature)
+
+
+def _split(payload: Payload) -> tuple[bytes, memoryview]:
+    if payload.json_bytes is None:
+        return payload.body, memoryview(b"")
+    if not 0 < payload.json_bytes <= len(payload.body):
+        raise InvalidInput(
+            f"Inference-Header-Content-Length is {payload.json_bytes}; the body has "
+            f"{len(payload.body)} bytes."
+        )
+    return payload.body[: payload.json_bytes], memoryview(payload.body)[payload.json_bytes :]
+
+
+def _read_input(
+    given: RequestInput, spec: TensorSpec, binary: memoryview, limits: Limits
+) -> tuple[np.ndarray, int]:
+    _refuse_parameters(given.parameters, {"binary_data_size"}, f"input {given.name!r}")
+    dtype = DTYPES.get(given.datatype)
+    if dtype != spec.dtype:
+        raise InvalidInput(
+            f"Input {spec.name!r} has datatype {DATATYPES.get(spec.dtype, spec.dtype)}; received "
+            f"{given.datatype}.",
+            param=spec.name,
+        )
+    elements = math.prod(given.shape) if all(size >= 0 for size in given.shape) else -1
+    if elements < 0:
+        raise InvalidInput(f"Input {spec.name!r} has a negative size in its shape.")
+    if elements > limits.max_elements:
+        raise PayloadTooLarge(
+            f"Input {spec.name!r} has {elements} elements; at most {limits.max_elements}."
+        )
+    check_shape(tuple(given.shape), spec)
+    size = given.parameters.get("binary_data_size")
+    if size is None:
+        array = json.to_array(given.data, spec.dtype, limits, name=spec.name)
+        if array.size != elements:
+            raise InvalidInput(
+                f"Input {spec.name!r} has {array.size} values; its shape {given.shape} needs "
+                f"{elements}.",
+                param=spec.name,
+            )
+        return array.reshape(given.shape), 0
+    expected = elements * np.dtype(spec.dtype).itemsize
+    if given.data is not None or size != expected or len(binary) < expected:
+        raise InvalidInput(
+            f"Input {spec.name!r} of shape {given.shape} needs {expected} binary bytes and no "
+            f"`data`; received binary_data_size {size!r} and {len(binary)} bytes.",
+            param=spec.name,
+        )
+    array = np.frombuffer(binary[:expected], spec.dtype).reshape(given.shape)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise InvalidInput(f"Input {spec.name!r} holds NaN or infinity.", param=spec.name)
+    return array, expected
+
+
+def check_shape(shape: tuple[int, ...], spec: TensorSpec) -> None:
+    """Raise InvalidInput unless `shape` fits `spec` (-1 in it: any size, at least 1)."""
+    fits = len(shape) == len(spec.shape) and all(
+        size == want or (want < 0 and size > 0)
+        for size, want in zip(shape, spec.shape, strict=True)
+    )
+    if not fits:
+        raise InvalidInput(
+            f"Input {spec.name!r} must have the shape {_show(spec.shape)}; received "
+            f"{_show(shape)}.",
+            hint="-1 stands for any size; the first axis is the batch." if -1 in spec.shape
+            else None,
+            param=spec.name,
+        )  # fmt: skip
+
+
+def _show(shape: tuple[int, ...]) -> str:
+    return "[" + ", ".join(str(size) for size in shape) + "]"
+
+
+def _wanted(request: InferRequest, signature: Signature) -> Wanted:
+    names = [spec.name for spec in signature.outputs]
+    default = request.parameters.get("binary_data_output", False)
+    if not isinstance(default, bool):
+        raise InvalidInput("binary_data_output must be true or false.", param="binary_data_output")
+    if request.outputs is None:
+        return Wanted(request.id, dict.fromkeys(names, default))
+    wanted: dict[str, bool] = {}
+    for output in request.outputs:
+        if output.name not in names:
+            raise InvalidInput(
+                f"{output.name!r} is not an output of this model; expected {names}.",
+                param=output.name,
+            )
+        known = {"binary_data", "classification"}
+        _refuse_parameters(output.parameters, known, f"output {output.name!r}")
+        if output.parameters.get("classification", 0) != 0:
+            raise InvalidInput(
+                "The classification extension is not served.",
+                hint="Ask POST /models/{name} for labels with scores.",
+                param="classification",
+            )
+        wanted[output.name] = output.parameters.get("binary_data", default)
+    return Wanted(request.id, wanted)
+
+
+def _refuse_parameters(given: dict[str, Any], known: set[str], where: str) -> None:
+    for name in given:
+        if name not in known:
+            raise InvalidInput(
+                f"Parameter {name!r} of {where} is not supported; supported: {sorted(known)}.",
+                param=name,
+            )
+
+
+def write(
+    outputs: dict[str, np.ndarray], wanted: Wanted, signature: Signature, model: str
+) -> Answer:
+    """The response body for `outputs` (by name, batch axis included)."""
+    name, _, version = model.partition(":")
+    described: list[dict[str, Any]] = []
+    parts: list[bytes] = []
+    for output, binary in wanted.outputs.items():
+        array = outputs[output]
+        entry: dict[str, Any] = {
+            "name": output,
+            "datatype": DATATYPES[array.dtype.name],
+            "shape": list(array.shape),
+        }
+        if binary:
+            raw = np.ascontiguousarray(array).tobytes()
+            entry["parameters"] = {"binary_data_size": len(raw)}
+            parts.append(raw)
+        else:
+            entry["data"] = to_lists(array.reshape(-1), output)
+        described.append(entry)
+    answer: dict[str, Any] = {"model_name": name, "model_version": version, "outputs": described}
+    if wanted.id:
+        answer["id"] = wanted.id
+    head = msgspec.json.encode(answer)
+    return Answer(body=b"".join([head, *parts]), json_bytes=len(head) if parts else None)
+
+
+def to_lists(array: np.ndarray, name: str) -> Any:
+    """Nested lists for JSON. JSON has no NaN, so such outputs are an error, never a null."""
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise LMaaSError(
+            f"Output {name!r} holds NaN or infinity, which JSON cannot express.",
+            hint="Ask for binary tensors (Open Inference Protocol), or repair the model.",
+        )
+    return array.tolist()

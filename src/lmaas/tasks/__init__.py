@@ -1,0 +1,25 @@
+"""What a model does: sample in, result out, metrics. One file a task.
+
+Knows signatures and codecs; knows no frameworks, engines or transport.
+"""
+
+import importlib
+from typing import cast
+
+from lmaas.errors import InvalidInput
+from lmaas.tasks.base import Batch, Row, Task
+
+TASKS = {
+    "image-classification": "lmaas.tasks.image_classification",
+    "tensor": "lmaas.tasks.tensor",
+}
+"""Each task's module, imported on first use; the module's `TASK` is the task."""
+
+__all__ = ["TASKS", "Batch", "Row", "Task", "get"]
+
+
+def get(name: str) -> Task:
+    """The task called `name`. Raises InvalidInput listing the known ones."""
+    if name not in TASKS:
+        raise InvalidInput(f"Unknown task {name!r}; known: {', '.join(TASKS)}.", param="task")
+    return cast(Task, importlib.import_module(TASKS[name]).TASK)

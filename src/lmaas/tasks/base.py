@@ -1,0 +1,79 @@
+"""The contract of a task, and what all tasks share: raw tensors in and out."""
+
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+
+from lmaas.codecs import tensor
+from lmaas.codecs.limits import Limits
+from lmaas.errors import InvalidInput
+from lmaas.types import Answer, Payload, Signature
+
+Row = dict[str, np.ndarray]
+"""Arrays by tensor name; the first axis of each is the batch axis."""
+
+
+class Batch(msgspec.Struct, kw_only=True):
+    """One request as the model takes it: preprocessed `arrays` of `size` samples.
+
+    `single` says that the caller sent one sample without a batch axis and wants one result.
+    `tensors` is set when the request came as Open Inference Protocol tensors.
+    """
+
+    arrays: Row
+    size: int
+    single: bool = False
+    parameters: dict[str, Any] = {}
+    tensors: tensor.Wanted | None = None
+
+
+class Task(Protocol):
+    """Verbs of a task. `signature` is always one that `check_signature` returned."""
+
+    name: str
+
+    def check_signature(self, signature: Signature) -> Signature:
+        """`signature` completed with this task's defaults; InvalidInput if it does not fit."""
+        ...
+
+    def read(self, payload: Payload, signature: Signature, limits: Limits) -> Batch:
+        """Decode and preprocess one request body. Raises InvalidInput, PayloadTooLarge."""
+        ...
+
+    def write(self, outputs: Row, batch: Batch, signature: Signature, model: str) -> Answer:
+        """The response body for the model's `outputs` to `batch`; `model` is `name:version`."""
+        ...
+
+    def compare(self, outputs: Row, signature: Signature) -> Row:
+        """The view of raw outputs in which source and compiled model are compared."""
+        ...
+
+    def metrics(self, outputs: Row, targets: np.ndarray, signature: Signature) -> dict[str, float]:
+        """The task's metrics for raw `outputs` against `targets`."""
+        ...
+
+
+def read_tensors(payload: Payload, signature: Signature, limits: Limits) -> Batch:
+    """An Open Inference Protocol request, the same for every task."""
+    arrays, wanted = tensor.read(payload, signature, limits)
+    return Batch(arrays=arrays, size=batch_size(arrays, signature), tensors=wanted)
+
+
+def batch_size(arrays: Row, signature: Signature) -> int:
+    """The number of samples in `arrays`; 1 for a model without a batch axis."""
+    if not signature.batch:
+        return 1
+    sizes = {name: array.shape[0] for name, array in arrays.items()}
+    if len(set(sizes.values())) != 1:
+        raise InvalidInput(f"All inputs must have the same batch size; received {sizes}.")
+    return int(next(iter(sizes.values())))
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """exp(x) / sum(exp(x)) over the last axis, in float32, shifted by the maximum."""
+    values = logits.astype(np.float32)
+    values -= values.max(axis=-1, keepdims=True)
+    np.exp(values, out=values)
+    values /= values.sum(axis=-1, keepdims=True)
+    return values
