@@ -1,0 +1,192 @@
+"""Which requests run together, and how a batch runs so that each request succeeds or fails alone.
+
+There is no timer: a batch is what waits when the engine gets free, so a lone request never waits
+for company. This module knows no sockets, processes or clocks but the durations it is told.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from lmaas.tasks.base import Batch, Row
+
+TARGET_BATCH_S: Final = 0.1
+"""A batch is kept so small that it takes about this long: beyond, joining more samples gains no
+throughput (measured on convolutions and transformers) and only delays answers and cancels."""
+
+Key = tuple[tuple[str, str, tuple[int, ...]], ...]
+
+
+class State(Enum):
+    """Where a request is inside the worker."""
+
+    DECODING = "decoding"
+    WAITING = "waiting"
+    RUNNING = "running"
+    CANCELLED = "cancelled"
+
+
+class Request(msgspec.Struct, kw_only=True, eq=False):
+    """One request inside the worker; `batch` is None until its payload is decoded."""
+
+    id: int
+    batch: Batch | None = None
+    state: State = State.DECODING
+
+
+class Batcher:
+    """The requests that wait, in order of arrival, and the choice of the next batch.
+
+    Requests join when names, dtypes and all axes but the first of their arrays agree, up to
+    `max_batch_size` rows. With `joins` False each runs alone. A request with more rows than the
+    bound runs alone too (`run_rows` splits it).
+    """
+
+    def __init__(self, max_batch_size: int, *, joins: bool) -> None:
+        self._max_rows = max_batch_size
+        self._joins = joins
+        self._groups: dict[Key, deque[tuple[int, Request]]] = {}
+        self._arrivals = 0
+        self._waiting = 0
+        self._row_s = 0.0
+
+    def __len__(self) -> int:
+        return self._waiting
+
+    @property
+    def max_rows(self) -> int:
+        """Most rows that one engine call takes now, by the bound and by the time rows take."""
+        if self._row_s * self._max_rows <= TARGET_BATCH_S:
+            return self._max_rows
+        return max(1, int(TARGET_BATCH_S / self._row_s))
+
+    def add(self, request: Request) -> None:
+        """Let a decoded request wait."""
+        assert request.batch is not None
+        request.state = State.WAITING
+        key = _key(request.batch.arrays) if self._joins else ()
+        self._groups.setdefault(key, deque()).append((self._arrivals, request))
+        self._arrivals += 1
+        self._waiting += 1
+
+    def cancel(self, request: Request) -> None:
+        """Take a waiting request out."""
+        if request.state is State.WAITING:
+            self._waiting -= 1
+        request.state = State.CANCELLED
+
+    def next(self) -> list[Request]:
+        """The next batch: the oldest request and all that may join it. Empty if none waits."""
+        for key in [key for key, group in self._groups.items() if not _skip_cancelled(group)]:
+            del self._groups[key]
+        if not self._groups:
+            return []
+        group = min(self._groups.values(), key=lambda group: group[0][0])
+        room = self.max_rows if self._joins else 1
+        chosen: list[Request] = []
+        while _skip_cancelled(group):
+            request = group[0][1]
+            assert request.batch is not None
+            if chosen and (not self._joins or request.batch.size > room):
+                break
+            group.popleft()
+            request.state = State.RUNNING
+            chosen.append(request)
+            room -= request.batch.size
+            if room <= 0:
+                break
+        self._waiting -= len(chosen)
+        return chosen
+
+    def expected_s(self, rows: int) -> float:
+        """How long a batch of `rows` should take, by what earlier ones took."""
+        return self._row_s * rows
+
+    def took(self, rows: int, seconds: float) -> None:
+        """Learn from a batch that ran."""
+        row_s = seconds / rows
+        self._row_s = row_s if not self._row_s else 0.8 * self._row_s + 0.2 * row_s
+
+
+def run_batch(
+    requests: Sequence[Request], infer: Callable[[Row], Row], *, joins: bool, max_rows: int
+) -> Iterator[tuple[Request, Row | Exception]]:
+    """Run decoded requests together; give each its own rows of the outputs, or its error.
+
+    When the batch fails, or mixes up its rows, each request runs again alone, so that only the
+    culprit fails. Requests cancelled meanwhile are left out.
+    """
+    if len(requests) > 1:
+        yield from _run_joined(requests, infer, max_rows)
+        return
+    for request in requests:
+        yield _run_alone(request, infer, joins=joins, max_rows=max_rows)
+
+
+def _run_joined(
+    requests: Sequence[Request], infer: Callable[[Row], Row], max_rows: int
+) -> Iterator[tuple[Request, Row | Exception]]:
+    batches = [_decoded(request) for request in requests]
+    rows = sum(batch.size for batch in batches)
+    arrays = {
+        name: np.concatenate([batch.arrays[name] for batch in batches])
+        for name in batches[0].arrays
+    }
+    try:
+        outputs = infer(arrays)
+        _check_rows(outputs, rows)
+    except Exception:  # noqa: BLE001 - each request runs again alone and gets its own error
+        for request in requests:
+            if request.state is not State.CANCELLED:
+                yield _run_alone(request, infer, joins=True, max_rows=max_rows)
+        return
+    start = 0
+    for request, batch in zip(requests, batches, strict=True):
+        end = start + batch.size
+        yield request, {name: array[start:end] for name, array in outputs.items()}
+        start = end
+
+
+def _run_alone(
+    request: Request, infer: Callable[[Row], Row], *, joins: bool, max_rows: int
+) -> tuple[Request, Row | Exception]:
+    batch = _decoded(request)
+    try:
+        if not joins or batch.size <= max_rows:
+            return request, infer(batch.arrays)
+        parts = []
+        for start in range(0, batch.size, max_rows):
+            if request.state is State.CANCELLED:
+                break
+            part = {name: a[start : start + max_rows] for name, a in batch.arrays.items()}
+            parts.append(infer(part))
+            _check_rows(parts[-1], min(max_rows, batch.size - start))
+        return request, {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    except Exception as error:  # noqa: BLE001 - handed to the one request that it belongs to
+        return request, error
+
+
+def _decoded(request: Request) -> Batch:
+    assert request.batch is not None
+    return request.batch
+
+
+def _check_rows(outputs: Row, rows: int) -> None:
+    for name, array in outputs.items():
+        if array.ndim == 0 or array.shape[0] != rows:
+            raise ValueError(f"Output {name!r} has shape {array.shape} for {rows} input rows.")
+
+
+def _key(arrays: Row) -> Key:
+    return tuple((name, array.dtype.str, array.shape[1:]) for name, array in arrays.items())
+
+
+def _skip_cancelled(group: deque[tuple[int, Request]]) -> bool:
+    """Drop cancelled requests at the head; whether any is left."""
+    while group and group[0][1].state is State.CANCELLED:
+        group.popleft()
+    return bool(group)

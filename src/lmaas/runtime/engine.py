@@ -1,0 +1,141 @@
+"""Engines: what runs a compiled model. An engine sees arrays and a folder, nothing of requests.
+
+OpenVINO runs with a free batch axis, one stream and all cores: measured against fixed batch sizes
+and against one stream a core, this is as fast or faster for all model sizes (docs/log.md), and a
+batch size not seen before costs milliseconds, not a compile.
+"""
+
+import importlib
+import logging
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from lmaas.errors import InvalidInput, LMaaSError
+from lmaas.tasks.base import Row
+from lmaas.types import Precision, Signature
+
+log = logging.getLogger(__name__)
+
+
+class Engine(Protocol):
+    """Runs one compiled model. Used by one thread at a time."""
+
+    def load(
+        self,
+        folder: Path,
+        signature: Signature,
+        precision: Precision,
+        threads: int,
+        max_batch_size: int,
+    ) -> None:
+        """Make the model in `folder` ready; `threads` 0 means all cores."""
+
+    def infer(self, arrays: Row) -> Row:
+        """Outputs by name for inputs by name. Raises InvalidInput when the model cannot run."""
+
+    def close(self) -> None:
+        """Give back what the model holds."""
+
+
+class OpenVINOEngine:
+    """Runs `model.xml` and `model.bin` with OpenVINO on the CPU."""
+
+    def __init__(self) -> None:
+        self._request: Any = None
+        self._inputs: dict[str, np.dtype[Any]] = {}
+        self._outputs: list[tuple[str, int]] = []
+
+    def load(
+        self,
+        folder: Path,
+        signature: Signature,
+        precision: Precision,
+        threads: int,
+        max_batch_size: int,
+    ) -> None:
+        """Compile the model and run it once, so that the first request finds it warm."""
+        import openvino
+
+        config: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": precision,
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+        }
+        if threads:
+            config["INFERENCE_NUM_THREADS"] = threads
+        try:
+            compiled = openvino.Core().compile_model(folder / "model.xml", "CPU", config)
+        except RuntimeError as error:
+            raise LMaaSError(
+                f"OpenVINO cannot load the compiled model: {_gist(error)}.",
+                hint="Publish the model again.",
+            ) from error
+        known = {name for port in compiled.inputs for name in port.get_names()}
+        missing = [spec.name for spec in signature.inputs if spec.name not in known]
+        if missing:
+            raise LMaaSError(
+                f"The compiled model has inputs {sorted(known)}; the signature also names "
+                f"{missing}.",
+                hint="Publish the model again.",
+            )
+        self._inputs = {spec.name: np.dtype(spec.dtype) for spec in signature.inputs}
+        self._outputs = [(s.name, _output_index(compiled, s.name)) for s in signature.outputs]
+        self._request = compiled.create_infer_request()
+        self._warm(signature)
+
+    def infer(self, arrays: Row) -> Row:
+        """Run the model once; outputs are copies that stay valid."""
+        inputs = {
+            name: np.ascontiguousarray(arrays[name], dtype) for name, dtype in self._inputs.items()
+        }
+        try:
+            results = self._request.infer(inputs, share_inputs=True)
+        except RuntimeError as error:
+            raise InvalidInput(f"The model cannot run on this input: {_gist(error)}.") from error
+        return {name: results[index] for name, index in self._outputs}
+
+    def close(self) -> None:
+        """Drop the compiled model."""
+        self._request = None
+
+    def _warm(self, signature: Signature) -> None:
+        shapes = {s.name: (s.shape[1:] if signature.batch else s.shape) for s in signature.inputs}
+        if any(size < 0 for shape in shapes.values() for size in shape):
+            return
+        lead = (1,) if signature.batch else ()
+        try:
+            self.infer({n: np.zeros(lead + shapes[n], t) for n, t in self._inputs.items()})
+        except InvalidInput as error:
+            log.info("The model does not take zeros as a warm-up: %s", error)
+
+
+def _output_index(compiled: Any, name: str) -> int:
+    for index, port in enumerate(compiled.outputs):
+        if name in port.get_names():
+            return index
+    known = [sorted(port.get_names()) for port in compiled.outputs]
+    raise LMaaSError(
+        f"The compiled model has outputs {known}; the signature names {name!r}.",
+        hint="Publish the model again.",
+    )
+
+
+def _gist(error: Exception) -> str:
+    """The last line of an OpenVINO error says what happened; those before it say where."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1].rstrip(".") if lines else type(error).__name__
+
+
+ENGINES = {"openvino": "lmaas.runtime.engine:OpenVINOEngine"}
+"""Engine name -> "module:class", imported when it is asked for."""
+
+
+def make_engine(name: str) -> Engine:
+    """A new engine. Raises InvalidInput, which lists the known names."""
+    if name not in ENGINES:
+        raise InvalidInput(f"Unknown engine {name!r}; known: {', '.join(sorted(ENGINES))}.")
+    module, _, attribute = ENGINES[name].partition(":")
+    engine: Engine = getattr(importlib.import_module(module), attribute)()
+    return engine
