@@ -1,0 +1,51 @@
+# The six targets, the same here and in CI. `make run` and `make test` need only Python 3.11-3.13.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help install run test check fix bench docs clean lock
+
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; raise SystemExit(not (3,11) <= sys.version_info[:2] <= (3,13))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+help: ## Show the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+install: $(STAMP) ## Make .venv with everything in it
+
+$(STAMP): pyproject.toml requirements.lock
+	@if [ -z "$(PYTHON)" ]; then echo "No Python 3.11-3.13 found. Install one (Debian: apt-get install python3 python3-venv) or give PYTHON=/path/to/python3." >&2; exit 1; fi
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv 2>/dev/null || \
+	  { rm -rf .venv; $(PYTHON) -m pip install -q --target .boot virtualenv && PYTHONPATH=.boot $(PYTHON) -m virtualenv -q .venv && rm -rf .boot; } || \
+	  { echo "Python cannot make virtual environments: install its venv module (Debian: apt-get install python3-venv)." >&2; exit 1; }
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q -c requirements.lock -e '.[all,dev]'
+	@touch $@
+
+run: $(STAMP) ## Train, publish and serve three digit classifiers; Ctrl-C stops the server
+	@$(BIN)/lmaas demo --serve
+
+test: $(STAMP) ## Run every test
+	$(BIN)/python -m pytest
+
+check: $(STAMP) ## Lint, strict types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: $(STAMP) ## Format, and repair what the linter can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## Measure LMaaS beside its peers (about an hour; QUICK=1 for minutes)
+	$(BIN)/python -m benchmarks.predictive $(if $(QUICK),--quick)
+
+docs: $(STAMP) ## Rewrite docs/reference from the code
+	$(BIN)/python docs/generate.py
+
+lock: ## Compile requirements.lock anew
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --extra all --extra dev --no-emit-index-url --no-emit-find-links --no-annotate -o requirements.lock pyproject.toml
+
+clean: ## Remove .venv and caches
+	rm -rf .venv .boot .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist
