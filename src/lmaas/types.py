@@ -137,6 +137,18 @@ class Manifest(Record, frozen=True, kw_only=True):
     card: str = ""
 
 
+class PushOptions(Record, frozen=True, kw_only=True):
+    """What a caller says of model files that it pushes. `sample` names a file of sample inputs."""
+
+    name: str
+    task: str
+    labels: tuple[str, ...] | None = None
+    image: ImageSpec | None = None
+    outputs_are: Literal["logits", "probabilities"] | None = None
+    sample: str | None = None
+    card: str = ""
+
+
 class ModelVersion(Record, frozen=True, kw_only=True):
     """An immutable version of a model, as the registry gives it back."""
 

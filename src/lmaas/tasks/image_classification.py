@@ -251,7 +251,8 @@ def _unbase64(text: str) -> bytes:
 
 def _apply(values: np.ndarray, function: str | None, signature: Signature) -> np.ndarray:
     if function == "sigmoid":
-        return (1 / (1 + np.exp(-values.astype(np.float64)))).astype(np.float32)
+        with np.errstate(over="ignore"):
+            return (1 / (1 + np.exp(-values.astype(np.float64)))).astype(np.float32)
     if function == "none" or signature.outputs_are == "probabilities":
         return values.astype(np.float32)
     return softmax(values)

@@ -1,0 +1,226 @@
+"""Every use case once, in plain Python. HTTP, CLI and the Python client are doors to it.
+
+Knows registry, accounts, pool and sandbox; knows no transport. Async verbs run in the server's
+event loop, or in a loop of their own where there is no server.
+"""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import msgspec
+
+from lmaas.accounts.keys import Keys
+from lmaas.config import Settings
+from lmaas.errors import InvalidInput, NotFound
+from lmaas.placement import sandbox
+from lmaas.registry.fsck import FsckReport
+from lmaas.registry.names import check_name
+from lmaas.registry.store import Registry
+from lmaas.runtime.parity import require
+from lmaas.serving.metrics import Metrics
+from lmaas.serving.pool import Pool
+from lmaas.serving.router import Router
+from lmaas.types import (
+    Answer,
+    KeyRecord,
+    Manifest,
+    ModelVersion,
+    ParityReport,
+    Payload,
+    PushOptions,
+    Record,
+    Scope,
+    WorkerStatus,
+)
+
+
+class Verified(Record, frozen=True, kw_only=True):
+    """What the verifying child says of a package."""
+
+    manifest: Manifest
+    parity: ParityReport
+
+
+class Service:
+    """One LMaaS home and everything that can be done with it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.home = settings.home_path
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.registry = Registry(self.home)
+        self.keys = Keys(self.registry)
+        self.metrics = Metrics()
+        self.pool = Pool(settings, self.registry, self.metrics)
+        self.router = Router(self.registry, self.pool)
+
+    # Life of the service
+
+    async def start(self) -> None:
+        """Start the pool; pinned models begin to load."""
+        await self.pool.start()
+
+    async def drain(self, deadline_s: float) -> None:
+        """Let running requests finish for at most `deadline_s`, then stop every worker."""
+        await self.pool.close(deadline_s)
+
+    def ready(self) -> bool:
+        """Whether new requests are accepted and every loaded model has a live worker."""
+        return self.pool.ready()
+
+    def close(self) -> None:
+        """Release the database."""
+        self.registry.close()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["Service"]:
+        """The service with its pool, for use without a server."""
+        await self.start()
+        try:
+            yield self
+        finally:
+            await self.drain(self.settings.drain_timeout_s)
+
+    # Models
+
+    def models(self, tenant: str) -> list[ModelVersion]:
+        """The latest version of every model of `tenant`, by name."""
+        return self.registry.list(tenant)
+
+    def versions(self, tenant: str, name: str) -> list[ModelVersion]:
+        """All versions of one model, oldest first. Raises ModelNotFound."""
+        return self.registry.versions(tenant, name)
+
+    def model(self, tenant: str, ref: str) -> ModelVersion:
+        """The version that `name`, `name:3` or `name@alias` refers to. Raises ModelNotFound."""
+        return self.router.resolve(tenant, ref)
+
+    async def predict(self, tenant: str, ref: str, payload: Payload) -> tuple[ModelVersion, Answer]:
+        """Run one request; also says which version answered.
+
+        Cancelling the awaiting task cancels the request, queued or running.
+        """
+        return await self.router.call(tenant, ref, payload)
+
+    async def push(self, tenant: str, path: Path, options: PushOptions) -> ModelVersion:
+        """Register a model file or folder: imported and compiled in a sandboxed child."""
+        check_name(options.name)
+        if not path.exists():
+            raise InvalidInput(f"{path} does not exist.", param="path")
+        if (path / "manifest.json").is_file():
+            return await self.publish_package(tenant, path)
+        with self.scratch("push") as scratch:
+            request = {
+                "path": str(path.absolute()),
+                "folder": str(scratch / "package"),
+                "options": options,
+            }
+            await self._child("lmaas.frameworks.importer", request, scratch)
+            return await self.publish_package(tenant, scratch / "package", origin="push")
+
+    async def publish_package(
+        self, tenant: str, folder: Path, *, origin: str | None = None
+    ) -> ModelVersion:
+        """Verify a package in a sandboxed child and register it.
+
+        Raises ParityFailed when the compiled model does not give the source's outputs.
+        """
+        with self.scratch("verify") as scratch:
+            reply = await self._child(
+                "lmaas.runtime.verify", {"folder": str(folder.absolute())}, scratch
+            )
+        verified = msgspec.json.decode(reply, type=Verified)
+        check_name(verified.manifest.name)
+        require(verified.parity)
+        manifest = verified.manifest
+        if origin is not None:
+            lineage = msgspec.structs.replace(manifest.lineage, origin=origin)
+            manifest = msgspec.structs.replace(manifest, lineage=lineage)
+        return await asyncio.to_thread(self.registry.add, tenant, manifest, verified.parity, folder)
+
+    def set_alias(self, tenant: str, name: str, alias: str, version: int) -> ModelVersion:
+        """Point `name@alias` at a version; callers of the alias move at once."""
+        self.registry.set_alias(tenant, name, alias, version)
+        return self.registry.resolve(tenant, f"{name}@{alias}")
+
+    def remove(self, tenant: str, ref: str, *, force: bool = False) -> list[ModelVersion]:
+        """Delete one version (`name:3`) or a whole model (`name`) and free its files."""
+        removed = self.registry.remove(tenant, ref, force=force)
+        self.registry.collect_garbage(older_than_s=0)
+        return removed
+
+    # Workers
+
+    def ps(self, tenant: str) -> list[WorkerStatus]:
+        """The workers that hold models of `tenant`."""
+        return [status for status in self.pool.status() if status.tenant == tenant]
+
+    async def load_model(self, tenant: str, ref: str) -> ModelVersion:
+        """Load a model before its first call."""
+        version = self.router.resolve(tenant, ref)
+        await self.pool.load(version)
+        return version
+
+    async def stop_model(self, tenant: str, ref: str) -> ModelVersion:
+        """Unload a model after its running requests. Raises NotFound when it is not loaded."""
+        version = self.router.resolve(tenant, ref)
+        if version.ref not in {status.model for status in self.ps(tenant)}:
+            raise NotFound(
+                f"{version.ref} is not loaded.", hint="`lmaas ps` lists the loaded models."
+            )
+        await self.pool.stop(tenant, version.ref)
+        return version
+
+    # Keys
+
+    def authenticate(self, text: str) -> KeyRecord:
+        """The key that `text` is. Raises Unauthorized."""
+        return self.keys.check(text)
+
+    def create_key(self, tenant: str, name: str, scopes: Sequence[Scope]) -> tuple[KeyRecord, str]:
+        """A new key and, this one time, its text."""
+        return self.keys.create(tenant, name, tuple(scopes))
+
+    def list_keys(self, tenant: str) -> list[KeyRecord]:
+        """All keys of `tenant`, revoked ones too, without their secrets."""
+        return self.keys.list(tenant)
+
+    def revoke_key(self, tenant: str, key_id: str) -> KeyRecord:
+        """End a key now. Raises NotFound."""
+        for record in self.keys.list(tenant):
+            if record.id == key_id:
+                self.keys.revoke(key_id)
+                return record
+        raise NotFound(f"No key {key_id!r}.", hint="`lmaas keys list` shows the ids.")
+
+    # Upkeep
+
+    def fsck(self, *, repair: bool = False) -> FsckReport:
+        """Check every stored file against its digest and every row against its files."""
+        return self.registry.check(repair=repair)
+
+    @contextmanager
+    def scratch(self, purpose: str) -> Iterator[Path]:
+        """A private folder on the home's device, removed at the end."""
+        parent = self.home / "tmp"
+        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f"{purpose}-", dir=parent))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    async def _child(self, module: str, request: object, scratch: Path) -> bytes:
+        return await asyncio.to_thread(
+            sandbox.run_child,
+            module,
+            msgspec.json.encode(request),
+            scratch=scratch,
+            timeout_s=self.settings.compile_timeout_s,
+            memory_bytes=self.settings.compile_memory_bytes,
+            disk_bytes=self.settings.compile_disk_bytes,
+        )
