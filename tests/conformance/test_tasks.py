@@ -1,0 +1,257 @@
+"""The kit that every task passes. A new task is tested by adding an example to EXAMPLES."""
+
+import io
+import json
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from lmaas import tasks
+from lmaas.codecs.limits import Limits
+from lmaas.errors import InvalidInput, LMaaSError, PayloadTooLarge
+from lmaas.types import ImageSpec, Payload, Signature, TensorSpec
+
+
+class Example(msgspec.Struct):
+    """A task, a signature that fits it, a body it accepts and a signature that it refuses."""
+
+    task: str
+    signature: Signature
+    body: bytes
+    refused: Signature
+
+
+def spec(name: str, *shape: int, dtype: str = "float32") -> TensorSpec:
+    return TensorSpec(name=name, dtype=dtype, shape=shape)
+
+
+FLAT = Signature(inputs=(spec("x", -1, 16),), outputs=(spec("y", -1, 3),), outputs_are="logits")
+PAIR = Signature(
+    inputs=(spec("a", -1, 2), spec("b", -1, dtype="int64")), outputs=(spec("y", -1, 2),)
+)
+EXAMPLES = [
+    Example(
+        "image-classification",
+        FLAT,
+        json.dumps({"inputs": [0.5] * 16}).encode(),
+        msgspec.structs.replace(FLAT, labels=("just one",)),
+    ),
+    Example(
+        "tensor",
+        PAIR,
+        json.dumps({"inputs": {"a": [1.0, 2.0], "b": 3}}).encode(),
+        msgspec.structs.replace(PAIR, labels=("a", "b")),
+    ),
+]
+
+
+def test_every_task_has_an_example() -> None:
+    assert {example.task for example in EXAMPLES} == set(tasks.TASKS)
+
+
+@pytest.fixture(params=EXAMPLES, ids=lambda example: example.task)
+def example(request: pytest.FixtureRequest) -> Example:
+    assert isinstance(request.param, Example)
+    return request.param
+
+
+def outputs_for(signature: Signature, size: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {
+        out.name: rng.standard_normal((size, *out.shape[1:])).astype(out.dtype)
+        for out in signature.outputs
+    }
+
+
+def test_checking_a_signature_twice_changes_nothing(example: Example) -> None:
+    task = tasks.get(example.task)
+    once = task.check_signature(example.signature)
+    assert task.check_signature(once) == once
+    assert msgspec.json.decode(msgspec.json.encode(once), type=Signature) == once
+
+
+def test_a_signature_that_does_not_fit_is_refused(example: Example) -> None:
+    with pytest.raises(InvalidInput):
+        tasks.get(example.task).check_signature(example.refused)
+
+
+def test_a_body_becomes_arrays_of_the_signature_and_an_answer(example: Example) -> None:
+    task = tasks.get(example.task)
+    signature = task.check_signature(example.signature)
+    batch = task.read(Payload(format="json", body=example.body), signature, Limits())
+    assert (batch.size, batch.single) == (1, True)
+    for tensor in signature.inputs:
+        array = batch.arrays[tensor.name]
+        assert array.dtype == tensor.dtype
+        assert array.shape == (1, *tensor.shape[1:])
+    outputs = outputs_for(signature, 1)
+    answer = task.write(outputs, batch, signature, "model:1")
+    assert json.loads(answer.body)
+
+
+def test_tensors_pass_through_as_json_and_as_binary(example: Example) -> None:
+    task = tasks.get(example.task)
+    signature = task.check_signature(example.signature)
+    names = {"float32": "FP32", "int64": "INT64"}
+    described: list[dict[str, Any]] = []
+    blobs = []
+    for tensor in signature.inputs:
+        array = np.arange(2 * int(np.prod(tensor.shape[1:]))).astype(tensor.dtype)
+        raw = array.tobytes()
+        described.append(
+            {
+                "name": tensor.name,
+                "shape": [2, *tensor.shape[1:]],
+                "datatype": names[tensor.dtype],
+                "parameters": {"binary_data_size": len(raw)},
+            }
+        )
+        blobs.append(raw)
+    head = json.dumps(
+        {"id": "7", "inputs": described, "parameters": {"binary_data_output": True}}
+    ).encode()
+    payload = Payload(format="tensors", body=head + b"".join(blobs), json_bytes=len(head))
+    batch = task.read(payload, signature, Limits())
+    assert batch.size == 2
+    outputs = outputs_for(signature, 2)
+    answer = task.write(outputs, batch, signature, "model:4")
+    assert answer.json_bytes is not None
+    told = json.loads(answer.body[: answer.json_bytes])
+    assert (told["model_name"], told["model_version"], told["id"]) == ("model", "4", "7")
+    first = signature.outputs[0].name
+    raw = outputs[first].tobytes()
+    assert answer.body[answer.json_bytes :] == raw
+    assert told["outputs"][0]["parameters"] == {"binary_data_size": len(raw)}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"inputs": null}',
+        b'{"inputs": []}',
+        b'{"inputs": [[1, 2], [3]]}',
+        b'{"inputs": [NaN]}',
+        b'{"inputs": [1e999]}',
+        b'{"inputs": "text!"}',
+        b'{"inputs": {"a": [1, 2], "b": 0.5}}',
+        b'{"inputs": {"x": 1, "y": 2, "z": 3}}',
+        b'{"inputs": [1], "paramters": {}}',
+        b'{"inputs": [1], "parameters": {"unknown": 1}}',
+        b'{"inputs": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"inputs": [' + b"9" * 10_000 + b"]}",
+    ],
+)
+def test_a_bad_body_is_an_error_for_the_caller(example: Example, body: bytes) -> None:
+    task = tasks.get(example.task)
+    signature = task.check_signature(example.signature)
+    with pytest.raises(InvalidInput):
+        task.read(Payload(format="json", body=body), signature, Limits())
+
+
+@pytest.mark.parametrize("change", ["name", "datatype", "shape", "missing", "size", "twice"])
+def test_wrong_tensors_are_refused(example: Example, change: str) -> None:
+    task = tasks.get(example.task)
+    signature = task.check_signature(example.signature)
+    names = {"float32": "FP32", "int64": "INT64"}
+    inputs: list[dict[str, Any]] = [
+        {
+            "name": tensor.name,
+            "shape": [1, *tensor.shape[1:]],
+            "datatype": names[tensor.dtype],
+            "data": [1] * int(np.prod(tensor.shape[1:])),
+        }
+        for tensor in signature.inputs
+    ]
+    match change:
+        case "name":
+            inputs[0]["name"] = "other"
+        case "datatype":
+            inputs[0]["datatype"] = "BYTES"
+        case "shape":
+            inputs[0]["shape"] = [1, 1, 1, 1]
+        case "missing":
+            inputs.pop()
+        case "size":
+            inputs[0]["data"] = [1]
+        case "twice":
+            inputs.append(inputs[0])
+    body = json.dumps({"inputs": inputs}).encode()
+    with pytest.raises(InvalidInput):
+        task.read(Payload(format="tensors", body=body), signature, Limits())
+
+
+def test_more_elements_than_the_limit_are_refused(example: Example) -> None:
+    task = tasks.get(example.task)
+    signature = task.check_signature(example.signature)
+    with pytest.raises(PayloadTooLarge):
+        task.read(Payload(format="json", body=example.body), signature, Limits(max_elements=1))
+
+
+def test_nan_from_a_model_is_an_error_never_a_null(example: Example) -> None:
+    task = tasks.get(example.task)
+    signature = task.check_signature(example.signature)
+    batch = task.read(Payload(format="json", body=example.body), signature, Limits())
+    outputs = {name: np.full_like(v, np.nan) for name, v in outputs_for(signature, 1).items()}
+    with pytest.raises(LMaaSError):
+        task.write(outputs, batch, signature, "model:1")
+
+
+def test_metrics_of_known_answers() -> None:
+    classifier = tasks.get("image-classification")
+    logits = {"y": np.array([[2.0, 1, 0], [0, 2, 1], [0, 3, 1], [0, 1, 2]], np.float32)}
+    told = classifier.metrics(logits, np.array([0, 1, 2, 2]), FLAT)
+    assert told["accuracy"] == 0.75
+    assert told["macro_f1"] == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
+    errors = tasks.get("tensor").metrics(
+        {"y": np.array([[1.0], [3.0]])}, np.array([[0], [0]]), PAIR
+    )
+    assert errors == {"mae": 2.0, "rmse": pytest.approx(5**0.5)}
+
+
+def test_image_file_array_and_pixels_give_one_answer() -> None:
+    task = tasks.get("image-classification")
+    image = ImageSpec(height=4, width=4, channels=1, layout="flat")
+    signature = task.check_signature(msgspec.structs.replace(FLAT, image=image))
+    pixels = np.arange(16, dtype=np.uint8).reshape(4, 4) * 10
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    bodies = {
+        "file": Payload(format="image", body=file.getvalue()),
+        "model input": Payload(
+            format="json", body=json.dumps({"inputs": (pixels / 255).ravel().tolist()}).encode()
+        ),
+        "pixels": Payload(
+            format="json",
+            body=json.dumps({"inputs": pixels.tolist(), "parameters": {"pixels": True}}).encode(),
+        ),
+    }
+    read = {k: task.read(p, signature, Limits()).arrays["x"] for k, p in bodies.items()}
+    for array in read.values():
+        np.testing.assert_allclose(array, (pixels / 255).reshape(1, 16), rtol=1e-6)
+
+
+def test_top_k_and_function() -> None:
+    task = tasks.get("image-classification")
+    signature = task.check_signature(msgspec.structs.replace(FLAT, labels=("cat", "dog", "owl")))
+
+    def ask(**parameters: Any) -> Any:
+        body = json.dumps({"inputs": [[0.5] * 16] * 2, "parameters": parameters}).encode()
+        batch = task.read(Payload(format="json", body=body), signature, Limits())
+        logits = {"y": np.array([[0.0, 2.0, 1.0]] * 2, np.float32)}
+        return json.loads(task.write(logits, batch, signature, "m:1").body)
+
+    two = ask(top_k=2)
+    assert len(two) == 2
+    assert [label["label"] for label in two[0]] == ["dog", "owl"]
+    assert sum(label["score"] for label in ask()[0]) == pytest.approx(1)
+    assert ask(function_to_apply="none")[0][0]["score"] == 2.0
+    assert ask(function_to_apply="sigmoid")[0][2]["score"] == 0.5
+    for bad in ({"top_k": 0}, {"top_k": 2.5}, {"function_to_apply": "tanh"}, {"topk": 1}):
+        with pytest.raises(InvalidInput):
+            ask(**bad)
