@@ -132,12 +132,9 @@ def _run_joined(
 ) -> Iterator[tuple[Request, Row | Exception]]:
     batches = [_decoded(request) for request in requests]
     rows = sum(batch.size for batch in batches)
-    arrays = {
-        name: np.concatenate([batch.arrays[name] for batch in batches])
-        for name in batches[0].arrays
-    }
     try:
-        outputs = infer(arrays)
+        names = batches[0].arrays
+        outputs = infer({n: np.concatenate([b.arrays[n] for b in batches]) for n in names})
         _check_rows(outputs, rows)
     except Exception:  # noqa: BLE001 - each request runs again alone and gets its own error
         for request in requests:

@@ -15,7 +15,7 @@ LENGTH_BYTES: Final = 4
 MAX_FRAME_BYTES: Final = (1 << 32) - 1
 
 
-class ServeRecord(Record):
+class ServeRecord(Record, frozen=True, kw_only=True):
     """All that a worker is told of the model it holds.
 
     `model` is "name:version"; `folder` contains `model.xml` and `model.bin`; `reason` says why this
@@ -38,7 +38,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=Tr
     """Base of all messages: immutable, keyword-only, tagged by class name."""
 
 
-class Load(Message):
+class Load(Message, frozen=True, kw_only=True):
     """Server to worker, first and once: load this model.
 
     The worker sends a `Beat` every `heartbeat_s`, and ends itself when one engine call takes longer
@@ -50,26 +50,26 @@ class Load(Message):
     request_timeout_s: float
 
 
-class Call(Message):
+class Call(Message, frozen=True, kw_only=True):
     """Server to worker: answer this request. `id` is unique within the worker's life."""
 
     id: int
     payload: Payload
 
 
-class Cancel(Message):
+class Cancel(Message, frozen=True, kw_only=True):
     """Server to worker: nobody waits for request `id` any more."""
 
     id: int
 
 
-class Stop(Message):
+class Stop(Message, frozen=True, kw_only=True):
     """Server to worker: answer what is there, for at most `deadline_s` seconds, then exit."""
 
     deadline_s: float
 
 
-class Loaded(Message):
+class Loaded(Message, frozen=True, kw_only=True):
     """Worker to server: the model is ready. `memory_bytes` is the worker's resident set."""
 
     precision: Precision
@@ -78,14 +78,14 @@ class Loaded(Message):
     load_s: float
 
 
-class Done(Message):
+class Done(Message, frozen=True, kw_only=True):
     """Worker to server: the answer to request `id`."""
 
     id: int
     answer: Answer
 
 
-class Failed(Message):
+class Failed(Message, frozen=True, kw_only=True):
     """Worker to server: request `id`, or the load when `id` is None, ended in an error.
 
     `code` is a key of `lmaas.errors.BY_CODE`.
@@ -98,7 +98,7 @@ class Failed(Message):
     param: str | None = None
 
 
-class Beat(Message):
+class Beat(Message, frozen=True, kw_only=True):
     """Worker to server: a sign of life. `batches` are the batch sizes run since the last one."""
 
     queued: int

@@ -1,0 +1,1 @@
+"""Where workers and jobs run: processes of this machine."""

@@ -1,0 +1,76 @@
+"""The worker's sign of life, and the check that its engine still moves.
+
+Beats come from a thread of their own, so a long engine call does not look like death; a call that
+outlasts its bound ends the process, because native code cannot be interrupted from within.
+"""
+
+import logging
+import os
+import resource
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from lmaas.runtime.messages import Beat
+
+log = logging.getLogger(__name__)
+
+EXIT_WEDGED: Final = 70
+EXIT_ORPHANED: Final = 0
+_STATM = Path("/proc/self/statm")
+
+
+class Heart:
+    """Sends a `Beat` every `interval_s`; ends the process when work outlasts `limit_s`."""
+
+    def __init__(self, send: Callable[[Beat], None], interval_s: float, limit_s: float) -> None:
+        self.queued = 0
+        self.running = 0
+        self._send = send
+        self._interval_s = interval_s
+        self._limit_s = limit_s
+        self._busy_since: float | None = None
+        self._batches: list[int] = []
+
+    def start(self) -> None:
+        """Begin to beat."""
+        threading.Thread(target=self._beat, name="heart", daemon=True).start()
+
+    def begin(self) -> None:
+        """An engine call begins now."""
+        self._busy_since = time.monotonic()
+
+    def end(self, rows: int) -> None:
+        """The engine call is over; it ran `rows` samples."""
+        self._busy_since = None
+        self._batches.append(rows)
+
+    def _beat(self) -> None:
+        while True:
+            time.sleep(self._interval_s)
+            since = self._busy_since
+            if since is not None and time.monotonic() - since > self._limit_s:
+                log.error("The engine has not come back for %.0f s; ending.", self._limit_s)
+                os._exit(EXIT_WEDGED)
+            batches, self._batches = self._batches, []
+            beat = Beat(
+                queued=self.queued,
+                running=self.running,
+                memory_bytes=resident_bytes(),
+                batches=tuple(batches),
+            )
+            try:
+                self._send(beat)
+            except OSError:
+                os._exit(EXIT_ORPHANED)
+
+
+def resident_bytes() -> int:
+    """Memory that this process has resident now (its peak, where the system tells no more)."""
+    if _STATM.exists():
+        return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

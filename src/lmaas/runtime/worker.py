@@ -1,0 +1,320 @@
+"""A worker: one process that holds one loaded model and answers requests over its socket.
+
+One thread does all the bookkeeping: it takes whatever the socket holds in one read, decodes it,
+runs everything that waits as one batch and sends all answers in one write. Work that takes
+milliseconds (images, long batches) goes to threads, so that reading and decoding go on beside it.
+The worker ends when the server's end of the socket closes.
+"""
+
+import argparse
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+from lmaas import tasks
+from lmaas.errors import LMaaSError
+from lmaas.runtime.batching import Batcher, Request, State, run_batch
+from lmaas.runtime.engine import make_engine
+from lmaas.runtime.heart import Heart, resident_bytes
+from lmaas.runtime.journal import SLOT_IDS, Journal
+from lmaas.runtime.messages import (
+    AnyMessage,
+    Call,
+    Cancel,
+    Decoder,
+    Done,
+    Failed,
+    Load,
+    Loaded,
+    Stop,
+    encode,
+)
+from lmaas.tasks.base import Batch, Row
+from lmaas.types import Payload
+
+log = logging.getLogger(__name__)
+
+READ_BYTES: Final = 1 << 20
+INLINE_IMAGE_BYTES: Final = 4096
+INLINE_BODY_BYTES: Final = 1 << 16
+"""Smaller payloads are decoded where they are read: a thread hop would cost more."""
+INLINE_BATCH_S: Final = 0.003
+"""Batches expected to take less run where they are read, for the same reason."""
+EXIT_OK: Final = 0
+EXIT_LOAD_FAILED: Final = 3
+MAIN_SLOT, ENGINE_SLOT, FIRST_DECODE_SLOT = 0, 1, 2
+
+Decoded = tuple[Request, Batch | Exception]
+Computed = tuple[Sequence[Request], Future[bytes]]
+
+
+class Worker:
+    """Serves the model that `load` names on a connected socket."""
+
+    def __init__(self, sock: socket.socket, load: Load, journal_path: Path) -> None:
+        record = load.record
+        decoders = os.cpu_count() or 1
+        self._sock = sock
+        self._sending = threading.Lock()
+        self._record = record
+        self._task = tasks.get(record.task)
+        self._engine = make_engine(record.engine)
+        self._batcher = Batcher(record.max_batch_size, joins=record.signature.batch)
+        self._heart = Heart(
+            lambda beat: self._send(encode(beat)), load.heartbeat_s, load.request_timeout_s
+        )
+        self._journal = Journal(journal_path, FIRST_DECODE_SLOT + decoders)
+        self._slots = list(range(FIRST_DECODE_SLOT, FIRST_DECODE_SLOT + decoders))
+        self._decode_pool = ThreadPoolExecutor(decoders, "decode")
+        self._engine_pool = ThreadPoolExecutor(1, "engine")
+        self._live: dict[int, Request] = {}
+        self._finished: deque[Decoded | Computed] = deque()
+        self._engine_busy = False
+        self._stop_at: float | None = None
+        self._wake_read, self._wake_write = os.pipe()
+
+    def load(self) -> None:
+        """Load the model and say so. Raises LMaaSError when it cannot be loaded."""
+        start = time.perf_counter()
+        record = self._record
+        self._heart.start()
+        self._engine.load(
+            Path(record.folder),
+            record.signature,
+            record.precision,
+            record.threads,
+            record.max_batch_size,
+        )
+        loaded = Loaded(
+            precision=record.precision,
+            reason=record.reason,
+            memory_bytes=resident_bytes(),
+            load_s=time.perf_counter() - start,
+        )
+        self._send(encode(loaded))
+
+    def serve(self, decoder: Decoder) -> None:
+        """Answer requests until the server closes the socket or sends `Stop`."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        poll.register(self._wake_read, select.POLLIN)
+        while True:
+            runnable = bool(self._batcher) and not self._engine_busy
+            for descriptor, _ in poll.poll(0 if runnable else self._patience_ms()):
+                if descriptor == self._wake_read:
+                    os.read(self._wake_read, READ_BYTES)
+                    self._collect()
+                    continue
+                data = self._sock.recv(READ_BYTES)
+                if not data:
+                    return
+                self._handle(decoder.feed(data))
+            if self._batcher and not self._engine_busy:
+                self._start_batch()
+            self._heart.queued = len(self._batcher)
+            if self._stop_at is not None and (not self._live or time.monotonic() >= self._stop_at):
+                return
+
+    def _patience_ms(self) -> float | None:
+        if self._stop_at is None:
+            return None
+        return max(0.0, self._stop_at - time.monotonic()) * 1000
+
+    def _handle(self, messages: list[AnyMessage]) -> None:
+        inline: list[tuple[Request, Payload]] = []
+        for message in messages:
+            match message:
+                case Call(id=id_, payload=payload):
+                    request = self._live[id_] = Request(id=id_)
+                    if _is_cheap(payload):
+                        inline.append((request, payload))
+                    else:
+                        self._decode_pool.submit(self._decode_beside, request, payload)
+                case Cancel(id=id_):
+                    if cancelled := self._live.pop(id_, None):
+                        self._batcher.cancel(cancelled)
+                case Stop(deadline_s=deadline_s):
+                    self._stop_at = time.monotonic() + deadline_s
+                case _:
+                    raise AssertionError(f"The server sent {type(message).__name__}.")
+        for start in range(0, len(inline), SLOT_IDS):
+            part = inline[start : start + SLOT_IDS]
+            self._journal.begin(MAIN_SLOT, [request.id for request, _ in part])
+            for request, payload in part:
+                self._add(request, self._decode(payload))
+            self._journal.end(MAIN_SLOT)
+
+    def _decode(self, payload: Payload) -> Batch | Exception:
+        try:
+            return self._task.read(payload, self._record.signature, self._record.limits)
+        except Exception as error:  # noqa: BLE001 - becomes the answer to this one request
+            return error
+
+    def _decode_beside(self, request: Request, payload: Payload) -> None:
+        if request.state is State.CANCELLED:
+            return
+        slot = self._slots.pop()
+        self._journal.begin(slot, [request.id])
+        outcome = self._decode(payload)
+        self._journal.end(slot)
+        self._slots.append(slot)
+        self._finish((request, outcome))
+
+    def _add(self, request: Request, outcome: Batch | Exception) -> None:
+        if request.state is State.CANCELLED:
+            return
+        if isinstance(outcome, Exception):
+            del self._live[request.id]
+            self._send(_failure(request.id, outcome))
+            return
+        request.batch = outcome
+        self._batcher.add(request)
+
+    def _start_batch(self) -> None:
+        requests = self._batcher.next()
+        if not requests:
+            return
+        self._heart.running = len(requests)
+        rows = _rows(requests)
+        expected_s = self._batcher.expected_s(rows)
+        if 0 < expected_s < INLINE_BATCH_S:
+            self._settle(requests, self._compute(requests, rows, MAIN_SLOT))
+            return
+        self._engine_busy = True
+        future = self._engine_pool.submit(self._compute, requests, rows, ENGINE_SLOT)
+        future.add_done_callback(lambda done: self._finish((requests, done)))
+
+    def _compute(self, requests: Sequence[Request], rows: int, slot: int) -> bytes:
+        start = time.perf_counter()
+        record = self._record
+        self._journal.begin(slot, [request.id for request in requests])
+        frames = []
+        for request, outcome in run_batch(
+            requests,
+            self._infer,
+            joins=record.signature.batch,
+            max_rows=self._batcher.max_rows,
+        ):
+            assert request.batch is not None
+            try:
+                if isinstance(outcome, Exception):
+                    raise outcome
+                answer = self._task.write(outcome, request.batch, record.signature, record.model)
+                frames.append(encode(Done(id=request.id, answer=answer)))
+            except Exception as error:  # noqa: BLE001 - becomes the answer to this one request
+                frames.append(_failure(request.id, error))
+        self._journal.end(slot)
+        self._batcher.took(rows, time.perf_counter() - start)
+        return b"".join(frames)
+
+    def _infer(self, arrays: Row) -> Row:
+        rows = 1
+        if self._record.signature.batch:
+            rows = next(iter(arrays.values())).shape[0]
+        self._heart.begin()
+        try:
+            return self._engine.infer(arrays)
+        finally:
+            self._heart.end(rows)
+
+    def _finish(self, result: Decoded | Computed) -> None:
+        self._finished.append(result)
+        os.write(self._wake_write, b"\0")
+
+    def _collect(self) -> None:
+        while self._finished:
+            first, second = self._finished.popleft()
+            if isinstance(first, Request):
+                assert not isinstance(second, Future)
+                self._add(first, second)
+            else:
+                assert isinstance(second, Future)
+                self._engine_busy = False
+                self._settle(first, second.result())
+
+    def _settle(self, requests: Sequence[Request], frames: bytes) -> None:
+        self._heart.running = 0
+        for request in requests:
+            self._live.pop(request.id, None)
+        self._send(frames)
+
+    def _send(self, frames: bytes) -> None:
+        with self._sending:
+            self._sock.sendall(frames)
+
+
+def _is_cheap(payload: Payload) -> bool:
+    limit = INLINE_IMAGE_BYTES if payload.format == "image" else INLINE_BODY_BYTES
+    return len(payload.body) <= limit
+
+
+def _rows(requests: Sequence[Request]) -> int:
+    return max(1, sum(r.batch.size for r in requests if r.batch is not None))
+
+
+def _failure(id_: int | None, error: Exception) -> bytes:
+    if isinstance(error, LMaaSError):
+        return encode(
+            Failed(
+                id=id_, code=error.code, message=error.message, hint=error.hint, param=error.param
+            )
+        )
+    log.error("A request failed unexpectedly.", exc_info=error)
+    message = f"The model could not answer: {type(error).__name__}: {error}."
+    return encode(Failed(id=id_, code=LMaaSError.code, message=message))
+
+
+def main() -> int:
+    """Connect to the server, load the model it names, serve it. The exit code says how it ended."""
+    parser = argparse.ArgumentParser(prog="python -m lmaas.runtime.worker", description=__doc__)
+    parser.add_argument("--socket", required=True, type=Path, help="the server's unix socket")
+    path: Path = parser.parse_args().socket
+    logging.basicConfig(format="%(levelname)s worker %(process)d: %(message)s")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.connect(str(path))
+        try:
+            return _run(sock, journal_path(path))
+        except (BrokenPipeError, ConnectionResetError):
+            return EXIT_OK
+
+
+def journal_path(socket_path: Path) -> Path:
+    """Where the worker on `socket_path` notes the requests that it works on."""
+    return socket_path.with_suffix(".journal")
+
+
+def _run(sock: socket.socket, journal: Path) -> int:
+    decoder = Decoder()
+    messages: list[AnyMessage] = []
+    while not messages:
+        data = sock.recv(READ_BYTES)
+        if not data:
+            return EXIT_OK
+        messages = decoder.feed(data)
+    (load,) = messages
+    assert isinstance(load, Load)
+    try:
+        worker = Worker(sock, load, journal)
+        worker.load()
+    except (LMaaSError, OSError, MemoryError) as error:
+        sock.sendall(_failure(None, error))
+        return EXIT_LOAD_FAILED
+    worker.serve(decoder)
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stderr.flush()
+    os._exit(code)  # not sys.exit: a thread may be inside an engine call that never ends

@@ -1,0 +1,44 @@
+"""Which precision a model is served in, and why. Pure: it is told what CPU and parity allow."""
+
+from typing import Final, Literal
+
+from lmaas.errors import ConfigError, ParityFailed
+from lmaas.types import ParityReport, Precision
+
+BF16_WORTH_BYTES: Final = 4 << 20
+"""Smaller models gain nothing from bf16: their time is call overhead (docs/log.md)."""
+
+
+def choose_precision(
+    setting: Literal["auto", "f32", "bf16"],
+    *,
+    model: str,
+    cpu_has_bf16: bool,
+    parity: ParityReport,
+    compiled_bytes: int,
+) -> tuple[Precision, str]:
+    """The precision and the reason for it. Raises when a forced bf16 cannot be honoured."""
+    if setting == "f32":
+        return "f32", "set by precision=f32"
+    allowed = parity.passed("bf16")
+    if setting == "bf16":
+        if not cpu_has_bf16:
+            raise ConfigError(
+                "precision=bf16 is set, but this CPU has no bf16 instructions.",
+                hint="Set precision to auto or f32.",
+                param="precision",
+            )
+        if not allowed:
+            raise ParityFailed(
+                f"precision=bf16 is set, but {model} does not keep its outputs in bf16 within "
+                "the tolerance.",
+                hint="Set precision to auto or f32.",
+            )
+        return "bf16", "set by precision=bf16"
+    if not cpu_has_bf16:
+        return "f32", "the CPU has no bf16"
+    if not allowed:
+        return "f32", "bf16 did not pass parity"
+    if compiled_bytes < BF16_WORTH_BYTES:
+        return "f32", f"smaller than {BF16_WORTH_BYTES >> 20} MiB: bf16 gains nothing"
+    return "bf16", "the CPU has bf16 and parity holds"
