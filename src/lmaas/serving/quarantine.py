@@ -14,23 +14,23 @@ KEEP_MOST: Final = 1024
 
 
 class Quarantine:
-    """Payload digests by model. While it is empty, a check costs nothing."""
+    """Payload digests by tenant and model. While it is empty, a check costs nothing."""
 
     def __init__(self) -> None:
-        self._until: dict[tuple[str, bytes], float] = {}
+        self._until: dict[tuple[str, str, bytes], float] = {}
 
-    def add(self, model: str, payload: Payload) -> Quarantined:
+    def add(self, tenant: str, model: str, payload: Payload) -> Quarantined:
         """Remember the payload; gives back the error that its caller gets."""
         while len(self._until) >= KEEP_MOST:
             del self._until[next(iter(self._until))]
-        self._until[model, _digest(payload)] = time.monotonic() + KEEP_S
+        self._until[tenant, model, _digest(payload)] = time.monotonic() + KEEP_S
         return _error(model)
 
-    def check(self, model: str, payload: Payload) -> None:
+    def check(self, tenant: str, model: str, payload: Payload) -> None:
         """Raises Quarantined for a payload that was added within the last hour."""
         if not self._until:
             return
-        key = model, _digest(payload)
+        key = tenant, model, _digest(payload)
         until = self._until.get(key)
         if until is None:
             return

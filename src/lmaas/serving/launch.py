@@ -1,0 +1,127 @@
+"""One life of a worker process: started, connected, loaded, and in the end gone."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from lmaas.config import Settings
+from lmaas.errors import BY_CODE, LMaaSError, TimedOut, Unavailable
+from lmaas.placement.local import kill_worker, start_worker
+from lmaas.runtime.journal import read_journal
+from lmaas.runtime.messages import AnyMessage, Failed, Load, Loaded, ServeRecord
+from lmaas.serving.link import Link
+
+log = logging.getLogger(__name__)
+
+JOURNAL_SUFFIX = ".journal"
+
+
+class Life:
+    """A process that has loaded its model, and the link to it."""
+
+    def __init__(
+        self, process: asyncio.subprocess.Process, link: Link, loaded: Loaded, journal: Path
+    ) -> None:
+        self.process = process
+        self.link = link
+        self.loaded = loaded
+        self._journal = journal
+
+    @property
+    def alive(self) -> bool:
+        """Whether the worker can still be talked to."""
+        return not self.link.closed.done()
+
+    def kill(self) -> None:
+        """End the process now; `link.closed` follows."""
+        kill_worker(self.process)
+
+    async def end(self) -> set[int]:
+        """Reap the process once its link is closed; the ids of the requests it was working on."""
+        kill_worker(self.process)
+        await self.process.wait()
+        ids = read_journal(self._journal)
+        self._journal.unlink(missing_ok=True)
+        return ids
+
+
+async def launch(
+    record: ServeRecord,
+    settings: Settings,
+    socket_path: Path,
+    on_message: Callable[[AnyMessage], None],
+) -> Life:
+    """Start a worker on `socket_path` and have it load the model.
+
+    Raises the worker's own error when it cannot load, TimedOut when it takes too long, and
+    Unavailable when it dies meanwhile.
+    """
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[Loaded] = loop.create_future()
+
+    def receive(message: AnyMessage) -> None:
+        if outcome.done():
+            on_message(message)
+        elif isinstance(message, Loaded):
+            outcome.set_result(message)
+        elif isinstance(message, Failed):
+            outcome.set_exception(error_of(message))
+
+    link = Link(receive)
+    server = await loop.create_unix_server(lambda: link, str(socket_path))
+    process = await start_worker(socket_path)
+    died = asyncio.ensure_future(process.wait())
+    try:
+        async with asyncio.timeout(settings.load_timeout_s):
+            await _first(link.connected, died, record.model)
+            link.send(
+                Load(
+                    record=record,
+                    heartbeat_s=settings.heartbeat_s,
+                    request_timeout_s=settings.request_timeout_s,
+                )
+            )
+            await _first(outcome, died, record.model)
+        loaded = outcome.result()
+    except BaseException as error:
+        kill_worker(process)
+        link.close()
+        await died
+        if isinstance(error, TimeoutError):
+            raise TimedOut(
+                f"{record.model} was not loaded within {settings.load_timeout_s:g} s.",
+                hint="Raise load_timeout_s.",
+            ) from None
+        raise
+    finally:
+        died.cancel()
+        server.close()
+        socket_path.unlink(missing_ok=True)
+    return Life(process, link, loaded, socket_path.with_suffix(JOURNAL_SUFFIX))
+
+
+async def _first(
+    wanted: asyncio.Future[None] | asyncio.Future[Loaded], died: asyncio.Future[int], model: str
+) -> None:
+    """Wait for `wanted`; raises Unavailable when the process dies before it."""
+    await asyncio.wait((wanted, died), return_when=asyncio.FIRST_COMPLETED)
+    if not wanted.done():
+        raise Unavailable(
+            f"The worker of {model} ended with code {died.result()} while loading.",
+            hint="The server's log holds what it wrote.",
+        )
+
+
+def error_of(failed: Failed) -> LMaaSError:
+    """The error that a worker reported, as it was raised there."""
+    error = BY_CODE.get(failed.code, LMaaSError)(failed.message, hint=failed.hint)
+    error.param = failed.param
+    return error
+
+
+def renewed(error: LMaaSError) -> LMaaSError:
+    """The same error as a new object: one caller's traceback stays out of another's."""
+    copy = type(error)(error.message, hint=error.hint)
+    copy.__dict__.update(error.__dict__)
+    return copy

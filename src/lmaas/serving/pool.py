@@ -1,0 +1,282 @@
+"""All workers of one server: who is loaded, who makes room, who is watched, how all of it ends.
+
+Runs in the server's event loop. What a single worker does is `serving.worker`'s matter.
+"""
+
+import asyncio
+import itertools
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Final, Protocol
+
+from lmaas.codecs.limits import Limits
+from lmaas.config import Settings
+from lmaas.errors import DoesNotFit, LMaaSError, NotFound, Unavailable
+from lmaas.runtime.cpu import has_bf16
+from lmaas.runtime.messages import ServeRecord
+from lmaas.serving.launch import renewed
+from lmaas.serving.metrics import Metrics
+from lmaas.serving.plan import Held, machine_budget_bytes, make_plan, needed_bytes
+from lmaas.serving.precision import choose_precision
+from lmaas.serving.quarantine import Quarantine
+from lmaas.serving.worker import Worker
+from lmaas.types import TENANT, Answer, FileRole, ModelVersion, Payload, WorkerStatus
+
+log = logging.getLogger(__name__)
+
+REMEMBER_FAILURE_S: Final = 10.0
+"""For so long a model that could not be loaded is not tried again."""
+ROOM_POLL_S: Final = 0.05
+
+Key = tuple[str, str, int]
+
+
+class Store(Protocol):
+    """What the pool asks of the registry."""
+
+    def resolve(self, tenant: str, ref: str) -> ModelVersion:
+        """The version that `ref` names now."""
+        ...
+
+    def unpack(
+        self, version: ModelVersion, folder: Path, roles: tuple[FileRole, ...] = ...
+    ) -> Path:
+        """Lay the version's files out as `folder/<role>/…`, every digest verified."""
+        ...
+
+
+class Pool:
+    """Serves any version it is given, each from a worker of its own."""
+
+    def __init__(self, settings: Settings, registry: Store, metrics: Metrics) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._metrics = metrics
+        self._quarantine = Quarantine()
+        self._budget = settings.memory_budget_bytes or machine_budget_bytes()
+        self._files = settings.home_path / "run"
+        self._folders = itertools.count(1)
+        self._sockets: Path | None = None
+        self._workers: dict[Key, Worker] = {}
+        self._failed: dict[Key, tuple[Worker, float]] = {}
+        self._leaving: set[Worker] = set()
+        self._planning = asyncio.Lock()
+        self._ticker: asyncio.Task[None] | None = None
+        self._unpinned: set[str] = set()
+        self._pins_live = False
+        self._closing = False
+
+    async def start(self) -> None:
+        """Clear what a killed server left, begin to watch, and begin to load what is pinned."""
+        await asyncio.to_thread(shutil.rmtree, self._files, ignore_errors=True)
+        self._sockets = Path(tempfile.mkdtemp(prefix="lmaas-"))
+        self._metrics.watch(self._depths)
+        await self._keep_pinned()
+        self._ticker = asyncio.create_task(self._tick())
+
+    async def close(self, deadline_s: float) -> None:
+        """Refuse new calls, let running ones finish for `deadline_s`, then end every worker."""
+        deadline = asyncio.get_running_loop().time() + deadline_s
+        self._closing = True
+        if self._ticker:
+            self._ticker.cancel()
+            await asyncio.wait((self._ticker,))
+        await asyncio.gather(*(worker.stop(deadline) for worker in self._workers.values()))
+        while self._leaving:
+            await asyncio.sleep(ROOM_POLL_S)
+        await asyncio.to_thread(shutil.rmtree, self._files, ignore_errors=True)
+        if self._sockets:
+            await asyncio.to_thread(shutil.rmtree, self._sockets, ignore_errors=True)
+
+    async def call(self, version: ModelVersion, payload: Payload) -> Answer:
+        """The answer of `version` to `payload`; loads it first where it is not loaded.
+
+        Cancelling the awaiting task cancels the request. Raises QueueFull, Quarantined, TimedOut,
+        Unavailable, DoesNotFit, CorruptBlob and whatever the task finds wrong with the payload.
+        """
+        worker = self._workers.get(_key(version))
+        return await (worker or self._open(version)).call(payload)
+
+    async def load(self, version: ModelVersion) -> None:
+        """Load `version` unless it is loaded. Raises what makes that fail."""
+        await (self._workers.get(_key(version)) or self._open(version)).loaded()
+
+    async def stop(self, tenant: str, ref: str) -> None:
+        """Unload what `ref` names (`name`: all loaded versions). Raises NotFound if none is."""
+        name = ref
+        number: int | None = None
+        if ":" in ref or "@" in ref:
+            version = await asyncio.to_thread(self._registry.resolve, tenant, ref)
+            name, number = version.name, version.version
+        keys = [
+            key
+            for key in (*self._workers, *self._failed)
+            if key[:2] == (tenant, name) and number in (None, key[2])
+        ]
+        if not keys:
+            raise NotFound(f"{ref} is not loaded.", hint="`lmaas ps` shows what is.", param="model")
+        self._unpinned |= {ref, name, *(f"{name}:{key[2]}" for key in keys)}
+        deadline = asyncio.get_running_loop().time() + self._settings.drain_timeout_s
+        for key in keys:
+            self._failed.pop(key, None)
+        workers = [self._workers[key] for key in keys if key in self._workers]
+        await asyncio.gather(*(self._unload(worker, deadline) for worker in workers))
+
+    def status(self) -> list[WorkerStatus]:
+        """One line for each worker, those that failed to load included."""
+        workers = [*self._workers.values(), *self._leaving]
+        workers += [worker for worker, _ in self._failed.values()]
+        return [worker.status() for worker in workers]
+
+    def ready(self) -> bool:
+        """Whether calls can be answered: nothing pinned or loaded is without a live worker."""
+        lost = any(worker.lost for worker in self._workers.values())
+        return not self._closing and self._pins_live and not lost
+
+    def _open(self, version: ModelVersion) -> Worker:
+        """A new worker for `version`, loading. All first calls share it."""
+        if self._closing or self._sockets is None:
+            raise Unavailable("The server is not taking requests now.", hint="Send it again soon.")
+        key = _key(version)
+        if known := self._failed.get(key):
+            worker, until = known
+            if asyncio.get_running_loop().time() < until and worker.error:
+                raise renewed(worker.error)
+            del self._failed[key]
+        worker = Worker(version, self._settings, self._sockets, self._quarantine, self._metrics)
+        folder = self._files / str(next(self._folders))
+        self._workers[key] = worker
+        worker.start(
+            lambda: self._prepare(worker, folder), lambda ended: self._ended(ended, folder)
+        )
+        return worker
+
+    async def _prepare(self, worker: Worker, folder: Path) -> ServeRecord:
+        """Room, files and the record for `worker`."""
+        version, settings = worker.version, self._settings
+        precision, reason = choose_precision(
+            settings.precision,
+            model=version.ref,
+            cpu_has_bf16=has_bf16(),
+            parity=version.parity,
+            compiled_bytes=version.compiled_bytes,
+        )
+        async with self._planning:
+            await self._make_room(worker)
+        await asyncio.to_thread(self._registry.unpack, version, folder, ("compiled",))
+        return ServeRecord(
+            model=version.ref,
+            task=version.manifest.task,
+            signature=version.manifest.signature,
+            folder=str(folder / "compiled"),
+            precision=precision,
+            reason=reason,
+            max_batch_size=settings.max_batch_size,
+            limits=Limits(max_image_pixels=settings.max_image_pixels),
+        )
+
+    async def _make_room(self, worker: Worker) -> None:
+        loop = asyncio.get_running_loop()
+        needed = needed_bytes(worker.version.compiled_bytes)
+        deadline = loop.time() + self._settings.load_timeout_s
+        while True:
+            others = [w for w in self._workers.values() if w is not worker and w.planned_bytes]
+            held = [
+                Held(
+                    key=_key(w.version),
+                    memory_bytes=w.memory_bytes,
+                    last_used=w.last_used,
+                    busy=bool(w.depth) or w.state == "loading",
+                    pinned=w.pinned,
+                )
+                for w in others
+            ]
+            leaving = sum(w.memory_bytes for w in self._leaving)
+            plan = make_plan(worker.version.ref, needed, held, self._budget)
+            if plan.enough:
+                worker.planned_bytes = needed
+                ending = [self._unload(self._workers[key], loop.time()) for key in plan.evict]
+                for key in plan.evict:
+                    log.info("Unloading %s:%d to make room for %s.", *key[1:], worker.version.ref)
+                await asyncio.gather(*ending)
+                return
+            if loop.time() >= deadline:
+                raise DoesNotFit(
+                    f"{worker.version.ref} needs about {needed >> 20} MiB; all of the budget's "
+                    f"{self._budget >> 20} MiB is in use by models that are busy"
+                    + (f" and {leaving >> 20} MiB by models that end." if leaving else "."),
+                    hint="Send the request again later, or raise memory_budget_bytes.",
+                )
+            await asyncio.sleep(ROOM_POLL_S)
+
+    async def _unload(self, worker: Worker, deadline: float) -> None:
+        self._workers.pop(_key(worker.version), None)
+        self._leaving.add(worker)
+        try:
+            await worker.stop(deadline)
+        finally:
+            self._leaving.discard(worker)
+
+    def _ended(self, worker: Worker, folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        key = _key(worker.version)
+        if self._workers.get(key) is not worker:
+            return
+        del self._workers[key]
+        if worker.state == "failed" and worker.error and not self._closing:
+            log.error("%s is not served: %s", worker.version.ref, worker.error)
+            if not isinstance(worker.error, DoesNotFit):
+                until = asyncio.get_running_loop().time() + REMEMBER_FAILURE_S
+                self._failed[key] = worker, until
+
+    async def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        heartbeat_s = self._settings.heartbeat_s
+        last = loop.time()
+        while True:
+            await asyncio.sleep(heartbeat_s)
+            now = loop.time()
+            late = now - last > 2 * heartbeat_s
+            last = now
+            for worker in list(self._workers.values()):
+                worker.tick(now, late=late)
+                idle_s = now - worker.last_used
+                if 0 < self._settings.idle_unload_s < idle_s and worker.state == "ready":
+                    if worker.depth or worker.pinned:
+                        continue
+                    log.info("Unloading %s: idle for %.0f s.", worker.version.ref, idle_s)
+                    await self._unload(worker, now)
+            await self._keep_pinned()
+
+    async def _keep_pinned(self) -> None:
+        """Have what each pin names now loaded; unpin what it no longer names."""
+        named: set[Key] = set()
+        live = True
+        for ref in self._settings.pinned:
+            if ref in self._unpinned:
+                continue
+            try:
+                version = await asyncio.to_thread(self._registry.resolve, TENANT, ref)
+                key = _key(version)
+                named.add(key)
+                worker = self._workers.get(key) or self._open(version)
+                worker.pinned = True
+                live &= worker.live
+            except LMaaSError as error:
+                live = False
+                log.debug("Pinned %s is not served: %s", ref, error)
+        for key, worker in self._workers.items():
+            worker.pinned = key in named
+        self._pins_live = live
+
+    def _depths(self) -> dict[str, int]:
+        return {worker.version.ref: worker.depth for worker in self._workers.values()}
+
+
+def _key(version: ModelVersion) -> Key:
+    return version.tenant, version.name, version.version
+
+
+__all__ = ["Pool"]

@@ -1,0 +1,98 @@
+"""From what a caller names to the version that answers. Asks the registry only when it changed.
+
+When the newest version of a floating name cannot be served because its stored files are damaged,
+the newest good one before it answers, and the log and `Pool.status` name the damage.
+"""
+
+import logging
+import time
+from typing import Final, Protocol
+
+from lmaas.errors import CorruptBlob
+from lmaas.serving.pool import Pool
+from lmaas.types import Answer, ModelVersion, Payload
+
+log = logging.getLogger(__name__)
+
+CHECK_EVERY_S: Final = 0.02
+"""How old an answer of the registry may be: what another process changes shows up this late."""
+KEEP_MOST: Final = 4096
+
+
+class Versions(Protocol):
+    """What the router asks of the registry."""
+
+    def resolve(self, tenant: str, ref: str) -> ModelVersion:
+        """The version that `ref` names now. Raises ModelNotFound."""
+        ...
+
+    def versions(self, tenant: str, name: str) -> list[ModelVersion]:
+        """All versions of a model."""
+        ...
+
+    def data_version(self) -> int:
+        """Changes whenever any process commits."""
+        ...
+
+
+class Router:
+    """Resolves names and sends calls to the pool."""
+
+    def __init__(self, registry: Versions, pool: Pool) -> None:
+        self._registry = registry
+        self._pool = pool
+        self._known: dict[tuple[str, str], ModelVersion] = {}
+        self._data_version = -1
+        self._checked = 0.0
+        self._reported: set[tuple[str, str]] = set()
+
+    def resolve(self, tenant: str, ref: str) -> ModelVersion:
+        """The version that `ref` names for `tenant`. Raises ModelNotFound, InvalidInput."""
+        now = time.monotonic()
+        if now - self._checked >= CHECK_EVERY_S:
+            data_version = self._registry.data_version()
+            if data_version != self._data_version:
+                self._known.clear()
+                self._data_version = data_version
+            self._checked = now
+        version = self._known.get((tenant, ref))
+        if version is None:
+            version = self._registry.resolve(tenant, ref)
+            if len(self._known) >= KEEP_MOST:
+                self._known.clear()
+            self._known[tenant, ref] = version
+        return version
+
+    def forget(self) -> None:
+        """Ask the registry anew: call it after this process changed the registry."""
+        self._known.clear()
+        self._checked = 0.0
+
+    async def call(self, tenant: str, ref: str, payload: Payload) -> tuple[ModelVersion, Answer]:
+        """The answer of the version that `ref` names, and that version.
+
+        Raises what `resolve` and `Pool.call` raise; CorruptBlob only when no version is left.
+        """
+        version = self.resolve(tenant, ref)
+        try:
+            return version, await self._pool.call(version, payload)
+        except CorruptBlob as error:
+            if ":" in ref:
+                raise
+            return await self._call_older(version, payload, error)
+
+    async def _call_older(
+        self, damaged: ModelVersion, payload: Payload, error: CorruptBlob
+    ) -> tuple[ModelVersion, Answer]:
+        versions = self._registry.versions(damaged.tenant, damaged.name)
+        older = [version for version in versions if version.version < damaged.version]
+        for version in sorted(older, key=lambda version: -version.version):
+            try:
+                answer = await self._pool.call(version, payload)
+            except CorruptBlob:
+                continue
+            if (damaged.tenant, damaged.ref) not in self._reported:
+                self._reported.add((damaged.tenant, damaged.ref))
+                log.warning("%s answers for %s: %s", version.ref, damaged.ref, error)
+            return version, answer
+        raise error

@@ -1,0 +1,345 @@
+"""One served version: the requests in its hands, and a supervisor that keeps a process for them.
+
+Requests belong here and not to a process, so they outlive one that dies. Whoever was at work when
+a process died is a suspect and runs next alone; who is at work at two deaths is quarantined.
+"""
+
+import asyncio
+import itertools
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from lmaas.config import Settings
+from lmaas.errors import LMaaSError, QueueFull, TimedOut, Unavailable
+from lmaas.runtime.messages import (
+    AnyMessage,
+    Beat,
+    Call,
+    Cancel,
+    Done,
+    Failed,
+    ServeRecord,
+    Stop,
+)
+from lmaas.serving.launch import Life, error_of, launch, renewed
+from lmaas.serving.metrics import Metrics
+from lmaas.serving.quarantine import Quarantine
+from lmaas.types import Answer, ModelVersion, Payload, Precision, WorkerStatus
+
+log = logging.getLogger(__name__)
+
+MISSED_BEATS: Final = 3
+HEALTHY_S: Final = 30.0
+"""A process that lived so long is not part of a series of crashes."""
+BACK_OFF_S: Final = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
+STOP_GRACE_S: Final = 2.0
+LONGEST_RETRY_S: Final = 60
+
+WorkerState = Literal["loading", "ready", "draining", "failed"]
+
+
+class Held(msgspec.Struct, kw_only=True, eq=False):
+    """One request: who waits for it, until when, and how many processes died on it."""
+
+    id: int
+    payload: Payload
+    future: asyncio.Future[Answer]
+    deadline: float
+    deaths: int = 0
+    sent: bool = False
+
+
+class Worker:
+    """Answers calls for `version`. Start it with `start`; `on_end` is told when it is over."""
+
+    def __init__(
+        self,
+        version: ModelVersion,
+        settings: Settings,
+        sockets: Path,
+        quarantine: Quarantine,
+        metrics: Metrics,
+    ) -> None:
+        self.version = version
+        self.pinned = False
+        self.state: WorkerState = "loading"
+        self.error: LMaaSError | None = None
+        self.planned_bytes = 0
+        self.last_used = asyncio.get_running_loop().time()
+        self.precision: Precision = "f32"
+        self.reason = ""
+        self._loop = asyncio.get_running_loop()
+        self._settings = settings
+        self._sockets = sockets
+        self._quarantine = quarantine
+        self._metrics = metrics
+        self._held: dict[int, Held] = {}
+        self._ids = itertools.count(1)
+        self._life: Life | None = None
+        self._open = False
+        self._stopping = False
+        self._task: asyncio.Task[None] | None = None
+        self._first_load: asyncio.Future[None] = self._loop.create_future()
+        self._engine = "openvino"
+        self._memory_bytes = 0
+        self._requests = 0
+        self._restarts = 0
+        self._answered = 0
+        self._answers_per_s = 0.0
+
+    @property
+    def live(self) -> bool:
+        """Whether a loaded process is there now."""
+        return self._life is not None and self._life.alive
+
+    @property
+    def lost(self) -> bool:
+        """Whether the process that was there is gone and not yet replaced."""
+        return self._first_load.done() and not self.live
+
+    @property
+    def depth(self) -> int:
+        """Requests that wait or run."""
+        return len(self._held)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the process takes, or is expected to take where that is more."""
+        return max(self.planned_bytes, self._memory_bytes)
+
+    def start(
+        self, prepare: Callable[[], Awaitable[ServeRecord]], on_end: Callable[["Worker"], None]
+    ) -> None:
+        """Make room and files ready with `prepare`, then keep a process alive until `stop`."""
+        self._task = self._loop.create_task(self._supervise(prepare))
+        self._task.add_done_callback(lambda _: on_end(self))
+
+    async def loaded(self) -> None:
+        """Wait for the first load. Raises what made it fail."""
+        await asyncio.wait((self._first_load,))
+        if self.error is not None:
+            raise renewed(self.error)
+
+    async def call(self, payload: Payload) -> Answer:
+        """The answer to `payload`. Cancelling the caller cancels the request."""
+        model = self.version.ref
+        if self._stopping:
+            raise Unavailable(f"{model} is being unloaded.", hint="Send the request again.")
+        self._quarantine.check(self.version.tenant, model, payload)
+        if len(self._held) >= self._settings.max_queue:
+            raise QueueFull(
+                f"{len(self._held)} requests wait for {model}; no more are taken.",
+                retry_after_s=self._retry_after_s(),
+                hint="Send it again after the time in Retry-After.",
+            )
+        now = self.last_used = self._loop.time()
+        held = Held(
+            id=next(self._ids),
+            payload=payload,
+            future=self._loop.create_future(),
+            deadline=now + self._settings.request_timeout_s,
+        )
+        self._held[held.id] = held
+        self._requests += 1
+        if self._open:
+            self._send(held)
+        try:
+            return await held.future
+        finally:
+            self.last_used = self._loop.time()
+            if self._held.pop(held.id, None):
+                self._send_cancel(held)
+
+    def tick(self, now: float, *, late: bool) -> None:
+        """Once a heartbeat: find a silent process and requests over their time.
+
+        `late` says that this process itself was held up, so that silence proves nothing.
+        """
+        limit_s = MISSED_BEATS * self._settings.heartbeat_s
+        if self._life and self.live and not late and now - self._life.link.last_seen > limit_s:
+            log.error("The worker of %s gave no sign of life for %g s.", self.version.ref, limit_s)
+            self._life.kill()
+        for held in [held for held in self._held.values() if held.deadline <= now]:
+            self._end(
+                held,
+                TimedOut(
+                    f"{self.version.ref} did not answer within "
+                    f"{self._settings.request_timeout_s:g} s.",
+                    hint="Send less at once, or raise request_timeout_s.",
+                ),
+            )
+            self._send_cancel(held)
+        rate = self._answered / self._settings.heartbeat_s
+        self._answers_per_s = (self._answers_per_s + rate) / 2 if self._answers_per_s else rate
+        self._answered = 0
+
+    async def stop(self, deadline: float) -> None:
+        """Take no more calls, finish those held until the loop's time is `deadline`, then end."""
+        self._stopping = True
+        if self.state != "failed":
+            self.state = "draining"
+        futures = [held.future for held in self._held.values()]
+        if futures:
+            await asyncio.wait(futures, timeout=max(0.0, deadline - self._loop.time()))
+        for held in list(self._held.values()):
+            self._end(held, Unavailable(f"{self.version.ref} was unloaded before it answered."))
+        if self._task is None:
+            return
+        if self._life and self.live:
+            self._life.link.send(Stop(deadline_s=0.0))
+            await asyncio.wait((self._life.link.closed,), timeout=STOP_GRACE_S)
+        else:
+            self._task.cancel()
+        if self._life:
+            self._life.kill()
+        await asyncio.wait((self._task,))
+
+    def status(self) -> WorkerStatus:
+        """What `lmaas ps` shows."""
+        return WorkerStatus(
+            model=self.version.ref,
+            tenant=self.version.tenant,
+            state="loading" if self.state == "ready" and not self.live else self.state,
+            engine=self._engine,
+            precision=self.precision,
+            reason=str(self.error) if self.error else self.reason,
+            pid=self._life.process.pid if self._life and self.live else None,
+            memory_bytes=self._memory_bytes,
+            requests=self._requests,
+            queued=len(self._held),
+            restarts=self._restarts,
+            pinned=self.pinned,
+            idle_s=0.0 if self._held else self._loop.time() - self.last_used,
+        )
+
+    async def _supervise(self, prepare: Callable[[], Awaitable[ServeRecord]]) -> None:
+        try:
+            record = await prepare()
+            self.precision, self.reason = record.precision, record.reason
+            suspects: list[Held] = []
+            crashes = 0
+            while True:
+                born = self._loop.time()
+                life = self._life = await self._launch(record)
+                await self._prove_innocent(suspects, life)
+                self._release()
+                await life.link.closed
+                self._open = False
+                at_work = await life.end()
+                if self._stopping:
+                    return
+                suspects = self._blame(at_work)
+                crashes = 1 if self._loop.time() - born > HEALTHY_S else crashes + 1
+                self._restarts += 1
+                self._metrics.restart(self.version.ref)
+                log.error(
+                    "The worker of %s ended with code %s; it is started again.",
+                    self.version.ref,
+                    life.process.returncode,
+                )
+                await asyncio.sleep(BACK_OFF_S[min(crashes, len(BACK_OFF_S)) - 1])
+        except LMaaSError as error:
+            self._fail(error)
+        except asyncio.CancelledError:
+            self._fail(Unavailable(f"{self.version.ref} is being unloaded."))
+        except Exception as error:
+            log.exception("Serving %s failed.", self.version.ref)
+            self._fail(LMaaSError(f"{self.version.ref} cannot be served: {error}."))
+
+    async def _launch(self, record: ServeRecord) -> Life:
+        path = self._sockets / f"{id(self):x}-{self._restarts}.sock"
+        life = await launch(record, self._settings, path, self._receive)
+        self._memory_bytes = life.loaded.memory_bytes
+        if not self._stopping:
+            self.state = "ready"
+        if not self._first_load.done():
+            self._first_load.set_result(None)
+        log.info(
+            "%s is loaded: %s (%s), %.2f s, %d MiB.",
+            self.version.ref,
+            life.loaded.precision,
+            life.loaded.reason,
+            life.loaded.load_s,
+            life.loaded.memory_bytes >> 20,
+        )
+        return life
+
+    def _receive(self, message: AnyMessage) -> None:
+        match message:
+            case Done(id=id_, answer=answer):
+                held = self._held.pop(id_, None)
+                if held and not held.future.done():
+                    held.future.set_result(answer)
+                self._answered += 1
+            case Failed(id=int(id_)):
+                if failed := self._held.get(id_):
+                    self._end(failed, error_of(message))
+                self._answered += 1
+            case Beat(memory_bytes=memory_bytes, batches=batches):
+                self._memory_bytes = memory_bytes
+                self._metrics.batches(self.version.ref, batches)
+            case _:
+                log.error("The worker of %s sent %r.", self.version.ref, message)
+
+    async def _prove_innocent(self, suspects: list[Held], life: Life) -> None:
+        """Run the requests that were at work at the last death one by one, nothing beside them."""
+        for held in suspects:
+            if held.id in self._held and life.alive:
+                self._send(held)
+                await asyncio.wait(
+                    (held.future, life.link.closed), return_when=asyncio.FIRST_COMPLETED
+                )
+
+    def _release(self) -> None:
+        """From now on, requests go to the process as they come."""
+        self._open = True
+        for held in self._held.values():
+            if not held.sent:
+                self._send(held)
+
+    def _blame(self, at_work: set[int]) -> list[Held]:
+        for held in self._held.values():
+            held.sent = False
+        suspects = [held for id_, held in self._held.items() if id_ in at_work]
+        for held in suspects:
+            held.deaths += 1
+            if held.deaths > 1:
+                log.error("A request ended two workers of %s: quarantined.", self.version.ref)
+                model = self.version
+                self._end(held, self._quarantine.add(model.tenant, model.ref, held.payload))
+        return [held for held in suspects if held.deaths == 1]
+
+    def _fail(self, error: LMaaSError) -> None:
+        self.state = "failed"
+        self.error = error
+        self._open = False
+        if self._life:
+            self._life.kill()
+        for held in list(self._held.values()):
+            self._end(held, renewed(error))
+        if not self._first_load.done():
+            self._first_load.set_result(None)
+
+    def _send(self, held: Held) -> None:
+        assert self._life is not None
+        held.sent = True
+        self._life.link.send(Call(id=held.id, payload=held.payload))
+
+    def _send_cancel(self, held: Held) -> None:
+        if held.sent and self._life and self.live:
+            self._life.link.send(Cancel(id=held.id))
+
+    def _end(self, held: Held, error: LMaaSError) -> None:
+        self._held.pop(held.id, None)
+        if not held.future.done():
+            held.future.set_exception(error)
+
+    def _retry_after_s(self) -> int:
+        if not self._answers_per_s:
+            return 1
+        return min(LONGEST_RETRY_S, max(1, math.ceil(len(self._held) / self._answers_per_s)))
