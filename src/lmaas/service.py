@@ -89,7 +89,7 @@ class Service:
 
     def models(self, tenant: str) -> list[ModelVersion]:
         """The latest version of every model of `tenant`, by name."""
-        return self.registry.list(tenant)
+        return self.registry.models(tenant)
 
     def versions(self, tenant: str, name: str) -> list[ModelVersion]:
         """All versions of one model, oldest first. Raises ModelNotFound."""
@@ -149,9 +149,7 @@ class Service:
 
     def remove(self, tenant: str, ref: str, *, force: bool = False) -> list[ModelVersion]:
         """Delete one version (`name:3`) or a whole model (`name`) and free its files."""
-        removed = self.registry.remove(tenant, ref, force=force)
-        self.registry.collect_garbage(older_than_s=0)
-        return removed
+        return self.registry.remove(tenant, ref, force=force)
 
     # Workers
 

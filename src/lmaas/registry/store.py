@@ -1,0 +1,280 @@
+"""The registry: models by name, immutable versions, movable aliases.
+
+Synchronous and thread-safe. Several processes may open the same home.
+"""
+
+import difflib
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import sqlalchemy as sa
+
+from lmaas.errors import Conflict, CorruptBlob, ModelNotFound, NotFound
+from lmaas.registry import fsck
+from lmaas.registry.blobs import Blobs
+from lmaas.registry.database import Database
+from lmaas.registry.names import check_name, parse_ref
+from lmaas.registry.schema import aliases, files, models, versions
+from lmaas.types import FileRef, FileRole, Manifest, ModelVersion, ParityReport
+
+PACKAGE_FILES: tuple[tuple[str, FileRole], ...] = (
+    ("source", "source"),
+    ("compiled", "compiled"),
+    ("sample.safetensors", "sample"),
+)
+"""What of a package is stored, and as what."""
+
+
+class Registry:
+    """The models of one home."""
+
+    def __init__(self, home: Path) -> None:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.database = Database(home)
+        self.blobs = Blobs(home)
+
+    def close(self) -> None:
+        """Release the database."""
+        self.database.close()
+
+    def data_version(self) -> int:
+        """A number that changes when any process commits a change."""
+        return self.database.data_version()
+
+    # Writing
+
+    def add(
+        self, tenant: str, manifest: Manifest, parity: ParityReport, package: Path
+    ) -> ModelVersion:
+        """Store a package's files and make it the next version of `manifest.name`.
+
+        A version number is never used twice, even after deletion. Raises StorageFull with
+        nothing registered.
+        """
+        check_name(manifest.name)
+        with self.blobs.adding():
+            stored = [
+                FileRef(path=path, role=role, sha256=sha256, size_bytes=size)
+                for path, role in _package_files(package)
+                for sha256, size in [self.blobs.put(package / path)]
+            ]
+            key = {"tenant": tenant, "name": manifest.name}
+            with self.database.write() as connection:
+                same = (models.c.tenant == tenant) & (models.c.name == manifest.name)
+                last = connection.scalar(sa.select(models.c.last_version).where(same))
+                number = (last or 0) + 1
+                if last is None:
+                    connection.execute(models.insert().values(**key, last_version=1, deleted=0))
+                else:
+                    connection.execute(
+                        models.update().where(same).values(last_version=number, deleted=0)
+                    )
+                connection.execute(
+                    versions.insert().values(
+                        **key,
+                        version=number,
+                        manifest=msgspec.json.encode(manifest).decode(),
+                        parity=msgspec.json.encode(parity).decode(),
+                        created_at=time.time(),
+                    )
+                )
+                connection.execute(
+                    files.insert(),
+                    [{**key, "version": number, **msgspec.structs.asdict(f)} for f in stored],
+                )
+        return self.resolve(tenant, f"{manifest.name}:{number}")
+
+    def set_alias(self, tenant: str, name: str, alias: str, version: int) -> None:
+        """Point `name@alias` at `version`, whatever it pointed at before."""
+        check_name(alias, what="alias")
+        self.resolve(tenant, f"{name}:{version}")
+        with self.database.write() as connection:
+            connection.execute(aliases.delete().where(_alias(tenant, name, alias)))
+            connection.execute(
+                aliases.insert().values(tenant=tenant, name=name, alias=alias, version=version)
+            )
+
+    def remove_alias(self, tenant: str, name: str, alias: str) -> None:
+        """Remove an alias. Raises NotFound."""
+        with self.database.write() as connection:
+            gone = connection.execute(aliases.delete().where(_alias(tenant, name, alias)))
+            if not gone.rowcount:
+                raise NotFound(f"{name} has no alias {alias!r}.", param="alias")
+
+    def remove(self, tenant: str, ref: str, *, force: bool = False) -> list[ModelVersion]:
+        """Remove one version (`name:3`), what an alias points to, or a whole model (`name`).
+
+        Raises Conflict for a version that an alias points to, unless `force` removes both.
+        """
+        parsed = parse_ref(ref)
+        whole = parsed.version is None and parsed.alias is None
+        gone = self.versions(tenant, parsed.name) if whole else [self.resolve(tenant, ref)]
+        held = [f"{v.name}@{alias}" for v in gone for alias in v.aliases]
+        if held and not force:
+            raise Conflict(
+                f"{ref} is what {', '.join(held)} points to.",
+                hint="Move the alias first, or remove with --force.",
+            )
+        numbers = [version.version for version in gone]
+        with self.database.write() as connection:
+            for table in (aliases, versions):
+                connection.execute(
+                    table.delete().where(
+                        (table.c.tenant == tenant)
+                        & (table.c.name == parsed.name)
+                        & table.c.version.in_(numbers)
+                    )
+                )
+        self.collect_garbage()
+        return gone
+
+    def collect_garbage(self) -> list[str]:
+        """Delete the files that no version names; their digests.
+
+        Does nothing while some process adds a version: the next collection finds them.
+        """
+        with self.blobs.alone() as alone:
+            if not alone:
+                return []
+            with self.database.read() as connection:
+                used = set(connection.scalars(sa.select(files.c.sha256).distinct()))
+            gone = [sha256 for sha256 in self.blobs.all() if sha256 not in used]
+            for sha256 in gone:
+                self.blobs.remove(sha256)
+            for leftover in self.blobs.leftovers():
+                leftover.unlink()
+        return gone
+
+    # Reading
+
+    def resolve(self, tenant: str, ref: str) -> ModelVersion:
+        """The version that `name` (the latest), `name:3` or `name@alias` refers to.
+
+        Raises ModelNotFound, suggesting a name of this tenant that is close.
+        """
+        parsed = parse_ref(ref)
+        query = _of_tenant(tenant).where(versions.c.name == parsed.name)
+        if parsed.version is not None:
+            query = query.where(versions.c.version == parsed.version)
+        elif parsed.alias is not None:
+            pointed = sa.select(aliases.c.version).where(_alias(tenant, parsed.name, parsed.alias))
+            query = query.where(versions.c.version == pointed.scalar_subquery())
+        with self.database.read() as connection:
+            row = connection.execute(query.order_by(versions.c.version.desc()).limit(1)).first()
+            if row is None:
+                raise _not_found(connection, tenant, ref, parsed.name)
+            return _load(connection, row)
+
+    def models(self, tenant: str) -> list[ModelVersion]:
+        """The latest version of every model of `tenant`, by name."""
+        latest = (
+            sa.select(versions.c.name, sa.func.max(versions.c.version).label("version"))
+            .where(versions.c.tenant == tenant)
+            .group_by(versions.c.name)
+            .subquery()
+        )
+        query = _of_tenant(tenant).join(
+            latest,
+            (versions.c.name == latest.c.name) & (versions.c.version == latest.c.version),
+        )
+        with self.database.read() as connection:
+            rows = connection.execute(query.order_by(versions.c.name)).all()
+            return [_load(connection, row) for row in rows]
+
+    def versions(self, tenant: str, name: str) -> list[ModelVersion]:
+        """All versions of a model, oldest first. Raises ModelNotFound."""
+        check_name(name)
+        query = _of_tenant(tenant).where(versions.c.name == name).order_by(versions.c.version)
+        with self.database.read() as connection:
+            rows = connection.execute(query).all()
+            if not rows:
+                raise _not_found(connection, tenant, name, name)
+            return [_load(connection, row) for row in rows]
+
+    def unpack(
+        self, version: ModelVersion, folder: Path, roles: Sequence[FileRole] = ("compiled",)
+    ) -> Path:
+        """Put the files of these roles into `folder` by their package path (`compiled/model.xml`).
+
+        Each is checked against its digest now. On CorruptBlob, which names model, file and
+        digest, `folder` is removed.
+        """
+        for file in version.files:
+            if file.role in roles:
+                try:
+                    self.blobs.link(file.sha256, folder / file.path)
+                except CorruptBlob as error:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    raise CorruptBlob(
+                        f"{version.ref}: {file.path}: {error.message}", hint=error.hint
+                    ) from None
+        return folder
+
+    def check(self, *, repair: bool = False) -> fsck.FsckReport:
+        """Every file against its digest, every row against its files; see `fsck`."""
+        return fsck.check(self.database, self.blobs, repair=repair)
+
+
+def _package_files(package: Path) -> list[tuple[str, FileRole]]:
+    found: list[tuple[str, FileRole]] = []
+    for top, role in PACKAGE_FILES:
+        path = package / top
+        inside = sorted(path.rglob("*")) if path.is_dir() else [path]
+        found += [
+            (p.relative_to(package).as_posix(), role)
+            for p in inside
+            if p.is_file() and not p.is_symlink()
+        ]
+    return found
+
+
+def _of_tenant(tenant: str) -> sa.Select[tuple[object, ...]]:
+    return sa.select(versions).where(versions.c.tenant == tenant)
+
+
+def _alias(tenant: str, name: str, alias: str) -> sa.ColumnElement[bool]:
+    return sa.and_(aliases.c.tenant == tenant, aliases.c.name == name, aliases.c.alias == alias)
+
+
+def _load(connection: sa.Connection, row: sa.Row[tuple[object, ...]]) -> ModelVersion:
+    key = row._mapping
+
+    def of(table: sa.Table) -> sa.ColumnElement[bool]:
+        return sa.and_(*(table.c[name] == key[name] for name in ("tenant", "name", "version")))
+
+    stored = connection.execute(
+        sa.select(files.c.path, files.c.role, files.c.sha256, files.c.size_bytes)
+        .where(of(files))
+        .order_by(files.c.path)
+    )
+    pointing = connection.scalars(
+        sa.select(aliases.c.alias).where(of(aliases)).order_by(aliases.c.alias)
+    )
+    return ModelVersion(
+        tenant=key["tenant"],
+        name=key["name"],
+        version=key["version"],
+        manifest=msgspec.json.decode(key["manifest"], type=Manifest),
+        parity=msgspec.json.decode(key["parity"], type=ParityReport),
+        files=tuple(FileRef(**file._mapping) for file in stored),
+        created_at=key["created_at"],
+        aliases=tuple(pointing),
+    )
+
+
+def _not_found(connection: sa.Connection, tenant: str, ref: str, name: str) -> ModelNotFound:
+    known = list(
+        connection.scalars(sa.select(versions.c.name).where(versions.c.tenant == tenant).distinct())
+    )
+    if name in known:
+        return ModelNotFound(
+            f"Model {name!r} has no {ref.removeprefix(name)!r}.",
+            hint=f"`lmaas models show {name}` lists its versions and aliases.",
+            param="model",
+        )
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"Did you mean {close[0]!r}?" if close else "`lmaas models list` shows what there is."
+    return ModelNotFound(f"There is no model {name!r}.", hint=hint, param="model")
