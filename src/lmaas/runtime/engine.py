@@ -35,6 +35,9 @@ class Engine(Protocol):
     def infer(self, arrays: Row) -> Row:
         """Outputs by name for inputs by name. Raises InvalidInput when the model cannot run."""
 
+    def cancel(self) -> None:
+        """Make an `infer` that another thread is in fail soon, where that is possible."""
+
     def close(self) -> None:
         """Give back what the model holds."""
 
@@ -95,6 +98,10 @@ class OpenVINOEngine:
         except RuntimeError as error:
             raise InvalidInput(f"The model cannot run on this input: {_gist(error)}.") from error
         return {name: results[index] for name, index in self._outputs}
+
+    def cancel(self) -> None:
+        """OpenVINO stops between two operations of the model's graph."""
+        self._request.cancel()
 
     def close(self) -> None:
         """Drop the compiled model."""

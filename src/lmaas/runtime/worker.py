@@ -79,7 +79,7 @@ class Worker:
         self._engine_pool = ThreadPoolExecutor(1, "engine")
         self._live: dict[int, Request] = {}
         self._finished: deque[Decoded | Computed] = deque()
-        self._engine_busy = False
+        self._running: Sequence[Request] = ()
         self._stop_at: float | None = None
         self._wake_read, self._wake_write = os.pipe()
 
@@ -109,7 +109,7 @@ class Worker:
         poll.register(self._sock, select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)
         while True:
-            runnable = bool(self._batcher) and not self._engine_busy
+            runnable = bool(self._batcher) and not self._running
             for descriptor, _ in poll.poll(0 if runnable else self._patience_ms()):
                 if descriptor == self._wake_read:
                     os.read(self._wake_read, READ_BYTES)
@@ -119,7 +119,7 @@ class Worker:
                 if not data:
                     return
                 self._handle(decoder.feed(data))
-            if self._batcher and not self._engine_busy:
+            if self._batcher and not self._running:
                 self._start_batch()
             self._heart.queued = len(self._batcher)
             if self._stop_at is not None and (not self._live or time.monotonic() >= self._stop_at):
@@ -143,6 +143,7 @@ class Worker:
                 case Cancel(id=id_):
                     if cancelled := self._live.pop(id_, None):
                         self._batcher.cancel(cancelled)
+                        self._cancel_batch()
                 case Stop(deadline_s=deadline_s):
                     self._stop_at = time.monotonic() + deadline_s
                 case _:
@@ -153,6 +154,10 @@ class Worker:
             for request, payload in part:
                 self._add(request, self._decode(payload))
             self._journal.end(MAIN_SLOT)
+
+    def _cancel_batch(self) -> None:
+        if self._running and all(r.state is State.CANCELLED for r in self._running):
+            self._engine.cancel()
 
     def _decode(self, payload: Payload) -> Batch | Exception:
         try:
@@ -190,7 +195,7 @@ class Worker:
         if 0 < expected_s < INLINE_BATCH_S:
             self._settle(requests, self._compute(requests, rows, MAIN_SLOT))
             return
-        self._engine_busy = True
+        self._running = requests
         future = self._engine_pool.submit(self._compute, requests, rows, ENGINE_SLOT)
         future.add_done_callback(lambda done: self._finish((requests, done)))
 
@@ -239,7 +244,7 @@ class Worker:
                 self._add(first, second)
             else:
                 assert isinstance(second, Future)
-                self._engine_busy = False
+                self._running = ()
                 self._settle(first, second.result())
 
     def _settle(self, requests: Sequence[Request], frames: bytes) -> None:

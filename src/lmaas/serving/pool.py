@@ -96,12 +96,11 @@ class Pool:
         Cancelling the awaiting task cancels the request. Raises QueueFull, Quarantined, TimedOut,
         Unavailable, DoesNotFit, CorruptBlob and whatever the task finds wrong with the payload.
         """
-        worker = self._workers.get(_key(version))
-        return await (worker or self._open(version)).call(payload)
+        return await self._worker(version).call(payload)
 
     async def load(self, version: ModelVersion) -> None:
         """Load `version` unless it is loaded. Raises what makes that fail."""
-        await (self._workers.get(_key(version)) or self._open(version)).loaded()
+        await self._worker(version).loaded()
 
     async def stop(self, tenant: str, ref: str) -> None:
         """Unload what `ref` names (`name`: all loaded versions). Raises NotFound if none is."""
@@ -135,11 +134,13 @@ class Pool:
         lost = any(worker.lost for worker in self._workers.values())
         return not self._closing and self._pins_live and not lost
 
-    def _open(self, version: ModelVersion) -> Worker:
-        """A new worker for `version`, loading. All first calls share it."""
+    def _worker(self, version: ModelVersion) -> Worker:
+        """The worker of `version`; a new one, loading, at first. All first calls share it."""
         if self._closing or self._sockets is None:
             raise Unavailable("The server is not taking requests now.", hint="Send it again soon.")
         key = _key(version)
+        if there := self._workers.get(key):
+            return there
         if known := self._failed.get(key):
             worker, until = known
             if asyncio.get_running_loop().time() < until and worker.error:
@@ -261,7 +262,7 @@ class Pool:
                 version = await asyncio.to_thread(self._registry.resolve, TENANT, ref)
                 key = _key(version)
                 named.add(key)
-                worker = self._workers.get(key) or self._open(version)
+                worker = self._worker(version)
                 worker.pinned = True
                 live &= worker.live
             except LMaaSError as error:
@@ -277,6 +278,3 @@ class Pool:
 
 def _key(version: ModelVersion) -> Key:
     return version.tenant, version.name, version.version
-
-
-__all__ = ["Pool"]

@@ -128,6 +128,8 @@ class Worker:
     async def call(self, payload: Payload) -> Answer:
         """The answer to `payload`. Cancelling the caller cancels the request."""
         model = self.version.ref
+        if self.error is not None:
+            raise renewed(self.error)
         if self._stopping:
             raise Unavailable(f"{model} is being unloaded.", hint="Send the request again.")
         self._quarantine.check(self.version.tenant, model, payload)

@@ -1,0 +1,416 @@
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from ir_models import STEPS_PER_S, Shelf, add_one, slow
+
+from lmaas.config import Settings
+from lmaas.errors import (
+    CorruptBlob,
+    DoesNotFit,
+    InvalidInput,
+    LMaaSError,
+    NotFound,
+    ParityFailed,
+    Quarantined,
+    QueueFull,
+    TimedOut,
+    Unavailable,
+)
+from lmaas.serving.metrics import Metrics
+from lmaas.serving.plan import MIB, needed_bytes
+from lmaas.serving.pool import Pool
+from lmaas.types import ModelVersion, Payload, WorkerStatus
+
+
+def tensors(values: Any) -> Payload:
+    return Payload(format="json", body=json.dumps({"inputs": values}).encode())
+
+
+def seconds(amount: float) -> Payload:
+    return tensors([[int(amount * STEPS_PER_S)]])
+
+
+class Serving:
+    """A pool with two models: `add` (quick) and `slow`."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.shelf = Shelf()
+        self.metrics = Metrics()
+        self.folder = folder
+        self.add = self.model("add", add_one)
+        self.slow = self.model("slow", slow)
+        self.pool = Pool(Settings(home=str(folder / "home"), **settings), self.shelf, self.metrics)
+
+    def model(
+        self, name: str, build: Callable[[Path], Any], *, size_bytes: int = 1000
+    ) -> ModelVersion:
+        folder = self.folder / f"{name}-{len(self.shelf.known)}"
+        folder.mkdir()
+        return self.shelf.add(name, folder, build(folder), size_bytes=size_bytes)
+
+    async def ask(self, version: ModelVersion, payload: Payload) -> Any:
+        answer = await self.pool.call(version, payload)
+        return json.loads(answer.body)["outputs"]["y"]
+
+    def status(self, version: ModelVersion) -> WorkerStatus | None:
+        return next((s for s in self.pool.status() if s.model == version.ref), None)
+
+    def pid(self, version: ModelVersion) -> int:
+        status = self.status(version)
+        assert status is not None
+        assert status.pid is not None
+        return status.pid
+
+
+@asynccontextmanager
+async def serving(folder: Path, **settings: Any) -> AsyncIterator[Serving]:
+    this = Serving(folder, **settings)
+    await this.pool.start()
+    try:
+        yield this
+    finally:
+        await this.pool.close(0)
+
+
+async def until(condition: Callable[[], object], within_s: float = 60) -> None:
+    """Wait for `condition`; a bound, not a measurement."""
+    async with asyncio.timeout(within_s):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+def test_first_calls_share_one_load(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with serving(tmp_path) as this:
+            calls = [this.ask(this.add, tensors([[i, 0, 0, 0]])) for i in range(20)]
+            assert await asyncio.gather(*calls) == [[[i + 1, 1, 1, 1]] for i in range(20)]
+            assert this.shelf.unpacked == [this.add.ref]
+            assert len(this.pool.status()) == 1
+            assert this.pool.ready()
+
+    asyncio.run(run())
+
+
+def test_a_bad_request_fails_alone(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with serving(tmp_path) as this:
+            await this.pool.load(this.add)
+            results = await asyncio.gather(
+                this.ask(this.add, tensors([[1, 2, 3, 4]])),
+                this.ask(this.add, tensors([[1, 2, 3]])),
+                this.ask(this.add, tensors("nonsense")),
+                this.ask(this.add, tensors([5, 6, 7, 8])),
+                return_exceptions=True,
+            )
+            assert results[0] == [[2, 3, 4, 5]]
+            assert isinstance(results[1], InvalidInput)
+            assert isinstance(results[2], InvalidInput)
+            assert results[3] == [6, 7, 8, 9]
+
+    asyncio.run(run())
+
+
+def test_requests_that_wait_are_joined(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with serving(tmp_path, heartbeat_s=0.2) as this:
+            calls = [this.ask(this.add, tensors([[i, 0, 0, 0]])) for i in range(64)]
+            await asyncio.gather(*calls)
+            await until(lambda: b'lmaas_batch_size_sum{model="add:1"} 64' in this.metrics.render())
+            text = this.metrics.render().decode()
+            count = next(line for line in text.splitlines() if "batch_size_count" in line)
+            assert float(count.split()[-1]) < 64
+
+    asyncio.run(run())
+
+
+def test_killed_worker_loses_no_request(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with serving(tmp_path) as this:
+            await this.pool.load(this.slow)
+            steps = [STEPS_PER_S // 10 + i for i in range(50)]
+            calls = [asyncio.ensure_future(this.ask(this.slow, tensors([[s]]))) for s in steps]
+            await asyncio.sleep(0.05)
+            first = this.pid(this.slow)
+            os.kill(first, signal.SIGKILL)
+            assert await asyncio.gather(*calls) == [[[s]] for s in steps]
+            status = this.status(this.slow)
+            assert status is not None
+            assert status.restarts == 1
+            assert status.pid != first
+            assert b'lmaas_worker_restarts_total{model="slow:1"} 1.0' in this.metrics.render()
+
+    asyncio.run(run())
+
+
+def test_request_that_kills_two_workers_is_quarantined(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with serving(tmp_path) as this:
+            await this.pool.load(this.slow)
+            poison = asyncio.ensure_future(this.ask(this.slow, seconds(5)))
+            await asyncio.sleep(0.3)
+            innocent = asyncio.ensure_future(this.ask(this.slow, tensors([[7]])))
+            first = this.pid(this.slow)
+            os.kill(first, signal.SIGKILL)
+            await until(lambda: (s := this.status(this.slow)) and s.pid not in (None, first))
+            await asyncio.sleep(0.3)
+            os.kill(this.pid(this.slow), signal.SIGKILL)
+            with pytest.raises(Quarantined):
+                await poison
+            assert await innocent == [[7]]
+            with pytest.raises(Quarantined):
+                await this.ask(this.slow, seconds(5))
+
+    asyncio.run(run())
+
+
+def test_wedged_worker_is_found_and_replaced(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with serving(tmp_path, heartbeat_s=0.2) as this:
+            await this.pool.load(this.add)
+            os.kill(this.pid(this.add), signal.SIGSTOP)
+            assert await this.ask(this.add, tensors([[1, 2, 3, 4]])) == [[2, 3, 4, 5]]
+            status = this.status(this.add)
+            assert status is not None
+            assert status.restarts == 1
+
+    asyncio.run(run())
+
+
+def test_engine_that_does_not_come_back_is_ended(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with serving(tmp_path, heartbeat_s=0.2, request_timeout_s=1) as this:
+            await this.pool.load(this.slow)
+            with pytest.raises((TimedOut, Quarantined)):
+                await this.ask(this.slow, seconds(60))
+            assert await this.ask(this.slow, tensors([[7]])) == [[7]]
+
+    asyncio.run(run())
+
+
+def test_not_ready_while_a_loaded_model_has_no_worker(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with serving(tmp_path) as this:
+            await this.pool.load(this.add)
+            assert this.pool.ready()
+            os.kill(this.pid(this.add), signal.SIGKILL)
+            await until(lambda: not this.pool.ready())
+            await until(this.pool.ready)
+
+    asyncio.run(run())
+
+
+def test_cancelled_call_frees_its_place(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with serving(tmp_path, max_queue=2) as this:
+            await this.pool.load(this.slow)
+            running = asyncio.ensure_future(this.ask(this.slow, seconds(1)))
+            await asyncio.sleep(0.2)
+            queued = asyncio.ensure_future(this.ask(this.slow, seconds(50)))
+            await asyncio.sleep(0.2)
+            with pytest.raises(QueueFull) as refused:
+                await this.ask(this.slow, tensors([[1]]))
+            assert refused.value.retry_after_s >= 1
+            queued.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await queued
+            assert await this.ask(this.slow, tensors([[3]])) == [[3]]
+            assert await running == [[STEPS_PER_S]]
+
+    asyncio.run(run())
+
+
+def test_budget_for_one_model_evicts_the_other(tmp_path: Path) -> None:
+    async def run() -> None:
+        budget = needed_bytes(1000) + 10 * MIB
+        async with serving(tmp_path, memory_budget_bytes=budget) as this:
+            assert await this.ask(this.add, tensors([[1, 2, 3, 4]]))
+            assert await this.ask(this.slow, tensors([[1]]))
+            assert [status.model for status in this.pool.status()] == [this.slow.ref]
+            busy = asyncio.ensure_future(this.ask(this.slow, seconds(0.5)))
+            await asyncio.sleep(0.1)
+            assert await this.ask(this.add, tensors([[1, 2, 3, 4]]))
+            assert await busy
+
+    asyncio.run(run())
+
+
+def test_model_over_the_budget_is_refused_with_numbers(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with serving(tmp_path, memory_budget_bytes=200 * MIB) as this:
+            huge = this.model("huge", add_one, size_bytes=1000 * MIB)
+            with pytest.raises(DoesNotFit, match=r"needs about 2328 MiB.* is 200 MiB"):
+                await this.ask(huge, tensors([[1, 2, 3, 4]]))
+
+    asyncio.run(run())
+
+
+def test_pinned_model_is_loaded_at_start_and_kept(tmp_path: Path) -> None:
+    async def run() -> None:
+        budget = needed_bytes(1000) + 10 * MIB
+        settings = {"pinned": ("add",), "memory_budget_bytes": budget, "heartbeat_s": 0.1}
+        async with serving(tmp_path, **settings) as this:
+            assert not this.pool.ready()
+            await until(this.pool.ready)
+            status = this.status(this.add)
+            assert status is not None
+            assert status.pinned
+            with pytest.raises(DoesNotFit, match="pinned"):
+                await this.ask(this.slow, tensors([[1]]))
+
+    asyncio.run(run())
+
+
+def test_pin_that_names_no_model_keeps_the_pool_not_ready(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with serving(tmp_path, pinned=("nobody",), heartbeat_s=0.1) as this:
+            await asyncio.sleep(0.3)
+            assert not this.pool.ready()
+
+    asyncio.run(run())
+
+
+def test_idle_model_is_unloaded(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with serving(tmp_path, idle_unload_s=0.5, heartbeat_s=0.1) as this:
+            await this.pool.load(this.add)
+            process = psutil.Process(this.pid(this.add))
+            await until(lambda: not this.pool.status())
+            await until(lambda: not process.is_running())
+            assert await this.ask(this.add, tensors([[1, 2, 3, 4]])) == [[2, 3, 4, 5]]
+
+    asyncio.run(run())
+
+
+def test_close_finishes_what_runs_and_refuses_the_rest(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with serving(tmp_path) as this:
+            await this.pool.load(this.slow)
+            process = psutil.Process(this.pid(this.slow))
+            calls = [asyncio.ensure_future(this.ask(this.slow, seconds(0.2))) for _ in range(3)]
+            await asyncio.sleep(0.05)
+            closing = asyncio.ensure_future(this.pool.close(60))
+            await asyncio.sleep(0)
+            with pytest.raises(Unavailable):
+                await this.ask(this.slow, tensors([[1]]))
+            with pytest.raises(Unavailable):
+                await this.ask(this.add, tensors([[1, 2, 3, 4]]))
+            await closing
+            assert all([await call for call in calls])
+            assert not process.is_running()
+            assert not this.pool.ready()
+
+    asyncio.run(run())
+
+
+def test_close_deadline_ends_what_takes_longer(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with serving(tmp_path) as this:
+            await this.pool.load(this.slow)
+            process = psutil.Process(this.pid(this.slow))
+            call = asyncio.ensure_future(this.ask(this.slow, seconds(100)))
+            await asyncio.sleep(0.1)
+            await this.pool.close(0.2)
+            with pytest.raises(Unavailable):
+                await call
+            assert not process.is_running()
+
+    asyncio.run(run())
+
+
+def test_model_that_cannot_be_loaded_says_why_and_does_not_loop(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with serving(tmp_path) as this:
+            (this.shelf.folders[this.add.ref] / "model.xml").write_text("<not a model>")
+            for _ in range(2):
+                with pytest.raises(LMaaSError, match="cannot load"):
+                    await this.ask(this.add, tensors([[1, 2, 3, 4]]))
+            assert this.shelf.unpacked == [this.add.ref]
+            (status,) = this.pool.status()
+            assert status.state == "failed"
+            assert "cannot load" in status.reason
+
+    asyncio.run(run())
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with serving(tmp_path) as this:
+            this.shelf.damaged.add(this.add.ref)
+            with pytest.raises(CorruptBlob, match=r"model\.bin"):
+                await this.pool.load(this.add)
+
+    asyncio.run(run())
+
+
+def test_bf16_that_parity_does_not_allow_is_refused(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with serving(tmp_path, precision="bf16") as this:
+            with pytest.raises((ParityFailed, InvalidInput), match="bf16"):
+                await this.pool.load(this.add)
+
+    asyncio.run(run())
+
+
+def test_stop_unloads_by_name(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with serving(tmp_path) as this:
+            newer = this.model("add", add_one)
+            await this.pool.load(this.add)
+            await this.pool.load(newer)
+            await this.pool.stop("default", "add:1")
+            assert [status.model for status in this.pool.status()] == [newer.ref]
+            await this.pool.stop("default", "add")
+            assert not this.pool.status()
+            with pytest.raises(NotFound):
+                await this.pool.stop("default", "add")
+
+    asyncio.run(run())
+
+
+def test_worker_inherits_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    monkeypatch.setenv("LMAAS_KEY", "secret")
+
+    async def run() -> None:
+        async with serving(tmp_path) as this:
+            await this.pool.load(this.add)
+            assert "secret" not in psutil.Process(this.pid(this.add)).environ().values()
+
+    asyncio.run(run())
+
+
+def test_worker_does_not_outlive_a_killed_server(tmp_path: Path) -> None:
+    def serve_until_killed(write: int) -> None:
+        async def run() -> None:
+            async with serving(tmp_path) as this:
+                await this.pool.load(this.slow)
+                call = asyncio.ensure_future(this.ask(this.slow, seconds(100)))
+                await asyncio.sleep(0.2)
+                os.write(write, str(this.pid(this.slow)).encode())
+                await call
+
+        asyncio.run(run())
+
+    read, write = os.pipe()
+    server = os.fork()
+    if server == 0:
+        serve_until_killed(write)
+        os._exit(1)
+    worker = psutil.Process(int(os.read(read, 100)))
+    os.kill(server, signal.SIGKILL)
+    os.waitpid(server, 0)
+    for end in (read, write):
+        os.close(end)
+    limit = time.monotonic() + 30
+    while worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < limit, "the worker is still there"
+        time.sleep(0.05)
