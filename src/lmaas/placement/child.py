@@ -1,0 +1,73 @@
+"""The inside of the sandbox: bind yourself, then do the work.
+
+`python -m lmaas.placement.child MODULE SCRATCH` runs `MODULE.run(request)`.
+"""
+
+import ctypes
+import importlib
+import os
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lmaas.errors import LMaaSError
+from lmaas.placement.sandbox import Bounds, ChildError
+
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWNET = 0x40000000
+NETWORK_EVENTS = ("socket.connect", "socket.bind", "socket.getaddrinfo", "socket.sendto")
+
+
+def main(module: str, scratch: Path) -> None:
+    """Run the work under its bounds; leave `reply.json` or `error.json`."""
+    bounds = msgspec.json.decode((scratch / "bounds.json").read_bytes(), type=Bounds)
+    leave_network()
+    limits = {
+        resource.RLIMIT_AS: bounds.memory_bytes,
+        resource.RLIMIT_FSIZE: bounds.disk_bytes,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_CPU: max(1, int(bounds.timeout_s * (os.cpu_count() or 1))),
+    }
+    for limit, value in limits.items():
+        _, hard = resource.getrlimit(limit)
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(limit, (value, value))
+    try:
+        reply = importlib.import_module(module).run((scratch / "request.json").read_bytes())
+    except LMaaSError as error:
+        told = ChildError(
+            code=error.code, message=error.message, hint=error.hint, param=error.param
+        )
+        (scratch / "error.json").write_bytes(msgspec.json.encode(told))
+    except MemoryError:
+        told = ChildError(
+            code="does_not_fit",
+            message=f"Compiling needs more than {bounds.memory_bytes >> 20} MiB.",
+            hint="Raise compile_memory_bytes.",
+        )
+        (scratch / "error.json").write_bytes(msgspec.json.encode(told))
+    else:
+        (scratch / "reply.json").write_bytes(reply)
+
+
+def leave_network() -> bool:
+    """Enter a network namespace without any interface; whether the kernel allowed it.
+
+    Where it does not, Python's own network calls are still refused.
+    """
+    sys.addaudithook(_refuse_network)
+    libc = ctypes.CDLL(None, use_errno=True)
+    flags = CLONE_NEWNET if os.geteuid() == 0 else CLONE_NEWNET | CLONE_NEWUSER
+    return bool(libc.unshare(flags) == 0)
+
+
+def _refuse_network(event: str, args: tuple[Any, ...]) -> None:
+    if event in NETWORK_EVENTS and not (len(args) > 1 and isinstance(args[1], str | bytes)):
+        raise PermissionError(f"No network here: {event} is refused while a model is loaded.")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

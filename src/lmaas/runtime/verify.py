@@ -1,0 +1,60 @@
+"""Child entry: is this package what its manifest says? Replies with manifest and parity report.
+
+Run by `placement.sandbox`; needs only the base dependencies.
+"""
+
+from pathlib import Path
+
+import msgspec
+
+from lmaas import tasks
+from lmaas.errors import InvalidInput
+from lmaas.runtime import ov, parity
+from lmaas.types import Manifest, ParityReport, Record, TensorSpec
+
+
+class Request(Record, frozen=True, kw_only=True):
+    """The folder of the package."""
+
+    folder: str
+
+
+class Reply(Record, frozen=True, kw_only=True):
+    """A manifest whose signature is complete, and the measured parity."""
+
+    manifest: Manifest
+    parity: ParityReport
+
+
+def run(body: bytes) -> bytes:
+    """Verify one package. Raises InvalidInput for a package that contradicts itself."""
+    folder = Path(msgspec.json.decode(body, type=Request).folder)
+    try:
+        manifest = msgspec.json.decode((folder / "manifest.json").read_bytes(), type=Manifest)
+    except (OSError, msgspec.DecodeError) as error:
+        raise InvalidInput(f"The package has no valid manifest.json: {error}.") from None
+    signature = tasks.get(manifest.task).check_signature(manifest.signature)
+    compiled = folder / "compiled"
+    for path in (compiled / "model.xml", compiled / "model.bin", folder / "sample.safetensors"):
+        if not path.is_file():
+            raise InvalidInput(f"The package has no {path.relative_to(folder)}.")
+    try:
+        model = ov.load().Core().read_model(compiled / "model.xml")
+    except RuntimeError as error:
+        raise InvalidInput(f"compiled/model.xml is not an OpenVINO model: {error}.") from None
+    for ports, specs in ((model.inputs, signature.inputs), (model.outputs, signature.outputs)):
+        _check_ports(ports, specs)
+    report = parity.measure(compiled, folder / "sample.safetensors", signature, manifest.task)
+    checked = msgspec.structs.replace(manifest, signature=signature)
+    return msgspec.json.encode(Reply(manifest=checked, parity=report))
+
+
+def _check_ports(ports: list[object], specs: tuple[TensorSpec, ...]) -> None:
+    found = [sorted(port.get_names()) for port in ports]  # type: ignore[attr-defined]
+    if len(ports) != len(specs) or any(
+        not any(spec.name in names for names in found) for spec in specs
+    ):
+        raise InvalidInput(
+            f"The compiled model has the tensors {found}; the signature names "
+            f"{[spec.name for spec in specs]}."
+        )
