@@ -20,15 +20,15 @@ async def start_worker(
 ) -> asyncio.subprocess.Process:
     """Start a worker that connects to `socket_path`, in a process group of its own.
 
-    It ends by itself when its end of the socket closes, so that none is left behind when the
-    server is killed.
+    It has no network where the kernel permits that. It ends by itself when its end of the socket
+    closes, so that none is left behind when the server is killed.
     """
     environ = os.environ if environ is None else environ
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-P",
         "-m",
-        "lmaas.runtime.worker",
+        "lmaas.placement.enter",
         "--socket",
         str(socket_path),
         stdin=asyncio.subprocess.DEVNULL,

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from lmaas import tasks
 from lmaas.errors import LMaaSError
@@ -319,7 +319,12 @@ def _run(sock: socket.socket, journal: Path) -> int:
     return EXIT_OK
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """`main` as a whole process."""
     code = main()
     sys.stderr.flush()
     os._exit(code)  # not sys.exit: a thread may be inside an engine call that never ends
+
+
+if __name__ == "__main__":
+    run()

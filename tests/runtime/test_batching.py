@@ -1,0 +1,135 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from lmaas.errors import InvalidInput
+from lmaas.runtime.batching import TARGET_BATCH_S, Batcher, Request, run_batch
+from lmaas.tasks.base import Batch, Row
+
+
+def request(id_: int, *values: float, width: int = 2) -> Request:
+    rows = np.array([[value] * width for value in values], np.float32)
+    return Request(id=id_, batch=Batch(arrays={"x": rows}, size=len(values)))
+
+
+def ids(requests: list[Request]) -> list[int]:
+    return [request.id for request in requests]
+
+
+def test_all_that_wait_join_up_to_the_bound() -> None:
+    batcher = Batcher(4, joins=True)
+    for id_ in range(6):
+        batcher.add(request(id_, 1.0))
+    assert ids(batcher.next()) == [0, 1, 2, 3]
+    assert ids(batcher.next()) == [4, 5]
+    assert batcher.next() == []
+
+
+def test_a_lone_request_is_given_out_at_once() -> None:
+    batcher = Batcher(4, joins=True)
+    batcher.add(request(1, 1.0))
+    assert ids(batcher.next()) == [1]
+    assert len(batcher) == 0
+
+
+def test_only_equal_shapes_join_and_the_oldest_goes_first() -> None:
+    batcher = Batcher(8, joins=True)
+    for id_, width in enumerate((2, 3, 2, 3)):
+        batcher.add(request(id_, 1.0, width=width))
+    assert ids(batcher.next()) == [0, 2]
+    assert ids(batcher.next()) == [1, 3]
+
+
+def test_rows_count_not_requests() -> None:
+    batcher = Batcher(4, joins=True)
+    batcher.add(request(1, 1.0, 2.0, 3.0))
+    batcher.add(request(2, 1.0, 2.0))
+    batcher.add(request(3, *range(9)))
+    assert [ids(batcher.next()) for _ in range(3)] == [[1], [2], [3]]
+
+
+def test_models_without_a_batch_axis_run_one_at_a_time() -> None:
+    batcher = Batcher(4, joins=False)
+    batcher.add(request(1, 1.0))
+    batcher.add(request(2, 1.0))
+    assert [ids(batcher.next()) for _ in range(2)] == [[1], [2]]
+
+
+def test_cancelled_requests_are_not_given_out() -> None:
+    batcher = Batcher(4, joins=True)
+    requests = [request(id_, 1.0) for id_ in range(3)]
+    for each in requests:
+        batcher.add(each)
+    batcher.cancel(requests[0])
+    batcher.cancel(requests[1])
+    assert len(batcher) == 1
+    assert ids(batcher.next()) == [2]
+
+
+def test_batches_of_slow_rows_are_smaller() -> None:
+    batcher = Batcher(32, joins=True)
+    assert batcher.max_rows == 32
+    batcher.took(4, TARGET_BATCH_S)
+    assert batcher.max_rows == 4
+    batcher = Batcher(32, joins=True)
+    batcher.took(1, 100 * TARGET_BATCH_S)
+    assert batcher.max_rows == 1
+
+
+def double(arrays: Row) -> Row:
+    return {"y": arrays["x"] * 2}
+
+
+def refusing(value: float) -> Callable[[Row], Row]:
+    def infer(arrays: Row) -> Row:
+        if (arrays["x"] == value).any():
+            raise InvalidInput(f"{value} is refused.")
+        return double(arrays)
+
+    return infer
+
+
+def test_each_request_gets_its_own_rows() -> None:
+    requests = [request(1, 1.0), request(2, 2.0, 3.0), request(3, 4.0)]
+    results = dict(
+        (each.id, outcome) for each, outcome in run_batch(requests, double, joins=True, max_rows=8)
+    )
+    for each in requests:
+        outcome = results[each.id]
+        assert each.batch is not None
+        assert isinstance(outcome, dict)
+        np.testing.assert_array_equal(outcome["y"], each.batch.arrays["x"] * 2)
+
+
+def test_only_the_culprit_of_a_batch_fails() -> None:
+    requests = [request(1, 1.0), request(2, 13.0), request(3, 3.0)]
+    results = [
+        outcome for _, outcome in run_batch(requests, refusing(13.0), joins=True, max_rows=8)
+    ]
+    assert isinstance(results[0], dict)
+    assert isinstance(results[1], InvalidInput)
+    assert isinstance(results[2], dict)
+
+
+def test_a_model_that_mixes_rows_is_not_trusted_with_batches() -> None:
+    def first_row_only(arrays: Row) -> Row:
+        return {"y": arrays["x"][:1]}
+
+    requests = [request(1, 1.0), request(2, 2.0)]
+    results = [o for _, o in run_batch(requests, first_row_only, joins=True, max_rows=8)]
+    assert [float(o["y"][0, 0]) for o in results if isinstance(o, dict)] == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("max_rows", [1, 3, 4, 100])
+def test_a_long_request_is_split_and_put_together(max_rows: int) -> None:
+    sizes: list[int] = []
+
+    def infer(arrays: Row) -> Row:
+        sizes.append(len(arrays["x"]))
+        return double(arrays)
+
+    ((_, outcome),) = run_batch([request(1, *range(10))], infer, joins=True, max_rows=max_rows)
+    assert isinstance(outcome, dict)
+    assert outcome["y"][:, 0].tolist() == [2.0 * value for value in range(10)]
+    assert max(sizes) <= max_rows

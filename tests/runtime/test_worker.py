@@ -1,0 +1,210 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lmaas.errors import InvalidInput, LMaaSError
+from lmaas.runtime.engine import OpenVINOEngine, make_engine
+from lmaas.runtime.heart import resident_bytes
+from lmaas.runtime.journal import Journal, read_journal
+from lmaas.runtime.messages import (
+    AnyMessage,
+    Beat,
+    Call,
+    Cancel,
+    Decoder,
+    Done,
+    Failed,
+    Load,
+    Loaded,
+    ServeRecord,
+    Stop,
+    encode,
+)
+from lmaas.types import Payload, Signature, TensorSpec
+
+SIGNATURE = Signature(
+    inputs=(TensorSpec(name="x", dtype="float32", shape=(-1, 4)),),
+    outputs=(TensorSpec(name="y", dtype="float32", shape=(-1, 4)),),
+)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """softmax(x), as a compiled model's folder."""
+    import openvino
+    import openvino.opset13 as ops
+
+    x = ops.parameter([-1, 4], np.float32)
+    graph = openvino.Model([ops.result(ops.softmax(x, 1))], [x], "softmax")
+    graph.inputs[0].set_names({"x"})
+    graph.outputs[0].set_names({"y"})
+    openvino.save_model(graph, tmp_path / "model.xml", compress_to_fp16=False)
+    return tmp_path
+
+
+class Process:
+    """A worker process and our end of its socket."""
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "w.sock"
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+            listener.listen()
+            self.child = subprocess.Popen(
+                [sys.executable, "-m", "lmaas.runtime.worker", "--socket", str(path)]
+            )
+            self.sock, _ = listener.accept()
+        self.decoder = Decoder()
+        self.ready: list[AnyMessage] = []
+
+    def send(self, *messages: AnyMessage) -> None:
+        self.sock.sendall(b"".join(encode(message) for message in messages))
+
+    def receive(self) -> AnyMessage:
+        """The next message that is not a beat."""
+        while True:
+            while not self.ready:
+                data = self.sock.recv(1 << 16)
+                assert data, "the worker hung up"
+                self.ready = self.decoder.feed(data)
+            message = self.ready.pop(0)
+            if not isinstance(message, Beat):
+                return message
+
+    def load(self, folder: Path, **changes: Any) -> AnyMessage:
+        fields: dict[str, Any] = {
+            "model": "m:1",
+            "task": "tensor",
+            "signature": SIGNATURE,
+            "folder": str(folder),
+            "precision": "f32",
+            "reason": "test",
+            "max_batch_size": 8,
+        }
+        record = ServeRecord(**(fields | changes))
+        self.send(Load(record=record, heartbeat_s=0.1, request_timeout_s=60))
+        return self.receive()
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[Process]:
+    this = Process(tmp_path)
+    yield this
+    this.sock.close()
+    this.child.wait(30)
+
+
+def call(id_: int, inputs: Any) -> Call:
+    return Call(
+        id=id_, payload=Payload(format="json", body=json.dumps({"inputs": inputs}).encode())
+    )
+
+
+def test_worker_answers_and_fails_each_request_alone(process: Process, model: Path) -> None:
+    loaded = process.load(model)
+    assert isinstance(loaded, Loaded)
+    assert loaded.memory_bytes > 0
+    process.send(call(1, [[0, 0, 0, 0]]), call(2, "bad"), call(3, [0, 0, 0, 0]))
+    answers: dict[int | None, AnyMessage] = {}
+    while len(answers) < 3:
+        message = process.receive()
+        assert isinstance(message, Done | Failed)
+        answers[message.id] = message
+    for id_, expected in ((1, [[0.25] * 4]), (3, [0.25] * 4)):
+        done = answers[id_]
+        assert isinstance(done, Done)
+        assert json.loads(done.answer.body) == {"outputs": {"y": expected}}
+    failed = answers[2]
+    assert isinstance(failed, Failed)
+    assert failed.code == "invalid_input"
+
+
+def test_worker_ends_when_the_server_hangs_up(process: Process, model: Path) -> None:
+    process.load(model)
+    process.sock.close()
+    assert process.child.wait(30) == 0
+
+
+def test_worker_finishes_what_is_there_before_it_stops(process: Process, model: Path) -> None:
+    process.load(model)
+    process.send(call(1, [[0, 0, 0, 0]]), Stop(deadline_s=30))
+    assert isinstance(process.receive(), Done)
+    assert process.child.wait(30) == 0
+
+
+def test_cancelled_request_is_not_answered(process: Process, model: Path) -> None:
+    process.load(model)
+    process.send(call(1, [[0, 0, 0, 0]] * 2000), Cancel(id=1), call(2, [[0, 0, 0, 0]]))
+    message = process.receive()
+    assert isinstance(message, Done)
+    assert message.id == 2
+
+
+def test_model_that_cannot_be_loaded_is_reported(process: Process, model: Path) -> None:
+    (model / "model.xml").write_text("nonsense")
+    failed = process.load(model)
+    assert isinstance(failed, Failed)
+    assert failed.id is None
+    assert "cannot load" in failed.message
+    assert process.child.wait(30) != 0
+
+
+@pytest.mark.parametrize(
+    ("change", "text"), [({"task": "juggling"}, "juggling"), ({"engine": "steam"}, "steam")]
+)
+def test_unknown_task_or_engine_is_reported(
+    process: Process, model: Path, change: dict[str, str], text: str
+) -> None:
+    failed = process.load(model, **change)
+    assert isinstance(failed, Failed)
+    assert text in failed.message
+
+
+def test_engine_takes_any_batch_size(model: Path) -> None:
+    engine = make_engine("openvino")
+    engine.load(model, SIGNATURE, "f32", 1, 8)
+    for rows in (1, 3, 2, 17):
+        outputs = engine.infer({"x": np.zeros((rows, 4), np.float32)})
+        np.testing.assert_allclose(outputs["y"], np.full((rows, 4), 0.25))
+    engine.cancel()
+    first = engine.infer({"x": np.zeros((1, 4), np.float32)})["y"]
+    engine.infer({"x": np.array([[9, 0, 0, 0]], np.float32)})
+    np.testing.assert_allclose(first, np.full((1, 4), 0.25))
+    with pytest.raises(InvalidInput, match="cannot run"):
+        engine.infer({"x": np.zeros((1, 5), np.float32)})
+    engine.close()
+
+
+def test_engine_names_a_tensor_that_the_model_lacks(model: Path) -> None:
+    other = TensorSpec(name="z", dtype="float32", shape=(-1, 4))
+    for signature in (
+        Signature(inputs=(other,), outputs=SIGNATURE.outputs),
+        Signature(inputs=SIGNATURE.inputs, outputs=(other,)),
+    ):
+        with pytest.raises(LMaaSError, match="'z'"):
+            OpenVINOEngine().load(model, signature, "f32", 1, 8)
+
+
+def test_journal_names_who_was_at_work(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    assert read_journal(path) == set()
+    journal = Journal(path, 3)
+    journal.begin(0, [1, 2])
+    journal.begin(1, [3])
+    journal.begin(2, list(range(10, 1034)))
+    assert read_journal(path) == {1, 2, 3, *range(10, 1034)}
+    journal.end(0)
+    journal.end(2)
+    assert read_journal(path) == {3}
+
+
+def test_resident_bytes_is_plausible() -> None:
+    assert resident_bytes() > os.sysconf("SC_PAGE_SIZE") * 100
