@@ -1,0 +1,42 @@
+"""How a model was written: one module a framework, each with the verbs of `base.Framework`.
+
+The only importers of torch, keras, tensorflow and onnx. Knows tasks, no registry or server.
+"""
+
+import importlib
+import sys
+from typing import Any, cast
+
+from lmaas.errors import InvalidInput
+from lmaas.frameworks.base import Framework
+from lmaas.types import FrameworkName
+
+FRAMEWORKS: dict[FrameworkName, str] = {
+    "keras": "lmaas.frameworks.keras",
+    "pytorch": "lmaas.frameworks.pytorch",
+    "tensorflow": "lmaas.frameworks.tensorflow",
+    "onnx": "lmaas.frameworks.onnx",
+}
+"""Each framework's module, imported on first use; the module's `FRAMEWORK` has the verbs.
+
+In the order in which a live object is asked for: a Keras model is also a module of its backend.
+"""
+
+
+def get(name: FrameworkName) -> Framework:
+    """The framework called `name`."""
+    return cast(Framework, importlib.import_module(FRAMEWORKS[name]).FRAMEWORK)
+
+
+def of_object(model: Any) -> FrameworkName:
+    """Which framework a live model belongs to. Raises InvalidInput when to none."""
+    modules = {"keras": "keras", "pytorch": "torch", "tensorflow": "tensorflow"}
+    for name in FRAMEWORKS:
+        if modules.get(name) in sys.modules and get(name).owns(model):
+            return name
+    raise InvalidInput(
+        f"Cannot publish a {type(model).__module__}.{type(model).__qualname__}; expected a "
+        "torch.nn.Module, a keras.Model or a tf.Module.",
+        hint="Files and folders are published with `lmaas push`.",
+        param="model",
+    )

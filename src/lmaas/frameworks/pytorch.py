@@ -1,0 +1,136 @@
+"""PyTorch: any `torch.nn.Module`. Weights are kept as safetensors beside the exported graph.
+
+A module of a user's own class has no portable source, so `load` needs an instance to fill.
+"""
+
+import inspect
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lmaas.errors import InvalidInput
+from lmaas.frameworks.base import Framework, by_name, check_loss, check_training, outputs_are
+from lmaas.runtime import ov
+from lmaas.tasks import Row
+
+
+class PyTorch:
+    """Verbs for `torch.nn.Module`."""
+
+    name = "pytorch"
+
+    def owns(self, model: Any) -> bool:
+        """Whether `model` is a module."""
+        import torch
+
+        return isinstance(model, torch.nn.Module)
+
+    def version(self) -> str:
+        """torch's version."""
+        import torch
+
+        return str(torch.__version__)
+
+    def name_inputs(self, model: Any, sample: Sequence[np.ndarray]) -> list[str]:
+        """The names of forward's parameters."""
+        kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        parameters = inspect.signature(model.forward).parameters.values()
+        names = [p.name for p in parameters if p.kind in kinds]
+        if len(names) < len(sample):
+            return [f"input_{i}" for i in range(len(sample))]
+        return names[: len(sample)]
+
+    def fit(
+        self,
+        model: Any,
+        x: np.ndarray,
+        y: np.ndarray,
+        *,
+        epochs: int,
+        batch_size: int,
+        learning_rate: float,
+        seed: int,
+    ) -> list[float]:
+        """Train in place; see `base.Framework.fit`."""
+        import torch
+
+        check_training(x, y, epochs, batch_size)
+        inputs, targets = torch.as_tensor(x), torch.as_tensor(y, dtype=torch.long)
+        optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+        order = np.random.default_rng(seed)
+        losses = []
+        with _mode(model, training=False), torch.no_grad():
+            kind = outputs_are(model(inputs[:8]).numpy())
+        with _mode(model, training=True), torch.enable_grad():
+            for epoch in range(epochs):
+                total = 0.0
+                for rows in np.array_split(order.permutation(len(x)), -(-len(x) // batch_size)):
+                    outputs = model(inputs[rows])
+                    logits = outputs if kind == "logits" else torch.log(outputs + 1e-9)
+                    loss = torch.nn.functional.cross_entropy(logits, targets[rows])
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+                    total += float(loss.detach()) * len(rows)
+                losses.append(check_loss(total / len(x), epoch, learning_rate))
+        return losses
+
+    def save(self, model: Any, folder: Path) -> None:
+        """`weights.safetensors` (shared weights once) and `module.json`."""
+        from safetensors.torch import save_model
+
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(model, str(folder / "weights.safetensors"))
+        kind = f"{type(model).__module__}.{type(model).__qualname__}"
+        (folder / "module.json").write_text(json.dumps({"class": kind, "repr": repr(model)}))
+
+    def load(self, folder: Path, like: Any = None) -> Any:
+        """Fill the module `like` with the weights in `folder`."""
+        from safetensors.torch import load_model
+
+        if like is None:
+            raise InvalidInput(
+                "PyTorch weights need the module they belong to.",
+                hint="Build the module and pass it as like=….",
+            )
+        load_model(like, str(folder / "weights.safetensors"))
+        return like
+
+    def run(self, model: Any, arrays: Row) -> Row:
+        """Outputs without gradients, in eval mode; the module's own mode is restored."""
+        import torch
+
+        with _mode(model, training=False), torch.no_grad():
+            outputs = by_name(model(*(torch.tensor(a) for a in arrays.values())))
+        return {name: value.numpy() for name, value in outputs.items()}
+
+    def convert(self, model: Any, arrays: Row) -> Any:
+        """Traced with the sample as example."""
+        import torch
+
+        example = tuple(torch.tensor(a) for a in arrays.values())
+        with _mode(model, training=False), torch.no_grad():
+            return ov.load().convert_model(model, example_input=example)
+
+    def num_parameters(self, model: Any) -> int:
+        """Elements of all parameters, shared ones once."""
+        return sum(parameter.numel() for parameter in model.parameters())
+
+
+@contextmanager
+def _mode(model: Any, *, training: bool) -> Iterator[None]:
+    """All submodules in training or eval mode, and back in their own afterwards."""
+    before = [(module, module.training) for module in model.modules()]
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, was in before:
+            module.training = was
+
+
+FRAMEWORK: Framework = PyTorch()
