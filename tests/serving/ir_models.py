@@ -1,14 +1,15 @@
-"""Tiny models written directly as OpenVINO graphs, and a shelf that hands them to the pool."""
+"""Tiny models written directly as OpenVINO graphs, and a registry to put them in."""
 
-import shutil
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lmaas.errors import CorruptBlob, ModelNotFound
+from lmaas.registry.store import Registry
 from lmaas.types import (
-    FileRef,
+    TENANT,
     FileRole,
     Manifest,
     ModelVersion,
@@ -74,6 +75,13 @@ def slow(folder: Path) -> Signature:
     return SLOW_SIGNATURE
 
 
+def no_graph(folder: Path) -> Signature:
+    """Files that OpenVINO cannot read."""
+    (folder / "model.xml").write_text("<not a model>")
+    (folder / "model.bin").write_bytes(b"")
+    return SIGNATURE
+
+
 def _save(model: Any, folder: Path, signature: Signature) -> None:
     import openvino
 
@@ -84,60 +92,38 @@ def _save(model: Any, folder: Path, signature: Signature) -> None:
     openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
 
 
-class Shelf:
-    """Versions and their compiled folders, in the registry's terms."""
+class Models(Registry):
+    """A registry of a test that makes its models itself and notes what is unpacked."""
 
-    def __init__(self) -> None:
-        self.folders: dict[str, Path] = {}
-        self.known: dict[str, ModelVersion] = {}
-        self.damaged: set[str] = set()
-        self.commits = 0
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / "home")
+        self.folder = folder
         self.unpacked: list[str] = []
 
-    def add(
-        self, name: str, folder: Path, signature: Signature, *, size_bytes: int = 1000
-    ) -> ModelVersion:
-        self.commits += 1
-        number = 1 + sum(version.name == name for version in self.known.values())
-        version = ModelVersion(
-            tenant="default",
+    def make(self, name: str, build: Callable[[Path], Signature]) -> ModelVersion:
+        package = self.folder / f"package-{name}-{time.monotonic_ns()}"
+        (package / "compiled").mkdir(parents=True)
+        manifest = Manifest(
             name=name,
-            version=number,
-            manifest=Manifest(
-                name=name,
-                task="tensor",
-                framework="onnx",
-                signature=signature,
-                num_parameters=1,
-                framework_version="1",
-            ),
-            parity=PARITY,
-            files=(FileRef(path="model.bin", role="compiled", sha256="0", size_bytes=size_bytes),),
-            created_at=0.0,
+            task="tensor",
+            framework="onnx",
+            signature=build(package / "compiled"),
+            num_parameters=1,
+            framework_version="1",
         )
-        self.folders[version.ref] = folder
-        self.known[version.ref] = version
-        return version
-
-    def resolve(self, tenant: str, ref: str) -> ModelVersion:
-        found = self.known.get(ref) or max(
-            self.versions(tenant, ref), key=lambda v: v.version, default=None
-        )
-        if found is None:
-            raise ModelNotFound(f"No model {ref}.")
-        return found
-
-    def versions(self, tenant: str, name: str) -> list[ModelVersion]:
-        return [version for version in self.known.values() if version.name == name]
-
-    def data_version(self) -> int:
-        return self.commits
+        return self.add(TENANT, manifest, PARITY, package)
 
     def unpack(
-        self, version: ModelVersion, folder: Path, roles: tuple[FileRole, ...] = ("compiled",)
+        self, version: ModelVersion, folder: Path, roles: Sequence[FileRole] = ("compiled",)
     ) -> Path:
         self.unpacked.append(version.ref)
-        if version.ref in self.damaged:
-            raise CorruptBlob(f"{version.ref}: model.bin is damaged.")
-        shutil.copytree(self.folders[version.ref], folder / "compiled")
-        return folder
+        return super().unpack(version, folder, roles)
+
+    def damage(self, version: ModelVersion) -> None:
+        """Flip a byte of the version's weights where they are stored."""
+        file = next(file for file in version.files if file.path.endswith(".bin"))
+        path = self.blobs.path(file.sha256)
+        path.chmod(0o600)
+        data = bytearray(path.read_bytes())
+        data[0] ^= 1
+        path.write_bytes(data)

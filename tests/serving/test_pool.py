@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
-from ir_models import STEPS_PER_S, Shelf, add_one, slow
+from ir_models import STEPS_PER_S, Models, add_one, no_graph, slow
 
 from lmaas.config import Settings
 from lmaas.errors import (
@@ -28,7 +29,7 @@ from lmaas.errors import (
 from lmaas.serving.metrics import Metrics
 from lmaas.serving.plan import MIB, needed_bytes
 from lmaas.serving.pool import Pool
-from lmaas.types import ModelVersion, Payload, WorkerStatus
+from lmaas.types import FileRef, ModelVersion, Payload, WorkerStatus
 
 
 def tensors(values: Any) -> Payload:
@@ -43,19 +44,11 @@ class Serving:
     """A pool with two models: `add` (quick) and `slow`."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
-        self.shelf = Shelf()
+        self.models = Models(folder)
         self.metrics = Metrics()
-        self.folder = folder
-        self.add = self.model("add", add_one)
-        self.slow = self.model("slow", slow)
-        self.pool = Pool(Settings(home=str(folder / "home"), **settings), self.shelf, self.metrics)
-
-    def model(
-        self, name: str, build: Callable[[Path], Any], *, size_bytes: int = 1000
-    ) -> ModelVersion:
-        folder = self.folder / f"{name}-{len(self.shelf.known)}"
-        folder.mkdir()
-        return self.shelf.add(name, folder, build(folder), size_bytes=size_bytes)
+        self.add = self.models.make("add", add_one)
+        self.slow = self.models.make("slow", slow)
+        self.pool = Pool(Settings(home=str(folder / "home"), **settings), self.models, self.metrics)
 
     async def ask(self, version: ModelVersion, payload: Payload) -> Any:
         answer = await self.pool.call(version, payload)
@@ -79,6 +72,7 @@ async def serving(folder: Path, **settings: Any) -> AsyncIterator[Serving]:
         yield this
     finally:
         await this.pool.close(0)
+        this.models.close()
 
 
 async def until(condition: Callable[[], object], within_s: float = 60) -> None:
@@ -93,7 +87,7 @@ def test_first_calls_share_one_load(tmp_path: Path) -> None:
         async with serving(tmp_path) as this:
             calls = [this.ask(this.add, tensors([[i, 0, 0, 0]])) for i in range(20)]
             assert await asyncio.gather(*calls) == [[[i + 1, 1, 1, 1]] for i in range(20)]
-            assert this.shelf.unpacked == [this.add.ref]
+            assert this.models.unpacked == [this.add.ref]
             assert len(this.pool.status()) == 1
             assert this.pool.ready()
 
@@ -246,7 +240,8 @@ def test_budget_for_one_model_evicts_the_other(tmp_path: Path) -> None:
 def test_model_over_the_budget_is_refused_with_numbers(tmp_path: Path) -> None:
     async def run() -> None:
         async with serving(tmp_path, memory_budget_bytes=200 * MIB) as this:
-            huge = this.model("huge", add_one, size_bytes=1000 * MIB)
+            file = FileRef(path="x", role="compiled", sha256="0" * 64, size_bytes=1000 * MIB)
+            huge = msgspec.structs.replace(this.add, files=(file,))
             with pytest.raises(DoesNotFit, match=r"needs about 2328 MiB.* is 200 MiB"):
                 await this.ask(huge, tensors([[1, 2, 3, 4]]))
 
@@ -329,11 +324,11 @@ def test_close_deadline_ends_what_takes_longer(tmp_path: Path) -> None:
 def test_model_that_cannot_be_loaded_says_why_and_does_not_loop(tmp_path: Path) -> None:
     async def run() -> None:
         async with serving(tmp_path) as this:
-            (this.shelf.folders[this.add.ref] / "model.xml").write_text("<not a model>")
+            broken = this.models.make("broken", no_graph)
             for _ in range(2):
                 with pytest.raises(LMaaSError, match="cannot load"):
-                    await this.ask(this.add, tensors([[1, 2, 3, 4]]))
-            assert this.shelf.unpacked == [this.add.ref]
+                    await this.ask(broken, tensors([[1, 2, 3, 4]]))
+            assert this.models.unpacked == [broken.ref]
             (status,) = this.pool.status()
             assert status.state == "failed"
             assert "cannot load" in status.reason
@@ -344,7 +339,7 @@ def test_model_that_cannot_be_loaded_says_why_and_does_not_loop(tmp_path: Path) 
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     async def run() -> None:
         async with serving(tmp_path) as this:
-            this.shelf.damaged.add(this.add.ref)
+            this.models.damage(this.add)
             with pytest.raises(CorruptBlob, match=r"model\.bin"):
                 await this.pool.load(this.add)
 
@@ -363,7 +358,7 @@ def test_bf16_that_parity_does_not_allow_is_refused(tmp_path: Path) -> None:
 def test_stop_unloads_by_name(tmp_path: Path) -> None:
     async def run() -> None:
         async with serving(tmp_path) as this:
-            newer = this.model("add", add_one)
+            newer = this.models.make("add", add_one)
             await this.pool.load(this.add)
             await this.pool.load(newer)
             await this.pool.stop("default", "add:1")

@@ -1,9 +1,13 @@
 import asyncio
 import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
-from ir_models import Shelf, add_one
+from ir_models import Models, add_one
 
 from lmaas.config import Settings
 from lmaas.errors import CorruptBlob, ModelNotFound
@@ -15,65 +19,62 @@ from lmaas.types import Payload
 PAYLOAD = Payload(format="json", body=b'{"inputs": [[0, 0, 0, 0]]}')
 
 
-def shelf_of(folder: Path, amounts: tuple[float, ...]) -> Shelf:
-    shelf = Shelf()
+@contextmanager
+def routing(folder: Path, *amounts: float) -> Iterator[tuple[Models, Router, Pool]]:
+    """A router over the model `add`, whose versions add `amounts`."""
+    models = Models(folder)
     for amount in amounts:
-        target = folder / str(amount)
-        target.mkdir()
-        shelf.add("add", target, add_one(target, amount))
-    return shelf
-
-
-def router_of(folder: Path, shelf: Shelf) -> tuple[Router, Pool]:
-    pool = Pool(Settings(home=str(folder / "home")), shelf, Metrics())
-    return Router(shelf, pool), pool
+        models.make("add", partial(add_one, amount=amount))
+    pool = Pool(Settings(home=str(folder / "home")), models, Metrics())
+    try:
+        yield models, Router(models, pool), pool
+    finally:
+        models.close()
 
 
 def test_name_follows_new_versions_and_number_does_not(tmp_path: Path) -> None:
-    async def run() -> None:
-        shelf = shelf_of(tmp_path, (1.0,))
-        router, _ = router_of(tmp_path, shelf)
+    with routing(tmp_path, 1.0) as (models, router, _):
         assert router.resolve("default", "add").version == 1
-        shelf.add("add", tmp_path, shelf.known["add:1"].manifest.signature)
+        models.make("add", add_one)
         router.forget()
         assert router.resolve("default", "add").version == 2
         assert router.resolve("default", "add:1").version == 1
         with pytest.raises(ModelNotFound):
             router.resolve("default", "subtract")
 
-    asyncio.run(run())
 
-
-def test_registry_is_asked_once_for_a_name(tmp_path: Path) -> None:
-    async def run() -> None:
-        shelf = shelf_of(tmp_path, (1.0,))
-        router, _ = router_of(tmp_path, shelf)
-        first = router.resolve("default", "add")
-        shelf.known.clear()
-        assert router.resolve("default", "add") is first
-
-    asyncio.run(run())
+def test_change_by_another_process_shows_up(tmp_path: Path) -> None:
+    with routing(tmp_path, 1.0) as (_, router, _):
+        assert router.resolve("default", "add").version == 1
+        other = Models(tmp_path)
+        other.make("add", add_one)
+        other.close()
+        limit = time.monotonic() + 30
+        while router.resolve("default", "add").version == 1:
+            assert time.monotonic() < limit
+            time.sleep(0.01)
 
 
 def test_last_good_version_answers_for_a_damaged_one(tmp_path: Path) -> None:
-    async def run() -> None:
-        shelf = shelf_of(tmp_path, (1.0, 2.0, 3.0))
-        shelf.damaged |= {"add:2", "add:3"}
-        router, pool = router_of(tmp_path, shelf)
+    async def run(models: Models, router: Router, pool: Pool) -> None:
+        for version in models.versions("default", "add"):
+            if version.version > 1:
+                models.damage(version)
         await pool.start()
         try:
             for _ in range(2):
                 version, answer = await router.call("default", "add", PAYLOAD)
                 assert version.ref == "add:1"
                 assert json.loads(answer.body)["outputs"]["y"] == [[1, 1, 1, 1]]
-            assert shelf.unpacked == ["add:3", "add:2", "add:1"]
+            assert models.unpacked == ["add:3", "add:2", "add:1"]
             with pytest.raises(CorruptBlob):
                 await router.call("default", "add:3", PAYLOAD)
             states = {status.model: (status.state, status.reason) for status in pool.status()}
             assert states["add:1"][0] == "ready"
             assert states["add:3"][0] == "failed"
-            assert "damaged" in states["add:3"][1]
+            assert "model.bin" in states["add:3"][1]
         finally:
             await pool.close(0)
 
-    asyncio.run(run())
+    with routing(tmp_path, 1.0, 2.0, 3.0) as (models, router, pool):
+        asyncio.run(run(models, router, pool))
