@@ -2,6 +2,8 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -371,6 +373,20 @@ def test_stop_unloads_by_name(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_worker_has_no_network_where_the_kernel_permits(tmp_path: Path) -> None:
+    probe = "from lmaas.placement.child import leave_network; raise SystemExit(not leave_network())"
+    if subprocess.run([sys.executable, "-c", probe], check=False).returncode:
+        pytest.skip("this kernel gives no network namespaces to us")
+
+    async def run() -> None:
+        async with serving(tmp_path) as this:
+            await this.pool.load(this.add)
+            ours = Path("/proc/self/ns/net").readlink()
+            assert Path(f"/proc/{this.pid(this.add)}/ns/net").readlink() != ours
+
+    asyncio.run(run())
+
+
 def test_worker_inherits_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "secret")
     monkeypatch.setenv("LMAAS_KEY", "secret")
@@ -383,28 +399,29 @@ def test_worker_inherits_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     asyncio.run(run())
 
 
+async def serve_until_killed(folder: Path) -> None:
+    """Run a request that takes minutes; write the worker's pid."""
+    async with serving(folder) as this:
+        await this.pool.load(this.slow)
+        call = asyncio.ensure_future(this.ask(this.slow, seconds(100)))
+        await asyncio.sleep(0.2)
+        sys.stdout.write(f"{this.pid(this.slow)}\n")
+        sys.stdout.flush()
+        await call
+
+
 def test_worker_does_not_outlive_a_killed_server(tmp_path: Path) -> None:
-    def serve_until_killed(write: int) -> None:
-        async def run() -> None:
-            async with serving(tmp_path) as this:
-                await this.pool.load(this.slow)
-                call = asyncio.ensure_future(this.ask(this.slow, seconds(100)))
-                await asyncio.sleep(0.2)
-                os.write(write, str(this.pid(this.slow)).encode())
-                await call
-
-        asyncio.run(run())
-
-    read, write = os.pipe()
-    server = os.fork()
-    if server == 0:
-        serve_until_killed(write)
-        os._exit(1)
-    worker = psutil.Process(int(os.read(read, 100)))
-    os.kill(server, signal.SIGKILL)
-    os.waitpid(server, 0)
-    for end in (read, write):
-        os.close(end)
+    code = (
+        "import asyncio, pathlib, sys; sys.path.insert(0, sys.argv[1]); import test_pool; "
+        "asyncio.run(test_pool.serve_until_killed(pathlib.Path(sys.argv[2])))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path)],
+        stdout=subprocess.PIPE,
+    ) as server:
+        assert server.stdout is not None
+        worker = psutil.Process(int(server.stdout.readline()))
+        server.kill()
     limit = time.monotonic() + 30
     while worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < limit, "the worker is still there"

@@ -9,6 +9,7 @@ The worker ends when the server's end of the socket closes.
 import argparse
 import logging
 import os
+import resource
 import select
 import signal
 import socket
@@ -285,7 +286,8 @@ def main() -> int:
     parser.add_argument("--socket", required=True, type=Path, help="the server's unix socket")
     path: Path = parser.parse_args().socket
     logging.basicConfig(format="%(levelname)s worker %(process)d: %(message)s")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's; it drains us
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold callers' data
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.connect(str(path))
         try:

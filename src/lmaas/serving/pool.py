@@ -18,7 +18,7 @@ from lmaas.runtime.cpu import has_bf16
 from lmaas.runtime.messages import ServeRecord
 from lmaas.serving.launch import renewed
 from lmaas.serving.metrics import Metrics
-from lmaas.serving.plan import Held, machine_budget_bytes, make_plan, needed_bytes
+from lmaas.serving.plan import MIB, Held, machine_budget_bytes, make_plan, needed_bytes
 from lmaas.serving.precision import choose_precision
 from lmaas.serving.quarantine import Quarantine
 from lmaas.serving.worker import Worker
@@ -164,8 +164,7 @@ class Pool:
             parity=version.parity,
             compiled_bytes=version.compiled_bytes,
         )
-        async with self._planning:
-            await self._make_room(worker)
+        await self._make_room(worker)
         await asyncio.to_thread(self._registry.unpack, version, folder, ("compiled",))
         return ServeRecord(
             model=version.ref,
@@ -179,41 +178,44 @@ class Pool:
         )
 
     async def _make_room(self, worker: Worker) -> None:
+        """Promise `worker` its memory; ends idle models for it, or waits for busy ones."""
         loop = asyncio.get_running_loop()
         needed = needed_bytes(worker.version.compiled_bytes)
         deadline = loop.time() + self._settings.load_timeout_s
         while True:
-            others = [w for w in self._workers.values() if w is not worker and w.planned_bytes]
-            held = [
-                Held(
-                    key=_key(w.version),
-                    memory_bytes=w.memory_bytes,
-                    last_used=w.last_used,
-                    busy=bool(w.depth) or w.state == "loading",
-                    pinned=w.pinned,
-                )
-                for w in others
-            ]
-            leaving = sum(w.memory_bytes for w in self._leaving)
-            plan = make_plan(worker.version.ref, needed, held, self._budget)
-            if plan.enough:
-                worker.planned_bytes = needed
-                ending = [self._unload(self._workers[key], loop.time()) for key in plan.evict]
-                for key in plan.evict:
-                    log.info("Unloading %s:%d to make room for %s.", *key[1:], worker.version.ref)
-                await asyncio.gather(*ending)
-                return
+            async with self._planning:
+                held = [self._holding(w) for w in (*self._workers.values(), *self._leaving)]
+                plan = make_plan(worker.version.ref, needed, held, self._budget)
+                if plan.enough:
+                    worker.planned_bytes = needed
+                    evicted = [self._workers.pop(key) for key in plan.evict]
+                    for other in evicted:
+                        log.info("%s makes room for %s.", other.version.ref, worker.version.ref)
+                    await asyncio.gather(*(self._unload(w, loop.time()) for w in evicted))
+                    return
             if loop.time() >= deadline:
                 raise DoesNotFit(
-                    f"{worker.version.ref} needs about {needed >> 20} MiB; all of the budget's "
-                    f"{self._budget >> 20} MiB is in use by models that are busy"
-                    + (f" and {leaving >> 20} MiB by models that end." if leaving else "."),
+                    f"{worker.version.ref} needs about {needed // MIB} MiB; the memory budget of "
+                    f"{self._budget // MIB} MiB is held by models that are busy.",
                     hint="Send the request again later, or raise memory_budget_bytes.",
                 )
             await asyncio.sleep(ROOM_POLL_S)
 
+    def _holding(self, worker: Worker) -> Held[Key]:
+        """What `worker` holds: nothing yet while it waits for room itself."""
+        return Held(
+            key=_key(worker.version),
+            memory_bytes=worker.memory_bytes,
+            last_used=worker.last_used,
+            busy=bool(worker.depth) or worker.state != "ready",
+            pinned=worker.pinned,
+        )
+
     async def _unload(self, worker: Worker, deadline: float) -> None:
-        self._workers.pop(_key(worker.version), None)
+        """End `worker`. It leaves the table first: from now on, calls get a new one."""
+        key = _key(worker.version)
+        if self._workers.get(key) is worker:
+            del self._workers[key]
         self._leaving.add(worker)
         try:
             await worker.stop(deadline)

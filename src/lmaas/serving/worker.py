@@ -305,16 +305,16 @@ class Worker:
                 self._send(held)
 
     def _blame(self, at_work: set[int]) -> list[Held]:
+        """Note who was at work; gives back all that are suspects now, earlier ones included."""
         for held in self._held.values():
             held.sent = False
-        suspects = [held for id_, held in self._held.items() if id_ in at_work]
-        for held in suspects:
+        for held in [held for id_, held in self._held.items() if id_ in at_work]:
             held.deaths += 1
             if held.deaths > 1:
                 log.error("A request ended two workers of %s: quarantined.", self.version.ref)
                 model = self.version
                 self._end(held, self._quarantine.add(model.tenant, model.ref, held.payload))
-        return [held for held in suspects if held.deaths == 1]
+        return [held for held in self._held.values() if held.deaths]
 
     def _fail(self, error: LMaaSError) -> None:
         self.state = "failed"
