@@ -152,6 +152,7 @@ def test_request_that_kills_two_workers_is_quarantined(tmp_path: Path) -> None:
         async with serving(tmp_path) as this:
             await this.pool.load(this.slow)
             poison = asyncio.ensure_future(this.ask(this.slow, seconds(5)))
+            neighbour = asyncio.ensure_future(this.ask(this.slow, tensors([[9]])))
             await asyncio.sleep(0.3)
             innocent = asyncio.ensure_future(this.ask(this.slow, tensors([[7]])))
             first = this.pid(this.slow)
@@ -161,6 +162,7 @@ def test_request_that_kills_two_workers_is_quarantined(tmp_path: Path) -> None:
             os.kill(this.pid(this.slow), signal.SIGKILL)
             with pytest.raises(Quarantined):
                 await poison
+            assert await neighbour == [[9]]
             assert await innocent == [[7]]
             with pytest.raises(Quarantined):
                 await this.ask(this.slow, seconds(5))

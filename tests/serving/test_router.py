@@ -1,6 +1,5 @@
 import asyncio
 import json
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -36,7 +35,6 @@ def test_name_follows_new_versions_and_number_does_not(tmp_path: Path) -> None:
     with routing(tmp_path, 1.0) as (models, router, _):
         assert router.resolve("default", "add").version == 1
         models.make("add", add_one)
-        router.forget()
         assert router.resolve("default", "add").version == 2
         assert router.resolve("default", "add:1").version == 1
         with pytest.raises(ModelNotFound):
@@ -49,10 +47,7 @@ def test_change_by_another_process_shows_up(tmp_path: Path) -> None:
         other = Models(tmp_path)
         other.make("add", add_one)
         other.close()
-        limit = time.monotonic() + 30
-        while router.resolve("default", "add").version == 1:
-            assert time.monotonic() < limit
-            time.sleep(0.01)
+        assert router.resolve("default", "add").version == 2
 
 
 def test_last_good_version_answers_for_a_damaged_one(tmp_path: Path) -> None:

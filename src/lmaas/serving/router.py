@@ -5,7 +5,6 @@ the newest good one before it answers, and the log and `Pool.status` name the da
 """
 
 import logging
-import time
 from typing import Final, Protocol
 
 from lmaas.errors import CorruptBlob
@@ -14,8 +13,6 @@ from lmaas.types import Answer, ModelVersion, Payload
 
 log = logging.getLogger(__name__)
 
-CHECK_EVERY_S: Final = 0.02
-"""How old an answer of the registry may be: what another process changes shows up this late."""
 KEEP_MOST: Final = 4096
 
 
@@ -31,7 +28,7 @@ class Versions(Protocol):
         ...
 
     def data_version(self) -> int:
-        """Changes whenever any process commits."""
+        """Changes whenever any process commits. Costs microseconds."""
         ...
 
 
@@ -43,18 +40,14 @@ class Router:
         self._pool = pool
         self._known: dict[tuple[str, str], ModelVersion] = {}
         self._data_version = -1
-        self._checked = 0.0
         self._reported: set[tuple[str, str]] = set()
 
     def resolve(self, tenant: str, ref: str) -> ModelVersion:
         """The version that `ref` names for `tenant`. Raises ModelNotFound, InvalidInput."""
-        now = time.monotonic()
-        if now - self._checked >= CHECK_EVERY_S:
-            data_version = self._registry.data_version()
-            if data_version != self._data_version:
-                self._known.clear()
-                self._data_version = data_version
-            self._checked = now
+        data_version = self._registry.data_version()
+        if data_version != self._data_version:
+            self._known.clear()
+            self._data_version = data_version
         version = self._known.get((tenant, ref))
         if version is None:
             version = self._registry.resolve(tenant, ref)
@@ -62,11 +55,6 @@ class Router:
                 self._known.clear()
             self._known[tenant, ref] = version
         return version
-
-    def forget(self) -> None:
-        """Ask the registry anew: call it after this process changed the registry."""
-        self._known.clear()
-        self._checked = 0.0
 
     async def call(self, tenant: str, ref: str, payload: Payload) -> tuple[ModelVersion, Answer]:
         """The answer of the version that `ref` names, and that version.
