@@ -1,0 +1,5 @@
+"""`python -m lmaas` is `lmaas`."""
+
+from lmaas.cli import main
+
+main()

@@ -1,0 +1,24 @@
+"""`lmaas fsck`."""
+
+from typing import Any
+
+import click
+
+from lmaas.cli.output import json_option, service_of, show
+
+
+@click.command()
+@click.option("--repair", is_flag=True, help="Delete files that no version names.")
+@json_option
+@click.pass_obj
+def command(obj: dict[str, Any], repair: bool, as_json: bool) -> int:
+    """Check every stored file against its digest."""
+    with service_of(obj) as service:
+        report = service.fsck(repair=repair)
+    lines = [f"{d.model} {d.path}: {d.problem} (sha256:{d.sha256})" for d in report.damaged]
+    lines += list(report.database)
+    lines.append(
+        f"{report.num_files} files, {len(report.damaged)} damaged, {len(report.orphans)} orphans."
+    )
+    show(report, as_json, lines)
+    return 0 if report.ok else 1

@@ -1,0 +1,109 @@
+"""Who is asking: the key, the Host and the Origin of a request. Deny by default.
+
+Decides on the raw path, never on a URL built from headers.
+"""
+
+import base64
+import binascii
+import ipaddress
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import urlsplit
+
+from lmaas.config import Settings
+from lmaas.errors import Forbidden, InvalidInput, Unauthorized
+from lmaas.service import Service
+from lmaas.types import KeyRecord, Scope
+
+Headers = list[tuple[bytes, bytes]]
+OPEN = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"})
+"""The only routes without a key."""
+ADMIN_PREFIXES = ("/api/", "/metrics")
+HINT = "Send `Authorization: Bearer sk-lmaas-…`; `lmaas keys create` makes a key."
+
+
+def scope_of(path: str) -> Scope:
+    """What a key must be allowed to do for `path`."""
+    return "admin" if path.startswith(ADMIN_PREFIXES) else "call"
+
+
+def authorize(service: Service, scope: dict[str, Any]) -> KeyRecord | None:
+    """The key of this request; None for the open routes. Raises Unauthorized, Forbidden."""
+    headers: Headers = scope["headers"]
+    path: str = scope["path"]
+    check_host(service.settings, headers)
+    check_origin(service.settings, headers)
+    if path in OPEN:
+        return None
+    given = set(_keys(headers, scope["method"]))
+    if len(given) != 1:
+        problem = "Two different API keys were sent." if given else "No API key was sent."
+        raise Unauthorized(problem, hint=HINT)
+    record = service.authenticate(given.pop())
+    needed = scope_of(path)
+    if needed not in record.scopes and "admin" not in record.scopes:
+        raise Forbidden(
+            f"The key {record.id} lacks the scope {needed}.",
+            hint=f"Make one with `lmaas keys create --scope {needed}`.",
+        )
+    return record
+
+
+def _keys(headers: Headers, method: str) -> Iterable[str]:
+    """Keys from the carriers that count: Bearer, x-api-key, and Basic for a browser's GET."""
+    for name, value in headers:
+        if name == b"x-api-key":
+            yield value.decode("latin-1").strip()
+        elif name == b"authorization":
+            kind, _, rest = value.decode("latin-1").strip().partition(" ")
+            if kind.lower() == "bearer":
+                yield rest.strip()
+            elif kind.lower() == "basic" and method in ("GET", "HEAD"):
+                try:
+                    pair = base64.b64decode(rest, validate=True).decode("latin-1")
+                except (binascii.Error, ValueError):
+                    raise Unauthorized("The Basic credentials are not base64.", hint=HINT) from None
+                yield pair.partition(":")[2]
+
+
+def check_host(settings: Settings, headers: Headers) -> None:
+    """Refuse a foreign Host: a web page that rebinds its name to us has one."""
+    hosts = [value for name, value in headers if name == b"host"]
+    if len(hosts) != 1:
+        raise InvalidInput(f"A request needs one Host header; received {len(hosts)}.")
+    host = _host_name(hosts[0].decode("latin-1"))
+    if not _is_ours(host, settings):
+        raise Forbidden(
+            "This Host is not served here.", hint="Add it to the setting allowed_hosts."
+        )
+
+
+def check_origin(settings: Settings, headers: Headers) -> None:
+    """Refuse a web page of another origin."""
+    host = next((value for name, value in headers if name == b"host"), b"").decode("latin-1")
+    for name, value in headers:
+        if name == b"origin":
+            origin = value.decode("latin-1")
+            if origin not in (f"http://{host}", f"https://{host}", *settings.allowed_origins):
+                raise Forbidden(
+                    "Web pages of this origin may not call.",
+                    hint="Add it to the setting allowed_origins.",
+                )
+
+
+def _host_name(host: str) -> str:
+    try:
+        parts = urlsplit(f"//{host}")
+        valid = not (parts.path or parts.query or parts.fragment or parts.username)
+        return (parts.hostname or "") if valid else ""
+    except ValueError:
+        return ""
+
+
+def _is_ours(host: str, settings: Settings) -> bool:
+    if host in ("localhost", settings.host, *settings.allowed_hosts):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,73 @@
+"""Which HTTP status an error has, and how each protocol's clients expect to read it."""
+
+from typing import Any
+
+import msgspec
+
+from lmaas import errors
+
+STATUS: dict[type[errors.LMaaSError], int] = {
+    errors.PayloadTooLarge: 413,
+    errors.InvalidInput: 400,
+    errors.ParityFailed: 422,
+    errors.NotFound: 404,
+    errors.Unauthorized: 401,
+    errors.Forbidden: 403,
+    errors.Conflict: 409,
+    errors.QueueFull: 429,
+    errors.Quarantined: 422,
+    errors.StorageFull: 507,
+    errors.CorruptBlob: 500,
+    errors.DoesNotFit: 503,
+    errors.MissingExtra: 501,
+    errors.Unavailable: 503,
+    errors.TimedOut: 504,
+    errors.Cancelled: 499,
+}
+"""Looked up along the class hierarchy, nearest first; 500 for anything else."""
+
+TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error",
+         404: "not_found_error", 413: "invalid_request_error", 429: "rate_limit_error"}  # fmt: skip
+
+
+def status_of(error: errors.LMaaSError) -> int:
+    """The status of an error."""
+    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
+
+
+def headers_of(error: errors.LMaaSError) -> list[tuple[bytes, bytes]]:
+    """Headers that go with an error: when to retry, or how to authenticate."""
+    match error:
+        case errors.QueueFull():
+            return [(b"retry-after", str(max(1, error.retry_after_s)).encode())]
+        case errors.Unavailable() | errors.DoesNotFit():
+            return [(b"retry-after", b"1")]
+        case errors.Unauthorized():
+            return [(b"www-authenticate", b'Bearer, Basic realm="lmaas"')]
+        case _:
+            return []
+
+
+def body_of(error: errors.LMaaSError, path: str) -> tuple[bytes, bytes]:
+    """Body and content type in the shape that the clients of `path` read."""
+    status = status_of(error)
+    if path.startswith("/api/"):
+        problem: dict[str, Any] = {
+            "type": "about:blank",
+            "title": error.code,
+            "status": status,
+            "detail": error.message,
+            "code": error.code,
+            "hint": error.hint,
+            "param": error.param,
+        }
+        return msgspec.json.encode(problem), b"application/problem+json"
+    if path.startswith("/models/"):
+        body: dict[str, Any] = {"error": str(error), "error_type": error.code}
+    elif path.startswith("/v2"):
+        body = {"error": str(error)}
+    else:
+        kind = TYPES.get(status, "server_error")
+        told = {"message": str(error), "type": kind, "param": error.param, "code": error.code}
+        body = {"error": told}
+    return msgspec.json.encode(body), b"application/json"

@@ -1,0 +1,20 @@
+"""Is the server alive, is it ready, and its metrics."""
+
+from lmaas.http.exchange import Exchange
+from lmaas.service import Service
+
+
+async def live(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+    """200 while the process answers."""
+    await exchange.send_json({"live": True})
+
+
+async def ready(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+    """200 while new requests are accepted, else 503."""
+    ready = service.ready()
+    await exchange.send_json({"ready": ready}, status=200 if ready else 503)
+
+
+async def metrics(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+    """Prometheus text."""
+    await exchange.send(service.metrics.render(), kind=b"text/plain; version=0.0.4; charset=utf-8")

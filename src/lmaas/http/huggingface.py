@@ -1,0 +1,17 @@
+"""Hugging Face Inference: raw bytes, or JSON `inputs` and `parameters`, to POST /models/{ref}."""
+
+from lmaas.http.exchange import Exchange
+from lmaas.service import Service
+from lmaas.types import Payload
+
+
+async def infer(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+    """Answer with the task's own JSON, for an image `[{"label", "score"}, …]`."""
+    body = await exchange.body(service.settings.max_body_bytes)
+    is_json = exchange.headers.get(b"content-type", b"").startswith(b"application/json")
+    payload = Payload(format="json" if is_json else "image", body=body)
+    version, answer = await exchange.unless_gone(
+        service.predict(exchange.tenant, path["ref"], payload)
+    )
+    exchange.extra.append((b"x-lmaas-model", version.ref.encode()))
+    await exchange.send(answer.body)

@@ -1,0 +1,117 @@
+"""The server process: bind, lock, first key, serve, drain."""
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+
+import uvicorn
+
+from lmaas.config import Settings
+from lmaas.errors import AlreadyRunning, ConfigError
+from lmaas.http.app import create_app
+from lmaas.registry.lock import HomeLock
+from lmaas.service import Service
+from lmaas.types import TENANT
+
+log = logging.getLogger(__name__)
+
+
+class Server(uvicorn.Server):
+    """uvicorn, with signals left to us: one deadline covers requests and workers."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """`serve` handles the signals."""
+        yield
+
+
+def run(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code. Raises AlreadyRunning, ConfigError."""
+    level = settings.log_level.upper()
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    with HomeLock(settings.home_path) as lock, contextlib.closing(Service(settings)) as service:
+        _check_bind(settings, service)
+        listener = bind(settings)
+        url = f"http://{_show(settings.host)}:{listener.getsockname()[1]}"
+        if not service.keys.any():
+            _, text = service.create_key(TENANT, "first admin key", ("admin", "call"))
+            sys.stderr.write(f"Admin key (shown this once): {text}\n")
+        lock.write({"url": url})
+        sys.stderr.write(f"Serving on {url}\n")
+        sys.stderr.flush()
+        asyncio.run(serve(service, listener))
+    return 0
+
+
+async def serve(service: Service, listener: socket.socket) -> None:
+    """Answer on `listener` until a signal; a second one ends everything at once."""
+    settings = service.settings
+    config = uvicorn.Config(
+        create_app(service),  # type: ignore[arg-type]
+        http="httptools",
+        loop="none",
+        lifespan="off",
+        access_log=False,
+        server_header=False,
+        log_config=None,
+        timeout_graceful_shutdown=max(1, int(settings.drain_timeout_s)),
+    )
+    server = Server(config)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def signalled() -> None:
+        if stop.is_set():
+            server.force_exit = True
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signalled)
+    await service.start()
+    serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+    deadline = loop.time() + settings.drain_timeout_s
+    draining = asyncio.ensure_future(service.drain(settings.drain_timeout_s))
+    server.should_exit = True
+    await serving
+    await asyncio.wait((draining,), timeout=max(0.1, deadline - loop.time()))
+    stopping.cancel()
+
+
+def bind(settings: Settings) -> socket.socket:
+    """A listening socket. Raises AlreadyRunning when the port is taken."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise AlreadyRunning(
+            f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}.",
+            hint="Stop what uses the port, or choose another with --port (0 takes a free one).",
+        ) from None
+    return listener
+
+
+def _check_bind(settings: Settings, service: Service) -> None:
+    try:
+        loopback = ipaddress.ip_address(settings.host).is_loopback
+    except ValueError:
+        loopback = settings.host == "localhost"
+    if not loopback and not service.keys.any():
+        raise ConfigError(
+            f"{settings.host} is reachable from other machines and no key exists yet.",
+            hint="Make a key first: lmaas keys create --name admin --scope admin.",
+            param="host",
+        )
+
+
+def _show(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
