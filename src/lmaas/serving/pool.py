@@ -6,6 +6,7 @@ Runs in the server's event loop. What a single worker does is `serving.worker`'s
 import asyncio
 import itertools
 import logging
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 REMEMBER_FAILURE_S: Final = 10.0
 """For so long a model that could not be loaded is not tried again."""
 ROOM_POLL_S: Final = 0.05
+LONGEST_SOCKET_FOLDER: Final = 70
+"""Systems bound a unix socket's whole path to about 100 bytes."""
 
 Key = tuple[str, str, int]
 
@@ -71,10 +74,18 @@ class Pool:
     async def start(self) -> None:
         """Clear what a killed server left, begin to watch, and begin to load what is pinned."""
         await asyncio.to_thread(shutil.rmtree, self._files, ignore_errors=True)
-        self._sockets = Path(tempfile.mkdtemp(prefix="lmaas-"))
+        self._sockets = self._socket_folder()
         self._metrics.watch(self._depths)
         await self._keep_pinned()
         self._ticker = asyncio.create_task(self._tick())
+
+    def _socket_folder(self) -> Path:
+        """Beside the files, where the next start clears it, unless that path is too long."""
+        folder = self._files / "sockets"
+        if len(os.fsencode(folder)) > LONGEST_SOCKET_FOLDER:
+            return Path(tempfile.mkdtemp(prefix="lmaas-"))
+        folder.mkdir(mode=0o700, parents=True)
+        return folder
 
     async def close(self, deadline_s: float) -> None:
         """Refuse new calls, let running ones finish for `deadline_s`, then end every worker."""
