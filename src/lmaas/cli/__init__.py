@@ -22,6 +22,7 @@ COMMANDS = {
     "serve": "lmaas.cli.serve",
     "keys": "lmaas.cli.keys",
     "models": "lmaas.cli.models",
+    "demo": "lmaas.cli.demo",
     "fsck": "lmaas.cli.fsck",
 }
 """Each command's module, imported when it is asked for; the module's `command` is the command."""

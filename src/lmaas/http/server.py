@@ -87,7 +87,9 @@ async def serve(service: Service, listener: socket.socket) -> None:
 def bind(settings: Settings) -> socket.socket:
     """A listening socket. Raises AlreadyRunning when the port is taken."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio turns Nagle's algorithm off only for a socket that says it is TCP; with it on, an
+    # answer sent in two parts waits 40 ms for the client's delayed acknowledgement.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))

@@ -1,0 +1,174 @@
+"""A real server process, called by clients that know nothing of LMaaS."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from lmaas.config import Settings
+from lmaas.registry.lock import HomeLock
+from lmaas.service import Service
+from lmaas.types import TENANT
+
+
+class Running(NamedTuple):
+    """A server with the model `digits`, and a key that may do everything."""
+
+    url: str
+    key: str
+    call_key: str
+    pid: int
+    home: Path
+
+
+PUBLISH = """
+import sys, numpy as np, torch, lmaas
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Linear(784, 16), torch.nn.ReLU(), torch.nn.Linear(16, 10))
+x = np.random.default_rng(0).random((4, 784), np.float32)
+lmaas.publish(model, name="digits", task="image-classification", sample=x, home=sys.argv[1])
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    home = tmp_path_factory.mktemp("home")
+    subprocess.run([sys.executable, "-W", "ignore", "-c", PUBLISH, home], check=True, timeout=100)
+    service = Service(Settings(home=str(home)))
+    _, key = service.create_key(TENANT, "test", ("admin", "call"))
+    _, call_key = service.create_key(TENANT, "caller", ("call",))
+    service.close()
+    argv = [sys.executable, "-m", "lmaas", "--home", str(home), "serve", "--port", "0"]
+    process = subprocess.Popen(argv, env={**os.environ, "LMAAS_MAX_BODY_BYTES": "1000000"})
+    deadline = time.monotonic() + 30
+    while not (HomeLock.read(home) or {}).get("url"):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    url = str((HomeLock.read(home) or {})["url"])
+    yield Running(url, key, call_key, process.pid, home)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(40) == 0
+
+
+def png() -> bytes:
+    file = io.BytesIO()
+    pixels = np.random.default_rng(1).integers(0, 255, (28, 28), np.uint8)
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_huggingface_hub(server: Running) -> None:
+    from huggingface_hub import InferenceClient
+
+    client = InferenceClient(model=f"{server.url}/models/digits", token=server.call_key)
+    labels = client.image_classification(png())
+    assert len(labels) == 5
+    assert labels[0].score >= labels[1].score
+    assert len(client.image_classification(png(), top_k=2)) == 2
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_tritonclient(server: Running, binary: bool) -> None:
+    import tritonclient.http as triton
+
+    headers = {"Authorization": f"Bearer {server.call_key}"}
+    client = triton.InferenceServerClient(server.url.removeprefix("http://"))
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("digits", headers=headers)
+    told = client.get_model_metadata("digits", headers=headers)
+    assert told["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, 784]}]
+    values = np.random.default_rng(2).random((3, 784), np.float32)
+    given = triton.InferInput("input", [3, 784], "FP32")
+    given.set_data_from_numpy(values, binary_data=binary)
+    wanted = [triton.InferRequestedOutput("output_0", binary_data=binary)]
+    result = client.infer("digits", [given], outputs=wanted, headers=headers, model_version="1")
+    assert result.as_numpy("output_0").shape == (3, 10)
+    client.close()
+
+
+def test_openai(server: Running) -> None:
+    from openai import NotFoundError, OpenAI
+
+    with OpenAI(base_url=f"{server.url}/v1", api_key=server.call_key) as client:
+        assert [model.id for model in client.models.list()] == ["digits"]
+        assert client.models.retrieve("digits:1").id == "digits:1"
+        with pytest.raises(NotFoundError) as caught:
+            client.models.retrieve("digit")
+        assert caught.value.code == "model_not_found"
+        assert "digits" in caught.value.message
+        assert caught.value.request_id
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("/models/digits", {}, 401),
+        ("/models/digits", {"authorization": "Bearer ' OR 1=1--"}, 401),
+        ("/models/digits?key={key}", {}, 401),
+        ("/models/digits", {"cookie": "key={key}"}, 401),
+        ("/models/digits", {"authorization": "Bearer {key}", "x-api-key": "other"}, 401),
+        ("/models/digits", {"x-api-key": "{key}"}, 200),
+        ("/models/digits", {"x-api-key": "{key}", "host": "evil.example"}, 403),
+        ("/models/digits", {"x-api-key": "{key}", "host": "x/health?"}, 403),
+        ("/models/digits", {"x-api-key": "{key}", "origin": "http://evil.example"}, 403),
+        ("/models/digits", {"x-api-key": "{key}", "origin": "null"}, 403),
+        ("/api/models/digits/load", {"x-api-key": "{key}"}, 403),
+        ("/nothing", {}, 401),
+        ("/models/digitz", {"x-api-key": "{key}"}, 404),
+        ("/models/%2e%2e%2fetc", {"x-api-key": "{key}"}, 404),
+        ("/models/a%00b", {"x-api-key": "{key}"}, 400),
+        ("/models/" + "a" * 300, {"x-api-key": "{key}"}, 400),
+        ("/models/d%D1%96gits", {"x-api-key": "{key}"}, 400),
+    ],
+)
+def test_who_may_ask_for_what(
+    server: Running, path: str, headers: dict[str, str], status: int
+) -> None:
+    headers = {name: value.replace("{key}", server.call_key) for name, value in headers.items()}
+    url = server.url + path.replace("{key}", server.call_key)
+    response = httpx.post(url, content=png(), headers=headers)
+    assert response.status_code == status, response.text
+    assert server.call_key not in response.text
+    assert response.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status"),
+    [
+        (b"not an image", "image/png", 400),
+        (b'{"inputs": [1, 2]}', "application/json", 400),
+        (b'{"inputs": [NaN]}', "application/json", 400),
+        (b'{"inputs": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "application/json", 400),
+        (b"x" * 1_000_001, "image/png", 413),
+    ],
+)
+def test_bad_bodies(server: Running, body: bytes, kind: str, status: int) -> None:
+    headers = {"x-api-key": server.call_key, "content-type": kind}
+    response = httpx.post(f"{server.url}/models/digits", content=body, headers=headers)
+    assert response.status_code == status, response.text
+    assert httpx.get(f"{server.url}/health/ready").status_code == 200
+
+
+def test_the_server_loads_no_framework(server: Running) -> None:
+    maps = Path(f"/proc/{server.pid}/maps").read_text()
+    assert "libtorch" not in maps
+    assert "tensorflow" not in maps
+
+
+def test_a_second_server_is_refused(server: Running) -> None:
+    argv = [sys.executable, "-m", "lmaas", "--home", str(server.home), "serve", "--port", "0"]
+    done = subprocess.run(argv, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert str(server.pid).encode() in done.stderr
