@@ -1,0 +1,270 @@
+"""The Python client: one description of each call, driven synchronously or asynchronously.
+
+A call is a generator that yields one request, is sent its response and returns the result, so
+`Client` and `AsyncClient` share every line but the sending.
+"""
+
+import base64
+import io
+import os
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import httpx
+import msgspec
+import numpy as np
+from PIL import Image
+
+from lmaas.codecs.tensor import DATATYPES, DTYPES
+from lmaas.config import load_settings
+from lmaas.errors import BY_CODE, InvalidInput, LMaaSError, Unavailable
+from lmaas.registry.lock import HomeLock
+from lmaas.tasks.image_classification import Label
+from lmaas.types import ModelVersion, WorkerStatus
+
+T = TypeVar("T")
+Call = Generator[httpx.Request, httpx.Response, T]
+LENGTH = "inference-header-content-length"
+TIMEOUT_S = 150.0
+
+
+class _Calls:
+    """What can be asked of a server, without saying how it is sent."""
+
+    def __init__(self, url: str, key: str | None) -> None:
+        self.url = url.rstrip("/")
+        self.key = key
+        self._headers = {"authorization": f"Bearer {key}"} if key else {}
+
+    def _request(self, method: str, path: str, **content: Any) -> httpx.Request:
+        headers = self._headers | content.pop("headers", {})
+        return httpx.Request(method, self.url + path, headers=headers, **content)
+
+    def _predict(self, model: str, given: Any, parameters: dict[str, Any]) -> Call[Any]:
+        if isinstance(given, Mapping):
+            if parameters:
+                raise InvalidInput(f"Tensors take no parameters; received {sorted(parameters)}.")
+            head, body = _write_tensors(given)
+            headers = {LENGTH: str(head), "content-type": "application/octet-stream"}
+            path = f"/v2/models/{model}/infer"
+            response = yield self._request("POST", path, content=body, headers=headers)
+            _check(response)
+            return _read_tensors(response)
+        body, kind = _write_input(given, parameters)
+        headers = {"content-type": kind}
+        response = yield self._request("POST", f"/models/{model}", content=body, headers=headers)
+        _check(response)
+        result = response.json()
+        if isinstance(result, dict):
+            return result["outputs"]
+        several = bool(result) and isinstance(result[0], list)
+        return msgspec.convert(result, list[list[Label]] if several else list[Label])
+
+    def _models(self) -> Call[list[str]]:
+        response = yield self._request("GET", "/v1/models")
+        _check(response)
+        return [str(model["id"]) for model in response.json()["data"]]
+
+    def _model(self, ref: str) -> Call[ModelVersion]:
+        response = yield self._request("GET", f"/api/models/{ref}")
+        _check(response)
+        return msgspec.json.decode(response.content, type=ModelVersion)
+
+    def _ps(self) -> Call[list[WorkerStatus]]:
+        response = yield self._request("GET", "/api/ps")
+        _check(response)
+        return msgspec.json.decode(response.content, type=list[WorkerStatus])
+
+
+class Client(_Calls):
+    """Talks to one server; a context manager."""
+
+    def __init__(self, url: str, key: str | None) -> None:
+        super().__init__(url, key)
+        self._http = httpx.Client(timeout=TIMEOUT_S)
+
+    def _run(self, call: Call[T]) -> T:
+        request = next(call)
+        try:
+            while True:
+                with _explained(self.url):
+                    response = self._http.send(request)
+                request = call.send(response)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+    def predict(self, model: str, given: Any, **parameters: Any) -> Any:
+        """The model's answer to `given`.
+
+        An image file's path or bytes, a PIL image or uint8 pixels give labels with scores; other
+        arrays and nested lists go in as the model's own input; a mapping of arrays by input name
+        gives a mapping of output arrays.
+        """
+        return self._run(self._predict(model, given, parameters))
+
+    def models(self) -> list[str]:
+        """The names of all models."""
+        return self._run(self._models())
+
+    def model(self, ref: str) -> ModelVersion:
+        """One version in full; needs a key with the scope admin."""
+        return self._run(self._model(ref))
+
+    def ps(self) -> list[WorkerStatus]:
+        """The loaded models; needs a key with the scope admin."""
+        return self._run(self._ps())
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncClient(_Calls):
+    """The same calls, to be awaited; an async context manager."""
+
+    def __init__(self, url: str, key: str | None) -> None:
+        super().__init__(url, key)
+        self._http = httpx.AsyncClient(timeout=TIMEOUT_S)
+
+    async def _run(self, call: Call[T]) -> T:
+        request = next(call)
+        try:
+            while True:
+                with _explained(self.url):
+                    response = await self._http.send(request)
+                request = call.send(response)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+    async def predict(self, model: str, given: Any, **parameters: Any) -> Any:
+        """See `Client.predict`."""
+        return await self._run(self._predict(model, given, parameters))
+
+    async def models(self) -> list[str]:
+        """The names of all models."""
+        return await self._run(self._models())
+
+    async def model(self, ref: str) -> ModelVersion:
+        """See `Client.model`."""
+        return await self._run(self._model(ref))
+
+    async def ps(self) -> list[WorkerStatus]:
+        """See `Client.ps`."""
+        return await self._run(self._ps())
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+def connect(url: str | None = None, key: str | None = None) -> Client:
+    """A client of the server at `url`, else of `LMAAS_URL`, else of this home's live server."""
+    return Client(*_where(url, key))
+
+
+def connect_async(url: str | None = None, key: str | None = None) -> AsyncClient:
+    """`connect` for code that awaits."""
+    return AsyncClient(*_where(url, key))
+
+
+def _where(url: str | None, key: str | None) -> tuple[str, str | None]:
+    settings = load_settings({"url": url, "key": key})
+    live = HomeLock.read(settings.home_path) or {}
+    here = f"http://{settings.host}:{settings.port}"
+    return settings.url or str(live.get("url", here)), settings.key
+
+
+class _explained:
+    """Connection failures as errors that say what to do."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, httpx.TransportError):
+            raise Unavailable(
+                f"No answer from {self._url}: {error}.", hint="Start a server with `lmaas serve`."
+            ) from error
+
+
+def _check(response: httpx.Response) -> None:
+    if response.is_success:
+        return
+    try:
+        told = response.json()
+    except ValueError:
+        told = {}
+    error = told.get("error", told.get("detail", response.text))
+    code, message = told.get("error_type", told.get("code")), error
+    if isinstance(error, dict):
+        code, message = error.get("code"), error.get("message")
+    raise BY_CODE.get(str(code), LMaaSError)(str(message))
+
+
+def _write_input(given: Any, parameters: dict[str, Any]) -> tuple[bytes, str]:
+    if isinstance(given, str | os.PathLike):
+        given = Path(given).read_bytes()
+    if isinstance(given, np.ndarray) and given.dtype == np.uint8:
+        given = Image.fromarray(given)
+    if isinstance(given, Image.Image):
+        file = io.BytesIO()
+        given.save(file, "PNG")
+        given = file.getvalue()
+    if isinstance(given, bytes) and not parameters:
+        return given, "application/octet-stream"
+    if isinstance(given, bytes):
+        given = base64.b64encode(given).decode()
+    value = given if isinstance(given, str | list) else np.asarray(given).tolist()
+    body = {"inputs": value, "parameters": parameters}
+    return msgspec.json.encode(body), "application/json"
+
+
+def _write_tensors(arrays: Mapping[str, Any]) -> tuple[int, bytes]:
+    described, parts = [], []
+    for name, value in arrays.items():
+        array = np.ascontiguousarray(value)
+        if array.dtype.name not in DATATYPES:
+            raise InvalidInput(f"Input {name!r} has dtype {array.dtype}, which is not served.")
+        raw = array.tobytes()
+        described.append(
+            {
+                "name": name,
+                "shape": list(array.shape),
+                "datatype": DATATYPES[array.dtype.name],
+                "parameters": {"binary_data_size": len(raw)},
+            }
+        )
+        parts.append(raw)
+    body = {"inputs": described, "parameters": {"binary_data_output": True}}
+    head = msgspec.json.encode(body)
+    return len(head), b"".join([head, *parts])
+
+
+def _read_tensors(response: httpx.Response) -> dict[str, np.ndarray]:
+    length = int(response.headers[LENGTH])
+    told = msgspec.json.decode(response.content[:length])
+    arrays, start = {}, length
+    for output in told["outputs"]:
+        end = start + output["parameters"]["binary_data_size"]
+        raw = np.frombuffer(response.content[start:end], DTYPES[output["datatype"]])
+        arrays[output["name"]] = raw.reshape(output["shape"])
+        start = end
+    return arrays
