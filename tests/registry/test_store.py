@@ -210,7 +210,8 @@ def test_killed_while_adding_leaves_a_registry_that_checks(tmp_path: Path) -> No
         "blobs._sync_folder = stop\n"
         "t.add_many(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), 1)"
     )
-    argv = [sys.executable, "-c", code, tmp_path / "home", folder, Path(__file__).parent]
+    paths = [tmp_path / "home", folder, Path(__file__).parent]
+    argv = [sys.executable, "-c", code, *map(str, paths)]
     assert subprocess.run(argv, timeout=60, check=False).returncode == -9
     registry = Registry(tmp_path / "home")
     report = registry.check(repair=True)

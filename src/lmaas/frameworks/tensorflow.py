@@ -64,8 +64,7 @@ class TensorFlow:
         step = tf.Variable(0.0)
         kind = outputs_are(np.asarray(model(tf.constant(x[:8]))))
 
-        @tf.function(reduce_retracing=True)
-        def train(inputs: Any, targets: Any) -> Any:
+        def step_on(inputs: Any, targets: Any) -> Any:
             with tf.GradientTape() as tape:
                 outputs = model(inputs)
                 logits = outputs if kind == "logits" else tf.math.log(outputs + 1e-9)
@@ -81,6 +80,7 @@ class TensorFlow:
                 v.assign_sub(rate * m / (tf.sqrt(s) + EPSILON))
             return loss
 
+        train = tf.function(step_on, reduce_retracing=True)
         order = np.random.default_rng(seed)
         losses = []
         for epoch in range(epochs):

@@ -52,7 +52,7 @@ async def serve(service: Service, listener: socket.socket) -> None:
     """Answer on `listener` until a signal; a second one ends everything at once."""
     settings = service.settings
     config = uvicorn.Config(
-        create_app(service),  # type: ignore[arg-type]
+        create_app(service),
         http="httptools",
         loop="none",
         lifespan="off",
