@@ -172,3 +172,11 @@ def test_a_second_server_is_refused(server: Running) -> None:
     done = subprocess.run(argv, capture_output=True, timeout=60, check=False)
     assert done.returncode == 1
     assert str(server.pid).encode() in done.stderr
+
+
+def test_metrics_count_what_was_answered(server: Running) -> None:
+    headers = {"x-api-key": server.key}
+    assert httpx.post(f"{server.url}/models/digits", content=png(), headers=headers).is_success
+    told = httpx.get(f"{server.url}/metrics", headers=headers).text
+    assert 'model="digits:1"' in told
+    assert 'route="/models/{ref}"' in told

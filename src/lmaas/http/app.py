@@ -68,7 +68,9 @@ def create_app(service: Service) -> Callable[[dict[str, Any], Receive, Send], Aw
         except Exception:
             log.exception("%s %s failed", exchange.method, exchange.id)
             await _fail(exchange, LMaaSError("Internal error.", hint=f"Request {exchange.id}."))
-        log.debug("%s took %.1f ms", exchange.id, (time.perf_counter() - start) * 1e3)
+        service.metrics.request(
+            exchange.model, exchange.route, exchange.status, time.perf_counter() - start
+        )
 
     return app
 
@@ -85,6 +87,7 @@ async def _dispatch(
                 exchange.extra.append((b"allow", ", ".join(route.handlers).encode()))
                 await exchange.send_json({"error": "Method not allowed."}, status=405)
                 return
+            exchange.route = route.path
             await handler(service, exchange, match.groupdict())
             return
     raise NotFound("There is no such route.", hint="GET /v1/models lists the models.")

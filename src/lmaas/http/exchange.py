@@ -27,6 +27,9 @@ class Exchange:
         self.id = f"req-{secrets.token_hex(12)}"
         self.extra: list[tuple[bytes, bytes]] = []
         self.started = False
+        self.model = ""
+        self.route = "none"
+        self.status = 499
         self._receive = receive
         self._send = send
 
@@ -77,6 +80,7 @@ class Exchange:
     async def send(self, body: bytes, *, status: int = 200, kind: bytes = JSON) -> None:
         """The whole answer."""
         self.started = True
+        self.status = status
         headers = [
             (b"content-type", kind),
             (b"content-length", str(len(body)).encode()),

@@ -13,5 +13,6 @@ async def infer(service: Service, exchange: Exchange, path: dict[str, str]) -> N
     version, answer = await exchange.unless_gone(
         service.predict(exchange.tenant, path["ref"], payload)
     )
+    exchange.model = version.ref
     exchange.extra.append((b"x-lmaas-model", version.ref.encode()))
     await exchange.send(answer.body)

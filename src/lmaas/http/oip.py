@@ -48,6 +48,7 @@ async def infer(service: Service, exchange: Exchange, path: dict[str, str]) -> N
     version, answer = await exchange.unless_gone(
         service.predict(exchange.tenant, _ref(path), payload)
     )
+    exchange.model = version.ref
     exchange.extra.append((b"x-lmaas-model", version.ref.encode()))
     kind = JSON
     if answer.json_bytes is not None:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 
 import uvicorn
+import uvloop
 
 from lmaas.config import Settings
 from lmaas.errors import AlreadyRunning, ConfigError
@@ -44,7 +45,7 @@ def run(settings: Settings) -> int:
         lock.write({"url": url})
         sys.stderr.write(f"Serving on {url}\n")
         sys.stderr.flush()
-        asyncio.run(serve(service, listener))
+        uvloop.run(serve(service, listener))
     return 0
 
 
