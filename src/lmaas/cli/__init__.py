@@ -19,6 +19,7 @@ from lmaas.errors import (
 )
 
 COMMANDS = {
+    "push": "lmaas.cli.push",
     "serve": "lmaas.cli.serve",
     "keys": "lmaas.cli.keys",
     "models": "lmaas.cli.models",

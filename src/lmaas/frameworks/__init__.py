@@ -15,6 +15,7 @@ FRAMEWORKS: dict[FrameworkName, str] = {
     "keras": "lmaas.frameworks.keras",
     "pytorch": "lmaas.frameworks.pytorch",
     "tensorflow": "lmaas.frameworks.tensorflow",
+    "onnx": "lmaas.frameworks.onnx",
 }
 """Each framework's module, imported on first use; the module's `FRAMEWORK` has the verbs.
 

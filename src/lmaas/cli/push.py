@@ -1,0 +1,45 @@
+"""`lmaas push`."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lmaas.cli.output import json_option, service_of, show
+from lmaas.types import TENANT, PushOptions
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--name", required=True, help="The model's name.")
+@click.option("--task", required=True, help="image-classification or tensor.")
+@click.option("--labels", help="Class names, separated by commas.")
+@click.option("--outputs-are", type=click.Choice(["logits", "probabilities"]))
+@click.option(
+    "--sample", type=click.Path(path_type=Path), help="Sample inputs (.npy, .safetensors)."
+)
+@json_option
+@click.pass_obj
+def command(
+    obj: dict[str, Any],
+    path: Path,
+    name: str,
+    task: str,
+    labels: str | None,
+    outputs_are: Any,
+    sample: Path | None,
+    as_json: bool,
+) -> None:
+    """Publish a .keras or .onnx file, a SavedModel folder or a package folder."""
+    options = PushOptions(
+        name=name,
+        task=task,
+        labels=tuple(labels.split(",")) if labels else None,
+        outputs_are=outputs_are,
+        sample=str(sample.absolute()) if sample else None,
+    )
+    with service_of(obj) as service:
+        version = asyncio.run(service.push(TENANT, path, options))
+    error = version.parity.max_abs_error("f32")
+    show(version, as_json, [f"Published {version.ref} (f32 error {error:.2g})."])

@@ -1,0 +1,119 @@
+"""Child entry: from a model file or folder to a package. Run by `placement.sandbox` only."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from lmaas import frameworks
+from lmaas.errors import InvalidInput
+from lmaas.frameworks import package, refuse
+from lmaas.types import FrameworkName, Lineage, PushOptions, Record, TensorSpec
+
+CHECKS = {
+    "keras": refuse.check_keras,
+    "tensorflow": refuse.check_saved_model,
+    "onnx": refuse.check_onnx,
+}
+SAMPLE_SIZE = 4
+SEED = 0
+
+
+class Request(Record, frozen=True, kw_only=True):
+    """The model at `path` becomes a package in `folder`."""
+
+    path: str
+    folder: str
+    options: PushOptions
+
+
+def run(body: bytes) -> bytes:
+    """Import one model. Raises ModelRefused, InvalidInput."""
+    request = msgspec.json.decode(body, type=Request)
+    options = request.options
+    name, path = refuse.of_path(Path(request.path))
+    CHECKS[name](path)
+    framework = frameworks.get(name)
+    model = framework.load(path)
+    if options.sample is not None:
+        sample: Any = read_sample(Path(options.sample))
+    else:
+        sample = draw_sample(inputs_of(name, model))
+    manifest = package.build(
+        model,
+        name=options.name,
+        task=options.task,
+        sample=sample,
+        folder=Path(request.folder),
+        labels=options.labels,
+        image=options.image,
+        outputs_are=options.outputs_are,
+        card=options.card,
+        lineage=Lineage(origin="push"),
+        framework=framework,
+    )
+    return msgspec.json.encode(manifest)
+
+
+def inputs_of(name: FrameworkName, model: Any) -> list[TensorSpec]:
+    """What the loaded model says of its inputs; -1 where it leaves a size open."""
+    if name == "keras":
+        found = [(t.name, t.dtype, t.shape) for t in model.inputs]
+    elif name == "tensorflow":
+        served = model.signatures["serving_default"] if model.signatures else None
+        if served is None:
+            raise InvalidInput(
+                "The SavedModel has no serving signature.",
+                hint="Save it with signatures=…, or publish the live module.",
+            )
+        specs = served.structured_input_signature[1]
+        found = [(n, s.dtype.name, s.shape.as_list()) for n, s in specs.items()]
+    else:
+        found = [(e.name, _onnx_dtype(e.type), e.shape) for e in model.session.get_inputs()]
+    return [
+        TensorSpec(
+            name=str(n),
+            dtype=str(dtype),
+            shape=tuple(size if isinstance(size, int) else -1 for size in shape),
+        )
+        for n, dtype, shape in found
+    ]
+
+
+def draw_sample(specs: list[TensorSpec]) -> dict[str, np.ndarray]:
+    """Seeded inputs: standard normal for floats, 0 or 1 for integers."""
+    rng = np.random.default_rng(SEED)
+    sample = {}
+    for spec in specs:
+        if not spec.shape or any(size < 0 for size in spec.shape[1:]):
+            raise InvalidInput(
+                f"Input {spec.name!r} has the open shape {list(spec.shape)}, so no sample can be "
+                "drawn.",
+                hint="Give sample inputs: --sample FILE (.npy or .safetensors).",
+                param="sample",
+            )
+        shape = (SAMPLE_SIZE if spec.shape[0] < 0 else spec.shape[0], *spec.shape[1:])
+        is_float = np.dtype(spec.dtype).kind == "f"
+        drawn = rng.standard_normal(shape) if is_float else rng.integers(0, 2, shape)
+        sample[spec.name] = drawn.astype(spec.dtype)
+    return sample
+
+
+def read_sample(path: Path) -> Any:
+    """Sample inputs: a `.npy` array, or a `.safetensors` file of arrays by input name."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.numpy import load_file
+
+            return load_file(path)
+        if path.suffix == ".npy":
+            return np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"The sample {path.name} cannot be read: {error}.") from None
+    raise InvalidInput(f"The sample {path.name} must be .npy or .safetensors.", param="sample")
+
+
+def _onnx_dtype(kind: str) -> str:
+    name = kind.removeprefix("tensor(").removesuffix(")")
+    return {"float": "float32", "double": "float64"}.get(name, name)
