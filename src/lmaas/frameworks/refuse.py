@@ -51,7 +51,8 @@ def of_path(path: Path) -> tuple[FrameworkName, Path]:
                 hint=CONVERT,
             )
         return of_path(found[0])
-    head = path.open("rb").read(8)
+    with path.open("rb") as file:
+        head = file.read(8)
     if path.suffix in PICKLE_SUFFIXES or head[:1] == b"\x80" or _holds_pickle(path):
         raise ModelRefused(
             f"{path.name} is or may be a pickle, which runs code when it is loaded.", hint=CONVERT
@@ -114,8 +115,7 @@ def _check_config(path: Path, value: Any) -> None:
             custom = isinstance(module, str) and not (
                 module in ("keras", "builtins") or module.startswith("keras.")
             )
-            if isinstance(name, str) and (custom or (value.get("registered_name", name) == name
-                                          and custom)):  # fmt: skip
+            if isinstance(name, str) and custom:
                 raise ModelRefused(
                     f"{path.name} needs the custom object {module}.{name}.", hint=CONVERT
                 )
