@@ -21,7 +21,7 @@ from lmaas.config import load_settings
 from lmaas.errors import BY_CODE, InvalidInput, LMaaSError, Unavailable
 from lmaas.registry.lock import HomeLock
 from lmaas.tasks.image_classification import Label
-from lmaas.types import ModelVersion, WorkerStatus
+from lmaas.types import Answer, ModelVersion, Payload, WorkerStatus
 
 T = TypeVar("T")
 Call = Generator[httpx.Request, httpx.Response, T]
@@ -42,24 +42,18 @@ class _Calls:
         return httpx.Request(method, self.url + path, headers=headers, **content)
 
     def _predict(self, model: str, given: Any, parameters: dict[str, Any]) -> Call[Any]:
-        if isinstance(given, Mapping):
-            if parameters:
-                raise InvalidInput(f"Tensors take no parameters; received {sorted(parameters)}.")
-            head, body = _write_tensors(given)
-            headers = {LENGTH: str(head), "content-type": "application/octet-stream"}
-            path = f"/v2/models/{model}/infer"
-            response = yield self._request("POST", path, content=body, headers=headers)
-            _check(response)
-            return _read_tensors(response)
-        body, kind = _write_input(given, parameters)
-        headers = {"content-type": kind}
-        response = yield self._request("POST", f"/models/{model}", content=body, headers=headers)
+        return read_answer((yield from self._answer(model, to_payload(given, parameters))))
+
+    def _answer(self, model: str, payload: Payload) -> Call[Answer]:
+        path, headers = f"/models/{model}", {"content-type": "application/octet-stream"}
+        if payload.format == "json":
+            headers = {"content-type": "application/json"}
+        if payload.json_bytes is not None:
+            path, headers = f"/v2{path}/infer", {**headers, LENGTH: str(payload.json_bytes)}
+        response = yield self._request("POST", path, content=payload.body, headers=headers)
         _check(response)
-        result = response.json()
-        if isinstance(result, dict):
-            return result["outputs"]
-        several = bool(result) and isinstance(result[0], list)
-        return msgspec.convert(result, list[list[Label]] if several else list[Label])
+        length = response.headers.get(LENGTH)
+        return Answer(body=response.content, json_bytes=int(length) if length else None)
 
     def _models(self) -> Call[list[str]]:
         response = yield self._request("GET", "/v1/models")
@@ -75,6 +69,11 @@ class _Calls:
         response = yield self._request("GET", "/api/ps")
         _check(response)
         return msgspec.json.decode(response.content, type=list[WorkerStatus])
+
+    def _stop(self, ref: str) -> Call[ModelVersion]:
+        response = yield self._request("POST", f"/api/models/{ref}/stop")
+        _check(response)
+        return msgspec.json.decode(response.content, type=ModelVersion)
 
 
 class Client(_Calls):
@@ -104,6 +103,10 @@ class Client(_Calls):
         """
         return self._run(self._predict(model, given, parameters))
 
+    def answer(self, model: str, payload: Payload) -> Answer:
+        """The raw answer to a request body; `to_payload` and `read_answer` are its two ends."""
+        return self._run(self._answer(model, payload))
+
     def models(self) -> list[str]:
         """The names of all models."""
         return self._run(self._models())
@@ -115,6 +118,10 @@ class Client(_Calls):
     def ps(self) -> list[WorkerStatus]:
         """The loaded models; needs a key with the scope admin."""
         return self._run(self._ps())
+
+    def stop(self, ref: str) -> ModelVersion:
+        """Unload a model after its running requests; needs a key with the scope admin."""
+        return self._run(self._stop(ref))
 
     def close(self) -> None:
         """Close the connections."""
@@ -149,6 +156,10 @@ class AsyncClient(_Calls):
         """See `Client.predict`."""
         return await self._run(self._predict(model, given, parameters))
 
+    async def answer(self, model: str, payload: Payload) -> Answer:
+        """See `Client.answer`."""
+        return await self._run(self._answer(model, payload))
+
     async def models(self) -> list[str]:
         """The names of all models."""
         return await self._run(self._models())
@@ -160,6 +171,10 @@ class AsyncClient(_Calls):
     async def ps(self) -> list[WorkerStatus]:
         """See `Client.ps`."""
         return await self._run(self._ps())
+
+    async def stop(self, ref: str) -> ModelVersion:
+        """See `Client.stop`."""
+        return await self._run(self._stop(ref))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -219,7 +234,13 @@ def _check(response: httpx.Response) -> None:
     raise BY_CODE.get(str(code), LMaaSError)(str(message))
 
 
-def _write_input(given: Any, parameters: dict[str, Any]) -> tuple[bytes, str]:
+def to_payload(given: Any, parameters: Mapping[str, Any]) -> Payload:
+    """What `Client.predict` sends for `given`. Raises InvalidInput."""
+    if isinstance(given, Mapping):
+        if parameters:
+            raise InvalidInput(f"Tensors take no parameters; received {sorted(parameters)}.")
+        head, body = _write_tensors(given)
+        return Payload(format="tensors", body=body, json_bytes=head)
     if isinstance(given, str | os.PathLike):
         given = Path(given).read_bytes()
     if isinstance(given, np.ndarray) and given.dtype == np.uint8:
@@ -229,12 +250,23 @@ def _write_input(given: Any, parameters: dict[str, Any]) -> tuple[bytes, str]:
         given.save(file, "PNG")
         given = file.getvalue()
     if isinstance(given, bytes) and not parameters:
-        return given, "application/octet-stream"
+        return Payload(format="image", body=given)
     if isinstance(given, bytes):
         given = base64.b64encode(given).decode()
     value = given if isinstance(given, str | list) else np.asarray(given).tolist()
-    body = {"inputs": value, "parameters": parameters}
-    return msgspec.json.encode(body), "application/json"
+    call = {"inputs": value, "parameters": parameters}
+    return Payload(format="json", body=msgspec.json.encode(call))
+
+
+def read_answer(answer: Answer) -> Any:
+    """What `Client.predict` gives: labels, nested lists by output name, or arrays by it."""
+    if answer.json_bytes is not None:
+        return _read_tensors(answer.body, answer.json_bytes)
+    result = msgspec.json.decode(answer.body)
+    if isinstance(result, dict):
+        return result["outputs"]
+    several = bool(result) and isinstance(result[0], list)
+    return msgspec.convert(result, list[list[Label]] if several else list[Label])
 
 
 def _write_tensors(arrays: Mapping[str, Any]) -> tuple[int, bytes]:
@@ -258,13 +290,12 @@ def _write_tensors(arrays: Mapping[str, Any]) -> tuple[int, bytes]:
     return len(head), b"".join([head, *parts])
 
 
-def _read_tensors(response: httpx.Response) -> dict[str, np.ndarray]:
-    length = int(response.headers[LENGTH])
-    told = msgspec.json.decode(response.content[:length])
-    arrays, start = {}, length
+def _read_tensors(body: bytes, json_bytes: int) -> dict[str, np.ndarray]:
+    told = msgspec.json.decode(body[:json_bytes])
+    arrays, start = {}, json_bytes
     for output in told["outputs"]:
         end = start + output["parameters"]["binary_data_size"]
-        raw = np.frombuffer(response.content[start:end], DTYPES[output["datatype"]])
+        raw = np.frombuffer(body[start:end], DTYPES[output["datatype"]])
         arrays[output["name"]] = raw.reshape(output["shape"])
         start = end
     return arrays
