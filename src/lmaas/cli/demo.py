@@ -6,7 +6,7 @@ from typing import Any
 import click
 import msgspec
 
-from lmaas.cli.output import json_option, service_of, show
+from lmaas.cli.output import home_options, json_option, service_of, show
 from lmaas.config import load_settings
 from lmaas.types import TENANT
 
@@ -26,21 +26,22 @@ lmaas.publish(model, name="mine", task="image-classification", labels=[...], sam
 @click.command()
 @click.option("--serve", is_flag=True, help="Leave the server running in the foreground.")
 @json_option
+@home_options
 @click.pass_obj
-def command(obj: dict[str, Any], serve: bool, as_json: bool) -> int:
-    """Train, publish, serve and call a digit classifier in each framework."""
+def command(flags: dict[str, Any], serve: bool, as_json: bool) -> int:
+    """Train, publish, serve and call three models."""
     # TensorFlow reads these when it is imported: quiet, and on the CPU as everything here.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     from lmaas import demo
 
-    settings = load_settings(obj)
+    settings = load_settings(flags)
     data = demo.load_digits()
     published = []
     for name in demo.MAKERS:
         click.echo(f"Training and publishing {name} …", err=True)
         published.append(demo.train_and_publish(settings, data, name))
-    with service_of(obj) as service:
+    with service_of(flags) as service:
         record, key = service.create_key(TENANT, "demo", ("admin", "call"))
     url, process = demo.ensure_server(settings)
     try:
@@ -63,7 +64,7 @@ def command(obj: dict[str, Any], serve: bool, as_json: bool) -> int:
             process.terminate()
             process.wait()
         if not serve:
-            with service_of(obj) as service:
+            with service_of(flags) as service:
                 service.revoke_key(TENANT, record.id)
     return 0 if good else 1
 

@@ -4,16 +4,17 @@ from typing import Any
 
 import click
 
-from lmaas.cli.output import json_option, service_of, show
+from lmaas.cli.output import home_options, json_option, service_of, show
 
 
 @click.command()
 @click.option("--repair", is_flag=True, help="Delete files that no version names.")
 @json_option
+@home_options
 @click.pass_obj
-def command(obj: dict[str, Any], repair: bool, as_json: bool) -> int:
+def command(flags: dict[str, Any], repair: bool, as_json: bool) -> int:
     """Check every stored file against its digest."""
-    with service_of(obj) as service:
+    with service_of(flags) as service:
         report = service.fsck(repair=repair)
     lines = [f"{d.model} {d.path}: {d.problem} (sha256:{d.sha256})" for d in report.damaged]
     lines += list(report.database)

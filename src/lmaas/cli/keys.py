@@ -1,12 +1,14 @@
 """`lmaas keys create|list|revoke`."""
 
-from typing import Any, cast
+import time
+from typing import TYPE_CHECKING, Any, cast
 
 import click
-import msgspec
 
-from lmaas.cli.output import json_option, service_of, show
-from lmaas.types import TENANT, Scope
+from lmaas.cli.output import home_options, json_option, service_of, show, show_table
+
+if TYPE_CHECKING:
+    from lmaas.types import Scope
 
 
 @click.group()
@@ -19,33 +21,53 @@ def command() -> None:
 @click.option("--scope", "scopes", multiple=True, type=click.Choice(["admin", "call"]),
               default=("call",), help="What it may do; may be given twice.")  # fmt: skip
 @json_option
+@home_options
 @click.pass_obj
-def create(obj: dict[str, Any], name: str, scopes: tuple[str, ...], as_json: bool) -> None:
+def create(flags: dict[str, Any], name: str, scopes: tuple[str, ...], as_json: bool) -> None:
     """Make a key. Its text is shown this once."""
-    with service_of(obj) as service:
-        record, text = service.create_key(TENANT, name, cast(tuple[Scope, ...], scopes))
+    import msgspec
+
+    from lmaas.types import TENANT
+
+    with service_of(flags) as service:
+        record, text = service.create_key(TENANT, name, cast("tuple[Scope, ...]", scopes))
     show({**msgspec.to_builtins(record), "key": text}, as_json, [text])
 
 
 @command.command("list")
+@click.option("--all", "revoked", is_flag=True, help="Revoked keys too.")
 @json_option
+@home_options
 @click.pass_obj
-def list_(obj: dict[str, Any], as_json: bool) -> None:
-    """List keys, without their secrets."""
-    with service_of(obj) as service:
-        records = service.list_keys(TENANT)
-    lines = [
-        f"{r.id}  {'revoked' if r.revoked_at else ','.join(r.scopes):12}  {r.name}" for r in records
+def list_(flags: dict[str, Any], revoked: bool, as_json: bool) -> None:
+    """List the keys that work, without their secrets."""
+    from lmaas.types import TENANT
+
+    with service_of(flags) as service:
+        records = [r for r in service.list_keys(TENANT) if revoked or r.revoked_at is None]
+    rows = [
+        (
+            r.id,
+            r.name,
+            ", ".join(r.scopes),
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(r.created_at)),
+            *([("yes" if r.revoked_at else "no")] if revoked else []),
+        )
+        for r in records
     ]
-    show(records, as_json, lines)
+    columns = ("id", "name", "scopes", "made", *(["revoked"] if revoked else []))
+    show_table(records, as_json, columns, rows)
 
 
 @command.command()
 @click.argument("key_id")
 @json_option
+@home_options
 @click.pass_obj
-def revoke(obj: dict[str, Any], key_id: str, as_json: bool) -> None:
+def revoke(flags: dict[str, Any], key_id: str, as_json: bool) -> None:
     """End a key now."""
-    with service_of(obj) as service:
+    from lmaas.types import TENANT
+
+    with service_of(flags) as service:
         record = service.revoke_key(TENANT, key_id)
     show(record, as_json, [f"Revoked {record.id}."])

@@ -1,11 +1,11 @@
 """`lmaas models list|show|alias|rm`."""
 
+import sys
 from typing import Any
 
 import click
 
-from lmaas.cli.output import json_option, service_of, show
-from lmaas.types import TENANT
+from lmaas.cli.output import home_options, json_option, service_of, show, show_table, size
 
 
 @click.group()
@@ -15,29 +15,54 @@ def command() -> None:
 
 @command.command("list")
 @json_option
+@home_options
 @click.pass_obj
-def list_(obj: dict[str, Any], as_json: bool) -> None:
+def list_(flags: dict[str, Any], as_json: bool) -> None:
     """The latest version of every model."""
-    with service_of(obj) as service:
+    from lmaas.types import TENANT
+
+    with service_of(flags) as service:
         models = service.models(TENANT)
-    show(
-        models, as_json, [f"{m.ref:32} {m.manifest.task:24} {m.manifest.framework}" for m in models]
-    )
+    columns = ("model", "task", "framework", "parameters", "size", "aliases")
+    rows = [
+        (
+            m.ref,
+            m.manifest.task,
+            m.manifest.framework,
+            f"{m.manifest.num_parameters:,}",
+            size(m.compiled_bytes),
+            " ".join(m.aliases),
+        )
+        for m in models
+    ]
+    show_table(models, as_json, columns, rows)
 
 
 @command.command("show")
 @click.argument("name")
 @json_option
+@home_options
 @click.pass_obj
-def show_(obj: dict[str, Any], name: str, as_json: bool) -> None:
+def show_(flags: dict[str, Any], name: str, as_json: bool) -> None:
     """All versions of a model."""
-    with service_of(obj) as service:
+    from lmaas.types import TENANT
+
+    with service_of(flags) as service:
         versions = service.versions(TENANT, name)
-    lines = [
-        f"{v.ref:32} f32 error {v.parity.max_abs_error('f32'):.2g}  {' '.join(v.aliases)}"
+    columns = ("model", "framework", "parameters", "size", "f32 error", "metrics", "aliases")
+    rows = [
+        (
+            v.ref,
+            f"{v.manifest.framework} {v.manifest.framework_version}",
+            f"{v.manifest.num_parameters:,}",
+            size(v.compiled_bytes),
+            f"{v.parity.max_abs_error('f32'):.2g}",
+            " ".join(f"{metric} {value:.4g}" for metric, value in v.manifest.metrics.items()),
+            " ".join(v.aliases),
+        )
         for v in versions
     ]
-    show(versions, as_json, lines)
+    show_table(versions, as_json, columns, rows)
 
 
 @command.command()
@@ -45,10 +70,13 @@ def show_(obj: dict[str, Any], name: str, as_json: bool) -> None:
 @click.argument("alias")
 @click.argument("version", type=int)
 @json_option
+@home_options
 @click.pass_obj
-def alias(obj: dict[str, Any], name: str, alias: str, version: int, as_json: bool) -> None:
+def alias(flags: dict[str, Any], name: str, alias: str, version: int, as_json: bool) -> None:
     """Point NAME@ALIAS at a version."""
-    with service_of(obj) as service:
+    from lmaas.types import TENANT
+
+    with service_of(flags) as service:
         moved = service.set_alias(TENANT, name, alias, version)
     show(moved, as_json, [f"{name}@{alias} is {moved.ref}."])
 
@@ -56,10 +84,19 @@ def alias(obj: dict[str, Any], name: str, alias: str, version: int, as_json: boo
 @command.command()
 @click.argument("ref")
 @click.option("--force", is_flag=True, help="Also remove aliases that point to it.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
+@home_options
 @click.pass_obj
-def rm(obj: dict[str, Any], ref: str, force: bool, as_json: bool) -> None:
+def rm(flags: dict[str, Any], ref: str, force: bool, yes: bool, as_json: bool) -> int:
     """Remove a version (NAME:3) or a whole model (NAME)."""
-    with service_of(obj) as service:
+    from lmaas.types import TENANT
+
+    if not yes and not sys.stdin.isatty():
+        raise click.UsageError(f"Nobody can be asked here: remove {ref} with --yes.")
+    if not yes and not click.confirm(f"Remove {ref} and its files?", err=True):
+        return 1
+    with service_of(flags) as service:
         gone = service.remove(TENANT, ref, force=force)
     show(gone, as_json, [f"Removed {version.ref}." for version in gone])
+    return 0

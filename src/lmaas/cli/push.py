@@ -6,8 +6,7 @@ from typing import Any
 
 import click
 
-from lmaas.cli.output import json_option, service_of, show
-from lmaas.types import TENANT, PushOptions
+from lmaas.cli.output import home_options, json_option, progress, service_of, show
 
 
 @click.command()
@@ -20,9 +19,10 @@ from lmaas.types import TENANT, PushOptions
     "--sample", type=click.Path(path_type=Path), help="Sample inputs (.npy, .safetensors)."
 )
 @json_option
+@home_options
 @click.pass_obj
 def command(
-    obj: dict[str, Any],
+    flags: dict[str, Any],
     path: Path,
     name: str,
     task: str,
@@ -31,7 +31,12 @@ def command(
     sample: Path | None,
     as_json: bool,
 ) -> None:
-    """Publish a .keras or .onnx file, a SavedModel folder or a package folder."""
+    """Publish a model file or folder.
+
+    PATH is a .keras or .onnx file, a SavedModel folder or a package folder.
+    """
+    from lmaas.types import TENANT, PushOptions
+
     options = PushOptions(
         name=name,
         task=task,
@@ -39,7 +44,8 @@ def command(
         outputs_are=outputs_are,
         sample=str(sample.absolute()) if sample else None,
     )
-    with service_of(obj) as service:
+    progress(f"Compiling and checking {path} …")
+    with service_of(flags) as service:
         version = asyncio.run(service.push(TENANT, path, options))
     error = version.parity.max_abs_error("f32")
     show(version, as_json, [f"Published {version.ref} (f32 error {error:.2g})."])
