@@ -21,8 +21,10 @@ import numpy as np
 from PIL import Image
 
 from lmaas import frameworks
+from lmaas.client import Client
 from lmaas.config import Settings
 from lmaas.errors import MissingExtra, Unavailable
+from lmaas.http.server import bind
 from lmaas.publishing import publish
 from lmaas.registry.lock import HomeLock
 from lmaas.types import FrameworkName, ImageSpec, Lineage, ModelVersion
@@ -52,6 +54,7 @@ class Result(msgspec.Struct, kw_only=True):
     served_accuracy: float
     answers_equal: bool
     parity_max_abs_error: float
+    precision: str
     size_bytes: int
     p50_ms: float
 
@@ -198,6 +201,8 @@ async def classify(url: str, key: str, name: str, digits: np.ndarray) -> tuple[n
 def measure(url: str, key: str, data: Data, version: ModelVersion, own: np.ndarray) -> Result:
     """Call the served model with every held-out digit and compare with the source's answers."""
     served, p50_ms = asyncio.run(classify(url, key, version.name, data.test_x))
+    with Client(url, key) as client:
+        (precision,) = {w.precision for w in client.ps() if w.model == version.ref}
     return Result(
         name=version.name,
         framework=version.manifest.framework,
@@ -205,10 +210,24 @@ def measure(url: str, key: str, data: Data, version: ModelVersion, own: np.ndarr
         accuracy=version.manifest.metrics["accuracy"],
         served_accuracy=float(np.mean(served == data.test_y)),
         answers_equal=bool(np.array_equal(served, own)),
-        parity_max_abs_error=version.parity.max_abs_error("f32"),
+        parity_max_abs_error=version.parity.max_abs_error(precision),
+        precision=precision,
         size_bytes=version.compiled_bytes,
         p50_ms=p50_ms,
     )
+
+
+def write_digit(settings: Settings, data: Data) -> Path:
+    """A held-out digit as a file in the home, for the snippets."""
+    path = settings.home_path / "digit.png"
+    Image.fromarray(data.test_x[0]).save(path)
+    return path
+
+
+def check_port(settings: Settings) -> None:
+    """Raises AlreadyRunning when the server that will be needed could not listen."""
+    if HomeLock.read(settings.home_path) is None:
+        bind(settings).close()
 
 
 def ensure_server(settings: Settings) -> tuple[str, subprocess.Popen[bytes] | None]:
@@ -219,18 +238,60 @@ def ensure_server(settings: Settings) -> tuple[str, subprocess.Popen[bytes] | No
     port = str(settings.port)
     argv = [sys.executable, "-m", "lmaas", "serve", "--host", settings.host, "--port", port]
     environment = {**os.environ, "LMAAS_HOME": str(settings.home_path)}
-    log = (Path(settings.home_path) / "server.log").open("wb")
-    with log:
-        process = subprocess.Popen(argv, env=environment, stderr=log, stdout=log)
+    # Its own process group: Ctrl-C reaches only us, and one signal of ours starts the drain.
+    with _log(settings).open("wb") as log:
+        process = subprocess.Popen(argv, env=environment, stderr=log, stdout=log, process_group=0)
     deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline and process.poll() is None:
-        live = HomeLock.read(settings.home_path)
-        if live and "url" in live:
-            return str(live["url"]), process
-        time.sleep(0.05)
+    try:
+        while time.monotonic() < deadline and process.poll() is None:
+            live = HomeLock.read(settings.home_path)
+            if live and "url" in live:
+                return str(live["url"]), process
+            time.sleep(0.05)
+    except BaseException:
+        stop(process)
+        raise
     process.kill()
-    text = Path(log.name).read_text("utf-8", "replace")[-2000:]
-    raise Unavailable(f"The server did not start: {text.strip()}")
+    process.wait()
+    raise Unavailable(f"The server did not start: {_end_of(_log(settings))}")
+
+
+def wait(process: subprocess.Popen[bytes], settings: Settings) -> None:
+    """Return at Ctrl-C. Raises Unavailable when the server ends by itself."""
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        return
+    if code:
+        raise Unavailable(f"The server ended with code {code}: {_end_of(_log(settings))}")
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Let the server drain and end; Ctrl-C meanwhile ends it at once."""
+    while process.poll() is None:
+        process.terminate()
+        try:
+            process.wait()
+        except KeyboardInterrupt:
+            continue
+
+
+def snippets(settings: Settings, url: str, key: str, digit: Path) -> str:
+    """Calls and publications to paste; each runs as it stands."""
+    elsewhere = settings.home_path != Settings().home_path
+    home = f", home={str(settings.home_path)!r}" if elsewhere else ""
+    template = (Path(__file__).parent / "demo_snippets.txt").read_text("utf-8")
+    for name, value in (("URL", url), ("KEY", key), ("DIGIT", str(digit)), ("HOME", home)):
+        template = template.replace(f"<{name}>", value)
+    return template.rstrip()
+
+
+def _log(settings: Settings) -> Path:
+    return settings.home_path / "server.log"
+
+
+def _end_of(log: Path) -> str:
+    return log.read_text("utf-8", "replace")[-2000:].strip()
 
 
 def _missing(package: str, extra: str) -> MissingExtra:

@@ -2,15 +2,49 @@
 
 import json
 import os
+import re
+import shutil
+import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
+
+import pytest
+
+from lmaas.registry.lock import HomeLock
+
+SNIPPETS = [
+    "Call them: curl",
+    "Call them: Python",
+    "Call them: Python with huggingface_hub",
+    "Call them: Python with nothing installed",
+    "Publish your own: PyTorch",
+    "Publish your own: Keras",
+    "Publish your own: TensorFlow",
+]
+DEMO = [sys.executable, "-m", "lmaas", "demo"]
+
+
+def environment(home: Path) -> dict[str, str]:
+    return {**os.environ, "LMAAS_HOME": str(home), "LMAAS_PORT": "0"}
+
+
+def read_until(stream: IO[str], text: str) -> str:
+    seen = []
+    for line in stream:
+        seen.append(line)
+        if text in line:
+            return "".join(seen)
+    raise AssertionError("".join(seen))
 
 
 def test_demo_serves_what_it_trained(tmp_path: Path) -> None:
-    environment = {**os.environ, "LMAAS_HOME": str(tmp_path), "LMAAS_PORT": "0"}
-    argv = [sys.executable, "-m", "lmaas", "demo", "--json"]
-    done = subprocess.run(argv, env=environment, capture_output=True, timeout=170, check=False)
+    done = subprocess.run(
+        [*DEMO, "--json"], env=environment(tmp_path), capture_output=True, timeout=170, check=False
+    )
     assert done.returncode == 0, done.stderr.decode()[-2000:]
     told = json.loads(done.stdout)
     assert {model["framework"] for model in told["models"]} == {"pytorch", "keras", "tensorflow"}
@@ -19,4 +53,91 @@ def test_demo_serves_what_it_trained(tmp_path: Path) -> None:
         assert model["answers_equal"]
         assert model["served_accuracy"] == model["accuracy"]
         assert model["parity_max_abs_error"] < 1e-4
+        assert model["precision"] == "f32"
         assert model["parameters"] == 784 * 128 + 128 + 128 * 10 + 10
+    assert HomeLock.read(tmp_path) is None
+
+
+class Demo:
+    """`lmaas demo --serve`, and what it printed."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.out = home / "out"
+        with self.out.open("wb") as out:
+            self.process = subprocess.Popen(
+                [*DEMO, "--serve"],
+                env=environment(home),
+                stdout=out,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+        assert self.process.stderr
+        self.told = read_until(self.process.stderr, "Serving on")
+
+    def snippets(self) -> dict[str, str]:
+        parts = re.split(r"^# --- (.*)$", self.out.read_text(), flags=re.MULTILINE)
+        return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    running = Demo(tmp_path_factory.mktemp("home"))
+    yield running
+    live = HomeLock.read(running.home)
+    assert live
+    # As a terminal does at Ctrl-C.
+    os.killpg(running.process.pid, signal.SIGINT)
+    _, said = running.process.communicate(timeout=60)
+    assert running.process.returncode == 0
+    assert "Traceback" not in said
+    assert "Traceback" not in (running.home / "server.log").read_text()
+    assert HomeLock.read(running.home) is None
+    with pytest.raises(ProcessLookupError):
+        os.kill(live["pid"], 0)
+
+
+def test_progress_is_on_stderr_and_only_that(demo: Demo) -> None:
+    assert [line.split()[0] for line in demo.told.splitlines()] == [
+        *["Training"] * 3, "Starting", "Classifying", "Serving",
+    ]  # fmt: skip
+    table = demo.out.read_text().splitlines()
+    assert table[0].split()[:3] == ["model", "framework", "parameters"]
+    assert [line.split()[0] for line in table[1:4]] == [
+        "digits-pytorch", "digits-keras", "digits-tensorflow",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "title",
+    SNIPPETS,
+)
+def test_snippets_run_as_pasted(demo: Demo, title: str) -> None:
+    if title.endswith("curl") and shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    runner = ["bash", "-ec"] if title.endswith("curl") else [sys.executable, "-W", "ignore", "-c"]
+    snippet = demo.snippets()[title]
+    done = subprocess.run(
+        [*runner, snippet], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert ("label" if title.startswith("Call") else "my-") in done.stdout
+
+
+def test_every_snippet_is_tested(demo: Demo) -> None:
+    assert list(demo.snippets()) == SNIPPETS
+
+
+def test_demo_says_at_once_that_its_port_is_taken(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        argv = [*DEMO, "--port", port, "--json"]
+        done = subprocess.run(
+            argv, env=environment(tmp_path), capture_output=True, timeout=60, check=False
+        )
+    assert done.returncode == 1
+    told = json.loads(done.stderr)["error"]
+    assert told["code"] == "already_running"
+    assert port in told["message"]
+    assert "--port" in told["hint"]

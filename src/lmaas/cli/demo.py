@@ -1,90 +1,132 @@
 """`lmaas demo`: the main job."""
 
 import os
-from typing import Any
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-import msgspec
 
-from lmaas.cli.output import home_options, json_option, service_of, show
-from lmaas.config import load_settings
-from lmaas.types import TENANT
+from lmaas.cli.output import home_options, json_option, progress, service_of, show_table, size
 
-SNIPPETS = """
-curl {url}/models/digits-keras -H 'Authorization: Bearer {key}' -H 'Content-Type: image/png' \\
-     --data-binary @digit.png
+if TYPE_CHECKING:
+    from lmaas.demo import Result
 
-from huggingface_hub import InferenceClient
-client = InferenceClient(model="{url}/models/digits-pytorch", token="{key}")
-client.image_classification("digit.png")
+KEY_NAME = "demo"
+"""The key in the snippets; it lives until the next demo."""
 
-import lmaas                      # your own nn.Module, keras.Model or tf.Module:
-lmaas.publish(model, name="mine", task="image-classification", labels=[...], sample=x[:4])
-"""
+COLUMNS = (
+    "model", "framework", "parameters", "test accuracy", "served accuracy", "same answers",
+    "parity error", "precision", "size", "p50",
+)  # fmt: skip
 
 
 @click.command()
 @click.option("--serve", is_flag=True, help="Leave the server running in the foreground.")
+@click.option("--port", type=int, help="Port of the server; 0 takes a free one.")
 @json_option
 @home_options
 @click.pass_obj
-def command(flags: dict[str, Any], serve: bool, as_json: bool) -> int:
-    """Train, publish, serve and call three models."""
+def command(flags: dict[str, Any], serve: bool, port: int | None, as_json: bool) -> int:
+    """Train, publish, serve and call three models.
+
+    A PyTorch, a Keras and a TensorFlow digit classifier go the whole way. The exit code is 0 only
+    if every served model gives the same answers as its source.
+    """
     # TensorFlow reads these when it is imported: quiet, and on the CPU as everything here.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     from lmaas import demo
+    from lmaas.config import load_settings
 
-    settings = load_settings(flags)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
+    settings = load_settings({**flags, "port": port})
+    demo.check_port(settings)
     data = demo.load_digits()
     published = []
     for name in demo.MAKERS:
-        click.echo(f"Training and publishing {name} …", err=True)
-        published.append(demo.train_and_publish(settings, data, name))
-    with service_of(flags) as service:
-        record, key = service.create_key(TENANT, "demo", ("admin", "call"))
+        progress(f"Training and publishing digits-{name} …")
+        with _noise_to(settings.home_path / "demo.log"):
+            published.append(demo.train_and_publish(settings, data, name))
+    progress("Starting the server …")
     url, process = demo.ensure_server(settings)
     try:
-        results = [demo.measure(url, key, data, version, own) for version, own in published]
-        good = all(result.answers_equal for result in results)
-        show(
-            {"models": msgspec.to_builtins(results), "url": url, "key": key if serve else None},
-            as_json,
-            [*_table(results), SNIPPETS.format(url=url, key=key) if serve else ""],
-        )
-        if serve and process:
-            click.echo(f"Serving on {url}; Ctrl-C stops.", err=True)
-            process.wait()
-    except KeyboardInterrupt:
-        if process:
-            process.wait()
-        raise
+        key = _new_key(flags, KEY_NAME, ("call",))
+        measuring = _new_key(flags, f"{KEY_NAME} measurement", ("admin", "call"))
+        progress(f"Classifying {len(data.test_y)} held-out digits with each model …")
+        results = [demo.measure(url, measuring, data, *pair) for pair in published]
+        _revoke(flags, f"{KEY_NAME} measurement")
+        told = {"models": results, "url": url, "key": key}
+        show_table(told, as_json, COLUMNS, [_row(result) for result in results])
+        if not as_json:
+            click.echo(demo.snippets(settings, url, key, demo.write_digit(settings, data)))
+        if process is None:
+            progress(f"The server at {url} ran already and goes on.")
+        elif serve:
+            progress(f"Serving on {url}; Ctrl-C drains and stops.")
+            demo.wait(process, settings)
+        else:
+            progress("The server has stopped; `lmaas serve` or `lmaas demo --serve` runs it.")
     finally:
-        if process and process.poll() is None:
-            process.terminate()
-            process.wait()
-        if not serve:
-            with service_of(flags) as service:
+        if process:
+            demo.stop(process)
+    return 0 if all(result.answers_equal for result in results) else 1
+
+
+@contextmanager
+def _noise_to(log: Path) -> Iterator[None]:
+    """What the frameworks' C++ writes on stderr goes to a file; failures are exceptions."""
+    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    try:
+        with log.open("ab") as file:
+            os.dup2(file.fileno(), 2)
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(terminal, 2)
+        os.close(terminal)
+
+
+def _new_key(flags: dict[str, Any], name: str, scopes: Sequence[Any]) -> str:
+    """A key in place of every earlier one of this name."""
+    from lmaas.types import TENANT
+
+    _revoke(flags, name)
+    with service_of(flags) as service:
+        return service.create_key(TENANT, name, scopes)[1]
+
+
+def _revoke(flags: dict[str, Any], name: str) -> None:
+    from lmaas.types import TENANT
+
+    with service_of(flags) as service:
+        for record in service.list_keys(TENANT):
+            if record.name == name and record.revoked_at is None:
                 service.revoke_key(TENANT, record.id)
-    return 0 if good else 1
 
 
-def _table(results: list[Any]) -> list[str]:
-    head = ("framework", "parameters", "accuracy", "served", "same", "parity", "size", "p50")
-    rows = [
-        (
-            r.framework,
-            f"{r.parameters:,}",
-            f"{r.accuracy:.4f}",
-            f"{r.served_accuracy:.4f}",
-            "yes" if r.answers_equal else "NO",
-            f"{r.parity_max_abs_error:.1e}",
-            f"{r.size_bytes / 1024:.0f} KiB",
-            f"{r.p50_ms:.1f} ms",
-        )
-        for r in results
-    ]
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    return [
-        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in [head, *rows]
-    ]
+def _row(result: "Result") -> Sequence[str]:
+    return (
+        result.name,
+        result.framework,
+        f"{result.parameters:,}",
+        f"{result.accuracy:.4f}",
+        f"{result.served_accuracy:.4f}",
+        "yes" if result.answers_equal else "NO",
+        f"{result.parity_max_abs_error:.1e}",
+        result.precision,
+        size(result.size_bytes),
+        f"{result.p50_ms:.1f} ms",
+    )
+
+
+def _end(number: int, _frame: FrameType | None) -> NoReturn:
+    """As Ctrl-C, so that the server is not left behind."""
+    raise SystemExit(128 + number)
