@@ -231,7 +231,7 @@ def _check(response: httpx.Response) -> None:
     code, message = told.get("error_type", told.get("code")), error
     if isinstance(error, dict):
         code, message = error.get("code"), error.get("message")
-    raise BY_CODE.get(str(code), LMaaSError)(str(message))
+    raise BY_CODE.get(str(code), LMaaSError)(str(message), hint=told.get("hint"))
 
 
 def to_payload(given: Any, parameters: Mapping[str, Any]) -> Payload:
