@@ -55,6 +55,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Longest time one request may take in a worker."""
     header_timeout_s: Positive = 10.0
     """Longest time a client may take to send a request's head, or a stalled body."""
+    max_connections: Count = 2048
+    """Most open connections; above it: 503."""
     load_timeout_s: Positive = 120.0
     """Longest time a worker may take to load a model."""
     heartbeat_s: Positive = 1.0

@@ -3,6 +3,9 @@
 LMaaSError
 ├── InvalidInput          the request or argument is wrong
 │   ├── PayloadTooLarge   more bytes, pixels or elements than the limit
+│   │   └── HeadTooLarge  a request's target and headers are too long
+│   ├── TooSlow           the client sends its request too slowly
+│   ├── MethodNotAllowed  the route exists, but not for this HTTP method
 │   ├── ConfigError       a setting is unknown or has a bad value
 │   └── ModelRefused      the model file is unsafe or of a kind that is not accepted
 ├── ParityFailed          compiled outputs differ from the source's
@@ -52,6 +55,24 @@ class PayloadTooLarge(InvalidInput):
     """More bytes, pixels or elements than the limit allows."""
 
     code = "payload_too_large"
+
+
+class HeadTooLarge(PayloadTooLarge):
+    """A request's target and headers are too long."""
+
+    code = "head_too_large"
+
+
+class TooSlow(InvalidInput):
+    """The client sends its request too slowly."""
+
+    code = "request_too_slow"
+
+
+class MethodNotAllowed(InvalidInput):
+    """The route exists, but not for this HTTP method."""
+
+    code = "method_not_allowed"
 
 
 class ConfigError(InvalidInput):
@@ -169,10 +190,10 @@ class Cancelled(LMaaSError):
 BY_CODE: dict[str, type[LMaaSError]] = {
     cls.code: cls
     for cls in (
-        LMaaSError, InvalidInput, PayloadTooLarge, ConfigError, ModelRefused, ParityFailed,
-        NotFound, ModelNotFound, Unauthorized, Forbidden, Conflict, AlreadyRunning, QueueFull,
-        Quarantined, StorageFull, CorruptBlob, DoesNotFit, MissingExtra, Unavailable, TimedOut,
-        Cancelled,
+        LMaaSError, InvalidInput, PayloadTooLarge, HeadTooLarge, TooSlow, MethodNotAllowed,
+        ConfigError, ModelRefused, ParityFailed, NotFound, ModelNotFound, Unauthorized,
+        Forbidden, Conflict, AlreadyRunning, QueueFull, Quarantined, StorageFull, CorruptBlob,
+        DoesNotFit, MissingExtra, Unavailable, TimedOut, Cancelled,
     )
 }  # fmt: skip
 """The error classes by their stable code: how an error crosses a process or the network."""

@@ -1,20 +1,23 @@
-"""The ASGI application: key, route, answer; every failure in the shape of its protocol."""
+"""The application: key, route, answer; every failure in the shape of its protocol."""
 
+import asyncio
 import logging
 import re
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from lmaas.errors import LMaaSError, NotFound
+from lmaas.errors import LMaaSError, MethodNotAllowed, NotFound
 from lmaas.http import admin, errors, health, huggingface, oip, openai
 from lmaas.http.auth import authorize
-from lmaas.http.exchange import Exchange, Receive, Send
+from lmaas.http.connection import App
+from lmaas.http.exchange import Exchange
 from lmaas.service import Service
 
 log = logging.getLogger(__name__)
 Handler = Callable[[Service, Exchange, dict[str, str]], Awaitable[None]]
-REF = r"(?P<ref>[^/]+)"
+KNOWN_PATHS = 4096
+"""So many paths have their route remembered."""
 
 
 class Route(NamedTuple):
@@ -48,54 +51,65 @@ ROUTES = [
 ]
 
 
-def create_app(service: Service) -> Callable[[dict[str, Any], Receive, Send], Awaitable[None]]:
+def create_app(service: Service) -> App:
     """The application of one service."""
-    table = [
-        (re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", route.path)), route) for route in ROUTES
-    ]
+    find = _finder()
 
-    async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        assert scope["type"] == "http"
-        exchange = Exchange(scope, receive, send)
+    async def app(exchange: Exchange) -> None:
         start = time.perf_counter()
         try:
-            exchange.key = authorize(service, scope)
-            await _dispatch(service, exchange, table)
+            exchange.key = authorize(service, exchange)
+            route, path = find(exchange.path)
+            exchange.route = route.path
+            handler = route.handlers.get("GET" if exchange.method == "HEAD" else exchange.method)
+            if handler is None:
+                allowed = ", ".join(route.handlers)
+                exchange.extra.append((b"allow", allowed.encode()))
+                raise MethodNotAllowed(f"{route.path} takes {allowed}.")
+            await handler(service, exchange, path)
         except LMaaSError as error:
-            await _fail(exchange, error)
+            _fail(exchange, error)
+        except asyncio.CancelledError:
+            # The caller is gone, or the drain is over: nobody reads an answer.
+            raise
         except RecursionError:
-            await _fail(exchange, LMaaSError("The request is nested too deeply."))
+            _fail(exchange, LMaaSError("The request is nested too deeply."))
         except Exception:
             log.exception("%s %s failed", exchange.method, exchange.id)
-            await _fail(exchange, LMaaSError("Internal error.", hint=f"Request {exchange.id}."))
-        service.metrics.request(
-            exchange.model, exchange.route, exchange.status, time.perf_counter() - start
-        )
+            _fail(exchange, LMaaSError("Internal error.", hint=f"Request {exchange.id}."))
+        finally:
+            service.metrics.request(
+                exchange.model, exchange.route, exchange.status, time.perf_counter() - start
+            )
 
     return app
 
 
-async def _dispatch(
-    service: Service, exchange: Exchange, table: list[tuple[re.Pattern[str], Route]]
-) -> None:
-    for pattern, route in table:
-        match = pattern.fullmatch(exchange.path)
-        if match:
-            method = "GET" if exchange.method == "HEAD" else exchange.method
-            handler = route.handlers.get(method)
-            if handler is None:
-                exchange.extra.append((b"allow", ", ".join(route.handlers).encode()))
-                await exchange.send_json({"error": "Method not allowed."}, status=405)
-                return
-            exchange.route = route.path
-            await handler(service, exchange, match.groupdict())
-            return
-    raise NotFound("There is no such route.", hint="GET /v1/models lists the models.")
+def _finder() -> Callable[[str], tuple[Route, dict[str, str]]]:
+    table = [
+        (re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", route.path)), route) for route in ROUTES
+    ]
+    known: dict[str, tuple[Route, dict[str, str]]] = {}
+
+    def find(path: str) -> tuple[Route, dict[str, str]]:
+        found = known.get(path)
+        if found is not None:
+            return found
+        for pattern, route in table:
+            match = pattern.fullmatch(path)
+            if match:
+                if len(known) >= KNOWN_PATHS:
+                    known.clear()
+                known[path] = route, match.groupdict()
+                return known[path]
+        raise NotFound("There is no such route.", hint="GET /v1/models lists the models.")
+
+    return find
 
 
-async def _fail(exchange: Exchange, error: LMaaSError) -> None:
+def _fail(exchange: Exchange, error: LMaaSError) -> None:
     if exchange.started:
         return
     body, kind = errors.body_of(error, exchange.path)
     exchange.extra += errors.headers_of(error)
-    await exchange.send(body, status=errors.status_of(error), kind=kind)
+    exchange.send(body, status=errors.status_of(error), kind=kind)

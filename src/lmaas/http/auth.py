@@ -7,11 +7,12 @@ import base64
 import binascii
 import ipaddress
 from collections.abc import Iterable
-from typing import Any
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from lmaas.config import Settings
 from lmaas.errors import Forbidden, InvalidInput, Unauthorized
+from lmaas.http.exchange import Exchange
 from lmaas.service import Service
 from lmaas.types import KeyRecord, Scope
 
@@ -27,15 +28,15 @@ def scope_of(path: str) -> Scope:
     return "admin" if path.startswith(ADMIN_PREFIXES) else "call"
 
 
-def authorize(service: Service, scope: dict[str, Any]) -> KeyRecord | None:
+def authorize(service: Service, exchange: Exchange) -> KeyRecord | None:
     """The key of this request; None for the open routes. Raises Unauthorized, Forbidden."""
-    headers: Headers = scope["headers"]
-    path: str = scope["path"]
+    headers, path = exchange.pairs, exchange.path
     check_host(service.settings, headers)
-    check_origin(service.settings, headers)
+    if b"origin" in exchange.headers:
+        check_origin(service.settings, headers)
     if path in OPEN:
         return None
-    given = set(_keys(headers, scope["method"]))
+    given = set(_keys(headers, exchange.method))
     if len(given) != 1:
         problem = "Two different API keys were sent." if given else "No API key was sent."
         raise Unauthorized(problem, hint=HINT)
@@ -71,8 +72,7 @@ def check_host(settings: Settings, headers: Headers) -> None:
     hosts = [value for name, value in headers if name == b"host"]
     if len(hosts) != 1:
         raise InvalidInput(f"A request needs one Host header; received {len(hosts)}.")
-    host = _host_name(hosts[0].decode("latin-1"))
-    if not _is_ours(host, settings):
+    if not _is_ours(_host_name(hosts[0]), settings.host, settings.allowed_hosts):
         raise Forbidden(
             "This Host is not served here.", hint="Add it to the setting allowed_hosts."
         )
@@ -91,17 +91,19 @@ def check_origin(settings: Settings, headers: Headers) -> None:
                 )
 
 
-def _host_name(host: str) -> str:
+@lru_cache(maxsize=256)
+def _host_name(host: bytes) -> str:
     try:
-        parts = urlsplit(f"//{host}")
+        parts = urlsplit(f"//{host.decode('latin-1')}")
         valid = not (parts.path or parts.query or parts.fragment or parts.username)
         return (parts.hostname or "") if valid else ""
     except ValueError:
         return ""
 
 
-def _is_ours(host: str, settings: Settings) -> bool:
-    if host in ("localhost", settings.host, *settings.allowed_hosts):
+@lru_cache(maxsize=256)
+def _is_ours(host: str, bound: str, allowed: tuple[str, ...]) -> bool:
+    if host in ("localhost", bound, *allowed):
         return True
     try:
         return ipaddress.ip_address(host).is_loopback

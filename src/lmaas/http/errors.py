@@ -7,7 +7,10 @@ import msgspec
 from lmaas import errors
 
 STATUS: dict[type[errors.LMaaSError], int] = {
+    errors.HeadTooLarge: 431,
     errors.PayloadTooLarge: 413,
+    errors.TooSlow: 408,
+    errors.MethodNotAllowed: 405,
     errors.InvalidInput: 400,
     errors.ParityFailed: 422,
     errors.NotFound: 404,

@@ -1,37 +1,80 @@
-"""One HTTP exchange: its body read within bounds, its answer sent, its disconnect noticed."""
+"""One HTTP exchange: a request, its body read within bounds, and its answer."""
 
 import asyncio
+import itertools
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Any, Final, Protocol
+from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
-from lmaas.errors import Cancelled, InvalidInput, PayloadTooLarge
+from lmaas.errors import InvalidInput, LMaaSError, PayloadTooLarge
 from lmaas.types import KeyRecord
 
-T = TypeVar("T")
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 JSON = b"application/json"
+CLIENT_GONE: Final = 499
+"""What is counted for a request whose caller went away."""
+_REASONS = {status.value: status.phrase for status in HTTPStatus} | {CLIENT_GONE: "Client Gone"}
+_PREFIX = f"req-{secrets.token_hex(6)}"
+_numbers = itertools.count()
+
+
+class Sender(Protocol):
+    """What an exchange asks of its connection."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether connections end after their answer."""
+
+    def want_more(self) -> None:
+        """Read on."""
+
+    def write(self, data: bytes) -> None:
+        """Send bytes."""
+
+    def answered(self, exchange: "Exchange") -> None:
+        """The answer is written."""
 
 
 class Exchange:
-    """A request and its answer. `key` is None on the open routes only."""
+    """A request and its answer. `key` is None on the open routes only.
 
-    def __init__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        self.path: str = scope["path"]
-        self.method: str = scope["method"]
-        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+    `headers` has the last value of each name; `pairs` all of them, names in lower case.
+    """
+
+    def __init__(
+        self,
+        sender: Sender,
+        *,
+        method: str,
+        url: bytes,
+        headers: list[tuple[bytes, bytes]],
+        keep_alive: bool,
+    ) -> None:
+        self.method = method
+        self.url = url
+        self.pairs = headers
+        self.headers: dict[bytes, bytes] = dict(headers)
+        self.keep_alive = keep_alive
         self.key: KeyRecord | None = None
-        self.id = f"req-{secrets.token_hex(12)}"
+        self.id = f"{_PREFIX}{next(_numbers):010x}"
         self.extra: list[tuple[bytes, bytes]] = []
-        self.started = False
         self.model = ""
         self.route = "none"
-        self.status = 499
-        self._receive = receive
-        self._send = send
+        self.status = CLIENT_GONE
+        self.started = False
+        self.complete = False
+        self.received_bytes = 0
+        self._sender = sender
+        self._parts: deque[bytes] = deque()
+        self._buffered = 0
+        self._error: LMaaSError | None = None
+        self._wake: asyncio.Future[None] | None = None
 
     @property
     def tenant(self) -> str:
@@ -39,64 +82,141 @@ class Exchange:
         assert self.key is not None
         return self.key.tenant
 
+    @property
+    def path(self) -> str:
+        """The target's path, percent-decoded; never its query or a host."""
+        return path_of(self.url)
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The target's query parameters."""
+        _, _, query = self.url.partition(b"?")
+        return dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
+
+    # The request's body
+
+    def feed(self, part: bytes) -> int:
+        """A piece of the body has come; how many bytes wait for the handler."""
+        self._parts.append(part)
+        self.received_bytes += len(part)
+        self._buffered += len(part)
+        self._stir()
+        return self._buffered
+
+    def feed_end(self) -> None:
+        """The body is all there."""
+        self.complete = True
+        self._stir()
+
+    def fail(self, error: LMaaSError) -> None:
+        """The body will not come: whoever waits for it gets `error`."""
+        self._error = error
+        self._stir()
+
     async def body(self, limit_bytes: int) -> bytes:
         """The whole body. Raises PayloadTooLarge as soon as the limit is known to be passed."""
+        if self.complete:
+            self._check_head(limit_bytes)
+            if self.received_bytes > limit_bytes:
+                raise _too_large(limit_bytes)
+            return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        return b"".join([part async for part in self.chunks(limit_bytes)])
+
+    async def chunks(self, limit_bytes: int) -> AsyncIterator[bytes]:
+        """The body as it comes; a slow reader slows the client down."""
+        self._check_head(limit_bytes)
+        if not self.complete and self.headers.get(b"expect", b"").lower() == b"100-continue":
+            self._sender.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        while True:
+            if self.received_bytes > limit_bytes:
+                raise _too_large(limit_bytes)
+            while self._parts:
+                part = self._parts.popleft()
+                self._buffered -= len(part)
+                yield part
+            if self.complete:
+                return
+            if self._error is not None:
+                raise self._error
+            self._sender.want_more()
+            self._wake = asyncio.get_running_loop().create_future()
+            await self._wake
+
+    def _stir(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    def _check_head(self, limit_bytes: int) -> None:
         if self.headers.get(b"content-encoding", b"identity") != b"identity":
             raise InvalidInput("Compressed bodies are not accepted.", param="Content-Encoding")
-        declared = self.headers.get(b"content-length", b"0")
-        if not declared.isdigit() or int(declared) > limit_bytes:
+        if int(self.headers.get(b"content-length", b"0")) > limit_bytes:
             raise _too_large(limit_bytes)
-        parts, size = [], 0
-        while True:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise Cancelled("The caller went away while sending.")
-            part = message.get("body", b"")
-            size += len(part)
-            if size > limit_bytes:
-                raise _too_large(limit_bytes)
-            parts.append(part)
-            if not message.get("more_body"):
-                return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def unless_gone(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of `work`, which is cancelled when the caller disconnects."""
-        task = asyncio.ensure_future(work)
-        gone = asyncio.ensure_future(self._gone())
-        try:
-            await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                return task.result()
-            raise Cancelled("The caller went away.")
-        finally:
-            gone.cancel()
-            if not task.done():
-                task.cancel()
+    # The answer
 
-    async def _gone(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-
-    async def send(self, body: bytes, *, status: int = 200, kind: bytes = JSON) -> None:
-        """The whole answer."""
+    def send(self, body: bytes, *, status: int = 200, kind: bytes = JSON) -> None:
+        """The whole answer, in one write."""
         self.started = True
         self.status = status
-        headers = [
-            (b"content-type", kind),
-            (b"content-length", str(len(body)).encode()),
-            (b"x-request-id", self.id.encode()),
-            (b"x-content-type-options", b"nosniff"),
-            (b"cache-control", b"no-store"),
-            *self.extra,
-        ]
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
-        await self._send(
-            {"type": "http.response.body", "body": b"" if self.method == "HEAD" else body}
-        )
+        if self._sender.draining:
+            self.keep_alive = False
+        self._sender.write(self.render(body, status, kind))
+        self._sender.answered(self)
 
-    async def send_json(self, value: Any, *, status: int = 200) -> None:
+    def send_json(self, value: Any, *, status: int = 200) -> None:
         """`value` as JSON."""
-        await self.send(msgspec.json.encode(value), status=status)
+        self.send(msgspec.json.encode(value), status=status)
+
+    def render(self, body: bytes, status: int, kind: bytes) -> bytes:
+        """Status line, headers and body as they go over the wire."""
+        lines = [
+            _status_line(status),
+            b"content-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n"
+            % (kind, len(body), self.id.encode()),
+            b"x-content-type-options: nosniff\r\ncache-control: no-store\r\n",
+            _date_line(),
+            *(b"%b: %b\r\n" % header for header in self.extra),
+            b"\r\n" if self.keep_alive and self.complete else b"connection: close\r\n\r\n",
+        ]
+        if self.method != "HEAD":
+            lines.append(body)
+        return b"".join(lines)
+
+
+_paths: dict[bytes, str] = {}
+
+
+def path_of(url: bytes) -> str:
+    """The path of a request's target."""
+    path = _paths.get(url)
+    if path is None:
+        raw = url.partition(b"?")[0]
+        if raw.startswith((b"http://", b"https://")):
+            raw = b"/" + raw.partition(b"://")[2].partition(b"/")[2]
+        path = unquote(raw.decode("latin-1"), errors="replace")
+        if len(_paths) >= 4096:
+            _paths.clear()
+        _paths[url] = path
+    return path
+
+
+_lines: dict[int, bytes] = {}
+_date = (0, b"")
+
+
+def _date_line() -> bytes:
+    global _date
+    now = int(time.time())
+    if now != _date[0]:
+        _date = now, f"date: {formatdate(now, usegmt=True)}\r\n".encode()
+    return _date[1]
+
+
+def _status_line(status: int) -> bytes:
+    line = _lines.get(status)
+    if line is None:
+        line = _lines[status] = f"HTTP/1.1 {status} {_REASONS[status]}\r\n".encode()
+    return line
 
 
 def _too_large(limit_bytes: int) -> PayloadTooLarge:

@@ -6,15 +6,15 @@ from lmaas.service import Service
 
 async def live(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """200 while the process answers."""
-    await exchange.send_json({"live": True})
+    exchange.send_json({"live": True})
 
 
 async def ready(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """200 while new requests are accepted, else 503."""
     ready = service.ready()
-    await exchange.send_json({"ready": ready}, status=200 if ready else 503)
+    exchange.send_json({"ready": ready}, status=200 if ready else 503)
 
 
 async def metrics(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Prometheus text."""
-    await exchange.send(service.metrics.render(), kind=b"text/plain; version=0.0.4; charset=utf-8")
+    exchange.send(service.metrics.render(), kind=b"text/plain; version=0.0.4; charset=utf-8")

@@ -10,9 +10,7 @@ async def infer(service: Service, exchange: Exchange, path: dict[str, str]) -> N
     body = await exchange.body(service.settings.max_body_bytes)
     is_json = exchange.headers.get(b"content-type", b"").startswith(b"application/json")
     payload = Payload(format="json" if is_json else "image", body=body)
-    version, answer = await exchange.unless_gone(
-        service.predict(exchange.tenant, path["ref"], payload)
-    )
+    version, answer = await service.predict(exchange.tenant, path["ref"], payload)
     exchange.model = version.ref
     exchange.extra.append((b"x-lmaas-model", version.ref.encode()))
-    await exchange.send(answer.body)
+    exchange.send(answer.body)

@@ -13,7 +13,7 @@ LENGTH = b"inference-header-content-length"
 async def server(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Name, version and extensions of this server."""
     told = {"name": "lmaas", "version": lmaas.__version__, "extensions": ["binary_tensor_data"]}
-    await exchange.send_json(told)
+    exchange.send_json(told)
 
 
 async def model(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
@@ -21,7 +21,7 @@ async def model(service: Service, exchange: Exchange, path: dict[str, str]) -> N
     version = service.model(exchange.tenant, _ref(path))
     versions = service.versions(exchange.tenant, version.name)
     signature = version.manifest.signature
-    await exchange.send_json(
+    exchange.send_json(
         {
             "name": version.name,
             "versions": [str(v.version) for v in versions],
@@ -35,7 +35,7 @@ async def model(service: Service, exchange: Exchange, path: dict[str, str]) -> N
 async def model_ready(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """200 when the model exists: it loads on its first call."""
     service.model(exchange.tenant, _ref(path))
-    await exchange.send_json({"ready": True})
+    exchange.send_json({"ready": True})
 
 
 async def infer(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
@@ -45,16 +45,14 @@ async def infer(service: Service, exchange: Exchange, path: dict[str, str]) -> N
     if length is not None and not length.isdigit():
         raise InvalidInput("Inference-Header-Content-Length must be a number.")
     payload = Payload(format="tensors", body=body, json_bytes=int(length) if length else None)
-    version, answer = await exchange.unless_gone(
-        service.predict(exchange.tenant, _ref(path), payload)
-    )
+    version, answer = await service.predict(exchange.tenant, _ref(path), payload)
     exchange.model = version.ref
     exchange.extra.append((b"x-lmaas-model", version.ref.encode()))
     kind = JSON
     if answer.json_bytes is not None:
         exchange.extra.append((LENGTH, str(answer.json_bytes).encode()))
         kind = b"application/octet-stream"
-    await exchange.send(answer.body, kind=kind)
+    exchange.send(answer.body, kind=kind)
 
 
 def _ref(path: dict[str, str]) -> str:

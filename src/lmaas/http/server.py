@@ -7,28 +7,18 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Iterator
 
-import uvicorn
 import uvloop
 
 from lmaas.config import Settings
 from lmaas.errors import AlreadyRunning, ConfigError
 from lmaas.http.app import create_app
+from lmaas.http.connection import Connections
 from lmaas.registry.lock import HomeLock
 from lmaas.service import Service
 from lmaas.types import TENANT
 
-log = logging.getLogger(__name__)
-
-
-class Server(uvicorn.Server):
-    """uvicorn, with signals left to us: one deadline covers requests and workers."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """`serve` handles the signals."""
-        yield
+BACKLOG = 1024
 
 
 def run(settings: Settings) -> int:
@@ -50,39 +40,33 @@ def run(settings: Settings) -> int:
 
 
 async def serve(service: Service, listener: socket.socket) -> None:
-    """Answer on `listener` until a signal; a second one ends everything at once."""
-    settings = service.settings
-    config = uvicorn.Config(
-        create_app(service),
-        http="httptools",
-        loop="none",
-        lifespan="off",
-        access_log=False,
-        server_header=False,
-        log_config=None,
-        timeout_graceful_shutdown=max(1, int(settings.drain_timeout_s)),
-    )
-    server = Server(config)
-    stop = asyncio.Event()
+    """Answer on `listener` until a signal, then drain; a second signal ends everything at once."""
     loop = asyncio.get_running_loop()
+    stop, force = asyncio.Event(), asyncio.Event()
 
     def signalled() -> None:
-        if stop.is_set():
-            server.force_exit = True
-        stop.set()
+        (force if stop.is_set() else stop).set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled)
+    connections = Connections(create_app(service), service.settings)
     await service.start()
-    serving = asyncio.ensure_future(server.serve(sockets=[listener]))
-    stopping = asyncio.ensure_future(stop.wait())
-    await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
-    deadline = loop.time() + settings.drain_timeout_s
-    draining = asyncio.ensure_future(service.drain(settings.drain_timeout_s))
-    server.should_exit = True
-    await serving
-    await asyncio.wait((draining,), timeout=max(0.1, deadline - loop.time()))
-    stopping.cancel()
+    server = await loop.create_server(connections.make, sock=listener, backlog=BACKLOG)
+    watch = asyncio.create_task(connections.watch())
+    await stop.wait()
+    draining = asyncio.ensure_future(_drain(service, connections))
+    forced = asyncio.ensure_future(force.wait())
+    await asyncio.wait((draining, forced), return_when=asyncio.FIRST_COMPLETED)
+    for task in (watch, draining, forced):
+        task.cancel()
+    server.close()
+    await connections.drain(0)
+
+
+async def _drain(service: Service, connections: Connections) -> None:
+    """One deadline for requests and workers; until it, health says that nothing new is taken."""
+    timeout_s = service.settings.drain_timeout_s
+    await asyncio.gather(service.drain(timeout_s), connections.drain(timeout_s))
 
 
 def bind(settings: Settings) -> socket.socket:

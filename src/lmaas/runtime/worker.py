@@ -51,6 +51,9 @@ INLINE_BODY_BYTES: Final = 1 << 16
 """Smaller payloads are decoded where they are read: a thread hop would cost more."""
 INLINE_BATCH_S: Final = 0.003
 """Batches expected to take less run where they are read, for the same reason."""
+SPIN_S: Final = 0.0003 if (os.cpu_count() or 1) > 1 else 0.0
+"""After work, a sleeping worker would cost the next request more time than a small model does; who
+else wants the core gets it."""
 EXIT_OK: Final = 0
 EXIT_LOAD_FAILED: Final = 3
 MAIN_SLOT, ENGINE_SLOT, FIRST_DECODE_SLOT = 0, 1, 2
@@ -111,7 +114,7 @@ class Worker:
         poll.register(self._wake_read, select.POLLIN)
         while True:
             runnable = bool(self._batcher) and not self._running
-            for descriptor, _ in poll.poll(0 if runnable else self._patience_ms()):
+            for descriptor, _ in self._next(poll, 0.0 if runnable else self._patience_ms()):
                 if descriptor == self._wake_read:
                     os.read(self._wake_read, READ_BYTES)
                     self._collect()
@@ -125,6 +128,19 @@ class Worker:
             self._heart.queued = len(self._batcher)
             if self._stop_at is not None and (not self._live or time.monotonic() >= self._stop_at):
                 return
+
+    def _next(self, poll: select.poll, patience_ms: float | None) -> list[tuple[int, int]]:
+        """What can be read; looks again and again for `SPIN_S` before it sleeps."""
+        ready = poll.poll(0)
+        if ready or patience_ms == 0:
+            return ready
+        until = time.perf_counter() + SPIN_S
+        while time.perf_counter() < until:
+            os.sched_yield()
+            ready = poll.poll(0)
+            if ready:
+                return ready
+        return poll.poll(patience_ms)
 
     def _patience_ms(self) -> float | None:
         if self._stop_at is None:

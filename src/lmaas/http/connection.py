@@ -1,0 +1,301 @@
+"""HTTP/1.1 connections: heads, bodies, keep-alive, and clients that are slow, gone or too many.
+
+Parsing is httptools'. One object a connection, one task a request, one write an answer: between the
+socket and a handler there is nothing else, because for small models everything between is most of
+what a request costs (docs/log.md). Knows no routes: it hands each request to `Connections.app`.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, cast
+
+import httptools
+
+from lmaas.config import Settings
+from lmaas.errors import HeadTooLarge, InvalidInput, LMaaSError, TooSlow, Unavailable
+from lmaas.http import errors
+from lmaas.http.exchange import Exchange
+
+MAX_HEAD_BYTES: Final = 65_536
+BUFFER_BYTES: Final = 262_144
+"""So much of a body waits for its handler; then the client has to wait too."""
+MIN_BODY_BYTES_PER_S: Final = 1024
+KEEP_ALIVE_S: Final = 75.0
+LINGER_S: Final = 2.0
+"""How long the rest of a refused body is read and dropped: closing at once would reset the
+connection before the client has read why."""
+STUCK_WRITE_S: Final = 60.0
+TICK_S: Final = 0.5
+
+App = Callable[[Exchange], Coroutine[Any, Any, None]]
+
+
+class Connections:
+    """All connections of one server."""
+
+    def __init__(self, app: App, settings: Settings) -> None:
+        self.app = app
+        self.header_timeout_s = settings.header_timeout_s
+        self.max_connections = settings.max_connections
+        self.open: set[Connection] = set()
+        self.draining = False
+        self._emptied = asyncio.Event()
+
+    def make(self) -> "Connection":
+        """A protocol for a connection that was just accepted."""
+        return Connection(self)
+
+    def left(self, connection: "Connection") -> None:
+        """A connection has ended."""
+        self.open.discard(connection)
+        if not self.open:
+            self._emptied.set()
+
+    async def watch(self) -> None:
+        """End connections that do not move. Runs until it is cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = loop.time()
+            for connection in list(self.open):
+                connection.check(now)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Close idle connections now and the others after their answer; abort what is left."""
+        self.draining = True
+        for connection in list(self.open):
+            connection.close_if_idle()
+        self._emptied.clear()
+        if self.open:
+            try:
+                await asyncio.wait_for(self._emptied.wait(), timeout_s)
+            except TimeoutError:
+                for connection in list(self.open):
+                    connection.abort()
+
+
+class Connection(asyncio.Protocol):
+    """One connection. Requests that a client sends ahead wait until the one before is answered."""
+
+    def __init__(self, shared: Connections) -> None:
+        self._shared = shared
+        self._loop = asyncio.get_running_loop()
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._head_bytes = 0
+        self._in_head = False
+        self._running: Exchange | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._reading: Exchange | None = None
+        self._waiting: deque[Exchange] = deque()
+        self._paused = False
+        self._since = self._loop.time()
+        self._linger_until = 0.0
+        self._stuck = (0, 0.0)
+        self._served = False
+
+    # The transport's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Accepted, or turned away when there are too many."""
+        self._transport = cast(asyncio.Transport, transport)
+        shared = self._shared
+        if len(shared.open) >= shared.max_connections:
+            error = Unavailable(
+                f"{shared.max_connections} connections are open; no more are taken.",
+                hint="Try again soon, or raise max_connections.",
+            )
+            self._refuse(error)
+        shared.open.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came; the callbacks below do the rest."""
+        if self._linger_until:
+            return
+        if not self._in_head and self._reading is None and not self._running:
+            self._since = self._loop.time()
+        self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # The request itself was parsed and is answered in HTTP/1.1; nothing follows it.
+            for exchange in (self._running, *self._waiting):
+                if exchange is not None:
+                    exchange.keep_alive = False
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            if isinstance(cause, LMaaSError):
+                self._refuse(cause)
+            else:
+                self._refuse(InvalidInput(f"This is not an HTTP request: {error}."))
+        if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(_head_too_large())
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The client is gone: what runs for it is cancelled."""
+        self._waiting.clear()
+        if self._task is not None and self._running is not None:
+            self._task.cancel()
+        self._running = self._reading = None
+        self._shared.left(self)
+
+    # The parser's side
+
+    def on_message_begin(self) -> None:
+        """A request's first byte."""
+        self._url, self._headers, self._in_head = b"", [], True
+        if self._running is not None or self._served:
+            self._head_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        """A piece of the request's target."""
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header."""
+        self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """The head is there: the handler may start."""
+        self._in_head = False
+        if len(self._url) + sum(len(n) + len(v) for n, v in self._headers) > MAX_HEAD_BYTES:
+            raise _head_too_large()
+        exchange = Exchange(
+            self,
+            method=self._parser.get_method().decode("ascii", "replace"),
+            url=self._url,
+            headers=self._headers,
+            keep_alive=self._parser.should_keep_alive(),
+        )
+        self._reading = exchange
+        self._since = self._loop.time()
+        if self._running is None:
+            self._start(exchange)
+        else:
+            self._waiting.append(exchange)
+            self._pause()
+
+    def on_body(self, part: bytes) -> None:
+        """A piece of the body."""
+        exchange = self._reading
+        if exchange is not None and exchange.feed(part) > BUFFER_BYTES:
+            self._pause()
+
+    def on_message_complete(self) -> None:
+        """The request is all there."""
+        if self._reading is not None:
+            self._reading.feed_end()
+            self._reading = None
+        self._served = True
+        self._head_bytes = 0
+
+    # The exchange's side
+
+    def want_more(self) -> None:
+        """The handler waits for more of the body."""
+        if self._paused and self._transport is not None and not self._transport.is_closing():
+            self._paused = False
+            self._transport.resume_reading()
+
+    def write(self, data: bytes) -> None:
+        """Send bytes; a client that is gone drops them."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def answered(self, exchange: Exchange) -> None:
+        """The answer to `exchange` was written: on to the next, or the end."""
+        if self._running is not exchange:
+            return
+        self._running = self._task = None
+        self._since = self._loop.time()
+        if not exchange.complete:
+            self._linger()
+        elif not exchange.keep_alive:
+            self._close()
+        elif self._waiting:
+            self._start(self._waiting.popleft())
+        else:
+            self.want_more()
+
+    @property
+    def draining(self) -> bool:
+        """Whether connections end after their answer."""
+        return self._shared.draining
+
+    # The server's side
+
+    def check(self, now: float) -> None:
+        """End what does not move: heads and bodies that dribble, answers that nobody reads."""
+        transport, timeout_s = self._transport, self._shared.header_timeout_s
+        if transport is None or transport.is_closing():
+            return
+        pending = transport.get_write_buffer_size()
+        if not pending or pending != self._stuck[0]:
+            self._stuck = (pending, now)
+        elif now - self._stuck[1] > STUCK_WRITE_S:
+            transport.abort()
+            return
+        waited = now - self._since
+        if self._linger_until:
+            if now > self._linger_until:
+                transport.abort()
+        elif self._in_head and waited > timeout_s:
+            self._refuse(_too_slow(f"a request's head within {timeout_s:g} s"))
+        elif self._reading is not None and not self._paused:
+            received = self._reading.received_bytes
+            if waited > timeout_s and received < MIN_BODY_BYTES_PER_S * waited:
+                self._reading.fail(_too_slow(f"at least {MIN_BODY_BYTES_PER_S} bytes/s of a body"))
+        elif self._running is None and waited > (KEEP_ALIVE_S if self._served else timeout_s):
+            transport.close()
+
+    def close_if_idle(self) -> None:
+        """End the connection unless a request is in it."""
+        if self._running is None and not self._in_head:
+            self._close()
+
+    def abort(self) -> None:
+        """End the connection at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _start(self, exchange: Exchange) -> None:
+        self._running = exchange
+        self._task = self._loop.create_task(self._shared.app(exchange))
+
+    def _pause(self) -> None:
+        if not self._paused and self._transport is not None and not self._transport.is_closing():
+            self._paused = True
+            self._transport.pause_reading()
+
+    def _refuse(self, error: LMaaSError) -> None:
+        """Answer what is no request, and hang up."""
+        if self._linger_until:
+            return
+        exchange = Exchange(self, method="GET", url=b"/", headers=[], keep_alive=False)
+        if self._running is None:
+            body, kind = errors.body_of(error, "/")
+            exchange.extra += errors.headers_of(error)
+            self.write(exchange.render(body, errors.status_of(error), kind))
+        self._linger()
+
+    def _linger(self) -> None:
+        self._linger_until = self._loop.time() + LINGER_S
+        self._in_head, self._reading = False, None
+        self.want_more()
+        if self._transport is not None and self._transport.can_write_eof():
+            self._transport.write_eof()
+
+    def _close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+
+def _head_too_large() -> LMaaSError:
+    return HeadTooLarge(f"A request's head may have {MAX_HEAD_BYTES} bytes.")
+
+
+def _too_slow(what: str) -> LMaaSError:
+    return TooSlow(f"The client was too slow: expected {what}.")
