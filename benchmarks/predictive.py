@@ -131,9 +131,7 @@ def running(server: str, name: str, folder: Path, key: str) -> Iterator[tuple[st
             process.wait()
 
 
-def as_sent(
-    server: str, workload: Workload, index: int, key: str
-) -> tuple[bytes, dict[str, str]]:
+def as_sent(server: str, workload: Workload, index: int, key: str) -> tuple[bytes, dict[str, str]]:
     """A request's body and headers: raw, but LitServe takes files as a form only."""
     body = workload.request(index)
     headers = {"Content-Type": workload.kind}
@@ -213,7 +211,9 @@ def run(workloads: list[str], servers: list[str], window_s: float, repeats: int)
                         limit = TOLERANCE["bf16" if server.endswith("bf16") else "f32"]
                         if error > limit:
                             raise SystemExit(f"{server} {name}: wrong answers, off by {error}")
-                        sent = [as_sent(server, WORKLOADS[name], i, key) for i in range(NUM_REQUESTS)]
+                        sent = [
+                            as_sent(server, WORKLOADS[name], i, key) for i in range(NUM_REQUESTS)
+                        ]
                         for concurrency in CONCURRENCY:
                             plan = Plan(
                                 url=url,
