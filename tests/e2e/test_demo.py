@@ -103,10 +103,8 @@ def test_progress_is_on_stderr_and_only_that(demo: Demo) -> None:
         *["Training"] * 3, "Starting", "Classifying", "Serving",
     ]  # fmt: skip
     table = demo.out.read_text().splitlines()
-    assert table[0].split()[:3] == ["model", "framework", "parameters"]
-    assert [line.split()[0] for line in table[1:4]] == [
-        "digits-pytorch", "digits-keras", "digits-tensorflow",
-    ]  # fmt: skip
+    assert table[1].split()[:2] == ["framework", "parameters"]
+    assert [line.split()[0] for line in table[2:5]] == ["pytorch", "keras", "tensorflow"]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 QUIET = "lmaas.quiet"
 WIDE = 1000
-"""Columns of a table that nobody looks at in a terminal: no cell is ever cut."""
+"""Columns of a table: a terminal breaks long lines, but no cell is cut or folded."""
 
 
 def home_options(command: F) -> F:
@@ -62,8 +62,13 @@ def service_of(flags: dict[str, Any]) -> "Iterator[Service]":
 
 def progress(text: str) -> None:
     """Tell on stderr what goes on, unless --quiet."""
-    if QUIET not in click.get_current_context().meta:
+    if not is_quiet():
         click.echo(text, err=True)
+
+
+def is_quiet() -> bool:
+    """Whether --quiet is given."""
+    return QUIET in click.get_current_context().meta
 
 
 def show(value: Any, as_json: bool, lines: Sequence[str]) -> None:
@@ -90,11 +95,10 @@ def show_table(
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column)
     for row in rows:
         table.add_row(*(Text(printable(str(cell))) for cell in row))
-    width = None if sys.stdout.isatty() else WIDE
-    console = Console(file=sys.stdout, width=width, highlight=False)
+    console = Console(file=sys.stdout, width=WIDE, highlight=False)
     with console.capture() as drawn:
         console.print(table)
     for line in drawn.get().splitlines():

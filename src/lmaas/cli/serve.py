@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from lmaas.cli.output import home_options
+from lmaas.cli.output import home_options, is_quiet
 
 
 @click.command()
@@ -17,4 +17,5 @@ def command(flags: dict[str, Any], host: str | None, port: int | None) -> int:
     from lmaas.config import load_settings
     from lmaas.http.server import run
 
-    return run(load_settings({**flags, "host": host, "port": port}))
+    level = "warning" if is_quiet() else None
+    return run(load_settings({**flags, "host": host, "port": port, "log_level": level}))
