@@ -4,12 +4,16 @@ A call is a generator that yields one request, is sent its response and returns 
 `Client` and `AsyncClient` share every line but the sending.
 """
 
+import asyncio
 import base64
+import contextlib
 import io
 import os
+import tempfile
+import time
 from collections.abc import Generator, Mapping
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 import msgspec
@@ -21,12 +25,23 @@ from lmaas.config import load_settings
 from lmaas.errors import BY_CODE, InvalidInput, LMaaSError, Unavailable
 from lmaas.registry.lock import HomeLock
 from lmaas.tasks.image_classification import Label
-from lmaas.types import Answer, ModelVersion, Payload, WorkerStatus
+from lmaas.types import (
+    Answer,
+    ModelVersion,
+    Payload,
+    PublishOptions,
+    PushOptions,
+    WorkerStatus,
+)
 
 T = TypeVar("T")
 Call = Generator[httpx.Request, httpx.Response, T]
 LENGTH = "inference-header-content-length"
+OCTETS = "application/octet-stream"
 TIMEOUT_S = 150.0
+PUBLISH_TIMEOUT_S = 1200.0
+RETRIES = 2
+LONGEST_PAUSE_S = 10.0
 
 
 class _Calls:
@@ -45,7 +60,7 @@ class _Calls:
         return read_answer((yield from self._answer(model, to_payload(given, parameters))))
 
     def _answer(self, model: str, payload: Payload) -> Call[Answer]:
-        path, headers = f"/models/{model}", {"content-type": "application/octet-stream"}
+        path, headers = f"/models/{model}", {"content-type": OCTETS}
         if payload.format == "json":
             headers = {"content-type": "application/json"}
         if payload.json_bytes is not None:
@@ -64,6 +79,45 @@ class _Calls:
         response = yield self._request("GET", f"/api/models/{ref}")
         _check(response)
         return msgspec.json.decode(response.content, type=ModelVersion)
+
+    def _push(self, path: Path, options: PushOptions | None) -> Call[ModelVersion]:
+        if not path.exists():
+            raise InvalidInput(f"{path} does not exist.", param="path")
+        files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+        root = path.parent if path.is_file() else path
+        with contextlib.ExitStack() as stack:
+            parts = [("file", file.relative_to(root).as_posix(), file) for file in files]
+            if options is not None and options.sample is not None:
+                parts.append(("sample", Path(options.sample).name, Path(options.sample)))
+                options = msgspec.structs.replace(options, sample=None)
+            response = yield self._request(
+                "POST",
+                "/api/models",
+                data={} if options is None else {"options": msgspec.json.encode(options).decode()},
+                files=[
+                    (n, (told, stack.enter_context(f.open("rb")), OCTETS)) for n, told, f in parts
+                ],
+                extensions={"timeout": httpx.Timeout(PUBLISH_TIMEOUT_S).as_dict()},
+            )
+        _check(response)
+        return msgspec.json.decode(response.content, type=ModelVersion)
+
+    def _versions(self, name: str) -> Call[list[ModelVersion]]:
+        response = yield self._request("GET", f"/api/models/{name}/versions")
+        _check(response)
+        return msgspec.json.decode(response.content, type=list[ModelVersion])
+
+    def _set_alias(self, name: str, alias: str, version: int) -> Call[ModelVersion]:
+        path = f"/api/models/{name}/aliases/{alias}"
+        response = yield self._request("PUT", path, json={"version": version})
+        _check(response)
+        return msgspec.json.decode(response.content, type=ModelVersion)
+
+    def _remove(self, ref: str, force: bool) -> Call[list[ModelVersion]]:
+        query = "?force=true" if force else ""
+        response = yield self._request("DELETE", f"/api/models/{ref}{query}")
+        _check(response)
+        return msgspec.json.decode(response.content, type=list[ModelVersion])
 
     def _ps(self) -> Call[list[WorkerStatus]]:
         response = yield self._request("GET", "/api/ps")
@@ -85,10 +139,16 @@ class Client(_Calls):
 
     def _run(self, call: Call[T]) -> T:
         request = next(call)
+        tries = 1
         try:
             while True:
                 with _explained(self.url):
                     response = self._http.send(request)
+                pause_s = _pause_s(request, response, tries)
+                if pause_s is not None:
+                    time.sleep(pause_s)
+                    tries += 1
+                    continue
                 request = call.send(response)
         except StopIteration as done:
             result: T = done.value
@@ -114,6 +174,35 @@ class Client(_Calls):
     def model(self, ref: str) -> ModelVersion:
         """One version in full; needs a key with the scope admin."""
         return self._run(self._model(ref))
+
+    def publish(
+        self, model: Any, *, name: str, task: str, sample: Any, **options: Unpack[PublishOptions]
+    ) -> ModelVersion:
+        """Export a live model in this process and register it on the server.
+
+        The server verifies the compiled model again. Needs a key with the scope admin. Raises
+        ParityFailed when it does not give the model's own outputs.
+        """
+        with tempfile.TemporaryDirectory(prefix="lmaas-") as scratch:
+            folder = Path(scratch) / "package"
+            _build(model, name, task, sample, folder, options)
+            return self._run(self._push(folder, None))
+
+    def push(self, path: str | os.PathLike[str], options: PushOptions | None) -> ModelVersion:
+        """Upload a .keras or .onnx file, a SavedModel folder or a package (options None)."""
+        return self._run(self._push(Path(path), options))
+
+    def versions(self, name: str) -> list[ModelVersion]:
+        """All versions of a model, oldest first; needs a key with the scope admin."""
+        return self._run(self._versions(name))
+
+    def set_alias(self, name: str, alias: str, version: int) -> ModelVersion:
+        """Point `name@alias` at a version; needs a key with the scope admin."""
+        return self._run(self._set_alias(name, alias, version))
+
+    def remove(self, ref: str, *, force: bool = False) -> list[ModelVersion]:
+        """Remove a version (`name:3`) or a model; needs a key with the scope admin."""
+        return self._run(self._remove(ref, force))
 
     def ps(self) -> list[WorkerStatus]:
         """The loaded models; needs a key with the scope admin."""
@@ -143,10 +232,16 @@ class AsyncClient(_Calls):
 
     async def _run(self, call: Call[T]) -> T:
         request = next(call)
+        tries = 1
         try:
             while True:
                 with _explained(self.url):
                     response = await self._http.send(request)
+                pause_s = _pause_s(request, response, tries)
+                if pause_s is not None:
+                    await asyncio.sleep(pause_s)
+                    tries += 1
+                    continue
                 request = call.send(response)
         except StopIteration as done:
             result: T = done.value
@@ -167,6 +262,31 @@ class AsyncClient(_Calls):
     async def model(self, ref: str) -> ModelVersion:
         """See `Client.model`."""
         return await self._run(self._model(ref))
+
+    async def publish(
+        self, model: Any, *, name: str, task: str, sample: Any, **options: Unpack[PublishOptions]
+    ) -> ModelVersion:
+        """See `Client.publish`."""
+        with tempfile.TemporaryDirectory(prefix="lmaas-") as scratch:
+            folder = Path(scratch) / "package"
+            await asyncio.to_thread(_build, model, name, task, sample, folder, options)
+            return await self._run(self._push(folder, None))
+
+    async def push(self, path: str | os.PathLike[str], options: PushOptions | None) -> ModelVersion:
+        """See `Client.push`."""
+        return await self._run(self._push(Path(path), options))
+
+    async def versions(self, name: str) -> list[ModelVersion]:
+        """See `Client.versions`."""
+        return await self._run(self._versions(name))
+
+    async def set_alias(self, name: str, alias: str, version: int) -> ModelVersion:
+        """See `Client.set_alias`."""
+        return await self._run(self._set_alias(name, alias, version))
+
+    async def remove(self, ref: str, *, force: bool = False) -> list[ModelVersion]:
+        """See `Client.remove`."""
+        return await self._run(self._remove(ref, force))
 
     async def ps(self) -> list[WorkerStatus]:
         """See `Client.ps`."""
@@ -202,6 +322,24 @@ def _where(url: str | None, key: str | None) -> tuple[str, str | None]:
     live = HomeLock.read(settings.home_path) or {}
     here = f"http://{settings.host}:{settings.port}"
     return settings.url or str(live.get("url", here)), settings.key
+
+
+def _build(
+    model: Any, name: str, task: str, sample: Any, folder: Path, options: PublishOptions
+) -> None:
+    from lmaas.frameworks import package
+
+    package.build(model, name=name, task=task, sample=sample, folder=folder, **options)
+
+
+def _pause_s(request: httpx.Request, response: httpx.Response, tries: int) -> float | None:
+    """How long to wait before `request` is sent again; None when it is not."""
+    if response.status_code not in (429, 503) or tries > RETRIES:
+        return None
+    if not isinstance(request.stream, httpx.ByteStream):
+        return None
+    told = response.headers.get("retry-after", "")
+    return min(LONGEST_PAUSE_S, float(told)) if told.isdigit() else None
 
 
 class _explained:

@@ -106,13 +106,23 @@ class Service:
         """
         return await self.router.call(tenant, ref, payload)
 
-    async def push(self, tenant: str, path: Path, options: PushOptions) -> ModelVersion:
-        """Register a model file or folder: imported and compiled in a sandboxed child."""
-        check_name(options.name)
+    async def push(
+        self, tenant: str, path: Path, options: PushOptions | None = None
+    ) -> ModelVersion:
+        """Register a model file or folder: imported and compiled in a sandboxed child.
+
+        A package says all of itself; `options` may only give it another name.
+        """
+        if options is not None:
+            check_name(options.name)
         if not path.exists():
             raise InvalidInput(f"{path} does not exist.", param="path")
         if (path / "manifest.json").is_file():
-            return await self.publish_package(tenant, path)
+            return await self._push_package(tenant, path, options)
+        if options is None:
+            raise InvalidInput(
+                f"{path.name} is no package, so it needs a name and a task.", param="options"
+            )
         with self.scratch("push") as scratch:
             request = {
                 "path": str(path.absolute()),
@@ -122,21 +132,51 @@ class Service:
             await self._child("lmaas.frameworks.importer", request, scratch)
             return await self.publish_package(tenant, scratch / "package", origin="push")
 
+    async def _push_package(
+        self, tenant: str, folder: Path, options: PushOptions | None
+    ) -> ModelVersion:
+        if options is None:
+            return await self.publish_package(tenant, folder)
+        given = {
+            name: getattr(options, name)
+            for name in options.__struct_fields__
+            if name not in ("name", "task") and getattr(options, name)
+        }
+        if given:
+            raise InvalidInput(
+                f"{folder.name} is a package and says its own {', '.join(sorted(given))}.",
+                hint="Leave these options out.",
+            )
+        return await self.publish_package(tenant, folder, name=options.name, task=options.task)
+
     async def publish_package(
-        self, tenant: str, folder: Path, *, origin: str | None = None
+        self,
+        tenant: str,
+        folder: Path,
+        *,
+        origin: str | None = None,
+        name: str | None = None,
+        task: str | None = None,
     ) -> ModelVersion:
         """Verify a package in a sandboxed child and register it.
 
-        Raises ParityFailed when the compiled model does not give the source's outputs.
+        `name` renames it; another `task` than its own is refused. Raises ParityFailed when the
+        compiled model does not give the source's outputs.
         """
         with self.scratch("verify") as scratch:
             reply = await self._child(
                 "lmaas.runtime.verify", {"folder": str(folder.absolute())}, scratch
             )
         verified = msgspec.json.decode(reply, type=Verified)
-        check_name(verified.manifest.name)
-        require(verified.parity)
         manifest = verified.manifest
+        if task not in (None, manifest.task):
+            raise InvalidInput(
+                f"The package's task is {manifest.task}; received {task}.", param="task"
+            )
+        if name is not None:
+            manifest = msgspec.structs.replace(manifest, name=name)
+        check_name(manifest.name)
+        require(verified.parity)
         if origin is not None:
             lineage = msgspec.structs.replace(manifest.lineage, origin=origin)
             manifest = msgspec.structs.replace(manifest, lineage=lineage)
@@ -146,6 +186,10 @@ class Service:
         """Point `name@alias` at a version; callers of the alias move at once."""
         self.registry.set_alias(tenant, name, alias, version)
         return self.registry.resolve(tenant, f"{name}@{alias}")
+
+    def remove_alias(self, tenant: str, name: str, alias: str) -> None:
+        """Remove an alias. Raises NotFound."""
+        self.registry.remove_alias(tenant, name, alias)
 
     def remove(self, tenant: str, ref: str, *, force: bool = False) -> list[ModelVersion]:
         """Delete one version (`name:3`) or a whole model (`name`) and free its files."""

@@ -3,7 +3,8 @@
 This module knows no storage, no transport and no framework.
 """
 
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypedDict
 
 import msgspec
 
@@ -147,6 +148,23 @@ class PushOptions(Record, frozen=True, kw_only=True):
     outputs_are: Literal["logits", "probabilities"] | None = None
     sample: str | None = None
     card: str = ""
+
+
+class PublishOptions(TypedDict, total=False):
+    """What may be said of a live model beside its name, task and sample."""
+
+    labels: Sequence[str] | None
+    """Class names, in the order of the outputs."""
+    image: ImageSpec | None
+    """How an image becomes the model's input; guessed from the input's shape where left out."""
+    outputs_are: Literal["logits", "probabilities"] | None
+    """What a classifier gives; told from the sample's outputs where left out."""
+    metrics: Mapping[str, float] | None
+    """What was measured, by the metric's name."""
+    card: str
+    """A description in Markdown."""
+    lineage: Lineage | None
+    """Where the model comes from."""
 
 
 class ModelVersion(Record, frozen=True, kw_only=True):

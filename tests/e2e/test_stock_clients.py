@@ -1,71 +1,14 @@
 """A real server process, called by clients that know nothing of LMaaS."""
 
-import io
-import os
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import httpx
 import numpy as np
 import pytest
-from PIL import Image
 
-from lmaas.config import Settings
-from lmaas.registry.lock import HomeLock
-from lmaas.service import Service
-from lmaas.types import TENANT
-
-
-class Running(NamedTuple):
-    """A server with the model `digits`, and a key that may do everything."""
-
-    url: str
-    key: str
-    call_key: str
-    pid: int
-    home: Path
-
-
-PUBLISH = """
-import sys, numpy as np, torch, lmaas
-torch.manual_seed(0)
-model = torch.nn.Sequential(torch.nn.Linear(784, 16), torch.nn.ReLU(), torch.nn.Linear(16, 10))
-x = np.random.default_rng(0).random((4, 784), np.float32)
-lmaas.publish(model, name="digits", task="image-classification", sample=x, home=sys.argv[1])
-"""
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    home = tmp_path_factory.mktemp("home")
-    subprocess.run([sys.executable, "-W", "ignore", "-c", PUBLISH, home], check=True, timeout=100)
-    service = Service(Settings(home=str(home)))
-    _, key = service.create_key(TENANT, "test", ("admin", "call"))
-    _, call_key = service.create_key(TENANT, "caller", ("call",))
-    service.close()
-    argv = [sys.executable, "-m", "lmaas", "--home", str(home), "serve", "--port", "0"]
-    process = subprocess.Popen(argv, env={**os.environ, "LMAAS_MAX_BODY_BYTES": "1000000"})
-    deadline = time.monotonic() + 30
-    while not (HomeLock.read(home) or {}).get("url"):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    url = str((HomeLock.read(home) or {})["url"])
-    yield Running(url, key, call_key, process.pid, home)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(40) == 0
-
-
-def png() -> bytes:
-    file = io.BytesIO()
-    pixels = np.random.default_rng(1).integers(0, 255, (28, 28), np.uint8)
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
+from servers import Running, png
 
 
 def test_huggingface_hub(server: Running) -> None:

@@ -1,7 +1,36 @@
 """What an operator does over HTTP; every route needs the scope admin."""
 
+from typing import Annotated
+
+import msgspec
+
+from lmaas.codecs.json import read
+from lmaas.errors import InvalidInput
 from lmaas.http.exchange import Exchange
 from lmaas.service import Service
+from lmaas.types import KeyRecord, Record, Scope
+
+MAX_BODY_BYTES = 65_536
+
+
+class AliasBody(Record, frozen=True, kw_only=True):
+    """Which version an alias is to name."""
+
+    version: Annotated[int, msgspec.Meta(ge=1)]
+
+
+class KeyBody(Record, frozen=True, kw_only=True):
+    """A key to be made."""
+
+    name: str
+    scopes: tuple[Scope, ...] = ("call",)
+
+
+class NewKey(Record, frozen=True, kw_only=True):
+    """A key that was made, and its text, which is told this once."""
+
+    record: KeyRecord
+    key: str
 
 
 async def ps(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
@@ -14,14 +43,27 @@ async def whoami(service: Service, exchange: Exchange, path: dict[str, str]) -> 
     exchange.send_json(exchange.key)
 
 
+async def models(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+    """The latest version of every model, in full."""
+    exchange.send_json(service.models(exchange.tenant))
+
+
 async def model(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """One version in full."""
     exchange.send_json(service.model(exchange.tenant, path["ref"]))
 
 
+async def versions(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+    """All versions of a model, oldest first."""
+    exchange.send_json(service.versions(exchange.tenant, path["ref"]))
+
+
 async def remove(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
-    """Remove a version or a model."""
-    exchange.send_json(service.remove(exchange.tenant, path["ref"]))
+    """Remove a version or a model; force=true removes aliases that point to it too."""
+    text = exchange.query.get("force", "false")
+    if text not in ("true", "false"):
+        raise InvalidInput(f"force is true or false; received {text!r}.", param="force")
+    exchange.send_json(service.remove(exchange.tenant, path["ref"], force=text == "true"))
 
 
 async def load(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
@@ -30,5 +72,35 @@ async def load(service: Service, exchange: Exchange, path: dict[str, str]) -> No
 
 
 async def stop(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
-    """Unload a model."""
+    """Unload a model after its running requests."""
     exchange.send_json(await service.stop_model(exchange.tenant, path["ref"]))
+
+
+async def set_alias(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+    """Point an alias at a version; callers of the alias move at once."""
+    body = read(await exchange.body(MAX_BODY_BYTES), AliasBody)
+    tenant, name, alias = exchange.tenant, path["ref"], path["alias"]
+    exchange.send_json(service.set_alias(tenant, name, alias, body.version))
+
+
+async def remove_alias(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+    """Remove an alias; the version that it names stays."""
+    service.remove_alias(exchange.tenant, path["ref"], path["alias"])
+    exchange.send_json({"removed": f"{path['ref']}@{path['alias']}"})
+
+
+async def keys(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+    """All keys, without their secrets."""
+    exchange.send_json(service.list_keys(exchange.tenant))
+
+
+async def create_key(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+    """Make a key; its text is told this once."""
+    body = read(await exchange.body(MAX_BODY_BYTES), KeyBody)
+    record, text = service.create_key(exchange.tenant, body.name, body.scopes)
+    exchange.send_json(NewKey(record=record, key=text), status=201)
+
+
+async def revoke_key(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+    """End a key now."""
+    exchange.send_json(service.revoke_key(exchange.tenant, path["id"]))

@@ -4,51 +4,20 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from collections.abc import Callable
 
-from lmaas.errors import LMaaSError, MethodNotAllowed, NotFound
-from lmaas.http import admin, errors, health, huggingface, oip, openai
+from lmaas.errors import InvalidInput, LMaaSError, MethodNotAllowed, NotFound
+from lmaas.http import errors
 from lmaas.http.auth import authorize
 from lmaas.http.connection import App
 from lmaas.http.exchange import Exchange
+from lmaas.http.route import Operation, Route
+from lmaas.http.routes import ROUTES
 from lmaas.service import Service
 
 log = logging.getLogger(__name__)
-Handler = Callable[[Service, Exchange, dict[str, str]], Awaitable[None]]
 KNOWN_PATHS = 4096
 """So many paths have their route remembered."""
-
-
-class Route(NamedTuple):
-    """A path and what answers it by method. `{ref}` is `name`, `name:3` or `name@alias`."""
-
-    path: str
-    handlers: dict[str, Handler]
-
-
-ROUTES = [
-    Route("/models/{ref}", {"POST": huggingface.infer}),
-    Route("/v2/models/{ref}/infer", {"POST": oip.infer}),
-    Route("/v2/models/{ref}/versions/{version}/infer", {"POST": oip.infer}),
-    Route("/v1/models", {"GET": openai.models}),
-    Route("/v1/models/{ref}", {"GET": openai.model}),
-    Route("/v2", {"GET": oip.server}),
-    Route("/v2/health/live", {"GET": health.live}),
-    Route("/v2/health/ready", {"GET": health.ready}),
-    Route("/v2/models/{ref}", {"GET": oip.model}),
-    Route("/v2/models/{ref}/ready", {"GET": oip.model_ready}),
-    Route("/v2/models/{ref}/versions/{version}", {"GET": oip.model}),
-    Route("/v2/models/{ref}/versions/{version}/ready", {"GET": oip.model_ready}),
-    Route("/health/live", {"GET": health.live}),
-    Route("/health/ready", {"GET": health.ready}),
-    Route("/metrics", {"GET": health.metrics}),
-    Route("/api/ps", {"GET": admin.ps}),
-    Route("/api/whoami", {"GET": admin.whoami}),
-    Route("/api/models/{ref}", {"GET": admin.model, "DELETE": admin.remove}),
-    Route("/api/models/{ref}/load", {"POST": admin.load}),
-    Route("/api/models/{ref}/stop", {"POST": admin.stop}),
-]
 
 
 def create_app(service: Service) -> App:
@@ -61,12 +30,15 @@ def create_app(service: Service) -> App:
             exchange.key = authorize(service, exchange)
             route, path = find(exchange.path)
             exchange.route = route.path
-            handler = route.handlers.get("GET" if exchange.method == "HEAD" else exchange.method)
-            if handler is None:
-                allowed = ", ".join(route.handlers)
+            method = "GET" if exchange.method == "HEAD" else exchange.method
+            operation = route.operations.get(method)
+            if operation is None:
+                allowed = ", ".join(route.operations)
                 exchange.extra.append((b"allow", allowed.encode()))
                 raise MethodNotAllowed(f"{route.path} takes {allowed}.")
-            await handler(service, exchange, path)
+            if b"?" in exchange.url:
+                _refuse_unknown(exchange.query, operation)
+            await operation.handler(service, exchange, path)
         except LMaaSError as error:
             _fail(exchange, error)
         except asyncio.CancelledError:
@@ -105,6 +77,12 @@ def _finder() -> Callable[[str], tuple[Route, dict[str, str]]]:
         raise NotFound("There is no such route.", hint="GET /v1/models lists the models.")
 
     return find
+
+
+def _refuse_unknown(query: dict[str, str], operation: Operation) -> None:
+    for name in query:
+        if name not in operation.query:
+            raise InvalidInput(f"This route takes no query parameter {name!r}.", param=name)
 
 
 def _fail(exchange: Exchange, error: LMaaSError) -> None:

@@ -5,15 +5,42 @@ from lmaas.codecs.tensor import DATATYPES
 from lmaas.errors import InvalidInput
 from lmaas.http.exchange import JSON, Exchange
 from lmaas.service import Service
-from lmaas.types import Payload, TensorSpec
+from lmaas.types import Payload, Record, TensorSpec
 
 LENGTH = b"inference-header-content-length"
 
 
+class ServerMetadata(Record, frozen=True, kw_only=True):
+    """Who answers, and which extensions of the protocol it knows."""
+
+    name: str
+    version: str
+    extensions: tuple[str, ...]
+
+
+class TensorMetadata(Record, frozen=True, kw_only=True):
+    """An input or output; -1 in a shape is any size."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+class ModelMetadata(Record, frozen=True, kw_only=True):
+    """A model's versions, inputs and outputs."""
+
+    name: str
+    versions: tuple[str, ...]
+    platform: str
+    inputs: tuple[TensorMetadata, ...]
+    outputs: tuple[TensorMetadata, ...]
+
+
 async def server(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Name, version and extensions of this server."""
-    told = {"name": "lmaas", "version": lmaas.__version__, "extensions": ["binary_tensor_data"]}
-    exchange.send_json(told)
+    exchange.send_json(
+        ServerMetadata(name="lmaas", version=lmaas.__version__, extensions=("binary_tensor_data",))
+    )
 
 
 async def model(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
@@ -22,13 +49,13 @@ async def model(service: Service, exchange: Exchange, path: dict[str, str]) -> N
     versions = service.versions(exchange.tenant, version.name)
     signature = version.manifest.signature
     exchange.send_json(
-        {
-            "name": version.name,
-            "versions": [str(v.version) for v in versions],
-            "platform": "openvino",
-            "inputs": [_spec(spec) for spec in signature.inputs],
-            "outputs": [_spec(spec) for spec in signature.outputs],
-        }
+        ModelMetadata(
+            name=version.name,
+            versions=tuple(str(v.version) for v in versions),
+            platform="openvino",
+            inputs=tuple(map(_spec, signature.inputs)),
+            outputs=tuple(map(_spec, signature.outputs)),
+        )
     )
 
 
@@ -59,5 +86,5 @@ def _ref(path: dict[str, str]) -> str:
     return f"{path['ref']}:{path['version']}" if "version" in path else path["ref"]
 
 
-def _spec(spec: TensorSpec) -> dict[str, object]:
-    return {"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": list(spec.shape)}
+def _spec(spec: TensorSpec) -> TensorMetadata:
+    return TensorMetadata(name=spec.name, datatype=DATATYPES[spec.dtype], shape=spec.shape)

@@ -1,0 +1,104 @@
+"""The table of all routes, and the two that describe it."""
+
+from typing import Any
+
+from lmaas.codecs.json import CallBody
+from lmaas.codecs.tensor import InferRequest
+from lmaas.http import admin, health, huggingface, oip, openai, openapi, upload
+from lmaas.http.exchange import Exchange
+from lmaas.http.route import Operation, Route
+from lmaas.service import Service
+from lmaas.tasks.image_classification import Label
+from lmaas.types import KeyRecord, ModelVersion, WorkerStatus
+
+OCTETS = "application/octet-stream"
+
+
+async def describe(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+    """This description of all routes, as OpenAPI 3.1."""
+    exchange.send_json(openapi.document(ROUTES))
+
+
+async def page(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+    """The same as a page; a browser gives the key as the password of any user."""
+    body = openapi.page(openapi.document(ROUTES))
+    exchange.extra += openapi.PAGE_HEADERS
+    exchange.send(body, kind=b"text/html; charset=utf-8")
+
+
+ROUTES = [
+    Route(
+        "/models/{ref}",
+        {
+            "POST": Operation(
+                huggingface.infer, ("image/*", CallBody), (list[Label], dict[str, Any])
+            )
+        },
+    ),
+    Route(
+        "/v2/models/{ref}/infer",
+        {"POST": Operation(oip.infer, (InferRequest, OCTETS), (dict[str, Any], OCTETS))},
+    ),
+    Route(
+        "/v2/models/{ref}/versions/{version}/infer",
+        {"POST": Operation(oip.infer, (InferRequest, OCTETS), (dict[str, Any], OCTETS))},
+    ),
+    Route("/v1/models", {"GET": Operation(openai.models, (), (openai.ModelList,))}),
+    Route("/v1/models/{ref}", {"GET": Operation(openai.model, (), (openai.ModelObject,))}),
+    Route("/v2", {"GET": Operation(oip.server, (), (oip.ServerMetadata,))}),
+    Route("/v2/health/live", {"GET": Operation(health.live, (), (dict[str, bool],))}),
+    Route("/v2/health/ready", {"GET": Operation(health.ready, (), (dict[str, bool],))}),
+    Route("/v2/models/{ref}", {"GET": Operation(oip.model, (), (oip.ModelMetadata,))}),
+    Route("/v2/models/{ref}/ready", {"GET": Operation(oip.model_ready, (), (dict[str, bool],))}),
+    Route(
+        "/v2/models/{ref}/versions/{version}",
+        {"GET": Operation(oip.model, (), (oip.ModelMetadata,))},
+    ),
+    Route(
+        "/v2/models/{ref}/versions/{version}/ready",
+        {"GET": Operation(oip.model_ready, (), (dict[str, bool],))},
+    ),
+    Route("/health/live", {"GET": Operation(health.live, (), (dict[str, bool],))}),
+    Route("/health/ready", {"GET": Operation(health.ready, (), (dict[str, bool],))}),
+    Route("/metrics", {"GET": Operation(health.metrics, (), ("text/plain",))}),
+    Route("/openapi.json", {"GET": Operation(describe, (), (dict[str, Any],))}),
+    Route("/docs", {"GET": Operation(page, (), ("text/html",))}),
+    Route("/api/ps", {"GET": Operation(admin.ps, (), (list[WorkerStatus],))}),
+    Route("/api/whoami", {"GET": Operation(admin.whoami, (), (KeyRecord,))}),
+    Route(
+        "/api/models",
+        {
+            "GET": Operation(admin.models, (), (list[ModelVersion],)),
+            "POST": Operation(
+                upload.publish, ("multipart/form-data",), (ModelVersion,), status=201
+            ),
+        },
+    ),
+    Route(
+        "/api/models/{ref}",
+        {
+            "GET": Operation(admin.model, (), (ModelVersion,)),
+            "DELETE": Operation(admin.remove, (), (list[ModelVersion],), query=("force",)),
+        },
+    ),
+    Route(
+        "/api/models/{ref}/versions", {"GET": Operation(admin.versions, (), (list[ModelVersion],))}
+    ),
+    Route("/api/models/{ref}/load", {"POST": Operation(admin.load, (), (ModelVersion,))}),
+    Route("/api/models/{ref}/stop", {"POST": Operation(admin.stop, (), (ModelVersion,))}),
+    Route(
+        "/api/models/{ref}/aliases/{alias}",
+        {
+            "PUT": Operation(admin.set_alias, (admin.AliasBody,), (ModelVersion,)),
+            "DELETE": Operation(admin.remove_alias, (), (dict[str, str],)),
+        },
+    ),
+    Route(
+        "/api/keys",
+        {
+            "GET": Operation(admin.keys, (), (list[KeyRecord],)),
+            "POST": Operation(admin.create_key, (admin.KeyBody,), (admin.NewKey,), status=201),
+        },
+    ),
+    Route("/api/keys/{id}", {"DELETE": Operation(admin.revoke_key, (), (KeyRecord,))}),
+]

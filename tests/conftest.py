@@ -1,0 +1,25 @@
+"""What all tests share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from servers import Running, publish_digits, serving
+
+
+@pytest.fixture(scope="session")
+def digits_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with the model `digits`; not to be changed."""
+    home = tmp_path_factory.mktemp("digits")
+    publish_digits(home)
+    return home
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server that tests share; what they publish has names of their own."""
+    home = tmp_path_factory.mktemp("home")
+    publish_digits(home)
+    with serving(home, max_body_bytes=1_000_000) as running:
+        yield running

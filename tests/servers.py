@@ -1,0 +1,92 @@
+"""Real server processes for tests, and what is sent to them."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from lmaas.config import Settings
+from lmaas.registry.lock import HomeLock
+from lmaas.service import Service
+from lmaas.types import TENANT
+
+PUBLISH = """
+import sys, numpy as np, torch, lmaas
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Linear(784, 16), torch.nn.ReLU(), torch.nn.Linear(16, 10))
+x = np.random.default_rng(0).random((4, 784), np.float32)
+lmaas.publish(model, name="digits", task="image-classification", sample=x, home=sys.argv[1])
+"""
+START_S = 30.0
+
+
+class Running(NamedTuple):
+    """A server with the model `digits`: a key for everything, and one for calls."""
+
+    url: str
+    key: str
+    call_key: str
+    pid: int
+    home: Path
+
+    @property
+    def admin(self) -> dict[str, str]:
+        """Headers of who may do everything."""
+        return {"authorization": f"Bearer {self.key}"}
+
+    @property
+    def caller(self) -> dict[str, str]:
+        """Headers of who may call."""
+        return {"authorization": f"Bearer {self.call_key}"}
+
+
+def publish_digits(home: Path) -> None:
+    """Publish the model `digits` to `home`, in a process of its own."""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", PUBLISH, home], check=True, timeout=100)
+
+
+@contextmanager
+def serving(
+    home: Path, *, limit: Callable[[], None] | None = None, **settings: object
+) -> Iterator[Running]:
+    """`lmaas serve` on a free port; `limit` runs in the child before it starts."""
+    service = Service(Settings(home=str(home)))
+    _, key = service.create_key(TENANT, "test", ("admin", "call"))
+    _, call_key = service.create_key(TENANT, "caller", ("call",))
+    service.close()
+    argv = [sys.executable, "-m", "lmaas", "--home", str(home), "serve", "--port", "0"]
+    given = {f"LMAAS_{name.upper()}": str(value) for name, value in settings.items()}
+    process = subprocess.Popen(argv, env={**os.environ, **given}, preexec_fn=limit)
+    try:
+        live = HomeLock.read(home) or {}
+        deadline = time.monotonic() + START_S
+        while live.get("pid") != process.pid or not live.get("url"):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+            live = HomeLock.read(home) or {}
+        yield Running(str(live["url"]), key, call_key, process.pid, home)
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(40) == 0
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def png(seed: int = 1) -> bytes:
+    """A 28 x 28 grey image of noise."""
+    file = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 255, (28, 28), np.uint8)
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
