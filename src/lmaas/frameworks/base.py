@@ -1,7 +1,9 @@
 """The contract of a framework, and what all frameworks share."""
 
+import dataclasses
+import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -9,6 +11,7 @@ import numpy as np
 
 from lmaas.errors import InvalidInput
 from lmaas.tasks import Row
+from lmaas.types import TensorSpec
 
 
 class Framework(Protocol):
@@ -22,6 +25,10 @@ class Framework(Protocol):
 
     def version(self) -> str:
         """The framework's version."""
+        ...
+
+    def inputs(self, model: Any) -> list[TensorSpec]:
+        """The inputs that the model declares, -1 where it leaves a size open; [] if it does not."""
         ...
 
     def name_inputs(self, model: Any, sample: Sequence[np.ndarray]) -> list[str]:
@@ -39,15 +46,18 @@ class Framework(Protocol):
         learning_rate: float,
         seed: int,
     ) -> list[float]:
-        """Train a classifier in place with Adam on cross-entropy; mean loss of each epoch."""
+        """Train a classifier in place with Adam on cross-entropy; mean loss of each epoch.
+
+        Raises InvalidInput for data that does not fit and for training that diverges.
+        """
         ...
 
-    def save(self, model: Any, folder: Path) -> None:
-        """Write the model's own files, never a pickle."""
+    def save(self, model: Any, folder: Path, arrays: Row) -> None:
+        """Write the model's own files, never a pickle or code; `arrays` are sample inputs."""
         ...
 
     def load(self, folder: Path, like: Any = None) -> Any:
-        """The model that `save` wrote; `like` is where PyTorch's weights go."""
+        """The model that `save` wrote; weights that were saved alone go into `like`."""
         ...
 
     def run(self, model: Any, arrays: Row) -> Row:
@@ -64,12 +74,85 @@ class Framework(Protocol):
 
 
 def by_name(outputs: Any) -> dict[str, Any]:
-    """A model's outputs by name: its own names for a mapping, output_0, … otherwise."""
-    if isinstance(outputs, Mapping):
-        return {str(name): value for name, value in outputs.items()}
-    if isinstance(outputs, tuple | list):
-        return {f"output_{i}": value for i, value in enumerate(outputs)}
-    return {"output_0": outputs}
+    """A model's outputs by name: its own names where it has some, output_0, … otherwise.
+
+    Takes mappings, named tuples, data classes, tuples and lists of tensors, nested too
+    (`hidden_0`, `state.key`); what is None is left out. Raises InvalidInput for anything else.
+    """
+    fields = _fields(outputs)
+    if fields is None:
+        return {"output_0": _tensor("output_0", outputs)}
+    if isinstance(outputs, tuple | list) and not hasattr(outputs, "_fields"):
+        fields = {f"output_{name}": value for name, value in fields.items()}
+    flat: dict[str, Any] = {}
+    for name, value in fields.items():
+        _flatten(name, value, flat)
+    if not flat:
+        raise InvalidInput("The model has no outputs.")
+    return flat
+
+
+def _flatten(name: str, value: Any, flat: dict[str, Any]) -> None:
+    fields = _fields(value)
+    if fields is None:
+        if value is not None:
+            flat[name] = _tensor(name, value)
+        return
+    link = "_" if isinstance(value, tuple | list) else "."
+    for key, inner in fields.items():
+        _flatten(f"{name}{link}{key}", inner, flat)
+
+
+def _fields(value: Any) -> dict[str, Any] | None:
+    if isinstance(value, Mapping):
+        return {str(key): inner for key, inner in value.items()}
+    names = getattr(value, "_fields", None)
+    if names is not None and isinstance(value, tuple):
+        return dict(zip(names, value, strict=True))
+    if isinstance(value, tuple | list):
+        return {str(i): inner for i, inner in enumerate(value)}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    return None
+
+
+def _tensor(name: str, value: Any) -> Any:
+    if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+        raise InvalidInput(
+            f"The model's output {name!r} is a {type(value).__qualname__}; expected tensors, or "
+            "mappings, tuples and data classes of tensors.",
+            hint="Make the model return tensors only (transformers: config.use_cache = False).",
+        )
+    return value
+
+
+def takes_keywords(call: Callable[..., Any], names: Sequence[str]) -> bool:
+    """Whether `call` is given inputs called `names` by keyword (else in their order).
+
+    Raises InvalidInput when the names are not the ones that it has.
+    """
+    try:
+        parameters = inspect.signature(call).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    kinds = {p.kind for p in parameters}
+    known = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    if all(name in known for name in names):
+        return True
+    if inspect.Parameter.VAR_POSITIONAL in kinds or inspect.Parameter.POSITIONAL_ONLY in kinds:
+        return False
+    if inspect.Parameter.VAR_KEYWORD in kinds:
+        return True
+    if list(names) == unnamed(len(names)):
+        return False
+    raise InvalidInput(
+        f"The model takes the inputs {known}; the sample has {list(names)}.", param="sample"
+    )
+
+
+def unnamed(count: int) -> list[str]:
+    """Names for inputs that have none: input_0, …."""
+    return [f"input_{i}" for i in range(count)]
 
 
 def outputs_are(outputs: np.ndarray) -> Literal["logits", "probabilities"]:
@@ -79,12 +162,53 @@ def outputs_are(outputs: np.ndarray) -> Literal["logits", "probabilities"]:
     return "probabilities" if like else "logits"
 
 
-def check_training(x: np.ndarray, y: np.ndarray, epochs: int, batch_size: int) -> None:
-    """Raise InvalidInput for data that no framework can train on."""
+def check_training(x: np.ndarray, y: np.ndarray, epochs: int, batch_size: int) -> np.ndarray:
+    """`x`, in float32 where it was float64; InvalidInput if no classifier can learn from it."""
     if len(x) != len(y) or not len(x):
         raise InvalidInput(f"x and y must be equally long and not empty: {len(x)} and {len(y)}.")
     if epochs < 1 or batch_size < 1:
-        raise InvalidInput("epochs and batch_size must be at least 1.")
+        raise InvalidInput(
+            f"epochs and batch_size must be at least 1; received {epochs} and {batch_size}."
+        )
+    if y.ndim != 1 or y.dtype.kind not in "iu":
+        raise InvalidInput(
+            f"y must hold one class number for each row; received {y.dtype} {list(y.shape)}.",
+            param="y",
+        )
+    return x.astype(np.float32) if x.dtype == np.float64 else x
+
+
+def first_outputs(run: Callable[[Any, Row], Row], model: Any, x: Row, y: np.ndarray) -> np.ndarray:
+    """The outputs for a few rows before training. Raises InvalidInput where `y` does not fit."""
+    outputs = list(run_source(run, model, x).values())
+    if len(outputs) != 1 or outputs[0].ndim != 2:
+        raise InvalidInput(
+            "A classifier has one output of shape [batch, classes]; received "
+            f"{[list(o.shape) for o in outputs]}."
+        )
+    classes = outputs[0].shape[1]
+    if y.min() < 0 or y.max() >= classes:
+        raise InvalidInput(
+            f"The model has {classes} classes, numbered from 0; y has {y.min()} to {y.max()}.",
+            param="y",
+        )
+    return outputs[0]
+
+
+def run_source(run: Callable[[Any, Row], Row], model: Any, arrays: Row) -> Row:
+    """`run(model, arrays)`, its failure told as InvalidInput."""
+    try:
+        return run(model, arrays)
+    except InvalidInput:
+        raise
+    except Exception as error:
+        given = ", ".join(f"{n}: {a.dtype} {list(a.shape)}" for n, a in arrays.items())
+        told = " ".join(str(error).split())[:500] or "no reason given"
+        raise InvalidInput(
+            f"The model does not run on {{{given}}}: {type(error).__name__}: {told}",
+            hint="Give inputs of the shapes and types that the model is called with.",
+            param="sample",
+        ) from error
 
 
 def check_loss(loss: float, epoch: int, learning_rate: float) -> float:

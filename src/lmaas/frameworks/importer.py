@@ -9,7 +9,7 @@ import numpy as np
 from lmaas import frameworks
 from lmaas.errors import InvalidInput
 from lmaas.frameworks import package, refuse
-from lmaas.types import FrameworkName, Lineage, PushOptions, Record, TensorSpec
+from lmaas.types import Lineage, PushOptions, Record, TensorSpec
 
 CHECKS = {
     "keras": refuse.check_keras,
@@ -39,7 +39,7 @@ def run(body: bytes) -> bytes:
     if options.sample is not None:
         sample: Any = read_sample(Path(options.sample))
     else:
-        sample = draw_sample(inputs_of(name, model))
+        sample = draw_sample(framework.inputs(model))
     manifest = package.build(
         model,
         name=options.name,
@@ -52,37 +52,19 @@ def run(body: bytes) -> bytes:
         card=options.card,
         lineage=Lineage(origin="push"),
         framework=framework,
+        source=path,
     )
     return msgspec.json.encode(manifest)
 
 
-def inputs_of(name: FrameworkName, model: Any) -> list[TensorSpec]:
-    """What the loaded model says of its inputs; -1 where it leaves a size open."""
-    if name == "keras":
-        found = [(t.name, t.dtype, t.shape) for t in model.inputs]
-    elif name == "tensorflow":
-        served = model.signatures["serving_default"] if model.signatures else None
-        if served is None:
-            raise InvalidInput(
-                "The SavedModel has no serving signature.",
-                hint="Save it with signatures=…, or publish the live module.",
-            )
-        specs = served.structured_input_signature[1]
-        found = [(n, s.dtype.name, s.shape.as_list()) for n, s in specs.items()]
-    else:
-        found = [(e.name, _onnx_dtype(e.type), e.shape) for e in model.session.get_inputs()]
-    return [
-        TensorSpec(
-            name=str(n),
-            dtype=str(dtype),
-            shape=tuple(size if isinstance(size, int) else -1 for size in shape),
-        )
-        for n, dtype, shape in found
-    ]
-
-
 def draw_sample(specs: list[TensorSpec]) -> dict[str, np.ndarray]:
     """Seeded inputs: standard normal for floats, 0 or 1 for integers."""
+    if not specs:
+        raise InvalidInput(
+            "The model does not say what it takes, so no sample can be drawn.",
+            hint="Give sample inputs: --sample FILE (.npy or .safetensors).",
+            param="sample",
+        )
     rng = np.random.default_rng(SEED)
     sample = {}
     for spec in specs:
@@ -112,8 +94,3 @@ def read_sample(path: Path) -> Any:
     except (OSError, ValueError) as error:
         raise InvalidInput(f"The sample {path.name} cannot be read: {error}.") from None
     raise InvalidInput(f"The sample {path.name} must be .npy or .safetensors.", param="sample")
-
-
-def _onnx_dtype(kind: str) -> str:
-    name = kind.removeprefix("tensor(").removesuffix(")")
-    return {"float": "float32", "double": "float64"}.get(name, name)

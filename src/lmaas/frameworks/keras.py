@@ -3,6 +3,7 @@
 A Keras model is also a module of its backend, so conversion is the backend framework's.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,18 @@ from typing import Any
 import numpy as np
 
 from lmaas.errors import InvalidInput, ModelRefused
-from lmaas.frameworks.base import Framework, by_name, check_loss, check_training, outputs_are
+from lmaas.frameworks import refuse
+from lmaas.frameworks.base import (
+    Framework,
+    by_name,
+    check_loss,
+    check_training,
+    first_outputs,
+    outputs_are,
+    unnamed,
+)
 from lmaas.tasks import Row
+from lmaas.types import TensorSpec
 
 BACKENDS = {"tensorflow": "lmaas.frameworks.tensorflow", "torch": "lmaas.frameworks.pytorch"}
 
@@ -33,12 +44,21 @@ class Keras:
 
         return f"{keras.__version__} ({keras.backend.backend()})"
 
+    def inputs(self, model: Any) -> list[TensorSpec]:
+        """Those of its Input layers; a subclassed model has none until it is built."""
+        return [
+            TensorSpec(
+                name=str(tensor.name),
+                dtype=str(tensor.dtype),
+                shape=tuple(-1 if size is None else int(size) for size in tensor.shape),
+            )
+            for tensor in getattr(model, "inputs", None) or []
+        ]
+
     def name_inputs(self, model: Any, sample: Sequence[np.ndarray]) -> list[str]:
         """The names of the model's Input layers, else input_0, …."""
-        inputs = getattr(model, "inputs", None) or []
-        if len(inputs) == len(sample):
-            return [str(tensor.name) for tensor in inputs]
-        return [f"input_{i}" for i in range(len(sample))]
+        names = [spec.name for spec in self.inputs(model)]
+        return names if len(names) == len(sample) else unnamed(len(sample))
 
     def fit(
         self,
@@ -54,8 +74,9 @@ class Keras:
         """Train in place with `model.fit`; see `base.Framework.fit`."""
         import keras
 
-        check_training(x, y, epochs, batch_size)
-        kind = outputs_are(keras.ops.convert_to_numpy(model(x[:8])))
+        x = check_training(x, y, epochs, batch_size)
+        named = dict(zip(self.name_inputs(model, [x]), [x[:8]], strict=True))
+        kind = outputs_are(first_outputs(self.run, model, named, y))
         model.compile(
             optimizer=keras.optimizers.Adam(learning_rate),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=kind == "logits"),
@@ -68,16 +89,42 @@ class Keras:
             losses.append(check_loss(float(told.history["loss"][0]), epoch, learning_rate))
         return losses
 
-    def save(self, model: Any, folder: Path) -> None:
-        """`model.keras`."""
+    def save(self, model: Any, folder: Path, arrays: Row) -> None:
+        """`model.keras`; for a model that needs the user's own code, its weights alone.
+
+        Those are `weights.safetensors`, in the order of `model.weights`, beside `module.json`.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        model.save(folder / "model.keras")
+        path = folder / "model.keras"
+        try:
+            model.save(path)
+            refuse.check_keras(path)
+        except (ModelRefused, ValueError, TypeError, NotImplementedError):
+            path.unlink(missing_ok=True)
+            self._save_weights(model, folder)
+
+    def _save_weights(self, model: Any, folder: Path) -> None:
+        import keras
+        from safetensors.numpy import save_file
+
+        tensors = {
+            f"{index}.{weight.path}": np.ascontiguousarray(keras.ops.convert_to_numpy(weight))
+            for index, weight in enumerate(model.weights)
+        }
+        save_file(tensors, folder / "weights.safetensors")
+        kind = f"{type(model).__module__}.{type(model).__qualname__}"
+        (folder / "module.json").write_text(json.dumps({"class": kind}))
 
     def load(self, folder: Path, like: Any = None) -> Any:
-        """The `.keras` file at `folder`, or `model.keras` in it; in safe mode, uncompiled."""
+        """The `.keras` file at `folder`, or `model.keras` in it; in safe mode, uncompiled.
+
+        Weights that were saved alone go into `like`.
+        """
         import keras
 
         path = folder / "model.keras" if folder.is_dir() else folder
+        if folder.is_dir() and not path.exists():
+            return self._load_weights(folder, like)
         try:
             return keras.saving.load_model(path, compile=False, safe_mode=True)
         except (ValueError, TypeError, OSError, KeyError) as error:
@@ -86,11 +133,27 @@ class Keras:
                 hint="Publish the live model with lmaas.publish(model, …) instead.",
             ) from None
 
+    def _load_weights(self, folder: Path, like: Any) -> Any:
+        from safetensors.numpy import load_file
+
+        if like is None:
+            raise InvalidInput(
+                "A model of a user's own class has no portable source.",
+                hint="Give a built model of that class as like=….",
+            )
+        tensors = load_file(folder / "weights.safetensors")
+        ordered = [tensors[name] for name in sorted(tensors, key=lambda n: int(n.split(".")[0]))]
+        try:
+            like.set_weights(ordered)
+        except ValueError as error:
+            raise InvalidInput(f"The weights are not those of this model: {error}.") from None
+        return like
+
     def run(self, model: Any, arrays: Row) -> Row:
         """Outputs in inference mode."""
         import keras
 
-        outputs = by_name(model(_inputs(model, arrays), training=False))
+        outputs = by_name(_call(model, arrays))
         return {
             n: keras.ops.convert_to_numpy(keras.ops.stop_gradient(v)) for n, v in outputs.items()
         }
@@ -108,30 +171,21 @@ class Keras:
                 f"{', '.join(BACKENDS)}.",
                 hint="Save the model as .keras and push the file.",
             )
-        framework: Framework = importlib.import_module(BACKENDS[backend]).FRAMEWORK
-        if backend == "torch":
-            return framework.convert(model, arrays)
-        return framework.convert(_Call(model), arrays)
+        return importlib.import_module(BACKENDS[backend]).trace(model, _call, arrays)
 
     def num_parameters(self, model: Any) -> int:
         """`model.count_params()`."""
         return int(model.count_params())
 
 
-class _Call:
-    """A Keras model called with its inputs one by one, in inference mode."""
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-
-    def __call__(self, *tensors: Any) -> Any:
-        given = tensors[0] if len(tensors) == 1 else list(tensors)
-        return self._model(given, training=False)
-
-
-def _inputs(model: Any, arrays: Row) -> Any:
-    values = list(arrays.values())
-    return values[0] if len(values) == 1 else values
+def _call(model: Any, tensors: dict[str, Any]) -> Any:
+    """The model's outputs in inference mode: Keras takes one tensor, or all in one list or dict."""
+    names, given = [str(t.name) for t in getattr(model, "inputs", None) or []], list(tensors)
+    if len(given) == 1:
+        return model(tensors[given[0]], training=False)
+    if isinstance(getattr(model, "_inputs_struct", None), dict) and set(names) == set(given):
+        return model(tensors, training=False)
+    return model(list(tensors.values()), training=False)
 
 
 FRAMEWORK: Framework = Keras()

@@ -1,5 +1,6 @@
 """ONNX, import only: the source's answers come from ONNX Runtime, not from what is checked."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from lmaas.errors import InvalidInput, MissingExtra
 from lmaas.frameworks.base import Framework
 from lmaas.runtime import ov
 from lmaas.tasks import Row
+from lmaas.types import TensorSpec
 
 
 class OnnxModel:
@@ -46,6 +48,17 @@ class Onnx:
 
         return str(onnxruntime.__version__)
 
+    def inputs(self, model: Any) -> list[TensorSpec]:
+        """The graph's inputs."""
+        return [
+            TensorSpec(
+                name=entry.name,
+                dtype=_dtype(entry.type),
+                shape=tuple(size if isinstance(size, int) else -1 for size in entry.shape),
+            )
+            for entry in model.session.get_inputs()
+        ]
+
     def name_inputs(self, model: Any, sample: Sequence[np.ndarray]) -> list[str]:
         """The graph's input names."""
         return [entry.name for entry in model.session.get_inputs()]
@@ -64,12 +77,13 @@ class Onnx:
         """Refused: ONNX is for inference."""
         raise InvalidInput("ONNX models cannot be trained.", hint="Train in the source framework.")
 
-    def save(self, model: Any, folder: Path) -> None:
-        """The graph with all its data in one file."""
-        import onnx
-
+    def save(self, model: Any, folder: Path, arrays: Row) -> None:
+        """The file as it is, and the data files that it names."""
         folder.mkdir(parents=True, exist_ok=True)
-        onnx.save(onnx.load(model.path), folder / "model.onnx")
+        shutil.copyfile(model.path, folder / "model.onnx")
+        for name in external_files(model.path):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(model.path.parent / name, folder / name)
 
     def load(self, folder: Path, like: Any = None) -> Any:
         """The `.onnx` file at `folder`, or `model.onnx` in it."""
@@ -90,6 +104,21 @@ class Onnx:
 
         graph = onnx.load(model.path, load_external_data=False).graph
         return sum(int(np.prod(tensor.dims)) for tensor in graph.initializer)
+
+
+def external_files(path: Path) -> list[str]:
+    """The data files that an ONNX file names, relative to its folder."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    tensors = onnx.external_data_helper._get_all_tensors(model)
+    entries = (entry for tensor in tensors for entry in tensor.external_data)
+    return sorted({entry.value for entry in entries if entry.key == "location"})
+
+
+def _dtype(kind: str) -> str:
+    name = kind.removeprefix("tensor(").removesuffix(")")
+    return {"float": "float32", "double": "float64"}.get(name, name)
 
 
 FRAMEWORK: Framework = Onnx()

@@ -4,6 +4,7 @@ Runs where the model lives: in the caller's process for live objects, in a sandb
 files.
 """
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,7 @@ import numpy as np
 
 from lmaas import frameworks, tasks
 from lmaas.errors import InvalidInput
-from lmaas.frameworks.base import Framework
+from lmaas.frameworks.base import Framework, run_source
 from lmaas.frameworks.base import outputs_are as kind_of
 from lmaas.runtime import ov
 from lmaas.tasks import Row
@@ -37,12 +38,14 @@ def build(
     card: str = "",
     lineage: Lineage | None = None,
     framework: Framework | None = None,
+    source: Path | None = None,
 ) -> Manifest:
     """Write a package of `model` into `folder` (empty or absent).
 
     `sample` is what the model is called with: an array (batch axis first), a tuple of them in
     the order of the model's inputs, or a mapping by input name; torch and TensorFlow tensors
-    count as arrays. Raises InvalidInput.
+    count as arrays. `source` is the file or folder that the model was loaded from, kept as it is.
+    Raises InvalidInput.
     """
     framework = framework or frameworks.get(frameworks.of_object(model))
     arrays = name_arrays(framework, model, sample)
@@ -50,7 +53,7 @@ def build(
     own = len(next(iter(arrays.values())))
     outputs = batches[own][1]
     batch = set(batches) >= set(EXTRA_BATCHES)
-    converted = framework.convert(model, arrays)
+    converted = _convert(framework, model, arrays)
     batch = _name_ports(converted, arrays, outputs, batch=batch)
     if not batch:
         batches = {own: batches[own]}
@@ -78,11 +81,36 @@ def build(
         card=card,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    framework.save(model, folder / "source")
+    if source is None or framework.name == "onnx":
+        framework.save(model, folder / "source", arrays)
+    else:
+        _keep(source, folder / "source")
     ov.load().save_model(converted, folder / "compiled" / "model.xml", compress_to_fp16=False)
     _save_sample(batches, folder / "sample.safetensors")
     (folder / "manifest.json").write_bytes(msgspec.json.encode(manifest))
     return manifest
+
+
+def _keep(source: Path, folder: Path) -> None:
+    """The pushed file or folder itself, under the name that `framework.load` looks for."""
+    if source.is_dir():
+        shutil.copytree(source, folder)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, folder / f"model{source.suffix}")
+
+
+def _convert(framework: Framework, model: Any, arrays: Row) -> Any:
+    try:
+        return framework.convert(model, arrays)
+    except InvalidInput:
+        raise
+    except Exception as error:
+        told = " ".join(str(error).split())[:500]
+        raise InvalidInput(
+            f"The model cannot be compiled: {type(error).__name__}: {told}",
+            hint="Operations that depend on values, or that only Python can run, do not compile.",
+        ) from error
 
 
 def name_arrays(framework: Framework, model: Any, sample: Any) -> Row:
@@ -113,7 +141,7 @@ def _array(value: Any) -> np.ndarray:
 def _references(framework: Framework, model: Any, arrays: Row) -> dict[int, tuple[Row, Row]]:
     """Inputs and source outputs for the sample and, where the model takes them, sizes 1 and 3."""
     own = len(next(iter(arrays.values())))
-    references = {own: (arrays, framework.run(model, arrays))}
+    references = {own: (arrays, run_source(framework.run, model, arrays))}
     for size in EXTRA_BATCHES:
         if size == own:
             continue

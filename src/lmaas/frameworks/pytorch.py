@@ -6,7 +6,7 @@ A module of a user's own class has no portable source, so `load` needs an instan
 import inspect
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,19 @@ from typing import Any
 import numpy as np
 
 from lmaas.errors import InvalidInput
-from lmaas.frameworks.base import Framework, by_name, check_loss, check_training, outputs_are
+from lmaas.frameworks.base import (
+    Framework,
+    by_name,
+    check_loss,
+    check_training,
+    first_outputs,
+    outputs_are,
+    takes_keywords,
+    unnamed,
+)
 from lmaas.runtime import ov
 from lmaas.tasks import Row
+from lmaas.types import TensorSpec
 
 
 class PyTorch:
@@ -36,14 +46,16 @@ class PyTorch:
 
         return str(torch.__version__)
 
+    def inputs(self, model: Any) -> list[TensorSpec]:
+        """A module does not say what it takes."""
+        return []
+
     def name_inputs(self, model: Any, sample: Sequence[np.ndarray]) -> list[str]:
         """The names of forward's parameters."""
         kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         parameters = inspect.signature(model.forward).parameters.values()
         names = [p.name for p in parameters if p.kind in kinds]
-        if len(names) < len(sample):
-            return [f"input_{i}" for i in range(len(sample))]
-        return names[: len(sample)]
+        return names[: len(sample)] if len(names) >= len(sample) else unnamed(len(sample))
 
     def fit(
         self,
@@ -59,18 +71,19 @@ class PyTorch:
         """Train in place; see `base.Framework.fit`."""
         import torch
 
-        check_training(x, y, epochs, batch_size)
-        inputs, targets = torch.as_tensor(x), torch.as_tensor(y, dtype=torch.long)
+        x = check_training(x, y, epochs, batch_size)
+        named = dict(zip(self.name_inputs(model, [x]), [x[:8]], strict=True))
+        kind = outputs_are(first_outputs(self.run, model, named, y))
+        inputs = torch.as_tensor(x, device=_device(model))
+        targets = torch.as_tensor(y, dtype=torch.long, device=_device(model))
         optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
         order = np.random.default_rng(seed)
         losses = []
-        with _mode(model, training=False), torch.no_grad():
-            kind = outputs_are(model(inputs[:8]).numpy())
         with _mode(model, training=True), torch.enable_grad():
             for epoch in range(epochs):
                 total = 0.0
                 for rows in np.array_split(order.permutation(len(x)), -(-len(x) // batch_size)):
-                    outputs = model(inputs[rows])
+                    (outputs,) = by_name(model(inputs[rows])).values()
                     logits = outputs if kind == "logits" else torch.log(outputs + 1e-9)
                     loss = torch.nn.functional.cross_entropy(logits, targets[rows])
                     optimizer.zero_grad()
@@ -80,7 +93,7 @@ class PyTorch:
                 losses.append(check_loss(total / len(x), epoch, learning_rate))
         return losses
 
-    def save(self, model: Any, folder: Path) -> None:
+    def save(self, model: Any, folder: Path, arrays: Row) -> None:
         """`weights.safetensors` (shared weights once) and `module.json`."""
         from safetensors.torch import save_model
 
@@ -98,31 +111,69 @@ class PyTorch:
                 "PyTorch weights need the module they belong to.",
                 hint="Build the module and pass it as like=….",
             )
-        load_model(like, str(folder / "weights.safetensors"))
+        try:
+            load_model(like, str(folder / "weights.safetensors"))
+        except RuntimeError as error:
+            raise InvalidInput(f"The weights are not those of this module: {error}.") from None
         return like
 
     def run(self, model: Any, arrays: Row) -> Row:
         """Outputs without gradients, in eval mode; the module's own mode is restored."""
         import torch
 
+        device = _device(model)
+        tensors = {name: torch.tensor(a, device=device) for name, a in arrays.items()}
         with _mode(model, training=False), torch.no_grad():
-            outputs = by_name(model(*(torch.tensor(a) for a in arrays.values())))
-        return {name: value.numpy() for name, value in outputs.items()}
+            outputs = by_name(_call(model, tensors))
+        return {name: value.cpu().numpy() for name, value in outputs.items()}
 
     def convert(self, model: Any, arrays: Row) -> Any:
         """Traced with the sample as example."""
-        import torch
-
-        example = tuple(torch.tensor(a) for a in arrays.values())
-        with _mode(model, training=False), torch.no_grad(), warnings.catch_warnings():
-            # Tracing warns of its own deprecation and of every Python branch; what a branch
-            # changed would show in the parity check.
-            warnings.simplefilter("ignore")
-            return ov.load().convert_model(model, example_input=example)
+        return trace(model, _call, arrays)
 
     def num_parameters(self, model: Any) -> int:
         """Elements of all parameters, shared ones once."""
         return sum(parameter.numel() for parameter in model.parameters())
+
+
+def trace(model: Any, call: Callable[[Any, dict[str, Any]], Any], arrays: Row) -> Any:
+    """An `openvino.Model` of `call(model, tensors by name)`, in inference mode."""
+    import torch
+
+    names = list(arrays)
+
+    class Traced(torch.nn.Module):  # type: ignore[misc]
+        """Tensors in the order of `arrays` in, a tuple of tensors out."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, *tensors: Any) -> Any:
+            """The outputs in the order of `by_name`."""
+            outputs = tuple(by_name(call(model, dict(zip(names, tensors, strict=True)))).values())
+            return outputs[0] if len(outputs) == 1 else outputs
+
+    example = tuple(torch.tensor(a, device=_device(model)) for a in arrays.values())
+    with _mode(model, training=False), torch.no_grad(), warnings.catch_warnings():
+        # Tracing warns of its own deprecation and of every Python branch; what a branch
+        # changed would show in the parity check.
+        warnings.simplefilter("ignore")
+        return ov.load().convert_model(Traced().eval(), example_input=example)
+
+
+def _call(model: Any, tensors: dict[str, Any]) -> Any:
+    if takes_keywords(model.forward, list(tensors)):
+        return model(**tensors)
+    return model(*tensors.values())
+
+
+def _device(model: Any) -> Any:
+    import torch
+
+    found = next(model.parameters(), None)
+    found = next(model.buffers(), None) if found is None else found
+    return torch.device("cpu") if found is None else found.device
 
 
 @contextmanager

@@ -180,24 +180,22 @@ def check_saved_model(folder: Path) -> None:
 
 def check_onnx(path: Path) -> None:
     """Refuse ONNX whose external data lies outside the model's folder."""
-    import onnx
     from google.protobuf.message import DecodeError
 
+    from lmaas.frameworks.onnx import external_files
+
     try:
-        model = onnx.load(path, load_external_data=False)
+        names = external_files(path)
     except (DecodeError, ValueError, OSError) as error:
         raise ModelRefused(f"{path.name} is not an ONNX model: {error}.") from None
     root = path.parent.resolve()
-    for tensor in onnx.external_data_helper._get_all_tensors(model):
-        for entry in tensor.external_data:
-            if entry.key != "location":
-                continue
-            target = path.parent / entry.value
-            inside = target.resolve().is_relative_to(root) and not Path(entry.value).is_absolute()
-            if not inside or ".." in Path(entry.value).parts or target.is_symlink():
-                raise ModelRefused(
-                    f"{path.name} keeps data outside its folder: {entry.value!a}.",
-                    hint="Put the external data beside the model.",
-                )
-            if not target.is_file():
-                raise ModelRefused(f"{path.name} needs {entry.value!a}, which is missing.")
+    for name in names:
+        target = path.parent / name
+        inside = target.resolve().is_relative_to(root) and not Path(name).is_absolute()
+        if not inside or ".." in Path(name).parts or target.is_symlink():
+            raise ModelRefused(
+                f"{path.name} keeps data outside its folder: {name!a}.",
+                hint="Put the external data beside the model.",
+            )
+        if not target.is_file():
+            raise ModelRefused(f"{path.name} needs {name!a}, which is missing.")

@@ -1,19 +1,31 @@
 """TensorFlow: a `tf.Module` that can be called, or a SavedModel."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lmaas.errors import InvalidInput
-from lmaas.frameworks.base import Framework, by_name, check_loss, check_training, outputs_are
+from lmaas.frameworks.base import (
+    Framework,
+    by_name,
+    check_loss,
+    check_training,
+    first_outputs,
+    outputs_are,
+    takes_keywords,
+    unnamed,
+)
 from lmaas.runtime import ov
 from lmaas.tasks import Row
+from lmaas.types import TensorSpec
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 """Adam's constants (Kingma and Ba, 2015)."""
+SERVING = "serving_default"
+"""TensorFlow's name for the signature that is served."""
 
 
 class TensorFlow:
@@ -33,15 +45,34 @@ class TensorFlow:
 
         return str(tf.__version__)
 
+    def inputs(self, model: Any) -> list[TensorSpec]:
+        """Those of the serving signature, or of the call's `input_signature`."""
+        served = _served(model)
+        if served is not None:
+            declared = served.structured_input_signature[1].items()
+        else:
+            call = getattr(model, "__call__", None)  # noqa: B004 - the function itself is needed
+            specs = getattr(call, "input_signature", None) or ()
+            names = self.name_inputs(model, specs) if specs else []
+            declared = list(zip(names, specs, strict=True))
+        return [
+            TensorSpec(
+                name=name,
+                dtype=spec.dtype.name,
+                shape=tuple(-1 if size is None else size for size in spec.shape.as_list()),
+            )
+            for name, spec in declared
+            if spec.shape.rank is not None
+        ]
+
     def name_inputs(self, model: Any, sample: Sequence[np.ndarray]) -> list[str]:
         """The signature's names, or those of __call__'s parameters."""
         served = _served(model)
         if served is not None:
             return list(served.structured_input_signature[1])
-        function = getattr(model.__call__, "python_function", model.__call__)
-        names = [name for name in inspect.signature(function).parameters if name != "self"]
-        if len(names) < len(sample):
-            return [f"input_{i}" for i in range(len(sample))]
+        names = [n for n in inspect.signature(_function(model)).parameters if n != "self"]
+        if len(names) < len(sample) or names == ["args", "kwargs"]:
+            return unnamed(len(sample))
         return names[: len(sample)]
 
     def fit(
@@ -58,15 +89,16 @@ class TensorFlow:
         """Train in place with Adam in one `tf.function`; see `base.Framework.fit`."""
         import tensorflow as tf
 
-        check_training(x, y, epochs, batch_size)
+        x = check_training(x, y, epochs, batch_size)
+        (name,) = self.name_inputs(model, [x])
+        kind = outputs_are(first_outputs(self.run, model, {name: x[:8]}, y))
         variables = list(model.trainable_variables)
         moments = [[tf.Variable(tf.zeros_like(v)) for v in variables] for _ in range(2)]
         step = tf.Variable(0.0)
-        kind = outputs_are(np.asarray(model(tf.constant(x[:8]))))
 
         def step_on(inputs: Any, targets: Any) -> Any:
             with tf.GradientTape() as tape:
-                outputs = model(inputs)
+                (outputs,) = by_name(model(inputs)).values()
                 logits = outputs if kind == "logits" else tf.math.log(outputs + 1e-9)
                 loss = tf.reduce_mean(
                     tf.nn.sparse_softmax_cross_entropy_with_logits(labels=targets, logits=logits)
@@ -91,17 +123,33 @@ class TensorFlow:
             losses.append(check_loss(total / len(x), epoch, learning_rate))
         return losses
 
-    def save(self, model: Any, folder: Path) -> None:
-        """A SavedModel with the call as its serving signature once it was run."""
+    def save(self, model: Any, folder: Path, arrays: Row) -> None:
+        """A SavedModel that keeps its serving signature, or has the call as one."""
         import tensorflow as tf
 
-        tf.saved_model.save(model, str(folder))
+        served = _served(model)
+        try:
+            signature = (
+                served if served is not None else _concrete(model, _call, arrays, named=True)
+            )
+            tf.saved_model.save(model, str(folder), signatures={SERVING: signature})
+        except (AssertionError, ValueError, TypeError) as error:
+            raise InvalidInput(
+                f"TensorFlow cannot save the module: {str(error)[:500]}",
+                hint="Keep every tf.Variable in an attribute of the module.",
+            ) from error
 
     def load(self, folder: Path, like: Any = None) -> Any:
         """The SavedModel in `folder`."""
         import tensorflow as tf
 
-        return tf.saved_model.load(str(folder))
+        try:
+            return tf.saved_model.load(str(folder))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, tf.errors.OpError) as e:
+            raise InvalidInput(
+                f"{folder.name} is not a SavedModel that can be loaded: {str(e)[:500]}",
+                hint="Save it again with tf.saved_model.save or model.export.",
+            ) from None
 
     def run(self, model: Any, arrays: Row) -> Row:
         """Outputs of the call or of the serving signature."""
@@ -112,24 +160,7 @@ class TensorFlow:
 
     def convert(self, model: Any, arrays: Row) -> Any:
         """The concrete function with a free batch axis."""
-        import tensorflow as tf
-
-        names = list(arrays)
-        specs = [
-            tf.TensorSpec([None, *a.shape[1:]] if a.ndim else [], a.dtype, name=name)
-            for name, a in arrays.items()
-        ]
-
-        def call(*tensors: Any) -> dict[str, Any]:
-            outputs = _call(model, dict(zip(names, tensors, strict=True)))
-            return {name: tf.identity(value) for name, value in by_name(outputs).items()}
-
-        try:
-            function = tf.function(call).get_concrete_function(*specs)
-        except (ValueError, TypeError, tf.errors.InvalidArgumentError):
-            fixed = [tf.TensorSpec(a.shape, a.dtype, name=n) for n, a in arrays.items()]
-            function = tf.function(call).get_concrete_function(*fixed)
-        return ov.load().convert_model(function)
+        return trace(model, _call, arrays)
 
     def num_parameters(self, model: Any) -> int:
         """Elements of all variables."""
@@ -137,12 +168,41 @@ class TensorFlow:
         return sum(int(np.prod(variable.shape)) for variable in variables)
 
 
+def trace(model: Any, call: Callable[[Any, dict[str, Any]], Any], arrays: Row) -> Any:
+    """An `openvino.Model` of `call(model, tensors by name)`."""
+    return ov.load().convert_model(_concrete(model, call, arrays, named=False))
+
+
+def _concrete(
+    model: Any, call: Callable[[Any, dict[str, Any]], Any], arrays: Row, *, named: bool
+) -> Any:
+    """The call as a graph, with a free batch axis where the model allows that.
+
+    Its outputs are by name, or in a list: a graph sorts what it has by name.
+    """
+    import tensorflow as tf
+
+    names = list(arrays)
+
+    def function(*tensors: Any) -> Any:
+        outputs = by_name(call(model, dict(zip(names, tensors, strict=True))))
+        outputs = {name: tf.identity(value) for name, value in outputs.items()}
+        return outputs if named else list(outputs.values())
+
+    free = [tf.TensorSpec([None, *a.shape[1:]], a.dtype, name=n) for n, a in arrays.items()]
+    fixed = [tf.TensorSpec(a.shape, a.dtype, name=n) for n, a in arrays.items()]
+    try:
+        return tf.function(function).get_concrete_function(*free)
+    except (ValueError, TypeError, tf.errors.InvalidArgumentError):
+        return tf.function(function).get_concrete_function(*fixed)
+
+
 def _served(model: Any) -> Any:
     signatures = getattr(model, "signatures", None)
     if not signatures:
         return None
-    if "serving_default" in signatures:
-        return signatures["serving_default"]
+    if SERVING in signatures:
+        return signatures[SERVING]
     if len(signatures) == 1:
         return next(iter(signatures.values()))
     raise InvalidInput(
@@ -153,7 +213,21 @@ def _served(model: Any) -> Any:
 
 def _call(model: Any, tensors: dict[str, Any]) -> Any:
     served = _served(model)
-    return served(**tensors) if served is not None else model(*tensors.values())
+    if served is not None:
+        return served(**tensors)
+    if not callable(model):
+        raise InvalidInput(
+            "The SavedModel has no serving signature and cannot be called.",
+            hint="Save it with signatures=…, or publish the live module.",
+        )
+    if takes_keywords(_function(model), list(tensors)):
+        return model(**tensors)
+    return model(*tensors.values())
+
+
+def _function(model: Any) -> Any:
+    call = type(model).__call__ if inspect.isfunction(type(model).__call__) else model.__call__
+    return getattr(call, "python_function", call)
 
 
 FRAMEWORK: Framework = TensorFlow()

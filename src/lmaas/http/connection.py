@@ -6,6 +6,7 @@ what a request costs (docs/log.md). Knows no routes: it hands each request to `C
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, cast
@@ -25,6 +26,7 @@ KEEP_ALIVE_S: Final = 75.0
 LINGER_S: Final = 2.0
 """How long the rest of a refused body is read and dropped: closing at once would reset the
 connection before the client has read why."""
+FRESH_S: Final = 0.25
 STUCK_WRITE_S: Final = 60.0
 TICK_S: Final = 0.5
 
@@ -62,17 +64,26 @@ class Connections:
                 connection.check(now)
 
     async def drain(self, timeout_s: float) -> None:
-        """Close idle connections now and the others after their answer; abort what is left."""
+        """Close idle connections now and the others after their answer; abort what is left.
+
+        A connection that was just made may have a request on its way: it is left a moment.
+        """
         self.draining = True
+        deadline = asyncio.get_running_loop().time() + timeout_s
         for connection in list(self.open):
-            connection.close_if_idle()
+            connection.close_if_idle(fresh=False)
+        await asyncio.sleep(min(FRESH_S, timeout_s))
+        for connection in list(self.open):
+            connection.close_if_idle(fresh=True)
+        await self._until_empty(deadline - asyncio.get_running_loop().time())
+        for connection in list(self.open):
+            connection.abort()
+
+    async def _until_empty(self, timeout_s: float) -> None:
         self._emptied.clear()
-        if self.open:
-            try:
+        if self.open and timeout_s > 0:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._emptied.wait(), timeout_s)
-            except TimeoutError:
-                for connection in list(self.open):
-                    connection.abort()
 
 
 class Connection(asyncio.Protocol):
@@ -251,9 +262,9 @@ class Connection(asyncio.Protocol):
         elif self._running is None and waited > (KEEP_ALIVE_S if self._served else timeout_s):
             transport.close()
 
-    def close_if_idle(self) -> None:
-        """End the connection unless a request is in it."""
-        if self._running is None and not self._in_head:
+    def close_if_idle(self, *, fresh: bool) -> None:
+        """End the connection unless a request is in it; `fresh`: also if there was none yet."""
+        if self._running is None and not self._in_head and (fresh or self._served):
             self._close()
 
     def abort(self) -> None:

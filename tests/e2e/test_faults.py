@@ -1,0 +1,128 @@
+"""Things that die, fill up or rot under a running server, seen from its port."""
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+import lmaas
+from lmaas.client import Client
+from lmaas.errors import StorageFull
+from servers import Running, png, serving
+
+
+@pytest.fixture
+def home(digits_home: Path, tmp_path: Path) -> Path:
+    """A copy of the home with `digits`, to be broken."""
+    return Path(shutil.copytree(digits_home, tmp_path / "home"))
+
+
+def call(server: Running, seed: int = 1) -> httpx.Response:
+    url = f"{server.url}/models/digits"
+    return httpx.post(url, content=png(seed), headers=server.caller, timeout=60)
+
+
+def test_a_worker_is_killed_with_fifty_requests_in_flight(home: Path) -> None:
+    with serving(home) as server, Client(server.url, server.key) as client:
+        alone = [call(server, seed).json() for seed in range(50)]
+        (worker,) = client.ps()
+        assert worker.pid
+        with ThreadPoolExecutor(50) as threads:
+            waiting = [threads.submit(call, server, seed) for seed in range(50) for _ in range(4)]
+            time.sleep(0.05)
+            os.kill(worker.pid, signal.SIGKILL)
+            answers = [future.result() for future in waiting]
+        assert {answer.status_code for answer in answers} == {200}
+        for i, answer in enumerate(answers):
+            want = alone[i // 4]
+            assert [x["label"] for x in answer.json()] == [x["label"] for x in want]
+        (worker,) = client.ps()
+        assert worker.restarts == 1
+        told = httpx.get(f"{server.url}/metrics", headers=server.admin).text
+        assert 'lmaas_worker_restarts_total{model="digits:1"} 1.0' in told
+
+
+def test_the_server_is_killed_and_starts_again(home: Path) -> None:
+    with serving(home) as server:
+        before = call(server).json()
+        os.kill(server.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOWAIT)
+    with serving(home) as server:
+        assert call(server).json() == before
+    argv = [sys.executable, "-m", "lmaas", "--home", str(home), "fsck"]
+    assert subprocess.run(argv, check=False, timeout=60).returncode == 0
+
+
+def test_a_flipped_byte_is_found_and_the_version_before_serves(home: Path) -> None:
+    import torch
+
+    x = torch.rand(4, 784)
+    model = torch.nn.Sequential(torch.nn.Linear(784, 10))
+    second = lmaas.publish(model, name="digits", task="image-classification", sample=x, home=home)
+    assert second.version == 2
+    (weights,) = [f for f in second.files if f.path.endswith("model.bin")]
+    (blob,) = [p for p in (home / "blobs").rglob("*") if p.name.endswith(weights.sha256[8:])]
+    blob.chmod(0o600)
+    data = bytearray(blob.read_bytes())
+    data[100] ^= 1
+    blob.write_bytes(data)
+    with serving(home) as server:
+        answer = call(server)
+        assert answer.status_code == 200
+        assert answer.headers["x-lmaas-model"] == "digits:1"
+        url = f"{server.url}/models/digits:2"
+        exact = httpx.post(url, content=png(), headers=server.caller, timeout=60)
+        assert exact.status_code == 500
+        assert weights.sha256 in exact.text
+
+
+def test_a_full_disk_while_publishing(home: Path) -> None:
+    import torch
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, 3_000_000))
+
+    model, x = torch.nn.Linear(1000, 1000), torch.rand(4, 1000)
+    with serving(home, limit=limit) as server, Client(server.url, server.key) as client:
+        with pytest.raises(StorageFull):
+            client.publish(model, name="big", task="tensor", sample=x)
+        assert client.models() == ["digits"]
+        assert call(server).status_code == 200
+        assert not list((home / "tmp").iterdir())
+
+
+def test_a_port_that_is_taken(server: Running, tmp_path: Path) -> None:
+    port = server.url.rpartition(":")[2]
+    argv = [sys.executable, "-m", "lmaas", "--home", str(tmp_path), "serve", "--port", port]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert port in done.stderr
+    assert "--port" in done.stderr
+
+
+def test_what_runs_at_sigterm_is_answered(home: Path) -> None:
+    with serving(home) as server:
+        assert call(server).status_code == 200
+        with ThreadPoolExecutor(30) as threads:
+            waiting = [threads.submit(call, server, seed) for seed in range(30)]
+            time.sleep(0.03)
+            os.kill(server.pid, signal.SIGTERM)
+            outcomes = []
+            for future in waiting:
+                try:
+                    outcomes.append(future.result().status_code)
+                except (httpx.ConnectError, httpx.RemoteProtocolError):
+                    outcomes.append(0)
+        assert set(outcomes) <= {0, 200, 503}
+        assert 200 in outcomes
+        ended = os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOWAIT)
+        assert ended
+        assert ended.si_status == 0

@@ -1,0 +1,156 @@
+"""Publishing to a server over HTTP, and what a bad upload gets."""
+
+import asyncio
+import json
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from lmaas.client import Client, connect_async
+from lmaas.errors import Conflict, InvalidInput, ModelNotFound, ModelRefused, ParityFailed
+from lmaas.types import PushOptions
+from servers import Running
+
+
+@pytest.fixture
+def client(server: Running) -> Iterator[Client]:
+    with Client(server.url, server.key) as client:
+        yield client
+
+
+def make_model() -> Any:
+    import torch
+
+    return torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+
+
+def test_a_live_model_is_published_aliased_called_and_removed(client: Client) -> None:
+    import torch
+
+    model, x = make_model(), torch.rand(5, 6)
+    version = client.publish(model, name="remote", task="tensor", sample=x, card="# Remote")
+    assert version.ref == "remote:1"
+    assert version.manifest.card == "# Remote"
+    with torch.no_grad():
+        want = model(x).numpy()
+    got = client.predict("remote", {"input": x.numpy()})["output_0"]
+    np.testing.assert_allclose(got, want, atol=1e-5)
+
+    async def again() -> str:
+        async with connect_async(client.url, client.key) as other:
+            second = await other.publish(model, name="remote", task="tensor", sample=x)
+            await other.set_alias("remote", "production", 1)
+            return second.ref
+
+    assert asyncio.run(again()) == "remote:2"
+    assert client.model("remote@production").ref == "remote:1"
+    assert [v.version for v in client.versions("remote")] == [1, 2]
+    with pytest.raises(Conflict):
+        client.remove("remote:1")
+    assert [v.ref for v in client.remove("remote:1", force=True)] == ["remote:1"]
+    assert client.model("remote").version == 2
+    client.remove("remote")
+    with pytest.raises(ModelNotFound):
+        client.predict("remote", [1.0] * 6)
+
+
+def test_an_onnx_file_with_a_sample(client: Client, tmp_path: Path) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    graph = helper.make_graph(
+        [helper.make_node("Tanh", ["x"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", "m"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", "m"])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, tmp_path / "tanh.onnx")
+    options = PushOptions(name="tanh", task="tensor")
+    with pytest.raises(InvalidInput, match="sample"):
+        client.push(tmp_path / "tanh.onnx", options)
+    np.save(tmp_path / "x.npy", np.ones((2, 3), np.float32))
+    with_sample = PushOptions(name="tanh", task="tensor", sample=str(tmp_path / "x.npy"))
+    assert client.push(tmp_path / "tanh.onnx", with_sample).ref == "tanh:1"
+    got = client.predict("tanh", {"x": np.full((1, 3), 0.5, np.float32)})["y"]
+    np.testing.assert_allclose(got, np.tanh([[0.5, 0.5, 0.5]]), atol=1e-6)
+
+
+def test_a_pickle_is_refused_with_the_way_out(client: Client, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    path.write_bytes(pickle.dumps({"weights": 1}))
+    with pytest.raises(ModelRefused, match=r"lmaas\.publish"):
+        client.push(path, PushOptions(name="pickled", task="tensor"))
+    assert "pickled" not in client.models()
+
+
+def test_a_package_that_lies_is_refused(client: Client, tmp_path: Path) -> None:
+    import torch
+    from safetensors.numpy import load_file, save_file
+
+    from lmaas.frameworks import package
+
+    folder = tmp_path / "package"
+    package.build(make_model(), name="liar", task="tensor", sample=torch.rand(4, 6), folder=folder)
+    sample = load_file(folder / "sample.safetensors")
+    save_file({n: a + (n.startswith("out.")) for n, a in sample.items()},
+              folder / "sample.safetensors")  # fmt: skip
+    with pytest.raises(ParityFailed):
+        client.push(folder, None)
+    (folder / "manifest.json").write_text("{}")
+    with pytest.raises(InvalidInput):
+        client.push(folder, None)
+    assert "liar" not in client.models()
+
+
+BOUNDARY = "b0undary"
+
+
+def part(head: str, body: bytes) -> bytes:
+    return (
+        f"--{BOUNDARY}\r\nContent-Disposition: form-data; {head}\r\n\r\n".encode() + body + b"\r\n"
+    )
+
+
+FILE = part('name="file"; filename="m.onnx"', b"x" * 5000)
+OPTIONS = part('name="options"', json.dumps({"name": "m", "task": "tensor"}).encode())
+END = f"--{BOUNDARY}--\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (FILE + OPTIONS, "cut off"),
+        (FILE[:900], "cut off"),
+        (b"nothing of a form", "damaged"),
+        (OPTIONS + END, "file"),
+        (FILE + END, "name and a task"),
+        (FILE + OPTIONS + END, "ONNX"),
+        (FILE + FILE + OPTIONS + END, "twice"),
+        (part('name="file"; filename="../../m.onnx"', b"x") + OPTIONS + END, "relative path"),
+        (part('name="file"; filename="/etc/m.onnx"', b"x") + OPTIONS + END, "relative path"),
+        (part('name="file"', b"x") + OPTIONS + END, "not known"),
+        (part('name="other"; filename="m"', b"x") + END, "not known"),
+        (FILE + part('name="options"', b'{"name": "m", "tsk": 1}') + END, "tsk"),
+        (FILE + part('name="options"', b'{"name": "../m", "task": "tensor"}') + END, "name"),
+    ],
+)
+def test_bad_forms(server: Running, body: bytes, told: str) -> None:
+    headers = {**server.admin, "content-type": f"multipart/form-data; boundary={BOUNDARY}"}
+    response = httpx.post(f"{server.url}/api/models", content=body, headers=headers, timeout=60)
+    assert response.status_code == 400, response.text
+    assert told in response.text
+    scratch = server.home / "tmp"
+    assert not scratch.exists() or not list(scratch.iterdir())
+    assert httpx.get(f"{server.url}/v1/models", headers=server.caller).is_success
+
+
+def test_an_upload_that_is_no_form(server: Running) -> None:
+    response = httpx.post(f"{server.url}/api/models", json={}, headers=server.admin)
+    assert response.status_code == 400
+    assert "multipart" in response.json()["detail"]
