@@ -1,17 +1,20 @@
-"""`lmaas.publish`: a live model from a notebook or script, straight into the registry."""
+"""`lmaas.publish`: a model from a notebook or script, straight into a home or onto a server."""
 
 import asyncio
-import concurrent.futures
+import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Unpack
 
-from lmaas.config import load_settings
-from lmaas.frameworks import package
+from lmaas.client import Client
+from lmaas.config import Settings, load_settings
+from lmaas.errors import InvalidInput
 from lmaas.registry.names import check_name
 from lmaas.service import Service
-from lmaas.types import TENANT, ImageSpec, Lineage, ModelVersion
+from lmaas.types import TENANT, ModelVersion, PublishOptions, PushOptions
 
 
 def publish(
@@ -19,43 +22,78 @@ def publish(
     *,
     name: str,
     task: str,
-    sample: Any,
-    labels: Sequence[str] | None = None,
-    image: ImageSpec | None = None,
-    outputs_are: Literal["logits", "probabilities"] | None = None,
-    metrics: Mapping[str, float] | None = None,
-    card: str = "",
-    lineage: Lineage | None = None,
+    sample: Any = None,
     home: str | Path | None = None,
+    url: str | None = None,
+    key: str | None = None,
+    **options: Unpack[PublishOptions],
 ) -> ModelVersion:
-    """Compile, check and register a live model in `home` (default LMAAS_HOME).
+    """Compile, check and register a model.
 
-    The model is exported in this process; see `frameworks.package.build` for the arguments. A
-    running server of that home serves the new version at once. Raises ParityFailed when the
-    compiled model does not give the model's own outputs.
+    `model` is an `nn.Module`, a `keras.Model` or a `tf.Module`, exported in this process; or the
+    path of a `.keras` or `.onnx` file, a SavedModel folder or a package, imported in a child
+    without network. `sample` is what the model is called with: an array (batch axis first), a
+    tuple of them, or a mapping by input name; a file that says its inputs' shapes needs none.
+
+    It goes to the server at `url` (or LMAAS_URL) with `key` (or LMAAS_KEY), else into `home` (or
+    LMAAS_HOME), where a running server serves it at once. Raises ParityFailed when the compiled
+    model does not give the model's own outputs, InvalidInput and ModelRefused for what is wrong
+    with the model.
     """
     check_name(name)
-    settings = load_settings({"home": None if home is None else str(home)})
-    service = Service(settings)
-    try:
-        with tempfile.TemporaryDirectory(prefix="lmaas-") as scratch:
-            folder = Path(scratch) / "package"
-            package.build(
-                model,
-                name=name,
-                task=task,
-                sample=sample,
-                folder=folder,
-                labels=labels,
-                image=image,
-                outputs_are=outputs_are,
-                metrics=metrics,
-                card=card,
-                lineage=lineage,
-            )
-            # A thread of its own: in a notebook this thread already runs an event loop.
-            with concurrent.futures.ThreadPoolExecutor(1) as thread:
-                work = service.publish_package(TENANT, folder)
-                return thread.submit(asyncio.run, work).result()
-    finally:
-        service.close()
+    settings = load_settings({"home": home and str(home), "url": url, "key": key})
+    remote = settings.url is not None and (url is not None or home is None)
+    with tempfile.TemporaryDirectory(prefix="lmaas-") as scratch:
+        if isinstance(model, str | os.PathLike):
+            path = Path(model)
+            given: PushOptions | None = _push_options(name, task, sample, options, Path(scratch))
+        else:
+            from lmaas.frameworks import package
+
+            path, given = Path(scratch) / "package", None
+            package.build(model, name=name, task=task, sample=sample, folder=path, **options)
+        if remote:
+            with Client(str(settings.url), settings.key) as client:
+                return client.push(path, given)
+        return _push_here(settings, path, given)
+
+
+def _push_here(settings: Settings, path: Path, options: PushOptions | None) -> ModelVersion:
+    # A thread of its own: in a notebook this thread already runs an event loop.
+    with closing(Service(settings)) as service, ThreadPoolExecutor(1) as thread:
+        work: Coroutine[Any, Any, ModelVersion] = service.push(TENANT, path, options)
+        return thread.submit(asyncio.run, work).result()
+
+
+def _push_options(
+    name: str, task: str, sample: Any, options: PublishOptions, folder: Path
+) -> PushOptions:
+    for option in ("metrics", "lineage"):
+        if options.get(option):
+            raise InvalidInput(f"A file takes no {option}: publish the live model.", param=option)
+    labels = options.get("labels")
+    return PushOptions(
+        name=name,
+        task=task,
+        labels=None if labels is None else tuple(map(str, labels)),
+        image=options.get("image"),
+        outputs_are=options.get("outputs_are"),
+        card=options.get("card", ""),
+        sample=None if sample is None else _write_sample(sample, folder),
+    )
+
+
+def _write_sample(sample: Any, folder: Path) -> str:
+    import numpy as np
+
+    if isinstance(sample, str | os.PathLike):
+        return str(Path(sample).absolute())
+    if isinstance(sample, dict):
+        from safetensors.numpy import save_file
+
+        path = folder / "sample.safetensors"
+        save_file({str(n): np.ascontiguousarray(v) for n, v in sample.items()}, path)
+        return str(path)
+    path = folder / "sample.npy"
+    np.save(path, np.asarray(sample), allow_pickle=False)
+    return str(path)

@@ -49,7 +49,10 @@ def build(
     """
     framework = framework or frameworks.get(frameworks.of_object(model))
     arrays = name_arrays(framework, model, sample)
-    batches = _references(framework, model, arrays)
+    batches = {
+        size: (inputs, {_output_name(name, inputs): value for name, value in results.items()})
+        for size, (inputs, results) in _references(framework, model, arrays).items()
+    }
     own = len(next(iter(arrays.values())))
     outputs = batches[own][1]
     batch = set(batches) >= set(EXTRA_BATCHES)
@@ -116,7 +119,7 @@ def _convert(framework: Framework, model: Any, arrays: Row) -> Any:
 def name_arrays(framework: Framework, model: Any, sample: Any) -> Row:
     """The sample as arrays by input name."""
     if isinstance(sample, Mapping):
-        arrays = {str(name): _array(value) for name, value in sample.items()}
+        arrays = _in_order(framework, model, {str(n): _array(v) for n, v in sample.items()})
     else:
         values = [_array(v) for v in (sample if isinstance(sample, tuple) else (sample,))]
         arrays = dict(zip(framework.name_inputs(model, values), values, strict=True))
@@ -129,9 +132,21 @@ def name_arrays(framework: Framework, model: Any, sample: Any) -> Row:
     return arrays
 
 
+def _in_order(framework: Framework, model: Any, arrays: Row) -> Row:
+    """The arrays in the order of the inputs that the model declares, if it does."""
+    names = [spec.name for spec in framework.inputs(model)]
+    if names and set(names) != set(arrays):
+        raise InvalidInput(
+            f"The model has the inputs {names}; the sample has {list(arrays)}.", param="sample"
+        )
+    return {name: arrays[name] for name in names or arrays}
+
+
 def _array(value: Any) -> np.ndarray:
     if hasattr(value, "detach"):
         value = value.detach().cpu()
+    if hasattr(value, "numpy"):
+        value = value.numpy()
     array = np.ascontiguousarray(np.asarray(value))
     if array.dtype.kind not in "biuf":
         raise InvalidInput(f"The sample must hold numbers; received {array.dtype}.", param="sample")
@@ -154,6 +169,11 @@ def _references(framework: Framework, model: Any, arrays: Row) -> dict[int, tupl
             return {own: references[own]}
         references[size] = (inputs, outputs)
     return references
+
+
+def _output_name(name: str, inputs: Row) -> str:
+    """OpenVINO tells tensors apart by name alone, so no output may be called like an input."""
+    return f"{name}_output" if name in inputs else name
 
 
 def _name_ports(model: Any, inputs: Row, outputs: Row, *, batch: bool) -> bool:

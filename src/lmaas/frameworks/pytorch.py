@@ -5,6 +5,7 @@ A module of a user's own class has no portable source, so `load` needs an instan
 
 import inspect
 import json
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from lmaas.frameworks.base import (
 from lmaas.runtime import ov
 from lmaas.tasks import Row
 from lmaas.types import TensorSpec
+
+log = logging.getLogger(__name__)
 
 
 class PyTorch:
@@ -155,11 +158,28 @@ def trace(model: Any, call: Callable[[Any, dict[str, Any]], Any], arrays: Row) -
             return outputs[0] if len(outputs) == 1 else outputs
 
     example = tuple(torch.tensor(a, device=_device(model)) for a in arrays.values())
+    traced = Traced().eval()
     with _mode(model, training=False), torch.no_grad(), warnings.catch_warnings():
         # Tracing warns of its own deprecation and of every Python branch; what a branch
         # changed would show in the parity check.
         warnings.simplefilter("ignore")
-        return ov.load().convert_model(Traced().eval(), example_input=example)
+        try:
+            return ov.load().convert_model(traced, example_input=example)
+        except Exception as error:  # noqa: BLE001 - OpenVINO wraps whatever tracing raised
+            log.info("Tracing failed, so the model is exported instead: %s", error)
+            return _export(traced, arrays, _device(model))
+
+
+def _export(module: Any, arrays: Row, device: Any) -> Any:
+    """Converted through `torch.export`: slower, but takes operations that tracing leaves whole."""
+    import torch
+
+    # A batch of one would be taken for a constant.
+    rows = [np.resize(a, (max(2, len(a)), *a.shape[1:])) for a in arrays.values()]
+    example = tuple(torch.tensor(a, device=device) for a in rows)
+    free = {"tensors": tuple({0: torch.export.Dim.AUTO} for _ in example)}
+    program = torch.export.export(module, example, dynamic_shapes=free, strict=False)
+    return ov.load().convert_model(program.run_decompositions())
 
 
 def _call(model: Any, tensors: dict[str, Any]) -> Any:

@@ -156,7 +156,7 @@ class TensorFlow:
         import tensorflow as tf
 
         outputs = _call(model, {name: tf.constant(a) for name, a in arrays.items()})
-        return {name: np.asarray(value) for name, value in by_name(outputs).items()}
+        return {name: value.numpy() for name, value in by_name(outputs).items()}
 
     def convert(self, model: Any, arrays: Row) -> Any:
         """The concrete function with a free batch axis."""
