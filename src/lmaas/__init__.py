@@ -13,13 +13,20 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from lmaas.client import connect
+    from lmaas.client import connect, connect_async
     from lmaas.local import local
     from lmaas.publishing import publish
+    from lmaas.types import ImageSpec
 
-__all__ = ["__version__", "connect", "local", "publish"]
+__all__ = ["ImageSpec", "__version__", "connect", "connect_async", "local", "publish"]
 
-_HOMES = {"connect": "lmaas.client", "local": "lmaas.local", "publish": "lmaas.publishing"}
+_HOMES = {
+    "ImageSpec": "lmaas.types",
+    "connect": "lmaas.client",
+    "connect_async": "lmaas.client",
+    "local": "lmaas.local",
+    "publish": "lmaas.publishing",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance import framework_kit as kit
+import framework_kit as kit
 
 
 @pytest.fixture(params=["pytorch", "keras", "tensorflow", "onnx"])

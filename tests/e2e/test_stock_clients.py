@@ -45,7 +45,7 @@ def test_openai(server: Running) -> None:
     from openai import NotFoundError, OpenAI
 
     with OpenAI(base_url=f"{server.url}/v1", api_key=server.call_key) as client:
-        assert [model.id for model in client.models.list()] == ["digits"]
+        assert "digits" in [model.id for model in client.models.list()]
         assert client.models.retrieve("digits:1").id == "digits:1"
         with pytest.raises(NotFoundError) as caught:
             client.models.retrieve("digit")

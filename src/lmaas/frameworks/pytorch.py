@@ -158,8 +158,8 @@ def trace(model: Any, call: Callable[[Any, dict[str, Any]], Any], arrays: Row) -
             return outputs[0] if len(outputs) == 1 else outputs
 
     example = tuple(torch.tensor(a, device=_device(model)) for a in arrays.values())
-    traced = Traced().eval()
-    with _mode(model, training=False), torch.no_grad(), warnings.catch_warnings():
+    traced = Traced()
+    with _mode(traced, training=False), torch.no_grad(), warnings.catch_warnings():
         # Tracing warns of its own deprecation and of every Python branch; what a branch
         # changed would show in the parity check.
         warnings.simplefilter("ignore")
