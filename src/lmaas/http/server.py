@@ -78,6 +78,8 @@ def bind(settings: Settings) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))
+        # Whoever reads the address from the lock may connect at once, and waits in the backlog.
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise AlreadyRunning(
