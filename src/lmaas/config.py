@@ -30,7 +30,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
     """Port that the server binds; 0 takes a free one."""
     url: str | None = None
-    """Server that the client, `predict` and `push` talk to; None: the local server or home."""
+    """Server that the client, `lmaas.publish`, `predict`, `push`, `ps` and `stop` talk to; none:
+    this home and its server."""
     key: str | None = None
     """Key that the client sends."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -44,7 +45,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_batch_size: Annotated[int, Meta(ge=1, le=1024)] = 32
     """Most samples that a worker joins into one engine call."""
     max_queue: Count = 256
-    """Most requests waiting for one model; above it: 429."""
+    """Most requests that wait or run for one model; above it: 429."""
     max_body_bytes: Count = 64 * MIB
     """Largest request body of a call; above it: 413."""
     max_upload_bytes: Count = 8192 * MIB
@@ -110,7 +111,9 @@ def load_settings(
     try:
         return msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"Bad setting: {error}.", hint="See docs/settings.md.") from None
+        raise ConfigError(
+            f"Bad setting: {error}.", hint="docs/reference/settings.md has them all."
+        ) from None
 
 
 def _from_file(path: Path) -> dict[str, Any]:

@@ -29,7 +29,7 @@ COMMANDS = {
 }
 """Each command's module, imported when it is asked for; the module's `command` is the command."""
 
-SERVER_COMMANDS = ("predict", "ps", "stop")
+SERVER_COMMANDS = ("push", "predict", "ps", "stop")
 """Commands that talk to a server; the others work on the home of this machine."""
 
 

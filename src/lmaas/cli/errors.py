@@ -41,6 +41,11 @@ EXIT_CODES_TEXT = (
 )
 
 
+def exit_code_of(error: LMaaSError) -> int:
+    """The exit code of a command that ends with `error`."""
+    return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), FAILED)
+
+
 def report(error: Exception, *, as_json: bool) -> int:
     """Say on stderr what is wrong and what to do next; the exit code."""
     if isinstance(error, click.ClickException):
@@ -51,7 +56,7 @@ def report(error: Exception, *, as_json: bool) -> int:
         return error.exit_code
     if isinstance(error, LMaaSError):
         _show(error.code, error.message, error.hint, as_json)
-        return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), FAILED)
+        return exit_code_of(error)
     if os.environ.get("LMAAS_LOG_LEVEL") == "debug":
         traceback.print_exception(error)
     hint = "LMAAS_LOG_LEVEL=debug shows where it happened."

@@ -6,7 +6,14 @@ from typing import Any
 
 import click
 
-from lmaas.cli.output import home_options, json_option, progress, service_of, show
+from lmaas.cli.output import (
+    home_options,
+    json_option,
+    progress,
+    server_options,
+    service_of,
+    show,
+)
 
 
 @click.command()
@@ -14,12 +21,15 @@ from lmaas.cli.output import home_options, json_option, progress, service_of, sh
 @click.option("--name", required=True, help="The model's name.")
 @click.option("--task", required=True, help="image-classification or tensor.")
 @click.option("--labels", help="Class names, separated by commas.")
+@click.option("--image", help="How an image becomes the input (JSON, see lmaas.ImageSpec).")
 @click.option("--outputs-are", type=click.Choice(["logits", "probabilities"]))
 @click.option(
     "--sample", type=click.Path(path_type=Path), help="Sample inputs (.npy, .safetensors)."
 )
+@click.option("--card", type=click.Path(path_type=Path), help="A description (Markdown file).")
 @json_option
 @home_options
+@server_options
 @click.pass_obj
 def command(
     flags: dict[str, Any],
@@ -27,25 +37,37 @@ def command(
     name: str,
     task: str,
     labels: str | None,
+    image: str | None,
     outputs_are: Any,
     sample: Path | None,
+    card: Path | None,
     as_json: bool,
 ) -> None:
-    """Publish a model file or folder.
+    """Publish a model file or folder: into this home, or with --url onto a server.
 
     PATH is a .keras or .onnx file, a SavedModel folder or a package folder.
     """
-    from lmaas.types import TENANT, PushOptions
+    from lmaas.client import Client
+    from lmaas.codecs.json import read
+    from lmaas.config import load_settings
+    from lmaas.types import TENANT, ImageSpec, PushOptions
 
     options = PushOptions(
         name=name,
         task=task,
         labels=tuple(labels.split(",")) if labels else None,
+        image=read(image.encode(), ImageSpec) if image else None,
         outputs_are=outputs_are,
         sample=str(sample.absolute()) if sample else None,
+        card=card.read_text("utf-8") if card else "",
     )
+    settings = load_settings(flags)
     progress(f"Compiling and checking {path} …")
-    with service_of(flags) as service:
-        version = asyncio.run(service.push(TENANT, path, options))
+    if settings.url is not None:
+        with Client(settings.url, settings.key) as client:
+            version = client.push(path, options)
+    else:
+        with service_of(flags) as service:
+            version = asyncio.run(service.push(TENANT, path, options))
     error = version.parity.max_abs_error("f32")
     show(version, as_json, [f"Published {version.ref} (f32 error {error:.2g})."])

@@ -1,0 +1,190 @@
+"""Writes docs/reference from the code: settings, routes, command line, errors, Python.
+
+`make docs` runs it; a test fails when what it would write is not what is there.
+"""
+
+import ast
+import inspect
+import itertools
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from lmaas import client, config, errors
+from lmaas.cli import cli
+from lmaas.cli.errors import EXIT_CODES_TEXT, exit_code_of
+from lmaas.config import Settings
+from lmaas.http import openapi
+from lmaas.http.errors import status_of
+from lmaas.http.routes import ROUTES
+
+NOTE = "<!-- Written by docs/generate.py (`make docs`); change the code, not this page. -->\n"
+
+
+def settings() -> str:
+    """Every setting with its type, default and meaning."""
+    meant = _field_docs(inspect.getsource(config), "Settings")
+    lines = [
+        "# Settings",
+        "",
+        "A flag of the command line wins over the environment variable `LMAAS_<NAME>`, that over "
+        "`lmaas.toml` in the working directory (or the file that `LMAAS_CONFIG` names), that over "
+        "the default. Unknown names are refused. Sizes are bytes, times seconds; lists are "
+        "separated by commas in the environment.",
+        "",
+        "| setting | default | meaning |",
+        "|---|---|---|",
+    ]
+    for field in msgspec.structs.fields(Settings):
+        default = "none" if field.default is None else f"`{field.default}`"
+        if field.default in ("", ()):
+            default = "empty"
+        lines.append(f"| `{field.name}` | {default} | {_cell(meant[field.name])} |")
+    return "\n".join(lines) + "\n"
+
+
+def _field_docs(source: str, name: str) -> dict[str, str]:
+    """The docstring under each field of a class."""
+    body = next(
+        node.body
+        for node in ast.parse(source).body
+        if isinstance(node, ast.ClassDef) and node.name == name
+    )
+    found = {}
+    for field, text in itertools.pairwise(body):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+            assert isinstance(field.target, ast.Name)
+            assert isinstance(text.value, ast.Constant)
+            found[field.target.id] = " ".join(str(text.value.value).split())
+    return found
+
+
+def routes() -> str:
+    """Every route with its scope, body and answer."""
+    lines = [
+        "# Routes",
+        "",
+        "Keys are sent as `Authorization: Bearer sk-lmaas-…` or `x-api-key`. A key with the scope "
+        "`admin` may do everything. The types are in `GET /openapi.json`, and on the page "
+        "`GET /docs`. In a path, `{ref}` is `name` (the latest version), `name:3` or "
+        "`name@alias`. Query parameters that are not named here are refused.",
+        "",
+        "| route | scope | body | does |",
+        "|---|---|---|---|",
+    ]
+    for path, operations in openapi.document(ROUTES)["paths"].items():
+        for method, told in operations.items():
+            scope = told.get("description", "no key").rpartition(" ")[2].rstrip(".")
+            scope = "none" if "security" in told else scope
+            body = ", ".join(f"`{kind}`" for kind in told.get("requestBody", {}).get("content", ()))
+            query = [p["name"] for p in told["parameters"] if p["in"] == "query"]
+            target = path + (f"?{'&'.join(query)}" if query else "")
+            summary = told["summary"].splitlines()[0]
+            lines.append(f"| `{method.upper()} {target}` | {scope} | {body} | {_cell(summary)} |")
+    return "\n".join(lines) + "\n"
+
+
+def command_line() -> str:
+    """Every command with its options."""
+    lines = ["# Command line", "", EXIT_CODES_TEXT.replace("\n", " "), ""]
+    context = click.Context(cli, info_name="lmaas")
+    lines += _command(cli, context)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _command(command: click.Command, context: click.Context) -> list[str]:
+    lines = [f"## {context.command_path}", "", inspect.cleandoc(command.help or ""), "", "```"]
+    lines.append(" ".join([context.command_path, *command.collect_usage_pieces(context)]))
+    records = [p.get_help_record(context) for p in command.get_params(context)]
+    lines += [f"  {name:32} {text}".rstrip() for name, text in filter(None, records)]
+    lines += ["```", ""]
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None
+            lines += _command(inner, click.Context(inner, info_name=name, parent=context))
+    return lines
+
+
+def error_codes() -> str:
+    """Every error with its code, HTTP status and exit code."""
+    lines = [
+        "# Errors",
+        "",
+        "Each has a message that says what is wrong, what was expected and what was received, and "
+        "where it helps a hint that says what to do next. The code is stable.",
+        "",
+        "| code | Python | HTTP | exit | meaning |",
+        "|---|---|--:|--:|---|",
+    ]
+    for code, kind in errors.BY_CODE.items():
+        error = kind("")
+        meaning = (kind.__doc__ or "").splitlines()[0]
+        lines.append(
+            f"| `{code}` | `{kind.__name__}` | {status_of(error)} | {exit_code_of(error)} "
+            f"| {_cell(meaning)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def python() -> str:
+    """What `import lmaas` gives."""
+    import lmaas
+
+    lines = ["# Python", ""]
+    for name in sorted(set(lmaas.__all__) - {"__version__"}):
+        lines += _described(f"lmaas.{name}", getattr(lmaas, name))
+    lines += ["## PublishOptions", "", "What `publish` takes beside name, task and sample.", ""]
+    for name, text in _field_docs(inspect.getsource(types), "PublishOptions").items():
+        lines.append(f"- `{name}`: {text}")
+    lines += ["", "## Client", "", "`AsyncClient` has the same methods, to be awaited.", ""]
+    for name, method in vars(client.Client).items():
+        if not name.startswith("_"):
+            lines += _described(f"Client.{name}", method, "###")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _described(name: str, value: Any, level: str = "##") -> list[str]:
+    text = inspect.getdoc(value) or ""
+    return [f"{level} {name}", "", "```python", name + _signature(value), "```", "", text, ""]
+
+
+def _signature(value: Any) -> str:
+    """As the source has it, so that it is the same with every Python version."""
+    if inspect.isclass(value):
+        given = inspect.signature(value).parameters.values()
+        shown = [p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in given]
+        return f"({', '.join(shown)})"
+    node = ast.parse(textwrap.dedent(inspect.getsource(value))).body[0]
+    assert isinstance(node, ast.FunctionDef)
+    node.args.args = [argument for argument in node.args.args if argument.arg != "self"]
+    returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+    return f"({ast.unparse(node.args)}){returns}"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+PAGES = {
+    "settings.md": settings,
+    "routes.md": routes,
+    "cli.md": command_line,
+    "errors.md": error_codes,
+    "python.md": python,
+}
+
+
+def main(folder: Path) -> None:
+    """Write all pages."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, write in PAGES.items():
+        (folder / name).write_text(NOTE + write(), "utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "reference")
