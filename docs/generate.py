@@ -14,7 +14,7 @@ from typing import Any
 import click
 import msgspec
 
-from lmaas import client, config, errors
+from lmaas import client, config, errors, types
 from lmaas.cli import cli
 from lmaas.cli.errors import EXIT_CODES_TEXT, exit_code_of
 from lmaas.config import Settings
