@@ -109,7 +109,9 @@ def to_array(file: bytes) -> np.ndarray:
     """A JPEG as normalised (3, 224, 224) float32, as every server here reads it."""
     with Image.open(io.BytesIO(file)) as image:
         pixels = np.asarray(image.convert("RGB").resize((224, 224), Image.Resampling.BILINEAR))
-    array = (pixels.astype(np.float32) / 255 - np.float32(MEAN)) / np.float32(STD)
+    array = (pixels.astype(np.float32) / 255 - np.array(MEAN, np.float32)) / np.array(
+        STD, np.float32
+    )
     return np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
