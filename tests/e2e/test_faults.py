@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 import lmaas
+from ir_models import STEPS_PER_S, Models, slow
 from lmaas.client import Client
 from lmaas.errors import StorageFull
 from servers import Running, png, serving
@@ -126,3 +127,51 @@ def test_what_runs_at_sigterm_is_answered(home: Path) -> None:
         ended = os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOWAIT)
         assert ended
         assert ended.si_status == 0
+
+
+@pytest.mark.parametrize("method", ["models/slow", "v2/models/slow/infer"])
+def test_a_caller_that_hangs_up_stops_the_work(tmp_path: Path, method: str) -> None:
+    models = Models(tmp_path)
+    models.make("slow", slow)
+    models.close()
+    steps = STEPS_PER_S * 100
+    inputs: object = [float(steps)]
+    if method.startswith("v2"):
+        inputs = [{"name": "steps", "shape": [1, 1], "datatype": "FP32", "data": [steps]}]
+    with serving(tmp_path / "home") as server, Client(server.url, server.key) as client:
+        for _ in range(2):
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(
+                    f"{server.url}/{method}",
+                    json={"inputs": inputs},
+                    headers=server.caller,
+                    timeout=httpx.Timeout(30, read=1.5),
+                )
+        deadline = time.monotonic() + 5
+        while client.ps()[0].queued:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        answer = client.predict("slow", [2.0])
+        assert answer["y"] == [2.0]
+
+
+def test_a_full_queue_says_when_to_come_back(tmp_path: Path) -> None:
+    models = Models(tmp_path)
+    models.make("slow", slow)
+    models.close()
+    with serving(tmp_path / "home", max_queue=3) as server:
+
+        def ask(_: int) -> httpx.Response:
+            body = {"inputs": [float(STEPS_PER_S // 4)]}
+            url = f"{server.url}/models/slow"
+            return httpx.post(url, json=body, headers=server.caller, timeout=60)
+
+        assert ask(0).status_code == 200
+        with ThreadPoolExecutor(12) as threads:
+            answers = list(threads.map(ask, range(12)))
+        refused = [answer for answer in answers if answer.status_code == 429]
+        assert refused
+        assert len(refused) + sum(a.status_code == 200 for a in answers) == 12
+        for answer in refused:
+            assert int(answer.headers["retry-after"]) >= 1
+            assert answer.json()["error_type"] == "queue_full"

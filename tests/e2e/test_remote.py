@@ -89,6 +89,69 @@ def test_a_pickle_is_refused_with_the_way_out(client: Client, tmp_path: Path) ->
     assert "pickled" not in client.models()
 
 
+def lambda_keras(folder: Path) -> Path:
+    import keras
+
+    layers = [keras.Input((4,)), keras.layers.Lambda(lambda x: x + 1)]
+    keras.Sequential(layers).save(folder / "lambda.keras")
+    return folder / "lambda.keras"
+
+
+def custom_keras(folder: Path) -> Path:
+    import keras
+
+    class Mine(keras.layers.Layer):  # type: ignore[misc]
+        def call(self, x: Any) -> Any:
+            return x * 2.0
+
+    keras.Sequential([keras.Input((4,)), Mine()]).save(folder / "custom.keras")
+    return folder / "custom.keras"
+
+
+def reading_saved_model(folder: Path) -> Path:
+    import tensorflow as tf
+
+    class Reader(tf.Module):  # type: ignore[misc]
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])  # type: ignore[untyped-decorator]
+        def __call__(self, name: Any) -> Any:
+            return tf.map_fn(tf.io.read_file, name)
+
+    tf.saved_model.save(Reader(), str(folder / "reader"))
+    return folder / "reader"
+
+
+def reaching_onnx(folder: Path) -> Path:
+    import onnx
+    from onnx import TensorProto, helper
+
+    weights = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4])
+    weights.data_location = TensorProto.EXTERNAL
+    entry = weights.external_data.add()
+    entry.key, entry.value = "location", "../../../../etc/passwd"
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [4]) for n in "xy"]
+    node = helper.make_node("Add", ["x", "w"], ["y"])
+    graph = helper.make_graph([node], "g", ends[:1], ends[1:], [weights])
+    (folder / "reaching.onnx").write_bytes(onnx.helper.make_model(graph).SerializeToString())
+    return folder / "reaching.onnx"
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda_keras, "Lambda"),
+        (custom_keras, "Mine"),
+        (reading_saved_model, "ReadFile"),
+        (reaching_onnx, "outside"),
+    ],
+)
+def test_files_that_hold_code_or_reach_outside(
+    client: Client, tmp_path: Path, make: Any, told: str
+) -> None:
+    with pytest.raises(ModelRefused, match=told):
+        client.push(make(tmp_path), PushOptions(name="unsafe", task="tensor"))
+    assert "unsafe" not in client.models()
+
+
 def test_a_package_that_lies_is_refused(client: Client, tmp_path: Path) -> None:
     import torch
     from safetensors.numpy import load_file, save_file
