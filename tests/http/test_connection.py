@@ -92,6 +92,18 @@ def test_continue_is_said_before_a_body_is_read(server: Running) -> None:
         assert answers(read_all(connection))[0][0] == 200
 
 
+def test_nonsense_after_a_request_does_not_cost_its_answer(server: Running) -> None:
+    image = png()
+    post = head(server, "POST", "/models/digits", f"Content-Length: {len(image)}") + image
+    ((status, headers, _),) = ask(server, post + b"nonsense\r\n\r\n")
+    assert status == 200
+    assert headers["connection"] == "close"
+    chunked = head(server, "POST", "/models/digits", "Transfer-Encoding: chunked")
+    ((status, _, body),) = ask(server, chunked + b"5\r\nhello\r\nnonsense\r\n")
+    assert status == 400
+    assert "HTTP" in json.loads(body)["error"]
+
+
 def test_head_has_no_body(server: Running) -> None:
     with connected(server) as connection:
         connection.sendall(head(server, "HEAD", "/v1/models", "Connection: close"))

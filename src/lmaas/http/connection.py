@@ -107,6 +107,7 @@ class Connection(asyncio.Protocol):
         self._linger_until = 0.0
         self._stuck = (0, 0.0)
         self._served = False
+        self._broken = False
 
     # The transport's side
 
@@ -124,7 +125,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; the callbacks below do the rest."""
-        if self._linger_until:
+        if self._linger_until or self._broken:
             return
         if not self._in_head and self._reading is None and not self._running:
             self._since = self._loop.time()
@@ -282,14 +283,20 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _refuse(self, error: LMaaSError) -> None:
-        """Answer what is no request, and hang up."""
-        if self._linger_until:
+        """Answer what is no request, after the request before it, and hang up."""
+        if self._linger_until or self._broken:
+            return
+        if self._running is not None:
+            self._broken = True
+            self._waiting.clear()
+            self._running.keep_alive = False
+            if self._reading is self._running:
+                self._running.fail(error)
             return
         exchange = Exchange(self, method="GET", url=b"/", headers=[], keep_alive=False)
-        if self._running is None:
-            body, kind = errors.body_of(error, "/")
-            exchange.extra += errors.headers_of(error)
-            self.write(exchange.render(body, errors.status_of(error), kind))
+        body, kind = errors.body_of(error, "/")
+        exchange.extra += errors.headers_of(error)
+        self.write(exchange.render(body, errors.status_of(error), kind))
         self._linger()
 
     def _linger(self) -> None:

@@ -12,6 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Final, Protocol
 
+import psutil
+
 from lmaas.codecs.limits import Limits
 from lmaas.config import Settings
 from lmaas.errors import DoesNotFit, LMaaSError, NotFound, Unavailable
@@ -59,7 +61,7 @@ class Pool:
         self._metrics = metrics
         self._quarantine = Quarantine()
         self._budget = settings.memory_budget_bytes or machine_budget_bytes()
-        self._files = settings.home_path / "run"
+        self._files = settings.home_path / "run" / str(os.getpid())
         self._folders = itertools.count(1)
         self._sockets: Path | None = None
         self._workers: dict[Key, Worker] = {}
@@ -73,7 +75,7 @@ class Pool:
 
     async def start(self) -> None:
         """Clear what a killed server left, begin to watch, and begin to load what is pinned."""
-        await asyncio.to_thread(shutil.rmtree, self._files, ignore_errors=True)
+        await asyncio.to_thread(_clear, self._files)
         self._sockets = self._socket_folder()
         self._metrics.watch(self._depths)
         await self._keep_pinned()
@@ -287,6 +289,13 @@ class Pool:
 
     def _depths(self) -> dict[str, int]:
         return {worker.version.ref: worker.depth for worker in self._workers.values()}
+
+
+def _clear(own: Path) -> None:
+    """Remove what processes left that are no more, and what one of our own number left."""
+    for folder in own.parent.glob("*"):
+        if folder == own or not psutil.pid_exists(int(folder.name) if folder.name.isdigit() else 0):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _key(version: ModelVersion) -> Key:
