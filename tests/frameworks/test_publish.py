@@ -59,6 +59,26 @@ def test_a_module_with_keywords_and_a_data_class(tmp_path: Path) -> None:
     assert files(version) == {"weights.safetensors", "module.json"}
 
 
+def test_a_transformers_model_that_cannot_be_traced(tmp_path: Path) -> None:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    config = BertConfig(
+        num_labels=3, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=64, vocab_size=50,
+    )  # fmt: skip
+    ids = np.random.default_rng(1).integers(0, 50, (4, 9))
+    sample = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    version = lmaas.publish(
+        BertForSequenceClassification(config),
+        name="bert",
+        task="tensor",
+        sample=sample,
+        home=tmp_path,
+    )
+    assert version.manifest.signature.batch
+    assert [spec.name for spec in version.manifest.signature.outputs] == ["logits"]
+
+
 def test_a_keras_model_with_a_layer_of_ones_own_keeps_no_code(tmp_path: Path) -> None:
     import keras
 
