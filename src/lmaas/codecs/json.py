@@ -89,16 +89,18 @@ def cast(array: np.ndarray, dtype: str, limits: Limits, *, name: str) -> np.ndar
             f"{name} must hold {dtype} numbers; received {received.get(kind, str(array.dtype))}.",
             param=name,
         )
+    if target.kind == "f":
+        with np.errstate(over="ignore"):
+            out = array.astype(target, copy=False)
+        if not np.isfinite(out).all():
+            if np.isfinite(array).all():
+                raise InvalidInput(f"{name} holds numbers too large for {dtype}.", param=name)
+            raise InvalidInput(f"{name} holds NaN or infinity.", param=name)
+        return out
     if kind == "f" and not np.isfinite(array).all():
         raise InvalidInput(f"{name} holds NaN or infinity.", param=name)
     if array.dtype == target:
         return array
-    if target.kind == "f":
-        with np.errstate(over="ignore"):
-            out = array.astype(target)
-        if not np.isfinite(out).all():
-            raise InvalidInput(f"{name} holds numbers too large for {dtype}.", param=name)
-        return out
     with np.errstate(invalid="ignore"):
         out = array.astype(target)
     if not np.array_equal(out, array):

@@ -51,7 +51,7 @@ INLINE_BODY_BYTES: Final = 1 << 16
 """Smaller payloads are decoded where they are read: a thread hop would cost more."""
 INLINE_BATCH_S: Final = 0.003
 """Batches expected to take less run where they are read, for the same reason."""
-SPIN_S: Final = 0.0003 if (os.cpu_count() or 1) > 1 else 0.0
+SPIN_S: Final = 0.0001 if (os.cpu_count() or 1) > 1 else 0.0
 """After work, a sleeping worker would cost the next request more time than a small model does; who
 else wants the core gets it."""
 EXIT_OK: Final = 0
