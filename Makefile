@@ -38,7 +38,7 @@ fix: $(STAMP) ## Format, and repair what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## Measure LMaaS beside its peers (about an hour; QUICK=1 for minutes)
+bench: $(STAMP) ## Measure LMaaS beside its peers (ninety minutes; QUICK=1 for five)
 	$(BIN)/python -m benchmarks.predictive $(if $(QUICK),--quick)
 
 docs: $(STAMP) ## Rewrite docs/reference from the code

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from lmaas.errors import InvalidInput
-from lmaas.runtime.batching import TARGET_BATCH_S, Batcher, Request, run_batch
+from lmaas.runtime.batching import (
+    FAST_ROW_S,
+    OVERLAP_ROWS,
+    TARGET_BATCH_S,
+    Batcher,
+    Request,
+    run_batch,
+)
 from lmaas.tasks.base import Batch, Row
 
 
@@ -47,6 +54,22 @@ def test_rows_count_not_requests() -> None:
     batcher.add(request(2, 1.0, 2.0))
     batcher.add(request(3, *range(9)))
     assert [ids(batcher.next()) for _ in range(3)] == [[1], [2], [3]]
+
+
+def test_few_fast_rows_are_given_out_eight_at_a_time() -> None:
+    batcher = Batcher(32, joins=True)
+    batcher.took(10, 10 * FAST_ROW_S / 2)
+    for id_ in range(2 * OVERLAP_ROWS):
+        batcher.add(request(id_, 1.0))
+    assert len(batcher.next()) == OVERLAP_ROWS
+    for id_ in range(2 * OVERLAP_ROWS):
+        batcher.add(request(id_, 1.0))
+    assert len(batcher.next()) == 3 * OVERLAP_ROWS
+    slow = Batcher(32, joins=True)
+    slow.took(10, 10 * FAST_ROW_S * 2)
+    for id_ in range(2 * OVERLAP_ROWS):
+        slow.add(request(id_, 1.0))
+    assert len(slow.next()) == 2 * OVERLAP_ROWS
 
 
 def test_models_without_a_batch_axis_run_one_at_a_time() -> None:

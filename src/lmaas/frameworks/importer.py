@@ -1,5 +1,7 @@
 """Child entry: from a model file or folder to a package. Run by `placement.sandbox` only."""
 
+import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,7 @@ import msgspec
 import numpy as np
 
 from lmaas import frameworks
-from lmaas.errors import InvalidInput
+from lmaas.errors import InvalidInput, MissingExtra
 from lmaas.frameworks import package, refuse
 from lmaas.types import Lineage, PushOptions, Record, TensorSpec
 
@@ -33,9 +35,16 @@ def run(body: bytes) -> bytes:
     request = msgspec.json.decode(body, type=Request)
     options = request.options
     name, path = refuse.of_path(Path(request.path))
-    CHECKS[name](path)
     framework = frameworks.get(name)
-    model = framework.load(path)
+    try:
+        _choose_backend()
+        CHECKS[name](path)
+        model = framework.load(path)
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            f"{path.name} needs {error.name}, which is not installed here.",
+            hint=f"pip install 'lmaas[{name}]', or publish from a machine that has it.",
+        ) from None
     if options.sample is not None:
         sample: Any = read_sample(Path(options.sample))
     else:
@@ -55,6 +64,12 @@ def run(body: bytes) -> bytes:
         source=path,
     )
     return msgspec.json.encode(manifest)
+
+
+def _choose_backend() -> None:
+    """Keras takes TensorFlow unless told otherwise; where only torch is installed, torch."""
+    if find_spec("tensorflow") is None and find_spec("torch") is not None:
+        os.environ.setdefault("KERAS_BACKEND", "torch")
 
 
 def draw_sample(specs: list[TensorSpec]) -> dict[str, np.ndarray]:
