@@ -236,7 +236,7 @@ def run(workloads: list[str], servers: list[str], window_s: float, repeats: int)
     }
     return Report(
         date=date.today().isoformat(),
-        command=" ".join(["python -m benchmarks.predictive", *sys.argv[1:]]),
+        command=f"python -m benchmarks.predictive --window {window_s:g} --repeats {repeats}",
         machine=machine,
         window_s=window_s,
         starts=list(starts.values()),

@@ -11,7 +11,7 @@ import io
 import os
 import tempfile
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar, Unpack
 
@@ -27,10 +27,12 @@ from lmaas.registry.lock import HomeLock
 from lmaas.tasks.image_classification import Label
 from lmaas.types import (
     Answer,
+    KeyRecord,
     ModelVersion,
     Payload,
     PublishOptions,
     PushOptions,
+    Scope,
     WorkerStatus,
 )
 
@@ -101,6 +103,28 @@ class _Calls:
             )
         _check(response)
         return msgspec.json.decode(response.content, type=ModelVersion)
+
+    def _catalog(self) -> Call[list[ModelVersion]]:
+        response = yield self._request("GET", "/api/models")
+        _check(response)
+        return msgspec.json.decode(response.content, type=list[ModelVersion])
+
+    def _list_keys(self) -> Call[list[KeyRecord]]:
+        response = yield self._request("GET", "/api/keys")
+        _check(response)
+        return msgspec.json.decode(response.content, type=list[KeyRecord])
+
+    def _create_key(self, name: str, scopes: Sequence[Scope]) -> Call[tuple[KeyRecord, str]]:
+        body = {"name": name, "scopes": list(scopes)}
+        response = yield self._request("POST", "/api/keys", json=body)
+        _check(response)
+        told = response.json()
+        return msgspec.convert(told["record"], KeyRecord), str(told["key"])
+
+    def _revoke_key(self, key_id: str) -> Call[KeyRecord]:
+        response = yield self._request("DELETE", f"/api/keys/{key_id}")
+        _check(response)
+        return msgspec.json.decode(response.content, type=KeyRecord)
 
     def _versions(self, name: str) -> Call[list[ModelVersion]]:
         response = yield self._request("GET", f"/api/models/{name}/versions")
@@ -192,6 +216,22 @@ class Client(_Calls):
         """Upload a .keras or .onnx file, a SavedModel folder or a package (options None)."""
         return self._run(self._push(Path(path), options))
 
+    def catalog(self) -> list[ModelVersion]:
+        """The latest version of every model in full; needs a key with the scope admin."""
+        return self._run(self._catalog())
+
+    def list_keys(self) -> list[KeyRecord]:
+        """All keys, without their secrets; needs a key with the scope admin."""
+        return self._run(self._list_keys())
+
+    def create_key(self, name: str, scopes: Sequence[Scope]) -> tuple[KeyRecord, str]:
+        """Make a key and tell its text, this once; needs a key with the scope admin."""
+        return self._run(self._create_key(name, scopes))
+
+    def revoke_key(self, key_id: str) -> KeyRecord:
+        """End a key now; needs a key with the scope admin."""
+        return self._run(self._revoke_key(key_id))
+
     def versions(self, name: str) -> list[ModelVersion]:
         """All versions of a model, oldest first; needs a key with the scope admin."""
         return self._run(self._versions(name))
@@ -275,6 +315,22 @@ class AsyncClient(_Calls):
     async def push(self, path: str | os.PathLike[str], options: PushOptions | None) -> ModelVersion:
         """See `Client.push`."""
         return await self._run(self._push(Path(path), options))
+
+    async def catalog(self) -> list[ModelVersion]:
+        """See `Client.catalog`."""
+        return await self._run(self._catalog())
+
+    async def list_keys(self) -> list[KeyRecord]:
+        """See `Client.list_keys`."""
+        return await self._run(self._list_keys())
+
+    async def create_key(self, name: str, scopes: Sequence[Scope]) -> tuple[KeyRecord, str]:
+        """See `Client.create_key`."""
+        return await self._run(self._create_key(name, scopes))
+
+    async def revoke_key(self, key_id: str) -> KeyRecord:
+        """See `Client.revoke_key`."""
+        return await self._run(self._revoke_key(key_id))
 
     async def versions(self, name: str) -> list[ModelVersion]:
         """See `Client.versions`."""

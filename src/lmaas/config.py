@@ -30,8 +30,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
     """Port that the server binds; 0 takes a free one."""
     url: str | None = None
-    """Server that the client, `lmaas.publish`, `predict`, `push`, `ps` and `stop` talk to; none:
-    this home and its server."""
+    """Server that the client, `lmaas.publish` and commands but `serve`, `demo`, `fsck` and `doctor`
+    talk to; none: this home and its server."""
     key: str | None = None
     """Key that the client sends."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

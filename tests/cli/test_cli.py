@@ -414,7 +414,7 @@ def test_wrong_usage(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert run("zzzzzz", "--json").error["code"] == "usage"
     assert "list" in run("models", "lst").err
     assert run("ps", "--nonsense").code == 2
-    assert run("--url", "http://127.0.0.1:1", "models", "list", "--home", home).code == 2
+    assert run("--url", "http://127.0.0.1:1", "fsck", "--home", home).code == 2
     monkeypatch.setenv("LMAAS_PROT", "1")
     setting = run("models", "list", "--home", home, "--json")
     assert setting.code == 2

@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -79,6 +82,40 @@ def test_an_onnx_file_with_a_sample(client: Client, tmp_path: Path) -> None:
     assert client.push(tmp_path / "tanh.onnx", with_sample).ref == "tanh:1"
     got = client.predict("tanh", {"x": np.full((1, 3), 0.5, np.float32)})["y"]
     np.testing.assert_allclose(got, np.tanh([[0.5, 0.5, 0.5]]), atol=1e-6)
+
+
+def test_the_command_line_works_on_a_server_of_another_machine(
+    server: Running, tmp_path: Path
+) -> None:
+    import torch
+
+    from lmaas.frameworks import package
+
+    folder = tmp_path / "package"
+    package.build(make_model(), name="far", task="tensor", sample=torch.rand(4, 6), folder=folder)
+    environment = {name: v for name, v in os.environ.items() if not name.startswith("LMAAS_")}
+    environment |= {
+        "LMAAS_URL": server.url,
+        "LMAAS_KEY": server.key,
+        "LMAAS_HOME": str(tmp_path / "home"),
+    }
+
+    def lmaas(*argv: str) -> Any:
+        done = subprocess.run(
+            [sys.executable, "-m", "lmaas", *argv, "--json"],
+            env=environment, capture_output=True, text=True, check=True, timeout=120,
+        )  # fmt: skip
+        return json.loads(done.stdout)
+
+    assert lmaas("push", str(folder), "--name", "far", "--task", "tensor")["name"] == "far"
+    assert "far" in [model["name"] for model in lmaas("models", "list")]
+    assert lmaas("models", "alias", "far", "best", "1")["aliases"] == ["best"]
+    assert [v["version"] for v in lmaas("models", "show", "far")] == [1]
+    assert lmaas("models", "rm", "far", "--yes", "--force")[0]["name"] == "far"
+    made = lmaas("keys", "create", "--name", "from afar")
+    assert made["id"] in [key["id"] for key in lmaas("keys", "list")]
+    assert lmaas("keys", "revoke", made["id"])["id"] == made["id"]
+    assert not (tmp_path / "home").exists()
 
 
 def test_a_pickle_is_refused_with_the_way_out(client: Client, tmp_path: Path) -> None:

@@ -29,8 +29,8 @@ COMMANDS = {
 }
 """Each command's module, imported when it is asked for; the module's `command` is the command."""
 
-SERVER_COMMANDS = ("push", "predict", "ps", "stop")
-"""Commands that talk to a server; the others work on the home of this machine."""
+SERVER_COMMANDS = ("push", "predict", "models", "keys", "ps", "stop")
+"""Commands that can talk to a server; the others work on the home of this machine."""
 
 
 class Commands(click.Group):

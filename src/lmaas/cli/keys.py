@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from lmaas.cli.output import home_options, json_option, service_of, show, show_table
+from lmaas.cli.output import home_options, json_option, server_options, show, show_table
+from lmaas.cli.target import operator_of
 
 if TYPE_CHECKING:
     from lmaas.types import Scope
@@ -22,15 +23,14 @@ def command() -> None:
               default=("call",), help="What it may do; may be given twice.")  # fmt: skip
 @json_option
 @home_options
+@server_options
 @click.pass_obj
 def create(flags: dict[str, Any], name: str, scopes: tuple[str, ...], as_json: bool) -> None:
     """Make a key. Its text is shown this once."""
     import msgspec
 
-    from lmaas.types import TENANT
-
-    with service_of(flags) as service:
-        record, text = service.create_key(TENANT, name, cast("tuple[Scope, ...]", scopes))
+    with operator_of(flags) as operator:
+        record, text = operator.create_key(name, cast("tuple[Scope, ...]", scopes))
     show({**msgspec.to_builtins(record), "key": text}, as_json, [text])
 
 
@@ -38,13 +38,12 @@ def create(flags: dict[str, Any], name: str, scopes: tuple[str, ...], as_json: b
 @click.option("--all", "revoked", is_flag=True, help="Revoked keys too.")
 @json_option
 @home_options
+@server_options
 @click.pass_obj
 def list_(flags: dict[str, Any], revoked: bool, as_json: bool) -> None:
     """List the keys that work, without their secrets."""
-    from lmaas.types import TENANT
-
-    with service_of(flags) as service:
-        records = [r for r in service.list_keys(TENANT) if revoked or r.revoked_at is None]
+    with operator_of(flags) as operator:
+        records = [r for r in operator.list_keys() if revoked or r.revoked_at is None]
     rows = [
         (
             r.id,
@@ -63,11 +62,10 @@ def list_(flags: dict[str, Any], revoked: bool, as_json: bool) -> None:
 @click.argument("key_id")
 @json_option
 @home_options
+@server_options
 @click.pass_obj
 def revoke(flags: dict[str, Any], key_id: str, as_json: bool) -> None:
     """End a key now."""
-    from lmaas.types import TENANT
-
-    with service_of(flags) as service:
-        record = service.revoke_key(TENANT, key_id)
+    with operator_of(flags) as operator:
+        record = operator.revoke_key(key_id)
     show(record, as_json, [f"Revoked {record.id}."])

@@ -5,7 +5,15 @@ from typing import Any
 
 import click
 
-from lmaas.cli.output import home_options, json_option, service_of, show, show_table, size
+from lmaas.cli.output import (
+    home_options,
+    json_option,
+    server_options,
+    show,
+    show_table,
+    size,
+)
+from lmaas.cli.target import operator_of
 
 
 @click.group()
@@ -16,13 +24,12 @@ def command() -> None:
 @command.command("list")
 @json_option
 @home_options
+@server_options
 @click.pass_obj
 def list_(flags: dict[str, Any], as_json: bool) -> None:
     """The latest version of every model."""
-    from lmaas.types import TENANT
-
-    with service_of(flags) as service:
-        models = service.models(TENANT)
+    with operator_of(flags) as operator:
+        models = operator.catalog()
     columns = ("model", "task", "framework", "parameters", "size", "aliases")
     rows = [
         (
@@ -42,13 +49,12 @@ def list_(flags: dict[str, Any], as_json: bool) -> None:
 @click.argument("name")
 @json_option
 @home_options
+@server_options
 @click.pass_obj
 def show_(flags: dict[str, Any], name: str, as_json: bool) -> None:
     """All versions of a model."""
-    from lmaas.types import TENANT
-
-    with service_of(flags) as service:
-        versions = service.versions(TENANT, name)
+    with operator_of(flags) as operator:
+        versions = operator.versions(name)
     columns = ("model", "framework", "parameters", "size", "f32 error", "metrics", "aliases")
     rows = [
         (
@@ -71,13 +77,12 @@ def show_(flags: dict[str, Any], name: str, as_json: bool) -> None:
 @click.argument("version", type=int)
 @json_option
 @home_options
+@server_options
 @click.pass_obj
 def alias(flags: dict[str, Any], name: str, alias: str, version: int, as_json: bool) -> None:
     """Point NAME@ALIAS at a version."""
-    from lmaas.types import TENANT
-
-    with service_of(flags) as service:
-        moved = service.set_alias(TENANT, name, alias, version)
+    with operator_of(flags) as operator:
+        moved = operator.set_alias(name, alias, version)
     show(moved, as_json, [f"{name}@{alias} is {moved.ref}."])
 
 
@@ -87,16 +92,15 @@ def alias(flags: dict[str, Any], name: str, alias: str, version: int, as_json: b
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 @home_options
+@server_options
 @click.pass_obj
 def rm(flags: dict[str, Any], ref: str, force: bool, yes: bool, as_json: bool) -> int:
     """Remove a version (NAME:3) or a whole model (NAME)."""
-    from lmaas.types import TENANT
-
     if not yes and not sys.stdin.isatty():
         raise click.UsageError(f"Nobody can be asked here: remove {ref} with --yes.")
     if not yes and not click.confirm(f"Remove {ref} and its files?", err=True):
         return 1
-    with service_of(flags) as service:
-        gone = service.remove(TENANT, ref, force=force)
+    with operator_of(flags) as operator:
+        gone = operator.remove(ref, force=force)
     show(gone, as_json, [f"Removed {version.ref}." for version in gone])
     return 0

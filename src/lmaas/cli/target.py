@@ -1,4 +1,4 @@
-"""Where a command's call goes: the server it names, or the live server of this home."""
+"""Where a command's call goes: the server it names, this home's live server, or this home."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,11 @@ from lmaas.cli.output import service_of
 from lmaas.errors import Unavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lmaas.client import Client
+    from lmaas.service import Service
+    from lmaas.types import KeyRecord, ModelVersion, Scope
 
 KEY_NAME = "lmaas command line"
 """The name of keys that live as long as one command; `lmaas keys list` hides revoked keys."""
@@ -54,3 +58,55 @@ def server_of(flags: dict[str, Any]) -> "Iterator[Client]":
                 hint="Start one with `lmaas serve`, or name one with --url.",
             )
         yield client
+
+
+class Home:
+    """What an operator does, done on this machine's home: the verbs that `Client` has too."""
+
+    def __init__(self, service: "Service", tenant: str) -> None:
+        self._service = service
+        self._tenant = tenant
+
+    def catalog(self) -> "list[ModelVersion]":
+        """The latest version of every model."""
+        return self._service.models(self._tenant)
+
+    def versions(self, name: str) -> "list[ModelVersion]":
+        """All versions of a model."""
+        return self._service.versions(self._tenant, name)
+
+    def set_alias(self, name: str, alias: str, version: int) -> "ModelVersion":
+        """Point an alias at a version."""
+        return self._service.set_alias(self._tenant, name, alias, version)
+
+    def remove(self, ref: str, *, force: bool = False) -> "list[ModelVersion]":
+        """Remove a version or a model."""
+        return self._service.remove(self._tenant, ref, force=force)
+
+    def list_keys(self) -> "list[KeyRecord]":
+        """All keys."""
+        return self._service.list_keys(self._tenant)
+
+    def create_key(self, name: str, scopes: "Sequence[Scope]") -> "tuple[KeyRecord, str]":
+        """Make a key."""
+        return self._service.create_key(self._tenant, name, scopes)
+
+    def revoke_key(self, key_id: str) -> "KeyRecord":
+        """End a key."""
+        return self._service.revoke_key(self._tenant, key_id)
+
+
+@contextmanager
+def operator_of(flags: dict[str, Any]) -> "Iterator[Client | Home]":
+    """Who does an operator's work: the server that is named, else this home itself."""
+    from lmaas.client import Client
+    from lmaas.config import load_settings
+    from lmaas.types import TENANT
+
+    settings = load_settings(flags)
+    if settings.url is not None:
+        with Client(settings.url, settings.key) as client:
+            yield client
+    else:
+        with service_of(flags) as service:
+            yield Home(service, TENANT)
