@@ -4,6 +4,7 @@ Knows OpenVINO IR and stored reference outputs, no frameworks: the source was ru
 package was made.
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ F32_ABS = 1e-4
 F32_SCALED = 1e-4
 BF16_PROBABILITY = 0.02
 BF16_SCALED = 0.03
+NOT_COMPARABLE = sys.float_info.max
+"""The error of outputs that are not both numbers or differ in shape: JSON has no infinity."""
 TOLERANCE = {
     "f32_max_abs_error": F32_ABS,
     "f32_max_scaled_error": F32_SCALED,
@@ -59,8 +62,12 @@ def require(report: ParityReport) -> None:
     if not report.passed("f32"):
         failed = [c for c in report.checks if c.precision == "f32" and not c.passed]
         told = "; ".join(
-            f"batch {c.batch_size}: max error {c.max_abs_error:.3g}, scaled "
-            f"{c.max_scaled_error:.3g}"
+            f"batch {c.batch_size}: "
+            + (
+                "NaN, infinity or another shape"
+                if c.max_abs_error == NOT_COMPARABLE
+                else f"max error {c.max_abs_error:.3g}, scaled {c.max_scaled_error:.3g}"
+            )
             for c in failed
         )
         raise ParityFailed(
@@ -109,8 +116,8 @@ def _check(
     return ParityCheck(
         precision=precision,
         batch_size=size,
-        max_abs_error=worst_abs if finite else float("inf"),
-        max_scaled_error=worst_scaled if finite else float("inf"),
+        max_abs_error=min(worst_abs, NOT_COMPARABLE) if finite else NOT_COMPARABLE,
+        max_scaled_error=min(worst_scaled, NOT_COMPARABLE) if finite else NOT_COMPARABLE,
         top1_agreement=agreement,
         passed=passed,
     )
