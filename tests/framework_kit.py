@@ -251,6 +251,7 @@ def check_training(example: Example) -> None:
         ({"epochs": 0}, "epochs"),
         ({"batch_size": 0}, "batch_size"),
         ({"x": X * np.float32("nan")}, "loss"),
+        ({"learning_rate": 1e37}, "loss"),
     ):
         given: dict[str, Any] = {"x": X, "y": Y, **options, **change}
         with pytest.raises(InvalidInput, match=told):

@@ -92,6 +92,69 @@ def test_a_keras_model_with_a_layer_of_ones_own_keeps_no_code(tmp_path: Path) ->
         assert files(version) == {"weights.safetensors", "module.json"}
 
 
+def test_a_keras_model_whose_call_names_its_inputs(tmp_path: Path) -> None:
+    import keras
+
+    class Pair(keras.Model):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = keras.layers.Dense(2)
+
+        def call(self, left: Any, right: Any) -> Any:
+            return self.layer(left - right)
+
+    sample = {"right": X * 2, "left": X}
+    version = lmaas.publish(Pair(), name="m", task="tensor", sample=sample, home=tmp_path)
+    assert [spec.name for spec in version.manifest.signature.inputs] == ["right", "left"]
+
+
+def test_a_sample_takes_the_types_that_the_model_declares(tmp_path: Path) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    ends = [helper.make_tensor_value_info(n, TensorProto.DOUBLE, ["n", 6]) for n in "xyz"]
+    node = helper.make_node("Add", ["x", "y"], ["z"])
+    graph = helper.make_graph([node], "g", ends[:2], ends[2:])
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), tmp_path / "m.onnx")
+    version = lmaas.publish(tmp_path / "m.onnx", name="m", task="tensor", home=tmp_path / "home")
+    assert {spec.dtype for spec in version.manifest.signature.inputs} == {"float64"}
+    for sample, told in (
+        (X, "1 arrays"),
+        ({"x": X}, "inputs"),
+        ({"x": X > 0, "y": X + 1j}, "numbers|cannot"),
+    ):
+        with pytest.raises(InvalidInput, match=told):
+            lmaas.publish(
+                tmp_path / "m.onnx", name="m", task="tensor", sample=sample, home=tmp_path / "home"
+            )
+
+
+def test_a_whole_number_sample_of_a_float_model_is_served_as_floats(tmp_path: Path) -> None:
+    import keras
+
+    model = keras.Sequential([keras.Input((6,), name="x"), keras.layers.Dense(2)])
+    whole = np.ones((5, 6), np.int64)
+    version = lmaas.publish(model, name="m", task="tensor", sample=whole, home=tmp_path)
+    assert version.manifest.signature.inputs[0].dtype == "float32"
+    ids = keras.Sequential([keras.Input((7,), dtype="int32"), keras.layers.Embedding(5, 2)])
+    with pytest.raises(InvalidInput, match="int32"):
+        lmaas.publish(ids, name="i", task="tensor", sample=np.ones((5, 7)), home=tmp_path)
+
+
+def test_a_saved_model_without_a_signature(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.w = tf.Variable(tf.ones(3))
+    tf.saved_model.save(module, str(tmp_path / "saved"))
+    for sample in (None, X):
+        with pytest.raises(InvalidInput, match=r"signature|does not say"):
+            lmaas.publish(
+                tmp_path / "saved", name="m", task="tensor", sample=sample, home=tmp_path / "home"
+            )
+
+
 def test_a_saved_model_as_an_object_and_as_a_folder(tmp_path: Path) -> None:
     import tensorflow as tf
 

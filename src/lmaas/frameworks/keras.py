@@ -19,6 +19,7 @@ from lmaas.frameworks.base import (
     check_training,
     first_outputs,
     outputs_are,
+    takes_keywords,
     unnamed,
 )
 from lmaas.tasks import Row
@@ -179,12 +180,17 @@ class Keras:
 
 
 def _call(model: Any, tensors: dict[str, Any]) -> Any:
-    """The model's outputs in inference mode: Keras takes one tensor, or all in one list or dict."""
+    """The model's outputs in inference mode.
+
+    Keras takes one tensor, all in one list or dict, or what a user's own `call` names.
+    """
     names, given = [str(t.name) for t in getattr(model, "inputs", None) or []], list(tensors)
     if len(given) == 1:
         return model(tensors[given[0]], training=False)
     if isinstance(getattr(model, "_inputs_struct", None), dict) and set(names) == set(given):
         return model(tensors, training=False)
+    if not names and given != unnamed(len(given)) and takes_keywords(model.call, given):
+        return model(**tensors, training=False)
     return model(list(tensors.values()), training=False)
 
 

@@ -122,7 +122,14 @@ def name_arrays(framework: Framework, model: Any, sample: Any) -> Row:
         arrays = _in_order(framework, model, {str(n): _array(v) for n, v in sample.items()})
     else:
         values = [_array(v) for v in (sample if isinstance(sample, tuple) else (sample,))]
-        arrays = dict(zip(framework.name_inputs(model, values), values, strict=True))
+        names = framework.name_inputs(model, values)
+        if len(names) != len(values):
+            raise InvalidInput(
+                f"The model has the inputs {names}; the sample has {len(values)} arrays.",
+                param="sample",
+            )
+        arrays = dict(zip(names, values, strict=True))
+    arrays = _as_declared(framework.inputs(model), arrays)
     sizes = {name: array.shape[:1] for name, array in arrays.items()}
     if not arrays or len(set(sizes.values())) != 1 or sizes[next(iter(sizes))] in ((), (0,)):
         raise InvalidInput(
@@ -140,6 +147,21 @@ def _in_order(framework: Framework, model: Any, arrays: Row) -> Row:
             f"The model has the inputs {names}; the sample has {list(arrays)}.", param="sample"
         )
     return {name: arrays[name] for name in names or arrays}
+
+
+def _as_declared(specs: list[TensorSpec], arrays: Row) -> Row:
+    """The arrays in the dtypes that the model declares, where that changes no kind of number."""
+    declared = {spec.name: spec.dtype for spec in specs}
+    cast = dict(arrays)
+    for name, array in arrays.items():
+        dtype = declared.get(name, array.dtype.name)
+        if dtype != array.dtype.name:
+            if not np.can_cast(array.dtype, dtype, "same_kind"):
+                raise InvalidInput(
+                    f"Input {name!r} is {dtype}; the sample has {array.dtype}.", param="sample"
+                )
+            cast[name] = array.astype(dtype)
+    return cast
 
 
 def _array(value: Any) -> np.ndarray:
