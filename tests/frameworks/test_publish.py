@@ -92,6 +92,27 @@ def test_a_keras_model_with_a_layer_of_ones_own_keeps_no_code(tmp_path: Path) ->
         assert files(version) == {"weights.safetensors", "module.json"}
 
 
+def test_an_onnx_file_keeps_its_bytes_and_its_data_files(tmp_path: Path) -> None:
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    sizes = {"x": 6, "y": 2}
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size])
+        for name, size in sizes.items()
+    ]
+    weights = numpy_helper.from_array(np.ones((6, 2), np.float32), "w")
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    graph = helper.make_graph([node], "g", ends[:1], ends[1:], [weights])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    path = tmp_path / "net.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="w.data", size_threshold=0)
+    home = tmp_path / "home"
+    version = lmaas.publish(path, name="m", task="tensor", home=home)
+    assert files(version) == {"model.onnx", "w.data"}
+    assert source_of(home, version, "model.onnx") == path.read_bytes()
+
+
 def test_a_keras_model_whose_call_names_its_inputs(tmp_path: Path) -> None:
     import keras
 
