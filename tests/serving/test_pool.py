@@ -414,7 +414,7 @@ async def serve_until_killed(folder: Path) -> None:
 
 def test_worker_does_not_outlive_a_killed_server(tmp_path: Path) -> None:
     code = (
-        "import asyncio, pathlib, sys; sys.path.insert(0, sys.argv[1]); import test_pool; "
+        "import asyncio, pathlib, sys; sys.path[:0] = [sys.argv[1], sys.argv[1] + '/..']; import test_pool; "
         "asyncio.run(test_pool.serve_until_killed(pathlib.Path(sys.argv[2])))"
     )
     with subprocess.Popen(
