@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 import psutil
 import pytest
-from ir_models import STEPS_PER_S, Models, add_one, no_graph, slow
 
+from ir_models import STEPS_PER_S, Models, add_one, no_graph, slow
 from lmaas.config import Settings
 from lmaas.errors import (
     CorruptBlob,
@@ -414,7 +414,8 @@ async def serve_until_killed(folder: Path) -> None:
 
 def test_worker_does_not_outlive_a_killed_server(tmp_path: Path) -> None:
     code = (
-        "import asyncio, pathlib, sys; sys.path[:0] = [sys.argv[1], sys.argv[1] + '/..']; import test_pool; "
+        "import asyncio, pathlib, sys; sys.path[:0] = [sys.argv[1], sys.argv[1] + '/..'];"
+        "import test_pool; "
         "asyncio.run(test_pool.serve_until_killed(pathlib.Path(sys.argv[2])))"
     )
     with subprocess.Popen(
