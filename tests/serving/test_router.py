@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from ir_models import Models, add_one
 
+from ir_models import Models, add_one
 from lmaas.config import Settings
 from lmaas.errors import CorruptBlob, ModelNotFound
 from lmaas.serving.metrics import Metrics
