@@ -9,6 +9,7 @@ import itertools
 import subprocess
 import sys
 import time
+from typing import cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -93,12 +94,12 @@ class Connection(asyncio.Protocol):
         self.sent = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
         self.send()
 
     def send(self) -> None:
         self.sent = time.perf_counter()
-        self.transport.write(next(self.load.requests))  # type: ignore[attr-defined]
+        self.transport.write(next(self.load.requests))
 
     def data_received(self, data: bytes) -> None:
         self.parser.feed_data(data)

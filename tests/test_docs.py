@@ -7,9 +7,17 @@ from pathlib import Path
 
 import pytest
 
+import lmaas
 from lmaas.cli import COMMANDS
 
 ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("name", lmaas.__all__)
+def test_no_module_takes_the_name_of_what_the_package_gives(name: str) -> None:
+    """An imported submodule becomes an attribute of the package, and would hide it."""
+    assert not (ROOT / "src" / "lmaas" / f"{name}.py").exists()
+    assert not (ROOT / "src" / "lmaas" / name).exists()
 
 
 def test_the_reference_is_what_the_code_says(

@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from lmaas.client import connect, connect_async
-    from lmaas.local import local
+    from lmaas.own_server import local
     from lmaas.publishing import publish
     from lmaas.types import ImageSpec
 
@@ -24,7 +24,7 @@ _HOMES = {
     "ImageSpec": "lmaas.types",
     "connect": "lmaas.client",
     "connect_async": "lmaas.client",
-    "local": "lmaas.local",
+    "local": "lmaas.own_server",
     "publish": "lmaas.publishing",
 }
 

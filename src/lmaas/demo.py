@@ -25,6 +25,7 @@ from lmaas.client import Client
 from lmaas.config import Settings
 from lmaas.errors import MissingExtra, Unavailable
 from lmaas.http.server import bind
+from lmaas.own_server import wait_for_url
 from lmaas.publishing import publish
 from lmaas.registry.lock import HomeLock
 from lmaas.types import FrameworkName, ImageSpec, Lineage, ModelVersion
@@ -32,7 +33,6 @@ from lmaas.types import FrameworkName, ImageSpec, Lineage, ModelVersion
 SEED = 7
 EPOCHS = 12
 IMAGE = ImageSpec(height=28, width=28, channels=1, layout="flat")
-START_TIMEOUT_S = 30.0
 
 
 class Data(msgspec.Struct):
@@ -241,19 +241,11 @@ def ensure_server(settings: Settings) -> tuple[str, subprocess.Popen[bytes] | No
     # Its own process group: Ctrl-C reaches only us, and one signal of ours starts the drain.
     with _log(settings).open("wb") as log:
         process = subprocess.Popen(argv, env=environment, stderr=log, stdout=log, process_group=0)
-    deadline = time.monotonic() + START_TIMEOUT_S
     try:
-        while time.monotonic() < deadline and process.poll() is None:
-            live = HomeLock.read(settings.home_path)
-            if live and "url" in live:
-                return str(live["url"]), process
-            time.sleep(0.05)
+        return wait_for_url(process, settings.home_path, _log(settings)), process
     except BaseException:
         stop(process)
         raise
-    process.kill()
-    process.wait()
-    raise Unavailable(f"The server did not start: {_end_of(_log(settings))}")
 
 
 def wait(process: subprocess.Popen[bytes], settings: Settings) -> None:

@@ -25,6 +25,11 @@ LMaaSError
 └── Cancelled             the caller went away
 """
 
+import errno
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What a system says when a device, a quota or a file's bound is full."""
+
 
 class LMaaSError(Exception):
     """Base of all errors for users.

@@ -7,15 +7,17 @@ event loop, or in a loop of their own where there is no server.
 import asyncio
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
 
 from lmaas.accounts.keys import Keys
 from lmaas.config import Settings
-from lmaas.errors import InvalidInput, NotFound
+from lmaas.errors import FULL, InvalidInput, NotFound, StorageFull
 from lmaas.placement import sandbox
 from lmaas.registry.fsck import FsckReport
 from lmaas.registry.names import check_name
@@ -36,6 +38,8 @@ from lmaas.types import (
     Scope,
     WorkerStatus,
 )
+
+T = TypeVar("T")
 
 
 class Verified(Record, frozen=True, kw_only=True):
@@ -180,7 +184,8 @@ class Service:
         if origin is not None:
             lineage = msgspec.structs.replace(manifest.lineage, origin=origin)
             manifest = msgspec.structs.replace(manifest, lineage=lineage)
-        return await asyncio.to_thread(self.registry.add, tenant, manifest, verified.parity, folder)
+        add = asyncio.to_thread(self.registry.add, tenant, manifest, verified.parity, folder)
+        return await _to_end(add)
 
     def set_alias(self, tenant: str, name: str, alias: str, version: int) -> ModelVersion:
         """Point `name@alias` at a version; callers of the alias move at once."""
@@ -253,16 +258,46 @@ class Service:
         folder = Path(tempfile.mkdtemp(prefix=f"{purpose}-", dir=parent))
         try:
             yield folder
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise StorageFull(
+                f"No space left while working in {parent}: {error.strerror}.",
+                hint="Free space on the device of LMAAS_HOME and try again.",
+            ) from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
     async def _child(self, module: str, request: object, scratch: Path) -> bytes:
-        return await asyncio.to_thread(
-            sandbox.run_child,
-            module,
-            msgspec.json.encode(request),
-            scratch=scratch,
-            timeout_s=self.settings.compile_timeout_s,
-            memory_bytes=self.settings.compile_memory_bytes,
-            disk_bytes=self.settings.compile_disk_bytes,
+        stop = threading.Event()
+        return await _to_end(
+            asyncio.to_thread(
+                sandbox.run_child,
+                module,
+                msgspec.json.encode(request),
+                scratch=scratch,
+                timeout_s=self.settings.compile_timeout_s,
+                memory_bytes=self.settings.compile_memory_bytes,
+                disk_bytes=self.settings.compile_disk_bytes,
+                stop=stop,
+            ),
+            stop,
         )
+
+
+async def _to_end(work: Coroutine[Any, Any, T], stop: threading.Event | None = None) -> T:
+    """The result of a thread's work; cancelled, it sets `stop` and still waits for the thread.
+
+    So nobody removes the files that the thread works on.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if stop is not None:
+            stop.set()
+        await asyncio.wait((task,))
+        if not task.cancelled():
+            # Whoever asked is gone: an error has nobody to be told to.
+            task.exception()
+        raise

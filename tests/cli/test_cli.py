@@ -471,7 +471,13 @@ def test_starts_light(code: str) -> None:
 def test_interrupt_is_130(own: Path) -> None:
     argv = [sys.executable, "-m", "lmaas", "models", "rm", "line", "--home", str(own)]
     keyboard, terminal = os.openpty()
-    with subprocess.Popen(argv, stdin=terminal, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        argv,
+        stdin=terminal,
+        stderr=subprocess.PIPE,
+        # What a shell puts in the background ignores SIGINT, and so do its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         assert process.stderr
         said = b""
         while b"Remove line" not in said:

@@ -170,7 +170,7 @@ def test_unknown_task_or_engine_is_reported(
 
 def test_engine_takes_any_batch_size(model: Path) -> None:
     engine = make_engine("openvino")
-    engine.load(model, SIGNATURE, "f32", 1, 8)
+    engine.load(model, SIGNATURE, "f32", 1)
     for rows in (1, 3, 2, 17):
         outputs = engine.infer({"x": np.zeros((rows, 4), np.float32)})
         np.testing.assert_allclose(outputs["y"], np.full((rows, 4), 0.25))
@@ -190,7 +190,7 @@ def test_engine_names_a_tensor_that_the_model_lacks(model: Path) -> None:
         Signature(inputs=SIGNATURE.inputs, outputs=(other,)),
     ):
         with pytest.raises(LMaaSError, match="'z'"):
-            OpenVINOEngine().load(model, signature, "f32", 1, 8)
+            OpenVINOEngine().load(model, signature, "f32", 1)
 
 
 def test_journal_names_who_was_at_work(tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ import numpy as np
 
 from lmaas.errors import InvalidInput
 from lmaas.tasks import Row
-from lmaas.types import TensorSpec
+from lmaas.types import FrameworkName, TensorSpec
 
 
 class Framework(Protocol):
     """Verbs of a framework. `arrays` go in and out by tensor name, batch axis first."""
 
-    name: str
+    name: FrameworkName
 
     def owns(self, model: Any) -> bool:
         """Whether `model` is a live model of this framework."""

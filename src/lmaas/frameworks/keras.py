@@ -23,7 +23,7 @@ from lmaas.frameworks.base import (
     unnamed,
 )
 from lmaas.tasks import Row
-from lmaas.types import TensorSpec
+from lmaas.types import FrameworkName, TensorSpec
 
 BACKENDS = {"tensorflow": "lmaas.frameworks.tensorflow", "torch": "lmaas.frameworks.pytorch"}
 
@@ -31,7 +31,7 @@ BACKENDS = {"tensorflow": "lmaas.frameworks.tensorflow", "torch": "lmaas.framewo
 class Keras:
     """Verbs for `keras.Model`."""
 
-    name = "keras"
+    name: FrameworkName = "keras"
 
     def owns(self, model: Any) -> bool:
         """Whether `model` is a Keras model."""

@@ -11,7 +11,7 @@ from lmaas.errors import InvalidInput, MissingExtra
 from lmaas.frameworks.base import Framework
 from lmaas.runtime import ov
 from lmaas.tasks import Row
-from lmaas.types import TensorSpec
+from lmaas.types import FrameworkName, TensorSpec
 
 
 class OnnxModel:
@@ -36,7 +36,7 @@ class OnnxModel:
 class Onnx:
     """Verbs for ONNX files."""
 
-    name = "onnx"
+    name: FrameworkName = "onnx"
 
     def owns(self, model: Any) -> bool:
         """Whether `model` is what `load` returned."""

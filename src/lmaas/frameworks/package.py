@@ -55,9 +55,8 @@ def build(
     }
     own = len(next(iter(arrays.values())))
     outputs = batches[own][1]
-    batch = set(batches) >= set(EXTRA_BATCHES)
     converted = _convert(framework, model, arrays)
-    batch = _name_ports(converted, arrays, outputs, batch=batch)
+    batch = _name_ports(converted, arrays, outputs, batch=set(batches) >= set(EXTRA_BATCHES))
     if not batch:
         batches = {own: batches[own]}
     signature = Signature(
@@ -75,7 +74,7 @@ def build(
     manifest = Manifest(
         name=name,
         task=task,
-        framework=framework.name,  # type: ignore[arg-type]
+        framework=framework.name,
         signature=tasks.get(task).check_signature(signature),
         num_parameters=framework.num_parameters(model),
         framework_version=framework.version(),

@@ -27,7 +27,7 @@ from lmaas.frameworks.base import (
 )
 from lmaas.runtime import ov
 from lmaas.tasks import Row
-from lmaas.types import TensorSpec
+from lmaas.types import FrameworkName, TensorSpec
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 class PyTorch:
     """Verbs for `torch.nn.Module`."""
 
-    name = "pytorch"
+    name: FrameworkName = "pytorch"
 
     def owns(self, model: Any) -> bool:
         """Whether `model` is a module."""

@@ -20,7 +20,7 @@ from lmaas.frameworks.base import (
 )
 from lmaas.runtime import ov
 from lmaas.tasks import Row
-from lmaas.types import TensorSpec
+from lmaas.types import FrameworkName, TensorSpec
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 """Adam's constants (Kingma and Ba, 2015)."""
@@ -31,7 +31,7 @@ SERVING = "serving_default"
 class TensorFlow:
     """Verbs for `tf.Module` and loaded SavedModels."""
 
-    name = "tensorflow"
+    name: FrameworkName = "tensorflow"
 
     def owns(self, model: Any) -> bool:
         """Whether `model` is a module, a function or a loaded SavedModel."""

@@ -1,14 +1,16 @@
 """Models that come over HTTP: a multipart form, written to scratch files as it arrives."""
 
 import asyncio
+from contextlib import closing
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+import msgspec
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from lmaas.codecs.json import read
-from lmaas.errors import InvalidInput, PayloadTooLarge, StorageFull
+from lmaas.errors import InvalidInput, PayloadTooLarge
 from lmaas.http.exchange import Exchange
 from lmaas.service import Service
 from lmaas.types import PushOptions
@@ -30,16 +32,16 @@ async def publish(service: Service, exchange: Exchange, path: dict[str, str]) ->
     relative path), `sample` (.npy or .safetensors).
     """
     with service.scratch("upload") as scratch:
-        form = Form(exchange.headers.get(b"content-type", b""), scratch)
-        waiting: list[bytes] = []
-        size = 0
-        async for chunk in exchange.chunks(service.settings.max_upload_bytes):
-            waiting.append(chunk)
-            size += len(chunk)
-            if size >= WRITE_BYTES:
-                await asyncio.to_thread(form.feed, b"".join(waiting))
-                waiting, size = [], 0
-        await asyncio.to_thread(form.feed, b"".join(waiting))
+        with closing(Form(exchange.headers.get(b"content-type", b""), scratch)) as form:
+            waiting: list[bytes] = []
+            size = 0
+            async for chunk in exchange.chunks(service.settings.max_upload_bytes):
+                waiting.append(chunk)
+                size += len(chunk)
+                if size >= WRITE_BYTES:
+                    await asyncio.to_thread(form.feed, b"".join(waiting))
+                    waiting, size = [], 0
+            await asyncio.to_thread(form.feed, b"".join(waiting))
         source, options = form.result()
         version = await service.push(exchange.tenant, source, options)
     exchange.send_json(version, status=201)
@@ -70,30 +72,20 @@ class Form:
                 "on_header_end": self._end_header,
                 "on_headers_finished": self._choose,
                 "on_part_data": lambda data, start, end: self._take(data[start:end]),
-                "on_part_end": self._end,
+                "on_part_end": self.close,
                 "on_end": self._finish,
             },
         )
 
     def feed(self, data: bytes) -> None:
-        """Parse and write a piece. Raises InvalidInput, StorageFull."""
+        """Parse and write a piece. Raises InvalidInput."""
         try:
             self._parser.write(data)
         except MultipartParseError as error:
-            self._close()
             raise InvalidInput(f"The form is damaged: {error}.", hint=HINT) from None
-        except OSError as error:
-            self._close()
-            raise StorageFull(
-                f"The upload cannot be stored: {error.strerror}.", hint="Free space on the server."
-            ) from None
-        except InvalidInput:
-            self._close()
-            raise
 
     def result(self) -> tuple[Path, PushOptions | None]:
         """What to push: the only file, or the folder of all. Raises InvalidInput."""
-        self._close()
         if not self._ended:
             raise InvalidInput("The form ends before its last boundary: the upload was cut off.")
         if not self._files:
@@ -106,15 +98,8 @@ class Form:
         if self._sample is not None:
             if options is None:
                 raise InvalidInput("A sample needs the field `options` beside it.", hint=HINT)
-            options = PushOptions(
-                **{
-                    name: getattr(options, name)
-                    for name in options.__struct_fields__
-                    if name != "sample"
-                },
-                sample=str(self._sample),
-            )
-        root = self._folder / "files"
+            options = msgspec.structs.replace(options, sample=str(self._sample))
+        root = self._folder / "file"
         alone = len(self._files) == 1 and self._files[0].parent == root
         return (self._files[0] if alone else root), options
 
@@ -140,21 +125,20 @@ class Form:
         if name not in ("file", "sample") or b"filename" not in parameters:
             raise InvalidInput(f"The form has a part {name!r} that is not known.", hint=HINT)
         given = parameters[b"filename"].decode("utf-8", "replace")
-        target = (
-            self._folder / name / _safe(given)
-            if name == "sample"
-            else (self._folder / "files" / _safe(given))
-        )
+        target = self._folder / name / _safe(given)
         if len(self._files) >= MAX_FILES:
             raise PayloadTooLarge(f"The form has more than {MAX_FILES} files.")
-        if target.exists():
-            raise InvalidInput(f"The form has the file {given!a} twice.")
-        target.parent.mkdir(parents=True, exist_ok=True)
         if name == "file":
             self._files.append(target)
-        else:
+        elif self._sample is None:
             self._sample = target
-        self._open = target.open("xb")
+        else:
+            raise InvalidInput("The form has more than one part `sample`.", hint=HINT)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._open = target.open("xb")
+        except (FileExistsError, NotADirectoryError):
+            raise InvalidInput(f"The form has the file {given!a} twice.") from None
 
     def _take(self, data: bytes) -> None:
         if self._open is not None:
@@ -164,13 +148,11 @@ class Form:
         if len(self._options) > MAX_FIELD_BYTES:
             raise PayloadTooLarge(f"The field `options` has more than {MAX_FIELD_BYTES} bytes.")
 
-    def _end(self) -> None:
-        self._close()
-
     def _finish(self) -> None:
         self._ended = True
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Let go of the file that is being written."""
         if self._open is not None:
             self._open.close()
             self._open = None

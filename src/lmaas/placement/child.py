@@ -4,6 +4,7 @@
 """
 
 import ctypes
+import errno
 import importlib
 import os
 import resource
@@ -13,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from lmaas.errors import LMaaSError
+from lmaas.errors import FULL, LMaaSError, PayloadTooLarge, StorageFull
 from lmaas.placement.sandbox import Bounds, ChildError
 
 CLONE_NEWUSER = 0x10000000
@@ -42,6 +43,20 @@ def main(module: str, scratch: Path) -> None:
             code=error.code, message=error.message, hint=error.hint, param=error.param
         )
         (scratch / "error.json").write_bytes(msgspec.json.encode(told))
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        bounded = error.errno == errno.EFBIG
+        told = ChildError(
+            code=PayloadTooLarge.code if bounded else StorageFull.code,
+            message=f"Compiling wrote more than {bounds.disk_bytes} bytes."
+            if bounded
+            else f"No space left while a model was compiled: {error.strerror}.",
+            hint="Raise compile_disk_bytes."
+            if bounded
+            else "Free space on the device of LMAAS_HOME.",
+        )
+        (scratch / "error.json").write_bytes(msgspec.json.encode(told))
     except MemoryError:
         told = ChildError(
             code="does_not_fit",
@@ -59,9 +74,9 @@ def leave_network() -> bool:
     Where it does not, Python's own network calls are still refused.
     """
     sys.addaudithook(_refuse_network)
-    libc = ctypes.CDLL(None, use_errno=True)
+    unshare = getattr(ctypes.CDLL(None, use_errno=True), "unshare", None)
     flags = CLONE_NEWNET if os.geteuid() == 0 else CLONE_NEWNET | CLONE_NEWUSER
-    return bool(libc.unshare(flags) == 0)
+    return unshare is not None and bool(unshare(flags) == 0)
 
 
 def _refuse_network(event: str, args: tuple[Any, ...]) -> None:

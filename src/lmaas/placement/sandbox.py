@@ -9,12 +9,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import msgspec
 
-from lmaas.errors import BY_CODE, InvalidInput, LMaaSError, PayloadTooLarge, TimedOut
+from lmaas.errors import BY_CODE, Cancelled, InvalidInput, LMaaSError, PayloadTooLarge, TimedOut
 from lmaas.types import Record
 
 POLL_S = 0.1
@@ -47,11 +48,12 @@ def run_child(
     timeout_s: float,
     memory_bytes: int,
     disk_bytes: int,
+    stop: threading.Event | None = None,
 ) -> bytes:
     """The reply of `module.run(request)`, run in a sandboxed child.
 
     Raises the child's own LMaaSError, TimedOut or PayloadTooLarge when it reaches a bound, and
-    InvalidInput with the end of its log when it dies.
+    InvalidInput with the end of its log when it dies; Cancelled soon after `stop` is set.
     """
     bounds = Bounds(memory_bytes=memory_bytes, disk_bytes=disk_bytes, timeout_s=timeout_s)
     (scratch / "bounds.json").write_bytes(msgspec.json.encode(bounds))
@@ -71,18 +73,25 @@ def run_child(
             start_new_session=True,
         )
     try:
-        _wait(child, scratch, bounds)
+        _wait(child, scratch, bounds, stop)
     finally:
         _kill_group(child)
     return _reply(child, scratch, bounds)
 
 
-def _wait(child: subprocess.Popen[bytes], scratch: Path, bounds: Bounds) -> None:
+def _wait(
+    child: subprocess.Popen[bytes],
+    scratch: Path,
+    bounds: Bounds,
+    stop: threading.Event | None,
+) -> None:
     deadline = time.monotonic() + bounds.timeout_s
     while True:
         try:
             child.wait(POLL_S)
         except subprocess.TimeoutExpired:
+            if stop is not None and stop.is_set():
+                raise Cancelled("Nobody waits for this model any more.") from None
             if time.monotonic() > deadline:
                 raise TimedOut(
                     f"Compiling took longer than {bounds.timeout_s:g} s.",

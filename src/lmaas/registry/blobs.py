@@ -3,7 +3,6 @@
 Written tmp → fsync → rename → fsync(directory), so that a name never stands for half a file.
 """
 
-import errno
 import fcntl
 import hashlib
 import os
@@ -13,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lmaas.errors import CorruptBlob, StorageFull
+from lmaas.errors import FULL, CorruptBlob, StorageFull
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 CHUNK_BYTES = 1 << 20
@@ -52,7 +51,7 @@ class Blobs:
                 temporary.replace(target)
                 _sync_folder(target.parent)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in FULL:
                 raise StorageFull(
                     f"No space left while storing {source.name}.",
                     hint="Free space on the device of LMAAS_HOME and publish again.",

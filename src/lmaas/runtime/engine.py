@@ -35,7 +35,6 @@ class Engine(Protocol):
         signature: Signature,
         precision: Precision,
         threads: int,
-        max_batch_size: int,
     ) -> None:
         """Make the model in `folder` ready; `threads` 0 means all cores."""
 
@@ -64,7 +63,6 @@ class OpenVINOEngine:
         signature: Signature,
         precision: Precision,
         threads: int,
-        max_batch_size: int,
     ) -> None:
         """Compile the model and run it, so that the first request finds it warm."""
         took_s = self._compile(folder, signature, precision, threads)
@@ -119,7 +117,7 @@ class OpenVINOEngine:
             raise InvalidInput(f"The model cannot run on this input: {_gist(error)}.") from error
 
     def cancel(self) -> None:
-        """OpenVINO stops between two operations of the model's graph."""
+        """OpenVINO stops between two operations of the graph; a Loop counts as one."""
         self._request.cancel()
 
     def close(self) -> None:

@@ -97,7 +97,6 @@ class Worker:
             record.signature,
             record.precision,
             record.threads,
-            record.max_batch_size,
         )
         loaded = Loaded(
             precision=record.precision,

@@ -34,7 +34,7 @@ def local(home: str | Path | None = None) -> Iterator[Client]:
             with log.open("wb") as file:
                 process = subprocess.Popen(argv, stdout=file, stderr=file)
             try:
-                with Client(_wait(process, folder, log), key) as client:
+                with Client(wait_for_url(process, folder, log), key) as client:
                     yield client
             finally:
                 process.terminate()
@@ -42,7 +42,11 @@ def local(home: str | Path | None = None) -> Iterator[Client]:
                 service.revoke_key(TENANT, record.id)
 
 
-def _wait(process: subprocess.Popen[bytes], home: Path, log: Path) -> str:
+def wait_for_url(process: subprocess.Popen[bytes], home: Path, log: Path) -> str:
+    """The address of the server of `home` that `process` starts.
+
+    Raises Unavailable with the end of `log` when it does not start.
+    """
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
         live = HomeLock.read(home)

@@ -1,0 +1,235 @@
+"""What is asked of a language model and what comes back, whatever protocol asked.
+
+Doors (OpenAI, Anthropic, Hugging Face) translate their bodies into a `GenerateRequest` and its
+`Delta`s into their answers; engines know neither. This module knows no transport and no engine.
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from lmaas.errors import InvalidInput
+from lmaas.types import Record
+
+MAX_CHOICES = 128
+MAX_STOPS = 16
+MAX_STOP_CHARS = 256
+MAX_TOP_LOGPROBS = 20
+MAX_LOGIT_BIAS = 1024
+MAX_TOOLS = 128
+MAX_SCHEMA_BYTES = 65_536
+MAX_SCHEMA_DEPTH = 64
+MAX_SEED = (1 << 63) - 1
+
+Finish = Literal["stop", "length", "tool_calls"]
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+class ToolCall(Record, frozen=True, kw_only=True):
+    """A call that the model made: `arguments` is JSON text, as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class ChatMessage(Record, frozen=True, kw_only=True):
+    """One turn of a conversation. `tool_call_id` names the call that a tool's answer is for."""
+
+    role: Role
+    content: str = ""
+    name: str | None = None
+    reasoning: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+
+class Tool(Record, frozen=True, kw_only=True):
+    """A function that the model may call; `parameters` is the JSON schema of its arguments."""
+
+    name: Annotated[str, Meta(pattern=r"\A[a-zA-Z0-9_-]{1,64}\Z")]
+    description: str = ""
+    parameters: dict[str, Any] = {}
+
+
+class Sampling(Record, frozen=True, kw_only=True):
+    """How tokens are chosen. `temperature` 0 is greedy; `max_tokens` None: as many as fit.
+
+    `top_k` 0 and `min_p` 0 switch these filters off. `logit_bias` maps token ids to what is added.
+    `logprobs`: None, or how many alternatives beside the chosen token are told (0: only itself).
+    """
+
+    max_tokens: Annotated[int, Meta(ge=1, le=1 << 30)] | None = None
+    min_tokens: Annotated[int, Meta(ge=0, le=1 << 30)] = 0
+    temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0
+    top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Meta(ge=0, le=1 << 30)] = 0
+    min_p: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] = 0.0
+    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] = 0.0
+    repetition_penalty: Annotated[float, Meta(gt=0, le=10)] = 1.0
+    seed: Annotated[int, Meta(ge=-MAX_SEED, le=MAX_SEED)] | None = None
+    stop: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARS)], ...],
+        Meta(max_length=MAX_STOPS),
+    ] = ()
+    stop_token_ids: Annotated[tuple[int, ...], Meta(max_length=MAX_STOPS)] = ()
+    ignore_eos: bool = False
+    logit_bias: dict[int, float] = {}
+    logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+
+
+class Format(Record, frozen=True, kw_only=True):
+    """What the answer must look like: any JSON object, or JSON that fits `schema`."""
+
+    kind: Literal["json_object", "json_schema"]
+    schema: dict[str, Any] = {}
+
+
+class GenerateRequest(Record, frozen=True, kw_only=True):
+    """One request to a language model: `messages` (a conversation) or `prompt` (text or token ids).
+
+    `tool_choice`: "auto", "none", "required", or "=NAME" for the one tool that must be called.
+    `echo` puts the prompt before the answer; `prompt_logprobs` tells the prompt's own log
+    probabilities (as `Sampling.logprobs`). `template` holds variables for the chat template
+    (`enable_thinking`). With `stream` each piece is sent when it is there; without, all at the end.
+    """
+
+    messages: tuple[ChatMessage, ...] = ()
+    prompt: str | tuple[int, ...] | None = None
+    sampling: Sampling = Sampling()
+    choices: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] = 1
+    tools: Annotated[tuple[Tool, ...], Meta(max_length=MAX_TOOLS)] = ()
+    tool_choice: str = "auto"
+    parallel_tool_calls: bool = True
+    format: Format | None = None
+    echo: bool = False
+    prompt_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    template: dict[str, Any] = {}
+    stream: bool = False
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the same request gives the same answer again: greedy, or seeded."""
+        return self.sampling.temperature == 0 or self.sampling.seed is not None
+
+
+class LanguageSpec(Record, frozen=True, kw_only=True):
+    """What is fixed about a language model; part of its version's signature.
+
+    `kv_bytes_per_token` is the size of one token's keys and values in all layers at 2 bytes an
+    element. `dimensions` and `pooling` are an embedding model's.
+    """
+
+    architecture: str
+    context_length: int
+    vocabulary_size: int
+    kv_bytes_per_token: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+    chat_template: bool = False
+    reasoning: bool = False
+    tools: bool = False
+    dimensions: int | None = None
+    pooling: Literal["mean", "cls", "last"] | None = None
+    normalize: bool = True
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """A token, its text as far as it is text, and its natural-log probability (None: first)."""
+
+    id: int
+    token: str
+    logprob: float | None
+    top: tuple[tuple[int, str, float], ...] = ()
+
+
+class CallDelta(msgspec.Struct, frozen=True, array_like=True):
+    """A piece of a tool call. The first piece of call `position` has `id` and `name`."""
+
+    position: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+class Delta(msgspec.Struct, frozen=True, array_like=True):
+    """What choice `index` gained: text, reasoning, pieces of tool calls. `tokens` were made.
+
+    The last delta of a choice has `finish`. `logprobs` has one entry for each token of `text`.
+    """
+
+    index: int
+    text: str = ""
+    tokens: int = 0
+    finish: Finish | None = None
+    reasoning: str = ""
+    calls: tuple[CallDelta, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+class Usage(msgspec.Struct, frozen=True, array_like=True):
+    """Tokens of one request, over all its choices. `cached` were found in the prefix cache."""
+
+    prompt: int
+    completion: int = 0
+    reasoning: int = 0
+    cached: int = 0
+
+
+class Ended(msgspec.Struct, frozen=True, array_like=True):
+    """The end of a request: all deltas where it was not streamed, and what it used."""
+
+    usage: Usage
+    deltas: tuple[Delta, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+
+
+def check(request: GenerateRequest) -> GenerateRequest:
+    """`request` if its parts fit together. Raises InvalidInput naming the field that does not."""
+    if (request.prompt is None) == (not request.messages):
+        raise InvalidInput("Give either messages or a prompt, not empty.", param="messages")
+    if len(request.sampling.logit_bias) > MAX_LOGIT_BIAS:
+        raise InvalidInput(
+            f"logit_bias has {len(request.sampling.logit_bias)} entries; at most "
+            f"{MAX_LOGIT_BIAS} are taken.",
+            param="logit_bias",
+        )
+    for value in request.sampling.logit_bias.values():
+        if not -100 <= value <= 100:
+            raise InvalidInput("A logit_bias must be within -100 to 100.", param="logit_bias")
+    _check_tools(request)
+    schemas: list[tuple[str, dict[str, Any]]] = [("tools", t.parameters) for t in request.tools]
+    if request.format is not None:
+        schemas.append(("response_format", request.format.schema))
+    for param, schema in schemas:
+        check_schema(schema, param)
+    return request
+
+
+def _check_tools(request: GenerateRequest) -> None:
+    names = [tool.name for tool in request.tools]
+    if len(set(names)) != len(names):
+        raise InvalidInput("Two tools have the same name.", param="tools")
+    choice = request.tool_choice
+    if choice.startswith("=") and choice[1:] not in names:
+        raise InvalidInput(f"tool_choice names {choice[1:]!r}, no such tool.", param="tool_choice")
+    if choice not in ("auto", "none", "required") and not choice.startswith("="):
+        raise InvalidInput(f"Unknown tool_choice {choice!r}.", param="tool_choice")
+    if choice not in ("auto", "none") and not names:
+        raise InvalidInput("tool_choice asks for a call, but there are no tools.", param="tools")
+
+
+def check_schema(schema: dict[str, Any], param: str) -> None:
+    """Bound a JSON schema's size and depth. Raises InvalidInput."""
+    if _depth(schema, 0) > MAX_SCHEMA_DEPTH:
+        raise InvalidInput(f"A schema is nested deeper than {MAX_SCHEMA_DEPTH}.", param=param)
+    if len(msgspec.json.encode(schema)) > MAX_SCHEMA_BYTES:
+        raise InvalidInput(f"A schema has more than {MAX_SCHEMA_BYTES} bytes.", param=param)
+
+
+def _depth(value: Any, depth: int) -> int:
+    if depth > MAX_SCHEMA_DEPTH:
+        return depth
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return max((_depth(item, depth + 1) for item in inner), default=depth)

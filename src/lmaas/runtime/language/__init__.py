@@ -1,0 +1,1 @@
+"""A language model inside its worker: template, tokens, engine, text."""

@@ -1,0 +1,141 @@
+"""The contract of a language engine: token ids in, token ids out, many sequences at once.
+
+An engine knows no text, no requests and no protocols: `runtime.language.session` turns requests
+into sequences and tokens into text. Every engine passes the kit in tests/conformance.
+"""
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Protocol, cast
+
+import msgspec
+
+from lmaas.errors import LMaaSError
+from lmaas.language import Finish, LanguageSpec
+from lmaas.types import Precision, Record
+
+
+class EngineOptions(Record, frozen=True, kw_only=True):
+    """How a model is run. `threads` 0 means all cores; `lookup` is prompt lookup decoding's number
+    of guessed tokens (0: off); `draft` is the folder of a draft model for speculative decoding."""
+
+    precision: Precision
+    threads: int = 0
+    cache_bytes: int = 0
+    max_sequences: int = 64
+    lookup: int = 0
+    draft: str | None = None
+
+
+class Grammar(Record, frozen=True, kw_only=True):
+    """What a sequence's text must fit. `text` is a JSON schema, or an EBNF grammar (XGrammar's)."""
+
+    kind: str
+    text: str
+
+
+class TokenSampling(Record, frozen=True, kw_only=True):
+    """How one sequence is continued; the meaning of each field is `language.Sampling`'s.
+
+    `max_tokens` is always set and fits the context. `logprobs`: None, or how many alternatives.
+    """
+
+    max_tokens: int
+    min_tokens: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    logit_bias: dict[int, float] = {}
+    logprobs: int | None = None
+    grammar: Grammar | None = None
+    adapter: str | None = None
+
+
+class TokenScore(msgspec.Struct, frozen=True, array_like=True):
+    """The natural-log probability of one token, and the most probable ones at its place."""
+
+    logprob: float | None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class Output(msgspec.Struct, frozen=True, array_like=True):
+    """What one sequence gained in a step. `finish` is set once, with the last of its tokens.
+
+    A stop token is the last of `tokens`. `scores` has one entry for each token where asked for.
+    """
+
+    sequence: int
+    tokens: list[int]
+    scores: Sequence[TokenScore] = ()
+    finish: Finish | None = None
+
+
+class EngineStats(msgspec.Struct, frozen=True, array_like=True):
+    """How full the engine is. `cached_tokens` counts prompt tokens found in the prefix cache."""
+
+    cache_bytes: int
+    cache_used: float
+    running: int
+    waiting: int = 0
+
+
+class LanguageEngine(Protocol):
+    """Verbs of an engine. One thread calls all of them."""
+
+    name: str
+    unsupported: frozenset[str]
+    """Fields of `TokenSampling`, and "prompt_logprobs", that it cannot honour."""
+
+    def load(self, folder: Path, spec: LanguageSpec, options: EngineOptions) -> None:
+        """Make the model in `folder` ready. Raises DoesNotFit, LMaaSError."""
+        ...
+
+    def add(self, sequence: int, prompt: Sequence[int], sampling: TokenSampling) -> None:
+        """Begin to continue `prompt`. Raises InvalidInput; then nothing was added."""
+        ...
+
+    def step(self) -> list[Output]:
+        """Run the model once for what is there. An error here ends the worker."""
+        ...
+
+    def cancel(self, sequence: int) -> None:
+        """Drop a sequence and free its cache, queued or running. Unknown ones are no error."""
+        ...
+
+    def busy(self) -> bool:
+        """Whether a `step` would do anything."""
+        ...
+
+    def score(self, prompt: Sequence[int], top: int) -> list[TokenScore]:
+        """The log probability of each token of `prompt` given those before it (None: the first)."""
+        ...
+
+    def stats(self) -> EngineStats:
+        """How full it is now."""
+        ...
+
+    def close(self) -> None:
+        """Release the model."""
+        ...
+
+
+ENGINES: Final = {
+    "openvino-genai": "lmaas.runtime.language.openvino_genai:OpenVINOGenAI",
+    "torch": "lmaas.runtime.language.torch_engine:TorchEngine",
+}
+"""Each engine's class, imported when it is chosen."""
+
+
+def make_language_engine(name: str) -> LanguageEngine:
+    """A new engine. Raises LMaaSError listing the known ones."""
+    if name not in ENGINES:
+        raise LMaaSError(f"Unknown engine {name!r}; known: {', '.join(ENGINES)}.")
+    module, _, attribute = ENGINES[name].partition(":")
+    return cast(LanguageEngine, getattr(importlib.import_module(module), attribute)())
