@@ -50,7 +50,7 @@ class Tool(Record, frozen=True, kw_only=True):
 
     name: Annotated[str, Meta(pattern=r"\A[a-zA-Z0-9_-]{1,64}\Z")]
     description: str = ""
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 class Sampling(Record, frozen=True, kw_only=True):
@@ -76,7 +76,7 @@ class Sampling(Record, frozen=True, kw_only=True):
     ] = ()
     stop_token_ids: Annotated[tuple[int, ...], Meta(max_length=MAX_STOPS)] = ()
     ignore_eos: bool = False
-    logit_bias: dict[int, float] = {}
+    logit_bias: dict[int, float] = msgspec.field(default_factory=dict)
     logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
 
 
@@ -84,7 +84,7 @@ class Format(Record, frozen=True, kw_only=True):
     """What the answer must look like: any JSON object, or JSON that fits `schema`."""
 
     kind: Literal["json_object", "json_schema"]
-    schema: dict[str, Any] = {}
+    schema: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 class GenerateRequest(Record, frozen=True, kw_only=True):
@@ -106,7 +106,7 @@ class GenerateRequest(Record, frozen=True, kw_only=True):
     format: Format | None = None
     echo: bool = False
     prompt_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
-    template: dict[str, Any] = {}
+    template: dict[str, Any] = msgspec.field(default_factory=dict)
     stream: bool = False
 
     @property

@@ -204,12 +204,12 @@ class KeyRecord(Record, frozen=True, kw_only=True):
 class Payload(Record, frozen=True, kw_only=True):
     """A request body as it came, and how to read it.
 
-    Formats: "image" (any image file's bytes), "json" (`{"inputs": …, "parameters": …}`), and
-    "tensors" (an Open Inference Protocol v2 body; with the binary extension, `json_bytes` is the
-    length of its JSON part).
+    Formats: "image" (any image file's bytes), "json" (`{"inputs": …, "parameters": …}`),
+    "generate" (a `language.GenerateRequest` in msgpack) and "tensors" (an Open Inference Protocol
+    v2 body; with the binary extension, `json_bytes` is the length of its JSON part).
     """
 
-    format: Literal["image", "json", "tensors"]
+    format: Literal["image", "json", "tensors", "generate"]
     body: bytes
     parameters: dict[str, Any] = {}
     json_bytes: int | None = None

@@ -52,7 +52,7 @@ class TokenSampling(Record, frozen=True, kw_only=True):
     repetition_penalty: float = 1.0
     seed: int | None = None
     stop_token_ids: tuple[int, ...] = ()
-    logit_bias: dict[int, float] = {}
+    logit_bias: dict[int, float] = msgspec.field(default_factory=dict)
     logprobs: int | None = None
     grammar: Grammar | None = None
     adapter: str | None = None

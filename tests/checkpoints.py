@@ -1,0 +1,140 @@
+"""Small Hugging Face checkpoints, made by the tests: seeded weights, a trained tokenizer."""
+
+from pathlib import Path
+from typing import Any
+
+TEXT = [
+    "the quick brown fox jumps over the lazy dog.",
+    "hello world, how are you today? i am fine, thank you.",
+    "system user assistant tool: 0 1 2 3 4 5 6 7 8 9",
+    '{"name": "get_weather", "arguments": {"city": "Paris", "unit": "celsius"}}',
+    "Grüße aus Köln, 你好，世界！ здравствуй мир 👋",
+]
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+ADDED = ["<tool_call>", "</tool_call>", "<think>", "</think>"]
+CHATML = """\
+{%- if tools %}<|im_start|>system
+# Tools
+{% for tool in tools %}{{ tool | tojson }}
+{% endfor %}<|im_end|>
+{% endif %}
+{%- for message in messages %}<|im_start|>{{ message.role }}
+{{ message.content }}
+{%- for call in message.tool_calls or [] %}
+<tool_call>
+{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
+</tool_call>
+{%- endfor %}<|im_end|>
+{% endfor %}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+SIZES: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 512,
+}
+
+
+def tokenizer(vocabulary_size: int = 600) -> Any:
+    """A byte-level BPE tokenizer trained on `TEXT`, with ChatML's special tokens and template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary_size - len(ADDED),
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    raw.train_from_iterator(TEXT * 50, trainer)
+    raw.add_tokens(ADDED)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
+    fast.chat_template = CHATML
+    return fast
+
+
+def make_qwen3(folder: Path, **sizes: Any) -> Path:
+    """A Qwen3-shaped language model of about 100,000 parameters."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    return _save(folder, Qwen3Config, Qwen3ForCausalLM, sizes, tie_word_embeddings=True)
+
+
+def make_llama(folder: Path, **sizes: Any) -> Path:
+    """A Llama-shaped language model of about 150,000 parameters."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return _save(folder, LlamaConfig, LlamaForCausalLM, sizes, tie_word_embeddings=False)
+
+
+def _save(folder: Path, config: Any, model: Any, sizes: dict[str, Any], **more: Any) -> Path:
+    import torch
+
+    tokens = tokenizer()
+    torch.manual_seed(0)
+    network = model(
+        config(
+            vocab_size=len(tokens),
+            bos_token_id=None,
+            eos_token_id=tokens.eos_token_id,
+            pad_token_id=tokens.pad_token_id,
+            **(SIZES | more | sizes),
+        )
+    )
+    network.save_pretrained(folder)
+    tokens.save_pretrained(folder)
+    return folder
+
+
+def make_encoder(folder: Path, labels: int = 0) -> Path:
+    """A BERT-shaped embedding model; with `labels` 1 a reranker (cross-encoder)."""
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import (
+        BertConfig,
+        BertForSequenceClassification,
+        BertModel,
+        PreTrainedTokenizerFast,
+    )
+
+    raw = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    raw.normalizer = normalizers.BertNormalizer(lowercase=True)
+    raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    raw.train_from_iterator(
+        TEXT * 20,
+        trainers.WordPieceTrainer(vocab_size=400, special_tokens=special, show_progress=False),
+    )
+    raw.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokens = PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=128,
+    )
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokens),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=128,
+        num_labels=labels or 2,
+    )
+    network = BertForSequenceClassification(config) if labels else BertModel(config)
+    network.eval().save_pretrained(folder)
+    tokens.save_pretrained(folder)
+    return folder
