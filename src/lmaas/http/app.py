@@ -87,6 +87,7 @@ def _refuse_unknown(query: dict[str, str], operation: Operation) -> None:
 
 def _fail(exchange: Exchange, error: LMaaSError) -> None:
     if exchange.started:
+        exchange.break_off()
         return
     body, kind = errors.body_of(error, exchange.path)
     exchange.extra += errors.headers_of(error)

@@ -103,6 +103,8 @@ class Connection(asyncio.Protocol):
         self._reading: Exchange | None = None
         self._waiting: deque[Exchange] = deque()
         self._paused = False
+        self._flowing = asyncio.Event()
+        self._flowing.set()
         self._since = self._loop.time()
         self._linger_until = 0.0
         self._stuck = (0, 0.0)
@@ -181,6 +183,7 @@ class Connection(asyncio.Protocol):
             url=self._url,
             headers=self._headers,
             keep_alive=self._parser.should_keep_alive(),
+            http_1_1=self._parser.get_http_version() == "1.1",
         )
         self._reading = exchange
         self._since = self._loop.time()
@@ -216,6 +219,18 @@ class Connection(asyncio.Protocol):
         """Send bytes; a client that is gone drops them."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than is sent."""
+        self._flowing.clear()
+
+    def resume_writing(self) -> None:
+        """The client has caught up."""
+        self._flowing.set()
+
+    async def flowing(self) -> None:
+        """Wait while the client has not read what was sent."""
+        await self._flowing.wait()
 
     def answered(self, exchange: Exchange) -> None:
         """The answer to `exchange` was written: on to the next, or the end."""

@@ -17,6 +17,7 @@ from lmaas.errors import InvalidInput, LMaaSError, PayloadTooLarge
 from lmaas.types import KeyRecord
 
 JSON = b"application/json"
+EVENTS = b"text/event-stream; charset=utf-8"
 CLIENT_GONE: Final = 499
 """What is counted for a request whose caller went away."""
 _REASONS = {status.value: status.phrase for status in HTTPStatus} | {CLIENT_GONE: "Client Gone"}
@@ -37,6 +38,9 @@ class Sender(Protocol):
     def write(self, data: bytes) -> None:
         """Send bytes."""
 
+    async def flowing(self) -> None:
+        """Wait while the client has not read what was sent."""
+
     def answered(self, exchange: "Exchange") -> None:
         """The answer is written."""
 
@@ -55,7 +59,9 @@ class Exchange:
         url: bytes,
         headers: list[tuple[bytes, bytes]],
         keep_alive: bool,
+        http_1_1: bool = True,
     ) -> None:
+        self.http_1_1 = http_1_1
         self.method = method
         self.url = url
         self.pairs = headers
@@ -70,6 +76,7 @@ class Exchange:
         self.started = False
         self.complete = False
         self.received_bytes = 0
+        self._chunked = True
         self._sender = sender
         self._parts: deque[bytes] = deque()
         self._buffered = 0
@@ -163,23 +170,54 @@ class Exchange:
         self._sender.write(self.render(body, status, kind))
         self._sender.answered(self)
 
+    def start(self, *, status: int = 200, kind: bytes = EVENTS) -> None:
+        """Begin an answer whose length is not known yet; `push` its pieces, then `finish`."""
+        self.started = True
+        self.status = status
+        self._chunked = self.http_1_1
+        if self._sender.draining or not self._chunked:
+            self.keep_alive = False
+        length = b"transfer-encoding: chunked\r\n" if self._chunked else b""
+        self._sender.write(self._head(status, kind, length))
+
+    def push(self, data: bytes) -> None:
+        """A piece of the answer, sent now."""
+        if self.method != "HEAD":
+            self._sender.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+
+    async def flowing(self) -> None:
+        """Wait while the client has not read what was pushed."""
+        await self._sender.flowing()
+
+    def finish(self) -> None:
+        """The end of an answer that `start` began."""
+        if self._chunked and self.method != "HEAD":
+            self._sender.write(b"0\r\n\r\n")
+        self._sender.answered(self)
+
+    def break_off(self) -> None:
+        """End an answer that cannot be completed, so that the client sees that it is cut."""
+        self.keep_alive = False
+        self._sender.answered(self)
+
     def send_json(self, value: Any, *, status: int = 200) -> None:
         """`value` as JSON."""
         self.send(msgspec.json.encode(value), status=status)
 
     def render(self, body: bytes, status: int, kind: bytes) -> bytes:
         """Status line, headers and body as they go over the wire."""
+        head = self._head(status, kind, b"content-length: %d\r\n" % len(body))
+        return head if self.method == "HEAD" else head + body
+
+    def _head(self, status: int, kind: bytes, length: bytes) -> bytes:
         lines = [
             _status_line(status),
-            b"content-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n"
-            % (kind, len(body), self.id.encode()),
+            b"content-type: %b\r\n%bx-request-id: %b\r\n" % (kind, length, self.id.encode()),
             b"x-content-type-options: nosniff\r\ncache-control: no-store\r\n",
             _date_line(),
             *(b"%b: %b\r\n" % header for header in self.extra),
             b"\r\n" if self.keep_alive and self.complete else b"connection: close\r\n\r\n",
         ]
-        if self.method != "HEAD":
-            lines.append(body)
         return b"".join(lines)
 
 

@@ -9,6 +9,8 @@ from typing import Final
 import msgspec
 
 from lmaas.codecs.limits import Limits
+from lmaas.language import Delta, Ended
+from lmaas.runtime.language.engine import EngineOptions
 from lmaas.types import Answer, Payload, Precision, Record, Signature
 
 LENGTH_BYTES: Final = 4
@@ -19,7 +21,7 @@ class ServeRecord(Record, frozen=True, kw_only=True):
     """All that a worker is told of the model it holds.
 
     `model` is "name:version"; `folder` contains `model.xml` and `model.bin`; `reason` says why this
-    `precision` was chosen; `threads` 0 means all cores.
+    `precision` was chosen; `threads` 0 means all cores. `options` are a language engine's.
     """
 
     model: str
@@ -32,6 +34,7 @@ class ServeRecord(Record, frozen=True, kw_only=True):
     threads: int = 0
     limits: Limits = Limits()
     engine: str = "openvino"
+    options: EngineOptions | None = None
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):
@@ -85,6 +88,26 @@ class Done(Message, frozen=True, kw_only=True):
     answer: Answer
 
 
+class Began(Message, frozen=True, kw_only=True):
+    """Worker to server: the first token of request `id` is there; its prompt had `prompt` tokens."""
+
+    id: int
+    prompt: int
+
+
+class Parts(Message, frozen=True, kw_only=True):
+    """Worker to server: what streamed requests gained in one step of the model."""
+
+    items: tuple[tuple[int, Delta], ...]
+
+
+class Finished(Message, frozen=True, kw_only=True):
+    """Worker to server: generation `id` is over: complete, or cancelled with what it used so far."""
+
+    id: int
+    ended: Ended
+
+
 class Failed(Message, frozen=True, kw_only=True):
     """Worker to server: request `id`, or the load when `id` is None, ended in an error.
 
@@ -99,15 +122,19 @@ class Failed(Message, frozen=True, kw_only=True):
 
 
 class Beat(Message, frozen=True, kw_only=True):
-    """Worker to server: a sign of life. `batches` are the batch sizes run since the last one."""
+    """Worker to server: a sign of life. `batches` are the batch sizes run since the last one.
+
+    `cache_used` is the share of a language engine's KV cache that is in use.
+    """
 
     queued: int
     running: int
     memory_bytes: int
     batches: tuple[int, ...] = ()
+    cache_used: float = 0.0
 
 
-AnyMessage = Load | Call | Cancel | Stop | Loaded | Done | Failed | Beat
+AnyMessage = Load | Call | Cancel | Stop | Loaded | Done | Began | Parts | Finished | Failed | Beat
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(AnyMessage)

@@ -1,0 +1,139 @@
+"""Text to token ids and back, with the checkpoint's own tokenizer.json.
+
+Text that comes from a caller never becomes a special token, whatever it spells: the prompt is cut
+inside such spellings and the pieces are encoded one by one.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lmaas.errors import LMaaSError
+from lmaas.language import ChatMessage
+
+BREAKS = tuple(chr(code) for code in range(0xFDD0, 0xFDF0))
+"""Unicode's noncharacters: no text has them, so they can mark where a prompt is cut."""
+LONGEST_PIECE_BYTES = 256
+
+
+class Tokens:
+    """The tokenizer of one model."""
+
+    def __init__(self, folder: Path) -> None:
+        from tokenizers import Tokenizer
+
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise LMaaSError("The model has no tokenizer.json.", hint="Push it again.")
+        self._raw = Tokenizer.from_file(str(path))
+        self._raw.no_truncation()
+        self._raw.no_padding()
+        added = self._raw.get_added_tokens_decoder()
+        self.special = {index for index, token in added.items() if token.special}
+        self._spelled = _any_of(token.content for token in added.values())
+        self._spelled_special = _any_of(added[index].content for index in self.special)
+        self.size = self._raw.get_vocab_size(with_added_tokens=True)
+        self._longest = max(map(len, self._raw.get_vocab()), default=1)
+
+    def id_of(self, text: str) -> int | None:
+        """The id of the token that is spelled so."""
+        found = self._raw.token_to_id(text)
+        return None if found is None else int(found)
+
+    def at_least(self, text: str) -> int:
+        """A lower bound of the number of tokens of `text`, at no cost."""
+        return len(text) // self._longest
+
+    def encode(self, text: str, *, add_special: bool = False) -> list[int]:
+        """Ids of a text of a caller: nothing in it is a special token."""
+        return self.encode_prompt(self.guard((text,))[1][0], BREAKS[0], add_special=add_special)
+
+    def encode_prompt(self, prompt: str, mark: str, *, add_special: bool = False) -> list[int]:
+        """Ids of a rendered prompt; `mark` is where it is cut, and is no part of it."""
+        pieces = prompt.split(mark)
+        ids: list[int] = []
+        for position, piece in enumerate(pieces):
+            first = position == 0 and add_special
+            ids += self._raw.encode(piece, add_special_tokens=first).ids
+        return ids
+
+    def guard(
+        self, texts: Sequence[str], *, only_special: bool = False, mark: str | None = None
+    ) -> tuple[str, list[str]]:
+        """The texts with a mark inside whatever spells an added token, and that mark.
+
+        With `only_special`, tokens that are added but not special (`<think>`) are left alone.
+        """
+        mark = mark or free_mark(texts)
+        pattern = self._spelled_special if only_special else self._spelled
+        if pattern is None:
+            return mark, list(texts)
+
+        def cut(found: re.Match[str]) -> str:
+            spelled = found.group()
+            return spelled[0] + mark + spelled[1:] if len(spelled) > 1 else spelled
+
+        return mark, [pattern.sub(cut, text) for text in texts]
+
+    def text_of(self, token: int) -> str:
+        """One token as text, as far as it is text by itself."""
+        return str(self._raw.decode([token], skip_special_tokens=False))
+
+    def bytes_free(self, ids: Sequence[int]) -> str:
+        """The text of `ids` without special tokens."""
+        return str(self._raw.decode(list(ids), skip_special_tokens=True))
+
+    def stream(self) -> "TokenStream":
+        """A decoder for tokens that come one by one."""
+        return TokenStream(self._raw)
+
+
+class TokenStream:
+    """Turns one sequence's tokens into text as they come, whole characters only."""
+
+    def __init__(self, raw: Any) -> None:
+        from tokenizers.decoders import DecodeStream
+
+        self._raw = raw
+        self._stream = DecodeStream(skip_special_tokens=True)
+        self._held: list[int] = []
+
+    def feed(self, token: int) -> str:
+        """The text that `token` completes; empty while a character is not whole."""
+        self._held.append(token)
+        text = self._stream.step(self._raw, token)
+        if text is None:
+            return ""
+        self._held.clear()
+        return str(text)
+
+    def rest(self) -> str:
+        """What is left when the sequence ends inside a character: as Unicode's replacement."""
+        held, self._held = self._held, []
+        return str(self._raw.decode(held, skip_special_tokens=True)) if held else ""
+
+
+def free_mark(texts: Iterable[str]) -> str:
+    """A noncharacter that none of the texts has."""
+    used = set().union(*map(set, texts)) if texts else set()
+    for mark in BREAKS:
+        if mark not in used:
+            return mark
+    from lmaas.errors import InvalidInput
+
+    raise InvalidInput("The text holds all of Unicode's noncharacters.", param="messages")
+
+
+def texts_of(messages: Sequence[ChatMessage]) -> list[str]:
+    """All texts that callers wrote."""
+    found = []
+    for message in messages:
+        found += [message.content, message.name or "", message.reasoning or ""]
+        found += [part for call in message.tool_calls for part in (call.name, call.arguments)]
+    return found
+
+
+def _any_of(spelled: Iterable[str]) -> re.Pattern[str] | None:
+    ordered = sorted({text for text in spelled if text.strip()}, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, ordered))) if ordered else None
