@@ -4,6 +4,7 @@ LMaaSError
 ├── InvalidInput          the request or argument is wrong
 │   ├── PayloadTooLarge   more bytes, pixels or elements than the limit
 │   │   └── HeadTooLarge  a request's target and headers are too long
+│   ├── ContextLengthExceeded  a text has more tokens than the model takes
 │   ├── TooSlow           the client sends its request too slowly
 │   ├── MethodNotAllowed  the route exists, but not for this HTTP method
 │   ├── ConfigError       a setting is unknown or has a bad value
@@ -66,6 +67,12 @@ class HeadTooLarge(PayloadTooLarge):
     """A request's target and headers are too long."""
 
     code = "head_too_large"
+
+
+class ContextLengthExceeded(InvalidInput):
+    """A text has more tokens than the model takes; it is never cut."""
+
+    code = "context_length_exceeded"
 
 
 class TooSlow(InvalidInput):
@@ -195,8 +202,8 @@ class Cancelled(LMaaSError):
 BY_CODE: dict[str, type[LMaaSError]] = {
     cls.code: cls
     for cls in (
-        LMaaSError, InvalidInput, PayloadTooLarge, HeadTooLarge, TooSlow, MethodNotAllowed,
-        ConfigError, ModelRefused, ParityFailed, NotFound, ModelNotFound, Unauthorized,
+        LMaaSError, InvalidInput, PayloadTooLarge, HeadTooLarge,
+        ContextLengthExceeded, TooSlow, MethodNotAllowed, ConfigError, ModelRefused, ParityFailed, NotFound, ModelNotFound, Unauthorized,
         Forbidden, Conflict, AlreadyRunning, QueueFull, Quarantined, StorageFull, CorruptBlob,
         DoesNotFit, MissingExtra, Unavailable, TimedOut, Cancelled,
     )

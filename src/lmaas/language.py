@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from lmaas.errors import InvalidInput
+from lmaas.types import LanguageSpec as LanguageSpec
 from lmaas.types import Record
 
 MAX_CHOICES = 128
@@ -113,26 +114,6 @@ class GenerateRequest(Record, frozen=True, kw_only=True):
     def deterministic(self) -> bool:
         """Whether the same request gives the same answer again: greedy, or seeded."""
         return self.sampling.temperature == 0 or self.sampling.seed is not None
-
-
-class LanguageSpec(Record, frozen=True, kw_only=True):
-    """What is fixed about a language model; part of its version's signature.
-
-    `kv_bytes_per_token` is the size of one token's keys and values in all layers at 2 bytes an
-    element. `dimensions` and `pooling` are an embedding model's.
-    """
-
-    architecture: str
-    context_length: int
-    vocabulary_size: int
-    kv_bytes_per_token: int = 0
-    stop_token_ids: tuple[int, ...] = ()
-    chat_template: bool = False
-    reasoning: bool = False
-    tools: bool = False
-    dimensions: int | None = None
-    pooling: Literal["mean", "cls", "last"] | None = None
-    normalize: bool = True
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):

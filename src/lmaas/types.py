@@ -54,11 +54,32 @@ class ImageSpec(Record, frozen=True, kw_only=True):
     invert: bool = False
 
 
+class LanguageSpec(Record, frozen=True, kw_only=True):
+    """What is fixed about a language model; part of its version's signature.
+
+    `kv_bytes_per_token` is the size of one token's keys and values in all layers at 2 bytes an
+    element. `dimensions` and `pooling` are an embedding model's.
+    """
+
+    architecture: str
+    context_length: int
+    vocabulary_size: int
+    kv_bytes_per_token: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+    chat_template: bool = False
+    reasoning: bool = False
+    tools: bool = False
+    dimensions: int | None = None
+    pooling: Literal["mean", "cls", "last"] | None = None
+    normalize: bool = True
+
+
 class Signature(Record, frozen=True, kw_only=True):
     """What goes in and out of a version, and how the task reads it.
 
     `batch` says whether the first axis of every tensor is a free batch axis.
     `outputs_are` tells an image classifier's raw outputs apart; None for the tensor task.
+    `language` is what is known of a model that reads text.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -67,6 +88,7 @@ class Signature(Record, frozen=True, kw_only=True):
     labels: tuple[str, ...] | None = None
     image: ImageSpec | None = None
     outputs_are: Literal["logits", "probabilities"] | None = None
+    language: LanguageSpec | None = None
 
 
 class ParityCheck(Record, frozen=True, kw_only=True):
@@ -205,21 +227,37 @@ class Payload(Record, frozen=True, kw_only=True):
     """A request body as it came, and how to read it.
 
     Formats: "image" (any image file's bytes), "json" (`{"inputs": …, "parameters": …}`),
-    "generate" (a `language.GenerateRequest` in msgpack) and "tensors" (an Open Inference Protocol
+    "generate" (a `language.GenerateRequest` in msgpack), "texts" (a `TextsCall` in msgpack,
+    answered by raw float32 numbers) and "tensors" (an Open Inference Protocol
     v2 body; with the binary extension, `json_bytes` is the length of its JSON part).
     """
 
-    format: Literal["image", "json", "tensors", "generate"]
+    format: Literal["image", "json", "tensors", "generate", "texts"]
     body: bytes
     parameters: dict[str, Any] = {}
     json_bytes: int | None = None
 
 
 class Answer(Record, frozen=True, kw_only=True):
-    """A response body: JSON, or JSON followed by binary tensors after `json_bytes` bytes."""
+    """A response body: JSON, or JSON followed by binary tensors after `json_bytes` bytes.
+
+    `tokens` is how many the request's texts had.
+    """
 
     body: bytes
     json_bytes: int | None = None
+    tokens: int = 0
+
+
+class TextsCall(Record, frozen=True, kw_only=True):
+    """Texts, or lists of token ids, for an embedding model; for a reranker, what `query` asks.
+
+    `dimensions` cuts embeddings to their first so many numbers, at length 1 again.
+    """
+
+    texts: tuple[str | tuple[int, ...], ...]
+    query: str | None = None
+    dimensions: int | None = None
 
 
 class WorkerStatus(Record, frozen=True, kw_only=True):
