@@ -202,10 +202,10 @@ class Cancelled(LMaaSError):
 BY_CODE: dict[str, type[LMaaSError]] = {
     cls.code: cls
     for cls in (
-        LMaaSError, InvalidInput, PayloadTooLarge, HeadTooLarge,
-        ContextLengthExceeded, TooSlow, MethodNotAllowed, ConfigError, ModelRefused, ParityFailed, NotFound, ModelNotFound, Unauthorized,
-        Forbidden, Conflict, AlreadyRunning, QueueFull, Quarantined, StorageFull, CorruptBlob,
-        DoesNotFit, MissingExtra, Unavailable, TimedOut, Cancelled,
+        LMaaSError, InvalidInput, PayloadTooLarge, HeadTooLarge, ContextLengthExceeded, TooSlow,
+        MethodNotAllowed, ConfigError, ModelRefused, ParityFailed, NotFound, ModelNotFound,
+        Unauthorized, Forbidden, Conflict, AlreadyRunning, QueueFull, Quarantined, StorageFull,
+        CorruptBlob, DoesNotFit, MissingExtra, Unavailable, TimedOut, Cancelled,
     )
 }  # fmt: skip
 """The error classes by their stable code: how an error crosses a process or the network."""
