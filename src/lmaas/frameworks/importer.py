@@ -10,8 +10,8 @@ import numpy as np
 
 from lmaas import frameworks
 from lmaas.errors import InvalidInput, MissingExtra
-from lmaas.frameworks import package, refuse
-from lmaas.types import Lineage, PushOptions, Record, TensorSpec
+from lmaas.frameworks import checkpoint, package, refuse
+from lmaas.types import Lineage, Manifest, PushOptions, Record, TensorSpec
 
 CHECKS = {
     "keras": refuse.check_keras,
@@ -34,6 +34,8 @@ def run(body: bytes) -> bytes:
     """Import one model. Raises ModelRefused, InvalidInput."""
     request = msgspec.json.decode(body, type=Request)
     options = request.options
+    if checkpoint.is_checkpoint(Path(request.path)):
+        return msgspec.json.encode(_import_checkpoint(request))
     name, path = refuse.of_path(Path(request.path))
     framework = frameworks.get(name)
     try:
@@ -64,6 +66,17 @@ def run(body: bytes) -> bytes:
         source=path,
     )
     return msgspec.json.encode(manifest)
+
+
+def _import_checkpoint(request: Request) -> Manifest:
+    path = Path(request.path)
+    try:
+        return checkpoint.build(path, Path(request.folder), request.options)
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            f"{path.name} needs {error.name}, which is not installed here.",
+            hint="pip install 'lmaas[language]'.",
+        ) from None
 
 
 def _choose_backend() -> None:

@@ -10,7 +10,8 @@ import msgspec
 from lmaas import tasks
 from lmaas.errors import InvalidInput
 from lmaas.runtime import ov, parity
-from lmaas.types import Manifest, ParityReport, Record, TensorSpec
+from lmaas.runtime.language import parity as language
+from lmaas.types import Manifest, ParityReport, Record, Signature, TensorSpec
 
 
 class Request(Record, frozen=True, kw_only=True):
@@ -34,19 +35,48 @@ def run(body: bytes) -> bytes:
     except (OSError, msgspec.DecodeError) as error:
         raise InvalidInput(f"The package has no valid manifest.json: {error}.") from None
     signature = tasks.get(manifest.task).check_signature(manifest.signature)
+    if manifest.task == "text-generation":
+        report = _language(folder, signature)
+    else:
+        report = _tensors(folder, signature, manifest.task)
+    checked = msgspec.structs.replace(manifest, signature=signature)
+    return msgspec.json.encode(Reply(manifest=checked, parity=report))
+
+
+def _language(folder: Path, signature: Signature) -> ParityReport:
+    assert signature.language is not None
     compiled = folder / "compiled"
-    for path in (compiled / "model.xml", compiled / "model.bin", folder / "sample.safetensors"):
-        if not path.is_file():
-            raise InvalidInput(f"The package has no {path.relative_to(folder)}.")
+    _require_files(
+        folder,
+        *(
+            compiled / f"openvino_{part}{suffix}"
+            for part in ("model", "tokenizer", "detokenizer")
+            for suffix in (".xml", ".bin")
+        ),
+        compiled / "tokenizer.json",
+        folder / "sample.safetensors",
+    )
+    return language.measure(compiled, folder / "sample.safetensors", signature.language)
+
+
+def _tensors(folder: Path, signature: Signature, task: str) -> ParityReport:
+    compiled = folder / "compiled"
+    _require_files(
+        folder, compiled / "model.xml", compiled / "model.bin", folder / "sample.safetensors"
+    )
     try:
         model = ov.load().Core().read_model(compiled / "model.xml")
     except RuntimeError as error:
         raise InvalidInput(f"compiled/model.xml is not an OpenVINO model: {error}.") from None
     for ports, specs in ((model.inputs, signature.inputs), (model.outputs, signature.outputs)):
         _check_ports(ports, specs)
-    report = parity.measure(compiled, folder / "sample.safetensors", signature, manifest.task)
-    checked = msgspec.structs.replace(manifest, signature=signature)
-    return msgspec.json.encode(Reply(manifest=checked, parity=report))
+    return parity.measure(compiled, folder / "sample.safetensors", signature, task)
+
+
+def _require_files(folder: Path, *paths: Path) -> None:
+    for path in paths:
+        if not path.is_file():
+            raise InvalidInput(f"The package has no {path.relative_to(folder)}.")
 
 
 def _check_ports(ports: list[object], specs: tuple[TensorSpec, ...]) -> None:

@@ -12,6 +12,9 @@ from lmaas.tasks.base import Batch, Row, Task
 TASKS = {
     "image-classification": "lmaas.tasks.image_classification",
     "tensor": "lmaas.tasks.tensor",
+    "text-generation": "lmaas.tasks.text_generation",
+    "embedding": "lmaas.tasks.embedding",
+    "text-ranking": "lmaas.tasks.text_ranking",
 }
 """Each task's module, imported on first use; the module's `TASK` is the task."""
 

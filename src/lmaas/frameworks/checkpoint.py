@@ -1,0 +1,160 @@
+"""Hugging Face checkpoints: recognised, read without running their code, kept as they are.
+
+Knows folders, configs and tokenizers; what becomes of each architecture is its task's builder's
+(`CHECKPOINT_TASKS`). Runs in a sandboxed child.
+"""
+
+import importlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, cast
+
+from lmaas.errors import InvalidInput, ModelRefused
+from lmaas.frameworks import refuse_checkpoint
+from lmaas.types import Manifest, PushOptions
+
+CHECKPOINT_TASKS: dict[str, str] = {
+    "text-generation": "lmaas.frameworks.causal:build",
+    "embedding": "lmaas.frameworks.encoder:build",
+    "text-ranking": "lmaas.frameworks.encoder:build",
+}
+"""Who builds the package of a task: a function `(folder, options, target) -> Manifest`."""
+
+KEPT = (
+    "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model",
+    "sentencepiece.bpe.model", "chat_template.jinja", "chat_template.json", "modules.json",
+    "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json",
+    "README.md", "LICENSE*",
+)  # fmt: skip
+"""The files of a checkpoint that are kept; whatever else lies in its folder is left behind."""
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether `path` is a folder with a Hugging Face `config.json`."""
+    try:
+        config = json.loads((path / "config.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(config, dict) and ("model_type" in config or "architectures" in config)
+
+
+def build(path: Path, target: Path, options: PushOptions) -> Manifest:
+    """A package of the checkpoint `path` in `target`. Raises ModelRefused, InvalidInput."""
+    for field in ("labels", "image", "outputs_are", "sample"):
+        if getattr(options, field) is not None:
+            raise InvalidInput(f"A checkpoint takes no {field}.", param=field)
+    # Before any library of the family is imported: nothing may be asked of a hub.
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    refuse_checkpoint.check(path)
+    config = json.loads((path / "config.json").read_bytes())
+    task = options.task or task_of(config)
+    if task not in CHECKPOINT_TASKS:
+        raise InvalidInput(
+            f"A checkpoint cannot be {task!r}; its tasks are {', '.join(CHECKPOINT_TASKS)}.",
+            param="task",
+        )
+    module, _, function = CHECKPOINT_TASKS[task].partition(":")
+    builder = cast(
+        Callable[[Path, PushOptions, Path], Manifest],
+        getattr(importlib.import_module(module), function),
+    )
+    target.mkdir(parents=True, exist_ok=True)
+    keep(path, target / "source")
+    return builder(target / "source", options, target)
+
+
+def task_of(config: dict[str, Any]) -> str:
+    """The task that a checkpoint's architecture is made for. Raises InvalidInput."""
+    architecture = architecture_of(config)
+    if architecture.endswith(("ForCausalLM", "LMHeadModel")):
+        return "text-generation"
+    if architecture.endswith("ForSequenceClassification"):
+        return "text-ranking"
+    if architecture.endswith("Model"):
+        return "embedding"
+    raise InvalidInput(
+        f"No task is known for the architecture {architecture!a}.",
+        hint=f"Say it: --task {', '.join(CHECKPOINT_TASKS)}.",
+        param="task",
+    )
+
+
+def architecture_of(config: dict[str, Any]) -> str:
+    """The class that the config names. Raises ModelRefused."""
+    named = config.get("architectures")
+    if not isinstance(named, list) or len(named) != 1 or not isinstance(named[0], str):
+        raise ModelRefused(
+            f"config.json must name one architecture; it names {named!a}.",
+            hint='Expected "architectures": ["…ForCausalLM"].',
+        )
+    return named[0]
+
+
+def keep(folder: Path, target: Path) -> None:
+    """Copy the checkpoint's own files, and nothing else of the folder."""
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and any(fnmatch(name, pattern) for pattern in KEPT):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target / name)
+
+
+def load_model(kind: Any, folder: Path, dtype: Any) -> Any:
+    """The torch model of `folder`, by the transformers class `kind`, ready to be called.
+
+    Raises ModelRefused for an architecture that is not known, and for tensors that are missing,
+    left over or of another shape than the architecture's.
+    """
+    try:
+        model, told = kind.from_pretrained(
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+        raise ModelRefused(f"The checkpoint cannot be loaded: {_short(error)}.") from None
+    for what, verb in (("missing", "lacks"), ("unexpected", "has"), ("mismatched", "misshapes")):
+        names = sorted(str(name) for name in told[f"{what}_keys"])
+        if names:
+            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
+            raise ModelRefused(
+                f"The checkpoint {verb} {len(names)} {what} tensors of {type(model).__name__}: "
+                f"{shown}."
+            )
+    return model.eval()
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The fast tokenizer of `folder`; a slow one is converted and kept as tokenizer.json.
+
+    Raises ModelRefused when there is none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, use_fast=True
+        )
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+        raise ModelRefused(f"The tokenizer cannot be loaded: {_short(error)}.") from None
+    if not tokenizer.is_fast:
+        raise ModelRefused(
+            "The checkpoint has no tokenizer.json, and none can be made from its tokenizer.",
+            hint="Save it with a fast tokenizer of transformers.",
+        )
+    if not (folder / "tokenizer.json").is_file():
+        tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__

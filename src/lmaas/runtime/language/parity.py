@@ -1,0 +1,130 @@
+"""Does a compiled language model give the source's log-probabilities, step by step?
+
+Knows OpenVINO IR with its KV cache as state and stored references; no frameworks, no tokenizer.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lmaas.errors import InvalidInput
+from lmaas.runtime import ov
+from lmaas.runtime.cpu import has_bf16
+from lmaas.types import LanguageSpec, ParityCheck, ParityReport, Precision
+
+MODEL = "openvino_model.xml"
+F32_ABS = 1e-3
+BF16_ABS = 0.3
+CLEAR = {"f32": 2 * F32_ABS, "bf16": 2 * BF16_ABS}
+TOLERANCE = {
+    "f32_max_abs_error_of_logprobs": F32_ABS,
+    "bf16_max_abs_error_of_logprobs": BF16_ABS,
+}
+"""Largest difference of a natural-log probability, over the tokens that `top_tokens` takes."""
+TOP = 64
+"""Tokens of each position that are compared: the source's most probable ones."""
+KNOWN_INPUTS = {"input_ids", "attention_mask", "position_ids", "beam_idx"}
+
+
+def measure(compiled: Path, sample: Path, spec: LanguageSpec) -> ParityReport:
+    """Run the stored sequences in f32, and in bf16 where the CPU has it.
+
+    The first half of a sequence goes in at once and the rest token by token, so the KV cache is
+    compared too. Raises InvalidInput for files that contradict each other.
+    """
+    from safetensors.numpy import load_file
+
+    references = _split(load_file(sample), spec)
+    core = ov.load().Core()
+    try:
+        model = core.read_model(compiled / MODEL)
+    except RuntimeError as error:
+        raise InvalidInput(f"compiled/{MODEL} is not an OpenVINO model: {error}.") from None
+    names = {port.get_any_name() for port in model.inputs}
+    if not names <= KNOWN_INPUTS or "input_ids" not in names:
+        raise InvalidInput(f"The compiled model has the inputs {sorted(names)}.")
+    checks = []
+    precisions: tuple[Precision, ...] = ("f32", "bf16") if has_bf16() else ("f32",)
+    for precision in precisions:
+        loaded = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": precision})
+        for ids, want in references:
+            checks.append(_check(precision, want, logprobs(loaded, ids)))
+        del loaded
+    return ParityReport(tolerance=TOLERANCE, checks=tuple(checks))
+
+
+def logprobs(compiled: Any, ids: np.ndarray) -> np.ndarray:
+    """Natural-log probabilities (B, T, vocabulary) of every next token after `ids` (B, T)."""
+    request = compiled.create_infer_request()
+    names = {port.get_any_name() for port in compiled.inputs}
+    batch, length = ids.shape
+    half = length // 2
+    pieces = []
+    for start, end in [(0, half), *((at, at + 1) for at in range(half, length))]:
+        given = {
+            "input_ids": ids[:, start:end],
+            "attention_mask": np.ones((batch, end), np.int64),
+            "position_ids": np.tile(np.arange(start, end), (batch, 1)),
+            "beam_idx": np.arange(batch, dtype=np.int32),
+        }
+        result = request.infer({name: given[name] for name in names})
+        pieces.append(np.array(result["logits"], np.float32))
+    return log_softmax(np.concatenate(pieces, axis=1))
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """log(softmax(x)) over the last axis."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    result: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return result
+
+
+def _split(
+    tensors: dict[str, np.ndarray], spec: LanguageSpec
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    pairs = []
+    for key in sorted(tensors):
+        side, size, name = key.split(".", 2)
+        if (side, name) != ("in", "input_ids"):
+            continue
+        ids, want = tensors[key], tensors.get(f"out.{size}.logprobs")
+        if want is None or want.shape != (*ids.shape, spec.vocabulary_size):
+            raise InvalidInput("The package's sample has no log-probabilities for its tokens.")
+        if ids.dtype != np.int64 or not ((ids >= 0) & (ids < spec.vocabulary_size)).all():
+            raise InvalidInput("The package's sample has tokens outside the vocabulary.")
+        pairs.append((ids, want))
+    if not pairs:
+        raise InvalidInput("The package's sample holds no token sequences.")
+    return pairs
+
+
+def _check(precision: Precision, want: np.ndarray, got: np.ndarray) -> ParityCheck:
+    bound = F32_ABS if precision == "f32" else BF16_ABS
+    worst, agreement = compare(want, got, bound)
+    return ParityCheck(
+        precision=precision,
+        batch_size=len(want),
+        max_abs_error=worst,
+        max_scaled_error=worst / max(float(np.abs(want).max()), 1e-12),
+        top1_agreement=agreement,
+        passed=worst <= bound and agreement == 1.0,
+    )
+
+
+def compare(want: np.ndarray, got: np.ndarray, bound: float) -> tuple[float, float]:
+    """The largest error over the source's `TOP` tokens of each position; agreement of the first.
+
+    The first token must agree where the source's leads its second by more than twice `bound`.
+    """
+    from lmaas.runtime.parity import NOT_COMPARABLE
+
+    if want.shape != got.shape or not np.isfinite(got).all():
+        return NOT_COMPARABLE, 0.0
+    top = np.argsort(want, axis=-1)[..., ::-1][..., :TOP]
+    a, b = np.take_along_axis(want, top, -1), np.take_along_axis(got, top, -1)
+    worst = float(np.abs(a - b).max())
+    clear = a[..., 0] - a[..., 1] > 2 * bound if a.shape[-1] > 1 else np.ones(a.shape[:-1], bool)
+    if not clear.any():
+        return worst, 1.0
+    return worst, float((got.argmax(-1) == top[..., 0])[clear].mean())

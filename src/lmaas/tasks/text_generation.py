@@ -1,0 +1,49 @@
+"""The task `text-generation`: a conversation or prompt in, text out.
+
+Its requests are `language.GenerateRequest`s and stream; the predictive path of arrays has no part
+in it and is refused by name.
+"""
+
+import numpy as np
+
+from lmaas.codecs.limits import Limits
+from lmaas.errors import InvalidInput
+from lmaas.tasks.base import Batch, Row, Task
+from lmaas.types import Answer, Payload, Signature
+
+HOW = "Send it to /v1/chat/completions, /v1/completions, /v1/responses or /v1/messages."
+
+
+class TextGenerationTask:
+    """Text in, text out."""
+
+    name = "text-generation"
+
+    def check_signature(self, signature: Signature) -> Signature:
+        """A language model says its `language` and has no tensors, labels or image."""
+        if signature.language is None:
+            raise InvalidInput("A text-generation model needs signature.language.")
+        for field in ("inputs", "outputs", "labels", "image", "outputs_are"):
+            if getattr(signature, field):
+                raise InvalidInput(f"The task text-generation takes no {field}.", param=field)
+        return signature
+
+    def read(self, payload: Payload, signature: Signature, limits: Limits) -> Batch:
+        """Refuses: a language model is not called with arrays."""
+        raise InvalidInput("This is a language model: it is not called this way.", hint=HOW)
+
+    def write(self, outputs: Row, batch: Batch, signature: Signature, model: str) -> Answer:
+        """Refuses: a language model does not answer with arrays."""
+        raise InvalidInput("This is a language model: it does not answer this way.", hint=HOW)
+
+    def compare(self, outputs: Row, signature: Signature) -> Row:
+        """Log-probabilities are compared as they are."""
+        return outputs
+
+    def metrics(self, outputs: Row, targets: np.ndarray, signature: Signature) -> dict[str, float]:
+        """Perplexity: `outputs` has logprobs (B, T, vocabulary); targets (B, T) token ids."""
+        chosen = np.take_along_axis(outputs["logprobs"], targets[..., None], axis=-1)
+        return {"perplexity": float(np.exp(-chosen.astype(np.float64).mean()))}
+
+
+TASK: Task = TextGenerationTask()
