@@ -95,6 +95,7 @@ class GenerateRequest(Record, frozen=True, kw_only=True):
     `echo` puts the prompt before the answer; `prompt_logprobs` tells the prompt's own log
     probabilities (as `Sampling.logprobs`). `template` holds variables for the chat template
     (`enable_thinking`). With `stream` each piece is sent when it is there; without, all at the end.
+    With `count_only` nothing runs: the answer is the number of tokens in the prompt.
     """
 
     messages: tuple[ChatMessage, ...] = ()
@@ -109,6 +110,7 @@ class GenerateRequest(Record, frozen=True, kw_only=True):
     prompt_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     template: dict[str, Any] = msgspec.field(default_factory=dict)
     stream: bool = False
+    count_only: bool = False
 
     @property
     def deterministic(self) -> bool:

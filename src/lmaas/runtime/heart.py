@@ -29,6 +29,7 @@ class Heart:
     def __init__(self, send: Callable[[Beat], None], interval_s: float, limit_s: float) -> None:
         self.queued = 0
         self.running = 0
+        self.cache_used = 0.0
         self._send = send
         self._interval_s = interval_s
         self._limit_s = limit_s
@@ -61,6 +62,7 @@ class Heart:
                 running=self.running,
                 memory_bytes=resident_bytes(),
                 batches=tuple(batches),
+                cache_used=self.cache_used,
             )
             try:
                 self._send(beat)

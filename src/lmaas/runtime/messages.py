@@ -4,11 +4,13 @@ A frame is a 4-byte little-endian length and one msgpack message of that length.
 no sockets: it turns messages into bytes and bytes into messages.
 """
 
+import logging
 from typing import Final
 
 import msgspec
 
 from lmaas.codecs.limits import Limits
+from lmaas.errors import LMaaSError
 from lmaas.language import Delta, Ended
 from lmaas.runtime.language.engine import EngineOptions
 from lmaas.types import Answer, Payload, Precision, Record, Signature
@@ -89,7 +91,7 @@ class Done(Message, frozen=True, kw_only=True):
 
 
 class Began(Message, frozen=True, kw_only=True):
-    """Worker to server: the first token of request `id` is there; its prompt had `prompt` tokens."""
+    """Worker to server: request `id`, of `prompt` tokens, has its first token."""
 
     id: int
     prompt: int
@@ -102,7 +104,7 @@ class Parts(Message, frozen=True, kw_only=True):
 
 
 class Finished(Message, frozen=True, kw_only=True):
-    """Worker to server: generation `id` is over: complete, or cancelled with what it used so far."""
+    """Worker to server: generation `id` is complete, or cancelled with what it used so far."""
 
     id: int
     ended: Ended
@@ -136,6 +138,8 @@ class Beat(Message, frozen=True, kw_only=True):
 
 AnyMessage = Load | Call | Cancel | Stop | Loaded | Done | Began | Parts | Finished | Failed | Beat
 
+log = logging.getLogger(__name__)
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(AnyMessage)
 
@@ -149,6 +153,19 @@ def encode(message: AnyMessage) -> bytes:
         raise ValueError(f"A message of {length} bytes does not fit a frame.")
     frame[:LENGTH_BYTES] = length.to_bytes(LENGTH_BYTES, "little")
     return bytes(frame)
+
+
+def failure(id_: int | None, error: Exception) -> bytes:
+    """`error` as the frame that tells it: request `id_` failed, or the load when it is None."""
+    if isinstance(error, LMaaSError):
+        return encode(
+            Failed(
+                id=id_, code=error.code, message=error.message, hint=error.hint, param=error.param
+            )
+        )
+    log.error("A request failed unexpectedly.", exc_info=error)
+    message = f"The model could not answer: {type(error).__name__}: {error}."
+    return encode(Failed(id=id_, code=LMaaSError.code, message=message))
 
 
 class Decoder:

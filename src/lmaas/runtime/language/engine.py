@@ -7,7 +7,7 @@ into sequences and tokens into text. Every engine passes the kit in tests/confor
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Protocol, cast
+from typing import Final, Literal, Protocol, cast
 
 import msgspec
 
@@ -29,9 +29,15 @@ class EngineOptions(Record, frozen=True, kw_only=True):
 
 
 class Grammar(Record, frozen=True, kw_only=True):
-    """What a sequence's text must fit. `text` is a JSON schema, or an EBNF grammar (XGrammar's)."""
+    """What a sequence's text must fit.
 
-    kind: str
+    "json_object": any JSON object. "json_schema": `text` is the schema. "tools": `text` is JSON
+    `{"required": bool, "parallel": bool, "tools": [{"name", "parameters"}]}`: calls are written
+    `<tool_call>\n{"name": …, "arguments": …}\n</tool_call>` and their arguments fit the tool's
+    schema; with `required` there is nothing but calls, one of them unless `parallel`.
+    """
+
+    kind: Literal["json_object", "json_schema", "tools"]
     text: str
 
 

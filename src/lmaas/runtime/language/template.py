@@ -24,7 +24,7 @@ LONGEST_TEXT: Final = MAX_PROMPT_CHARS
 RESERVED: Final = ("messages", "tools", "add_generation_prompt")
 
 
-class TooLong(Exception):  # noqa: N818 - raised into a template, never seen by callers
+class TooLong(Exception):
     """The time of a rendering is over."""
 
 
@@ -163,7 +163,7 @@ def _environment() -> Any:
     class Code(CodeGenerator):
         """Has `~` make its text within bounds."""
 
-        def visit_Concat(self, node: Any, frame: Any) -> None:  # noqa: N802 - the library's name
+        def visit_Concat(self, node: Any, frame: Any) -> None:
             self.write("environment.concatenate((")
             for part in node.nodes:
                 self.visit(part, frame)
@@ -261,14 +261,14 @@ UNBOUNDED: Final = frozenset(
 """Methods of texts that make as much text as a number says."""
 
 
-class _bounded:  # noqa: N801 - read as a verb: `with _bounded(0.5):`
+class _bounded:
     """Raises TooLong into this thread's own code when the block takes longer than `limit_s`."""
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
 
     def __enter__(self) -> None:
-        _watch.begin(threading.get_ident(), time.monotonic() + self._limit_s)
+        _watch.begin(threading.get_ident(), self._limit_s)
 
     def __exit__(self, *_: object) -> None:
         _watch.end()
@@ -278,24 +278,26 @@ class _Watch:
     """One thread that looks after a rendering that takes long. One rendering at a time."""
 
     def __init__(self) -> None:
+        self._turn = threading.Lock()
         self._changed = threading.Condition()
         self._deadline: float | None = None
         self._target = 0
         self._thread: threading.Thread | None = None
 
-    def begin(self, target: int, deadline: float) -> None:
-        """From now on, `target` has until `deadline`."""
+    def begin(self, target: int, limit_s: float) -> None:
+        """From now on, the thread `target` has `limit_s`."""
+        self._turn.acquire()
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="template watch", daemon=True)
             self._thread.start()
         with self._changed:
-            assert self._deadline is None, "one rendering at a time"
-            self._target, self._deadline = target, deadline
+            self._target, self._deadline = target, time.monotonic() + limit_s
 
     def end(self) -> None:
         """The rendering is over."""
         with self._changed:
             self._deadline = None
+        self._turn.release()
 
     def _run(self) -> None:
         raise_in: Callable[[Any, Any], int] = ctypes.pythonapi.PyThreadState_SetAsyncExc

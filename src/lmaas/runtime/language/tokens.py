@@ -9,12 +9,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lmaas.errors import LMaaSError
+from lmaas.errors import InvalidInput, LMaaSError
 from lmaas.language import ChatMessage
 
 BREAKS = tuple(chr(code) for code in range(0xFDD0, 0xFDF0))
 """Unicode's noncharacters: no text has them, so they can mark where a prompt is cut."""
-LONGEST_PIECE_BYTES = 256
 
 
 class Tokens:
@@ -80,7 +79,7 @@ class Tokens:
         """One token as text, as far as it is text by itself."""
         return str(self._raw.decode([token], skip_special_tokens=False))
 
-    def bytes_free(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids` without special tokens."""
         return str(self._raw.decode(list(ids), skip_special_tokens=True))
 
@@ -96,7 +95,7 @@ class TokenStream:
         from tokenizers.decoders import DecodeStream
 
         self._raw = raw
-        self._stream = DecodeStream(skip_special_tokens=True)
+        self._stream = DecodeStream(skip_special_tokens=False)
         self._held: list[int] = []
 
     def feed(self, token: int) -> str:
@@ -111,7 +110,7 @@ class TokenStream:
     def rest(self) -> str:
         """What is left when the sequence ends inside a character: as Unicode's replacement."""
         held, self._held = self._held, []
-        return str(self._raw.decode(held, skip_special_tokens=True)) if held else ""
+        return str(self._raw.decode(held, skip_special_tokens=False)) if held else ""
 
 
 def free_mark(texts: Iterable[str]) -> str:
@@ -120,8 +119,6 @@ def free_mark(texts: Iterable[str]) -> str:
     for mark in BREAKS:
         if mark not in used:
             return mark
-    from lmaas.errors import InvalidInput
-
     raise InvalidInput("The text holds all of Unicode's noncharacters.", param="messages")
 
 

@@ -1,0 +1,237 @@
+"""Proves a grammar before it reaches the engine, in a process that may hang or die over it.
+
+OpenVINO GenAI compiles grammars inside its step, where an error breaks every running answer and a
+hostile pattern holds all of them up. So each new grammar first runs on a toy model with the same
+vocabulary, in a child process with a bound on time and memory.
+"""
+
+import argparse
+import json
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from lmaas.errors import InvalidInput
+from lmaas.runtime.language.engine import Grammar
+
+COMPILE_TIMEOUT_S: Final = 0.8
+START_TIMEOUT_S: Final = 30.0
+MEMORY_BYTES: Final = 8 << 30
+REMEMBERED: Final = 512
+TOY_WIDTH: Final = 16
+TOKENIZER_FILES: Final = ("openvino_tokenizer", "openvino_detokenizer")
+
+
+class Prover:
+    """Says which grammars the model's engine can compile. Thread-safe."""
+
+    def __init__(self, folder: Path, vocabulary_size: int) -> None:
+        self._folder = folder
+        self._vocabulary_size = vocabulary_size
+        self._lock = threading.Lock()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._known: OrderedDict[Grammar, str] = OrderedDict()
+
+    def known(self, grammar: Grammar) -> bool:
+        """Whether `check` answers at once."""
+        return grammar in self._known
+
+    def check(self, grammar: Grammar) -> None:
+        """Raises InvalidInput, with the compiler's reason, for a grammar that does not compile."""
+        with self._lock:
+            problem = self._known.get(grammar)
+            if problem is None:
+                problem = self._prove(grammar)
+                self._known[grammar] = problem
+                if len(self._known) > REMEMBERED:
+                    self._known.popitem(last=False)
+        if problem:
+            param = "tools" if grammar.kind == "tools" else "response_format"
+            raise InvalidInput(f"The schema cannot be used: {problem}", param=param)
+
+    def close(self) -> None:
+        """End the child."""
+        with self._lock:
+            self._end()
+
+    def _prove(self, grammar: Grammar) -> str:
+        child = self._child
+        if child is None or child.poll() is not None:
+            child = self._start()
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            child.stdin.write(msgspec.json.encode(grammar) + b"\n")
+            child.stdin.flush()
+        except BrokenPipeError:
+            self._end()
+            return "it ends the process that compiles it."
+        ready, _, _ = select.select((child.stdout,), (), (), COMPILE_TIMEOUT_S)
+        answer = child.stdout.readline() if ready else None
+        if answer is None:
+            self._end()
+            return f"compiling it takes longer than {COMPILE_TIMEOUT_S:g} s."
+        if not answer:
+            self._end()
+            return "it ends the process that compiles it."
+        return str(json.loads(answer))
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self._end()
+        argv = [sys.executable, "-P", "-m", __name__, "--folder", str(self._folder)]
+        argv += ["--vocabulary-size", str(self._vocabulary_size)]
+        child = self._child = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        assert child.stdout is not None
+        ready, _, _ = select.select((child.stdout,), (), (), START_TIMEOUT_S)
+        if not ready or child.stdout.readline() != b'"ready"\n':
+            self._end()
+            raise InvalidInput(
+                "Structured output is not possible with this model: its vocabulary cannot be read.",
+                param="response_format",
+            )
+        return child
+
+    def _end(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+            child.wait()
+            for pipe in (child.stdin, child.stdout):
+                if pipe is not None:
+                    pipe.close()
+
+
+def toy_model(vocabulary_size: int) -> Any:
+    """One attention layer over this vocabulary, with a KV cache: the least that GenAI runs."""
+    import numpy as np
+    import openvino as ov
+    from openvino import opset13 as op
+
+    width = TOY_WIDTH
+    random = np.random.default_rng(0)
+
+    def constant(value: Any, dtype: Any = np.int64) -> Any:
+        return op.constant(np.asarray(value), dtype=dtype)
+
+    def matrix(rows: int) -> Any:
+        return op.constant(random.standard_normal((rows, width)).astype(np.float32))
+
+    parameters = []
+    for name, shape, dtype in (
+        ("input_ids", [-1, -1], np.int64),
+        ("attention_mask", [-1, -1], np.int64),
+        ("position_ids", [-1, -1], np.int64),
+        ("beam_idx", [-1], np.int32),
+    ):
+        parameter = op.parameter(shape, dtype, name=name)
+        parameter.output(0).get_tensor().set_names({name})
+        parameters.append(parameter)
+    ids, mask, positions, beams = parameters
+    axis = constant(0, np.int32)
+    embedding = matrix(vocabulary_size)
+    hidden = op.gather(embedding, ids, axis)
+    split = constant([0, 0, 1, width])
+    turn = constant([0, 2, 1, 3])
+
+    def head() -> Any:
+        return op.transpose(
+            op.reshape(op.matmul(hidden, matrix(width), False, False), split, True), turn
+        )
+
+    batch = op.gather(op.shape_of(ids), constant([0]), axis)
+    empty = op.broadcast(
+        op.constant(0.0, dtype=np.float32), op.concat([batch, constant([1, 0, width])], 0)
+    )
+    query, states, sinks = head(), [], []
+    for name in ("key", "value"):
+        past = op.read_value(empty, name, np.float32, ov.PartialShape([-1, 1, -1, width]))
+        state = op.concat([op.gather(past, beams, axis), head()], 2)
+        states.append(state)
+        sinks.append(op.assign(state, name))
+    lengths = [op.gather(op.shape_of(x), constant([1]), axis) for x in (ids, mask)]
+    allowed = op.broadcast(
+        op.constant(0.0, dtype=np.float32), op.concat([batch, constant([1]), *lengths], 0)
+    )
+    attended = op.scaled_dot_product_attention(query, *states, allowed)
+    joined = op.reshape(op.transpose(attended, turn), constant([0, 0, width]), True)
+    # The runtime wants every input to reach the output.
+    place = op.unsqueeze(op.convert(positions, "f32"), constant(2))
+    joined = op.add(joined, op.multiply(place, op.constant(1e-9, dtype=np.float32)))
+    logits = op.matmul(op.add(hidden, joined), embedding, False, True)
+    logits.output(0).get_tensor().set_names({"logits"})
+    return ov.Model([op.result(logits)], sinks, parameters, "toy")
+
+
+def main() -> None:
+    """Read grammars from stdin, a line of JSON each; answer "" or what is wrong, as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", required=True, type=Path)
+    parser.add_argument("--vocabulary-size", required=True, type=int)
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Compilers print to stdout too: answers go out on a descriptor of their own.
+    out = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    with tempfile.TemporaryDirectory() as scratch:
+        pipe = _pipeline(arguments.folder, Path(scratch), arguments.vocabulary_size)
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+        out.write(b'"ready"\n')
+        for number, line in enumerate(sys.stdin.buffer):
+            problem = _problem(pipe, number, msgspec.json.decode(line, type=Grammar))
+            out.write(json.dumps(problem).encode() + b"\n")
+            if problem:
+                return  # the pipeline is broken: the next grammar gets a new one
+
+
+def _pipeline(folder: Path, scratch: Path, vocabulary_size: int) -> Any:
+    import openvino as ov
+    import openvino_genai as genai
+
+    ov.save_model(toy_model(vocabulary_size), scratch / "openvino_model.xml")
+    (scratch / "config.json").write_text('{"model_type": "llama"}')
+    for name in TOKENIZER_FILES:
+        for suffix in (".xml", ".bin"):
+            (scratch / (name + suffix)).symlink_to((folder / (name + suffix)).absolute())
+    scheduler = genai.SchedulerConfig()
+    scheduler.num_kv_blocks = 8
+    return genai.ContinuousBatchingPipeline(
+        str(scratch), scheduler, "CPU", {"INFERENCE_NUM_THREADS": 1}
+    )
+
+
+def _problem(pipe: Any, number: int, grammar: Grammar) -> str:
+    import numpy as np
+    import openvino as ov
+    import openvino_genai as genai
+
+    from lmaas.runtime.language.openvino_genai import structured
+
+    try:
+        config = genai.GenerationConfig()
+        config.max_new_tokens = 1
+        config.structured_output_config = structured(grammar)
+        pipe.add_request(number, ov.Tensor(np.zeros((1, 1), np.int64)), config)
+        while pipe.has_non_finished_requests():
+            pipe.step()
+    except (RuntimeError, ValueError, MemoryError) as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        told = " ".join(" ".join(lines).split())
+        return told.rpartition("Check failed: ")[2][-300:] or type(error).__name__
+    return ""
+
+
+if __name__ == "__main__":
+    main()

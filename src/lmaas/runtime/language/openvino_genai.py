@@ -1,0 +1,233 @@
+"""OpenVINO GenAI: continuous batching, paged and shared KV cache, on CPUs (and Intel GPUs).
+
+The pipeline takes and gives token ids; its own text handling is not used. A grammar that its
+matcher cannot compile breaks the whole pipeline, so `runtime.language.grammar` proves each grammar
+in another process before it comes here.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from lmaas.errors import InvalidInput, LMaaSError
+from lmaas.language import Finish, LanguageSpec
+from lmaas.runtime.language.engine import (
+    EngineOptions,
+    EngineStats,
+    Grammar,
+    Output,
+    TokenSampling,
+    TokenScore,
+)
+
+BLOCK_TOKENS: Final = 32
+"""Tokens in one block of the paged cache on a CPU."""
+BATCHED_TOKENS: Final = 512
+"""Most tokens in one step: long prompts are split, so that running answers go on beside them."""
+TOOL_BEGIN: Final = "<tool_call>\n"
+TOOL_END: Final = "\n</tool_call>"
+
+
+class OpenVINOGenAI:
+    """The engine `openvino-genai`."""
+
+    name = "openvino-genai"
+    unsupported = frozenset({"logit_bias", "top_logprobs", "prompt_logprobs", "adapter"})
+
+    def __init__(self) -> None:
+        self._pipe: Any = None
+        self._handles: dict[int, Any] = {}
+        self._lookup = 0
+        self._vocabulary = 0
+
+    def load(self, folder: Path, spec: LanguageSpec, options: EngineOptions) -> None:
+        """Read and compile the model; the cache is allocated as it is used."""
+        import openvino_genai as genai
+
+        scheduler = genai.SchedulerConfig()
+        block_bytes = max(1, spec.kv_bytes_per_token) * BLOCK_TOKENS
+        scheduler.num_kv_blocks = max(2, options.cache_bytes // block_bytes)
+        scheduler.enable_prefix_caching = True
+        scheduler.max_num_seqs = options.max_sequences
+        scheduler.max_num_batched_tokens = max(BATCHED_TOKENS, options.max_sequences)
+        scheduler.dynamic_split_fuse = True
+        properties: dict[str, Any] = {"INFERENCE_PRECISION_HINT": options.precision}
+        if options.threads:
+            properties["INFERENCE_NUM_THREADS"] = options.threads
+        if options.lookup:
+            properties["prompt_lookup"] = True
+        if options.draft:
+            properties["draft_model"] = genai.draft_model(options.draft, "CPU")
+        try:
+            self._pipe = genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", properties)
+        except RuntimeError as error:
+            raise LMaaSError(f"OpenVINO GenAI cannot load the model: {_gist(error)}.") from error
+        self._lookup = options.lookup or (5 if options.draft else 0)
+        self._by_lookup = bool(options.lookup)
+        self._vocabulary = spec.vocabulary_size
+
+    def add(self, sequence: int, prompt: Sequence[int], sampling: TokenSampling) -> None:
+        """Begin to continue `prompt`. Raises InvalidInput for what it cannot do."""
+        import numpy as np
+        import openvino as ov
+
+        config = self._config(sampling)
+        ids = np.asarray(prompt, np.int64)
+        if not ids.size or ids.min() < 0 or ids.max() >= self._vocabulary:
+            raise InvalidInput(
+                f"The prompt must hold token ids from 0 to {self._vocabulary - 1}.", param="prompt"
+            )
+        try:
+            handle = self._pipe.add_request(sequence, ov.Tensor(ids[None, :]), config)
+        except RuntimeError as error:
+            raise InvalidInput(f"The engine refuses the request: {_gist(error)}.") from error
+        self._handles[sequence] = handle
+
+    def step(self) -> list[Output]:
+        """One forward pass for all running sequences."""
+        import openvino_genai as genai
+
+        self._pipe.step()
+        finished: dict[Any, Finish] = {
+            genai.GenerationFinishReason.STOP: "stop",
+            genai.GenerationFinishReason.LENGTH: "length",
+        }
+        outputs: list[Output] = []
+        over: list[int] = []
+        for sequence, handle in self._handles.items():
+            tokens: list[int] = []
+            scores: list[TokenScore] = []
+            finish: Finish | None = None
+            while handle.can_read():
+                for part in handle.read().values():
+                    tokens += part.generated_ids
+                    scores += [TokenScore(value) for value in part.generated_log_probs]
+                    finish = finished.get(part.finish_reason, finish)
+            if handle.get_status() == genai.GenerationStatus.IGNORED:
+                # The scheduler gives a sequence up that the whole cache cannot hold.
+                finish = "length"
+            if tokens or finish:
+                outputs.append(Output(sequence, tokens, scores, finish))
+            if finish:
+                over.append(sequence)
+        for sequence in over:
+            del self._handles[sequence]
+        return outputs
+
+    def cancel(self, sequence: int) -> None:
+        """Drop a sequence; its blocks are free after the next step."""
+        handle = self._handles.pop(sequence, None)
+        if handle is not None:
+            handle.cancel()
+
+    def busy(self) -> bool:
+        """Whether there is anything to run, or to clean up after a cancel."""
+        return bool(self._pipe.has_non_finished_requests())
+
+    def score(self, prompt: Sequence[int], top: int) -> list[TokenScore]:
+        """Not possible here: the pipeline keeps no logits of prompts."""
+        raise InvalidInput(
+            "The engine openvino-genai does not tell log probabilities of a prompt.",
+            param="logprobs",
+        )
+
+    def stats(self) -> EngineStats:
+        """How full the cache is."""
+        metrics = self._pipe.get_metrics()
+        return EngineStats(
+            cache_bytes=int(metrics.kv_cache_size_in_bytes),
+            cache_used=float(metrics.cache_usage) / 100 if self._handles else 0.0,
+            running=int(metrics.scheduled_requests) if self._handles else 0,
+            waiting=max(0, len(self._handles) - int(metrics.scheduled_requests)),
+        )
+
+    def close(self) -> None:
+        """Release the model."""
+        self._handles.clear()
+        self._pipe = None
+
+    def _config(self, sampling: TokenSampling) -> Any:
+        import openvino_genai as genai
+
+        if sampling.logit_bias:
+            raise _cannot("logit_bias")
+        if sampling.logprobs:
+            raise _cannot("top_logprobs")
+        if sampling.adapter is not None:
+            raise _cannot("adapter")
+        config = genai.GenerationConfig()
+        config.max_new_tokens = sampling.max_tokens
+        config.min_new_tokens = min(sampling.min_tokens, sampling.max_tokens)
+        config.stop_token_ids = set(sampling.stop_token_ids)
+        config.ignore_eos = not sampling.stop_token_ids
+        config.apply_chat_template = False
+        config.repetition_penalty = sampling.repetition_penalty
+        config.presence_penalty = sampling.presence_penalty
+        config.frequency_penalty = sampling.frequency_penalty
+        config.logprobs = 0 if sampling.logprobs is None else 1
+        if sampling.temperature > 0:
+            config.do_sample = True
+            config.temperature = sampling.temperature
+            config.top_p = sampling.top_p
+            if sampling.top_k:
+                config.top_k = sampling.top_k
+            config.min_p = sampling.min_p
+            if sampling.seed is not None:
+                config.rng_seed = sampling.seed % (1 << 63)
+        if self._lookup:
+            config.num_assistant_tokens = self._lookup
+            if self._by_lookup:
+                config.max_ngram_size = 3
+        if sampling.grammar is not None:
+            config.structured_output_config = structured(sampling.grammar)
+        return config
+
+
+def structured(grammar: Grammar) -> Any:
+    """`grammar` as GenAI's own description."""
+    import openvino_genai as genai
+
+    output = genai.StructuredOutputConfig
+    if grammar.kind == "json_schema":
+        return output(json_schema=grammar.text)
+    if grammar.kind == "json_object":
+        return output(json_schema='{"type":"object"}')
+    assert grammar.kind == "tools"
+    wanted = json.loads(grammar.text)
+    tags = [
+        output.Tag(TOOL_BEGIN, output.JSONSchema(json.dumps(_call_schema(tool))), TOOL_END)
+        for tool in wanted["tools"]
+    ]
+    if wanted["required"]:
+        compound = output.TagsWithSeparator(tags, "\n", True, not wanted["parallel"])
+    else:
+        compound = output.TriggeredTags([TOOL_BEGIN.strip()], tags, False, False)
+    config = output()
+    config.structural_tags_config = compound
+    return config
+
+
+def _call_schema(tool: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {
+            "name": {"const": tool["name"]},
+            "arguments": tool["parameters"] or {"type": "object"},
+        },
+        "required": ["name", "arguments"],
+        "additionalProperties": False,
+    }
+
+
+def _cannot(field: str) -> InvalidInput:
+    return InvalidInput(
+        f"The engine openvino-genai does not support {field}.",
+        hint="Leave it out, or serve the model with engine=torch.",
+        param=field,
+    )
+
+
+def _gist(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[-1].split())[:300].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,329 @@
+"""Requests over an engine: prompts rendered and bounded, sequences run, answers written.
+
+Knows no socket: the worker gives it requests and sends what it returns. One thread calls it.
+"""
+
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lmaas.errors import ContextLengthExceeded, InvalidInput
+from lmaas.language import (
+    ChatMessage,
+    Delta,
+    Ended,
+    GenerateRequest,
+    LanguageSpec,
+    TokenLogprob,
+    ToolCall,
+    Usage,
+)
+from lmaas.runtime.language.engine import Grammar, LanguageEngine, TokenSampling
+from lmaas.runtime.language.template import Template
+from lmaas.runtime.language.text import THINK, Writer
+from lmaas.runtime.language.tokens import Tokens, texts_of
+
+
+class Prepared(msgspec.Struct, kw_only=True, frozen=True):
+    """A request as the engine takes it. `thinking`: the prompt has opened the reasoning."""
+
+    request: GenerateRequest
+    prompt: tuple[int, ...]
+    sampling: TokenSampling
+    thinking: bool = False
+
+
+class Running(msgspec.Struct, kw_only=True, eq=False):
+    """A request with its answers; `sequences` are those that still run."""
+
+    id: int
+    prepared: Prepared
+    writers: list[Writer]
+    sequences: dict[int, int]
+    began: bool = False
+    kept: list[Delta] = msgspec.field(default_factory=list)
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+
+    def ended(self) -> Ended:
+        """The end of the request, as it stands."""
+        usage = Usage(
+            len(self.prepared.prompt),
+            sum(writer.made for writer in self.writers),
+            sum(writer.reasoned for writer in self.writers),
+        )
+        return Ended(usage, tuple(self.kept), self.prompt_logprobs)
+
+
+class Step(msgspec.Struct, kw_only=True):
+    """What one step of the model brought."""
+
+    began: list[tuple[int, int]] = msgspec.field(default_factory=list)
+    parts: list[tuple[int, Delta]] = msgspec.field(default_factory=list)
+    ended: list[tuple[int, Ended]] = msgspec.field(default_factory=list)
+
+
+class Session:
+    """The model in `folder`, run by `engine`, which is loaded already."""
+
+    def __init__(
+        self, engine: LanguageEngine, folder: Path, spec: LanguageSpec, context_length: int
+    ) -> None:
+        self._engine = engine
+        self._spec = spec
+        self._context = context_length
+        self._tokens = Tokens(folder)
+        self._template = Template.load(folder)
+        self._hidden = frozenset(
+            token
+            for token in self._tokens.special
+            if self._tokens.text_of(token) not in ("<tool_call>", "</tool_call>", THINK, "</think>")
+        )
+        self._ids = itertools.count(1)
+        self._running: dict[int, Running] = {}
+        self._of_sequence: dict[int, Running] = {}
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def ids(self) -> list[int]:
+        """The requests that run."""
+        return list(self._running)
+
+    # Into the engine
+
+    def prepare(self, request: GenerateRequest) -> Prepared:
+        """Render and encode a request. Thread-safe. Raises InvalidInput."""
+        thinking = False
+        if request.messages:
+            text, mark = self._render(request)
+            self._check_length(self._tokens.at_least(text), request)
+            prompt = self._tokens.encode_prompt(text, mark)
+            thinking = self._spec.reasoning and text.rstrip().endswith(THINK)
+        elif isinstance(request.prompt, str):
+            self._check_length(self._tokens.at_least(request.prompt), request)
+            prompt = self._tokens.encode(request.prompt, add_special=True)
+        else:
+            prompt = list(request.prompt or ())
+        return Prepared(
+            request=request,
+            prompt=tuple(prompt),
+            sampling=self._sampling(request, len(prompt)),
+            thinking=thinking,
+        )
+
+    def begin(self, id_: int, prepared: Prepared) -> None:
+        """Run it. Raises InvalidInput; then nothing runs."""
+        request = prepared.request
+        scores: tuple[TokenLogprob, ...] = ()
+        if request.prompt_logprobs is not None:
+            scores = self._score(prepared.prompt, request.prompt_logprobs)
+        writers = [
+            Writer(
+                index,
+                self._tokens,
+                stops=request.sampling.stop,
+                reasoning=self._spec.reasoning and bool(request.messages),
+                thinking=prepared.thinking,
+                tools=bool(request.tools) and request.tool_choice != "none",
+                hidden=self._hidden,
+            )
+            for index in range(request.choices)
+        ]
+        running = Running(
+            id=id_, prepared=prepared, writers=writers, sequences={}, prompt_logprobs=scores
+        )
+        try:
+            for index in range(request.choices):
+                sampling = prepared.sampling
+                if sampling.seed is not None and index:
+                    sampling = msgspec.structs.replace(sampling, seed=sampling.seed + index)
+                sequence = next(self._ids)
+                self._engine.add(sequence, prepared.prompt, sampling)
+                running.sequences[sequence] = index
+        except BaseException:
+            for sequence in running.sequences:
+                self._engine.cancel(sequence)
+            raise
+        self._running[id_] = running
+        self._of_sequence.update(dict.fromkeys(running.sequences, running))
+
+    def cancel(self, id_: int) -> Ended | None:
+        """Stop a request; what it used so far. None when it is not running."""
+        running = self._running.pop(id_, None)
+        if running is None:
+            return None
+        for sequence in running.sequences:
+            del self._of_sequence[sequence]
+            self._engine.cancel(sequence)
+        return running.ended()
+
+    def _render(self, request: GenerateRequest) -> tuple[str, str]:
+        if self._template is None:
+            raise InvalidInput(
+                "This model has no chat template.",
+                hint="Use /v1/completions, or push the model with a chat_template.jinja.",
+                param="messages",
+            )
+        mark, messages = self._guarded(request.messages)
+        tools = () if request.tool_choice == "none" else request.tools
+        if tools and not self._spec.tools:
+            raise InvalidInput("This model's chat template takes no tools.", param="tools")
+        return self._template.render(messages, tools, request.template), mark
+
+    def _guarded(self, messages: Sequence[ChatMessage]) -> tuple[str, list[ChatMessage]]:
+        """The messages with nothing left in them that would be read as a special token."""
+        mark, _ = self._tokens.guard(texts_of(messages))
+        guarded = []
+        for message in messages:
+            own = message.role == "assistant"
+
+            def safe(text: str, own: bool = own) -> str:
+                return self._tokens.guard((text,), only_special=own, mark=mark)[1][0]
+
+            guarded.append(
+                ChatMessage(
+                    role=message.role,
+                    content=safe(message.content),
+                    name=None if message.name is None else safe(message.name),
+                    reasoning=None if message.reasoning is None else safe(message.reasoning),
+                    tool_call_id=message.tool_call_id,
+                    tool_calls=tuple(
+                        ToolCall(id=call.id, name=safe(call.name), arguments=safe(call.arguments))
+                        for call in message.tool_calls
+                    ),
+                )
+            )
+        return mark, guarded
+
+    def _sampling(self, request: GenerateRequest, prompt: int) -> TokenSampling:
+        given = request.sampling
+        self._check_length(prompt, request)
+        for token in given.logit_bias:
+            if not 0 <= token < self._spec.vocabulary_size:
+                raise InvalidInput(
+                    f"logit_bias has the token {token}; the model's are 0 to "
+                    f"{self._spec.vocabulary_size - 1}.",
+                    param="logit_bias",
+                )
+        room = self._context - prompt
+        stops = () if given.ignore_eos else self._spec.stop_token_ids
+        return TokenSampling(
+            max_tokens=room if given.max_tokens is None else given.max_tokens,
+            min_tokens=given.min_tokens,
+            temperature=given.temperature,
+            top_p=given.top_p,
+            top_k=given.top_k,
+            min_p=given.min_p,
+            presence_penalty=given.presence_penalty,
+            frequency_penalty=given.frequency_penalty,
+            repetition_penalty=given.repetition_penalty,
+            seed=given.seed,
+            stop_token_ids=tuple({*stops, *given.stop_token_ids}),
+            logit_bias=given.logit_bias,
+            logprobs=given.logprobs,
+            grammar=grammar_of(request),
+        )
+
+    def _check_length(self, prompt: int, request: GenerateRequest) -> None:
+        if prompt < 1 and not request.messages and not request.prompt:
+            raise InvalidInput("The prompt is empty.", param="prompt")
+        wanted = prompt + (request.sampling.max_tokens or 1)
+        if wanted > self._context:
+            raise ContextLengthExceeded(
+                f"The model's context is {self._context} tokens; the request needs {wanted}: "
+                f"{prompt} in the prompt and {wanted - prompt} for the answer.",
+                hint="Shorten the prompt, or ask for fewer tokens.",
+                param="messages" if request.messages else "prompt",
+            )
+
+    def _score(self, prompt: Sequence[int], top: int) -> tuple[TokenLogprob, ...]:
+        text = self._tokens.text_of
+        return tuple(
+            TokenLogprob(
+                token,
+                text(token),
+                score.logprob,
+                tuple((other, text(other), value) for other, value in score.top),
+            )
+            for token, score in zip(prompt, self._engine.score(prompt, top), strict=True)
+        )
+
+    # Out of the engine
+
+    def step(self) -> Step:
+        """Run the model once."""
+        step = Step()
+        for output in self._engine.step():
+            running = self._of_sequence.get(output.sequence)
+            if running is None:
+                continue
+            if not running.began:
+                running.began = True
+                step.began.append((running.id, len(running.prepared.prompt)))
+                self._echo(running, step)
+            writer = running.writers[running.sequences[output.sequence]]
+            delta = writer.feed(output.tokens, output.scores)
+            if output.finish or writer.stopped:
+                if not output.finish:
+                    self._engine.cancel(output.sequence)
+                if delta is not None:
+                    self._give(running, delta, step)
+                self._give(running, writer.end(output.finish or "stop"), step)
+                del self._of_sequence[output.sequence], running.sequences[output.sequence]
+            elif delta is not None:
+                self._give(running, delta, step)
+            if not running.sequences:
+                del self._running[running.id]
+                step.ended.append((running.id, running.ended()))
+        return step
+
+    def busy(self) -> bool:
+        """Whether a step would do anything."""
+        return self._engine.busy()
+
+    def _echo(self, running: Running, step: Step) -> None:
+        request = running.prepared.request
+        if not request.echo:
+            return
+        text = request.prompt
+        if not isinstance(text, str):
+            text = self._tokens.decode(running.prepared.prompt)
+        for index in range(request.choices):
+            self._give(running, Delta(index, text), step)
+
+    def _give(self, running: Running, delta: Delta, step: Step) -> None:
+        if running.prepared.request.stream:
+            step.parts.append((running.id, delta))
+        else:
+            running.kept.append(delta)
+
+
+def grammar_of(request: GenerateRequest) -> Grammar | None:
+    """What the answer's text must fit; None where it is free."""
+    tools: list[dict[str, Any]] = []
+    choice = request.tool_choice
+    if request.tools and choice != "none":
+        wanted = [t for t in request.tools if not choice.startswith("=") or t.name == choice[1:]]
+        tools = [{"name": tool.name, "parameters": tool.parameters} for tool in wanted]
+    if tools:
+        if request.format is not None:
+            raise InvalidInput(
+                "response_format and tools cannot be combined.", param="response_format"
+            )
+        text = json.dumps(
+            {
+                "required": choice != "auto",
+                "parallel": request.parallel_tool_calls and not choice.startswith("="),
+                "tools": tools,
+            }
+        )
+        return Grammar(kind="tools", text=text)
+    if request.format is None:
+        return None
+    if request.format.kind == "json_object":
+        return Grammar(kind="json_object", text="")
+    return Grammar(kind="json_schema", text=json.dumps(request.format.schema))

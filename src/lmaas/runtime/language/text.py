@@ -1,0 +1,316 @@
+"""One answer as it grows: tokens become text, reasoning and tool calls, up to a stop string.
+
+Text that may turn out to be the start of a stop string or of a tag is held back until it is known.
+Knows one format of tool calls, the most used one: `<tool_call>{"name": …, "arguments": …}
+</tool_call>` (Hermes, Qwen).
+"""
+
+import json
+import re
+import secrets
+from collections.abc import Sequence
+from enum import Enum
+from typing import Final
+
+from lmaas.language import CallDelta, Delta, Finish, TokenLogprob
+from lmaas.runtime.language.engine import TokenScore
+from lmaas.runtime.language.tokens import Tokens
+
+THINK, END_THINK = "<think>", "</think>"
+CALL, END_CALL = "<tool_call>", "</tool_call>"
+_HEAD: Final = re.compile(
+    r'\A\s*\{\s*"name"\s*:\s*"((?:[^"\\]|\\.)*)"\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=[{\[])'
+)
+
+
+class Mode(Enum):
+    """Where in its answer the model is."""
+
+    TEXT = "text"
+    REASONING = "reasoning"
+    CALL = "call"
+
+
+class Writer:
+    """Makes the deltas of one choice.
+
+    `reasoning` and `tools` say whether such tags mean something here; `thinking` that the prompt
+    has opened the reasoning already.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        tokens: Tokens,
+        *,
+        stops: Sequence[str] = (),
+        reasoning: bool = False,
+        thinking: bool = False,
+        tools: bool = False,
+        hidden: frozenset[int] = frozenset(),
+    ) -> None:
+        self.made = 0
+        self.reasoned = 0
+        self.stopped = False
+        self._index = index
+        self._tokens = tokens
+        self._stream = tokens.stream()
+        self._stops = tuple(stops)
+        self._tools = tools
+        self._hidden = hidden
+        self._mode = Mode.REASONING if thinking else Mode.TEXT
+        self._may_think = reasoning and not thinking
+        self._trim = thinking
+        self._held = ""
+        self._call = _Call(0)
+        self._calls = 0
+        self._told = 0
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._pieces: list[CallDelta] = []
+        self._logprobs: list[TokenLogprob] = []
+
+    def feed(self, tokens: Sequence[int], scores: Sequence[TokenScore] = ()) -> Delta | None:
+        """What the tokens add; None while all of it is held back. After `stopped`: nothing."""
+        for position, token in enumerate(tokens):
+            if self.stopped:
+                break
+            self.made += 1
+            self.reasoned += self._mode is Mode.REASONING
+            if scores:
+                self._logprobs.append(self._scored(token, scores[position]))
+            if token not in self._hidden:
+                self._held += self._stream.feed(token)
+                self._advance()
+        return self._delta(None)
+
+    def end(self, finish: Finish) -> Delta:
+        """The last delta, with all that was held back."""
+        if not self.stopped:
+            self._held += self._stream.rest()
+            self._advance()
+        if not self.stopped:
+            held, self._held = self._held, ""
+            if self._mode is Mode.CALL:
+                self._text_of_call(held)
+            else:
+                self._emit(held)
+        if self.stopped:
+            finish = "stop"
+        if self._calls and finish == "stop":
+            finish = "tool_calls"
+        delta = self._delta(finish)
+        assert delta is not None
+        return delta
+
+    def _scored(self, token: int, score: TokenScore) -> TokenLogprob:
+        top = tuple((other, self._tokens.text_of(other), value) for other, value in score.top)
+        return TokenLogprob(token, self._tokens.text_of(token), score.logprob, top)
+
+    def _advance(self) -> None:
+        while self._held and not self.stopped:
+            before = self._mode, len(self._held)
+            match self._mode:
+                case Mode.TEXT:
+                    self._advance_text()
+                case Mode.REASONING:
+                    self._advance_reasoning()
+                case Mode.CALL:
+                    self._advance_call()
+            if (self._mode, len(self._held)) == before:
+                return
+
+    def _advance_text(self) -> None:
+        tags = [*self._stops]
+        if self._tools:
+            tags.append(CALL)
+        if self._may_think:
+            if self._held.lstrip() and not THINK.startswith(self._held.lstrip()[: len(THINK)]):
+                self._may_think = False
+            else:
+                tags.append(THINK)
+        if not tags:
+            text, self._held = self._held, ""
+            self._emit(text)
+            return
+        start, tag = _first(self._held, tags)
+        if tag is None:
+            keep = _overlap(self._held, tags)
+            text, self._held = self._held[: len(self._held) - keep], self._held[-keep:]
+            if not keep:
+                self._held = ""
+            self._emit(text)
+            return
+        text, self._held = self._held[:start], self._held[start + len(tag) :]
+        if tag == THINK and self._may_think:
+            self._may_think = False
+            self._mode, self._trim = Mode.REASONING, True
+            return
+        if tag == CALL and self._tools:
+            self._emit(text.rstrip() if not self._held.strip() else text)
+            self._mode, self._call = Mode.CALL, _Call(self._calls)
+            return
+        self._emit(text)
+        self._held = ""
+        self.stopped = True
+
+    def _advance_reasoning(self) -> None:
+        start, tag = _first(self._held, (END_THINK,))
+        if tag is None:
+            keep = _overlap(self._held, (END_THINK,))
+            cut = len(self._held) - keep
+            self._emit(self._held[:cut])
+            self._held = self._held[cut:]
+            return
+        self._emit(self._held[:start].rstrip("\n"))
+        self._held = self._held[start + len(tag) :]
+        self._mode, self._trim = Mode.TEXT, True
+
+    def _advance_call(self) -> None:
+        start, tag = _first(self._held, (END_CALL,))
+        if tag is None:
+            keep = _overlap(self._held, (END_CALL,))
+            cut = len(self._held) - keep
+            self._pieces += self._call.feed(self._held[:cut])
+            self._held = self._held[cut:]
+            return
+        self._pieces += self._call.feed(self._held[:start])
+        self._held = self._held[start + len(tag) :]
+        self._pieces += self._call.end()
+        if self._call.named:
+            self._calls += 1
+        else:
+            self._emit_text(f"{CALL}{self._call.raw}{END_CALL}")
+        self._mode, self._trim = Mode.TEXT, True
+
+    def _text_of_call(self, held: str) -> None:
+        """The answer ended inside a call."""
+        self._pieces += self._call.feed(held)
+        if self._call.named:
+            self._calls += 1
+        else:
+            self._emit_text(CALL + self._call.raw)
+
+    def _emit(self, text: str) -> None:
+        if self._trim:
+            text = text.lstrip("\n")
+            self._trim = not text
+        if not text:
+            return
+        if self._mode is Mode.REASONING:
+            self._reasoning.append(text)
+        else:
+            self._emit_text(text)
+
+    def _emit_text(self, text: str) -> None:
+        if not text.strip() and self._calls:
+            return  # line breaks between calls
+        self._text.append(text)
+
+    def _delta(self, finish: Finish | None) -> Delta | None:
+        if not (finish or self._text or self._reasoning or self._pieces):
+            return None
+        delta = Delta(
+            self._index,
+            "".join(self._text),
+            self.made - self._told,
+            finish,
+            "".join(self._reasoning),
+            tuple(self._pieces),
+            tuple(self._logprobs),
+        )
+        self._told = self.made
+        self._text, self._reasoning, self._pieces, self._logprobs = [], [], [], []
+        return delta
+
+
+class _Call:
+    """One tool call while it is written: its name as soon as it is there, then its arguments."""
+
+    def __init__(self, position: int) -> None:
+        self.raw = ""
+        self.named = False
+        self._position = position
+        self._sent = 0
+        self._depth = 0
+        self._in_text = False
+        self._escaped = False
+        self._complete = False
+
+    def feed(self, text: str) -> list[CallDelta]:
+        self.raw += text
+        pieces: list[CallDelta] = []
+        if not self.named:
+            head = _HEAD.match(self.raw)
+            if head is None:
+                return pieces
+            try:
+                name = str(json.loads(f'"{head.group(1)}"'))
+            except ValueError:
+                return pieces
+            self.named = True
+            self._sent = head.end()
+            pieces.append(CallDelta(self._position, _call_id(), name))
+        start = self._sent
+        while self._sent < len(self.raw) and not self._complete:
+            self._scan(self.raw[self._sent])
+            self._sent += 1
+        if self._sent > start:
+            pieces.append(CallDelta(self._position, arguments=self.raw[start : self._sent]))
+        return pieces
+
+    def end(self) -> list[CallDelta]:
+        """The whole call at once where its parts came in another order."""
+        if self.named:
+            return []
+        try:
+            call = json.loads(self.raw)
+            name = call["name"]
+            arguments = call.get("arguments", call.get("parameters", {}))
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return []
+        if not isinstance(name, str):
+            return []
+        self.named = True
+        text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+        return [CallDelta(self._position, _call_id(), name, text)]
+
+    def _scan(self, character: str) -> None:
+        if self._in_text:
+            if self._escaped:
+                self._escaped = False
+            elif character == "\\":
+                self._escaped = True
+            elif character == '"':
+                self._in_text = False
+        elif character == '"':
+            self._in_text = True
+        elif character in "{[":
+            self._depth += 1
+        elif character in "}]":
+            self._depth -= 1
+            self._complete = self._depth == 0
+
+
+def _call_id() -> str:
+    return f"call_{secrets.token_hex(12)}"
+
+
+def _first(text: str, tags: Sequence[str]) -> tuple[int, str | None]:
+    """Where the first of the tags is, and which; the longest of those that begin there."""
+    best: tuple[int, int, str | None] = (len(text), 0, None)
+    for tag in tags:
+        at = text.find(tag)
+        if at >= 0 and (at, -len(tag)) < best[:2]:
+            best = at, -len(tag), tag
+    return best[0], best[2]
+
+
+def _overlap(text: str, tags: Sequence[str]) -> int:
+    """How many of the last characters may be the beginning of a tag."""
+    longest = min(len(text), max(map(len, tags)) - 1)
+    for size in range(longest, 0, -1):
+        end = text[-size:]
+        if any(tag.startswith(end) for tag in tags):
+            return size
+    return 0

@@ -1,0 +1,241 @@
+"""The main loop of a language model's worker: requests in, steps of the model, pieces out.
+
+One thread does it all: it takes what the socket holds, begins what is new, runs one step for every
+running answer, and sends all that the step brought in one write. Only the proof of a new grammar
+and long texts go to a side thread.
+"""
+
+import logging
+import os
+import select
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from lmaas.errors import LMaaSError
+from lmaas.language import GenerateRequest
+from lmaas.runtime.heart import Heart, resident_bytes
+from lmaas.runtime.journal import SLOT_IDS, Journal
+from lmaas.runtime.language.engine import make_language_engine
+from lmaas.runtime.language.grammar import Prover
+from lmaas.runtime.language.session import Prepared, Session
+from lmaas.runtime.messages import (
+    AnyMessage,
+    Began,
+    Call,
+    Cancel,
+    Decoder,
+    Done,
+    Finished,
+    Load,
+    Loaded,
+    Parts,
+    Stop,
+    encode,
+    failure,
+)
+from lmaas.types import Answer
+
+log = logging.getLogger(__name__)
+
+READ_BYTES: Final = 1 << 20
+INLINE_BODY_BYTES: Final = 1 << 14
+"""Longer requests are rendered and encoded beside the loop, so that running answers go on."""
+ENGINE_SLOT: Final = 0
+
+_decoder = msgspec.msgpack.Decoder(GenerateRequest)
+
+
+class LanguageWorker:
+    """Serves the language model that `load` names on a connected socket."""
+
+    def __init__(self, sock: socket.socket, load: Load, journal_path: Path) -> None:
+        record = load.record
+        spec = record.signature.language
+        assert spec is not None
+        assert record.options is not None
+        self._sock = sock
+        self._record = record
+        self._options = record.options
+        self._spec = spec
+        self._sending = threading.Lock()
+        self._engine = make_language_engine(record.engine)
+        self._journal = Journal(journal_path, 1)
+        self._heart = Heart(
+            lambda beat: self._send(encode(beat)), load.heartbeat_s, load.request_timeout_s
+        )
+        self._side = ThreadPoolExecutor(1, "prepare")
+        self._ready: deque[tuple[int, Callable[[], None]]] = deque()
+        self._preparing: set[int] = set()
+        self._stop_at: float | None = None
+        self._wake_read, self._wake_write = os.pipe()
+        self._prover: Prover | None = None
+        self._session: Session | None = None
+
+    def load(self) -> None:
+        """Load the model and say so. Raises LMaaSError when it cannot be loaded."""
+        start = time.perf_counter()
+        record, options = self._record, self._options
+        folder = Path(record.folder)
+        self._heart.start()
+        self._engine.load(folder, self._spec, options)
+        context = self._spec.context_length
+        if self._spec.kv_bytes_per_token and options.cache_bytes:
+            context = min(context, options.cache_bytes // self._spec.kv_bytes_per_token)
+        self._session = Session(self._engine, folder, self._spec, context)
+        if record.engine == "openvino-genai":
+            self._prover = Prover(folder, self._spec.vocabulary_size)
+        loaded = Loaded(
+            precision=record.precision,
+            reason=record.reason,
+            memory_bytes=resident_bytes(),
+            load_s=time.perf_counter() - start,
+        )
+        self._send(encode(loaded))
+
+    def serve(self, decoder: Decoder) -> None:
+        """Answer requests until the server closes the socket or sends `Stop`."""
+        session = self._session
+        assert session is not None
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        poll.register(self._wake_read, select.POLLIN)
+        while True:
+            for descriptor, _ in poll.poll(0 if session.busy() else self._patience_ms()):
+                if descriptor == self._wake_read:
+                    os.read(self._wake_read, READ_BYTES)
+                    self._collect()
+                    continue
+                data = self._sock.recv(READ_BYTES)
+                if not data:
+                    return
+                self._handle(decoder.feed(data))
+            if session.busy():
+                self._step(session)
+            if self._stop_at is not None and (
+                not (session or self._preparing) or time.monotonic() >= self._stop_at
+            ):
+                return
+
+    def close(self) -> None:
+        """End what runs beside, and release the model."""
+        self._engine.close()
+        if self._prover is not None:
+            self._prover.close()
+
+    def _patience_ms(self) -> float | None:
+        if self._stop_at is None:
+            return None
+        return max(0.0, self._stop_at - time.monotonic()) * 1000
+
+    def _handle(self, messages: list[AnyMessage]) -> None:
+        assert self._session is not None
+        for message in messages:
+            match message:
+                case Call(id=id_, payload=payload):
+                    self._take(id_, payload.body)
+                case Cancel(id=id_):
+                    self._preparing.discard(id_)
+                    ended = self._session.cancel(id_)
+                    if ended is not None:
+                        self._note()
+                        self._send(encode(Finished(id=id_, ended=ended)))
+                case Stop(deadline_s=deadline_s):
+                    self._stop_at = time.monotonic() + deadline_s
+                case _:
+                    raise AssertionError(f"The server sent {type(message).__name__}.")
+
+    def _take(self, id_: int, body: bytes) -> None:
+        assert self._session is not None
+        request = _decoder.decode(body)
+        self._preparing.add(id_)
+        if len(body) > INLINE_BODY_BYTES:
+            self._side.submit(self._prepare_beside, id_, request)
+            return
+        try:
+            prepared = self._session.prepare(request)
+        except LMaaSError as error:
+            self._fail(id_, error)
+            return
+        grammar = prepared.sampling.grammar
+        if grammar is not None and self._prover is not None and not self._prover.known(grammar):
+            self._side.submit(self._prove_beside, id_, prepared)
+            return
+        self._begin(id_, prepared)
+
+    def _prepare_beside(self, id_: int, request: GenerateRequest) -> None:
+        assert self._session is not None
+        try:
+            prepared = self._session.prepare(request)
+        except Exception as error:  # noqa: BLE001 - becomes the answer to this one request
+            self._finish_beside(id_, lambda error=error: self._fail(id_, error))  # type: ignore[misc]
+            return
+        self._prove_beside(id_, prepared)
+
+    def _prove_beside(self, id_: int, prepared: Prepared) -> None:
+        grammar = prepared.sampling.grammar
+        try:
+            if grammar is not None and self._prover is not None:
+                self._prover.check(grammar)
+        except Exception as error:  # noqa: BLE001 - becomes the answer to this one request
+            self._finish_beside(id_, lambda error=error: self._fail(id_, error))  # type: ignore[misc]
+            return
+        self._finish_beside(id_, lambda: self._begin(id_, prepared))
+
+    def _finish_beside(self, id_: int, go_on: Callable[[], None]) -> None:
+        self._ready.append((id_, go_on))
+        os.write(self._wake_write, b"\0")
+
+    def _collect(self) -> None:
+        while self._ready:
+            id_, go_on = self._ready.popleft()
+            if id_ in self._preparing:
+                go_on()
+
+    def _begin(self, id_: int, prepared: Prepared) -> None:
+        assert self._session is not None
+        self._preparing.discard(id_)
+        if prepared.request.count_only:
+            body = str(len(prepared.prompt)).encode()
+            self._send(encode(Done(id=id_, answer=Answer(body=body))))
+            return
+        self._journal.begin(ENGINE_SLOT, [*self._session.ids(), id_][-SLOT_IDS:])
+        try:
+            self._session.begin(id_, prepared)
+        except LMaaSError as error:
+            self._fail(id_, error)
+
+    def _fail(self, id_: int, error: Exception) -> None:
+        self._preparing.discard(id_)
+        self._send(failure(id_, error))
+
+    def _step(self, session: Session) -> None:
+        self._heart.begin()
+        step = session.step()
+        self._heart.end(len(session))
+        self._heart.running = len(session)
+        self._heart.cache_used = self._engine.stats().cache_used
+        frames = [encode(Began(id=id_, prompt=prompt)) for id_, prompt in step.began]
+        if step.parts:
+            frames.append(encode(Parts(items=tuple(step.parts))))
+        frames += [encode(Finished(id=id_, ended=ended)) for id_, ended in step.ended]
+        if step.ended:
+            self._note()
+        if frames:
+            self._send(b"".join(frames))
+
+    def _note(self) -> None:
+        """Who is at work now, for whoever finds this process dead."""
+        assert self._session is not None
+        self._journal.begin(ENGINE_SLOT, self._session.ids()[-SLOT_IDS:])
+
+    def _send(self, frames: bytes) -> None:
+        with self._sending:
+            self._sock.sendall(frames)
