@@ -92,12 +92,12 @@ def test_cancelled_requests_are_not_given_out() -> None:
 
 def test_batches_of_slow_rows_are_smaller() -> None:
     batcher = Batcher(32, joins=True)
-    assert batcher.max_rows == 32
+    assert batcher.max_rows() == 32
     batcher.took(4, TARGET_BATCH_S)
-    assert batcher.max_rows == 4
+    assert batcher.max_rows() == 4
     batcher = Batcher(32, joins=True)
     batcher.took(1, 100 * TARGET_BATCH_S)
-    assert batcher.max_rows == 1
+    assert batcher.max_rows() == 1
 
 
 def double(arrays: Row) -> Row:

@@ -29,15 +29,39 @@ class State(Enum):
     DECODING = "decoding"
     WAITING = "waiting"
     RUNNING = "running"
+    ENDED = "ended"
     CANCELLED = "cancelled"
 
 
 class Request(msgspec.Struct, kw_only=True, eq=False):
-    """One request inside the worker; `batch` is None until its payload is decoded."""
+    """One request inside the worker; `batch` is None until its payload is decoded.
+
+    A request in parts has them as its `batch` one after another; `whole` is the batch that they
+    are of, and `ran` holds the outputs of those that have run. Between two of them others run.
+    """
 
     id: int
     batch: Batch | None = None
     state: State = State.DECODING
+    whole: Batch | None = None
+    ran: list[Row] = []
+
+    def begin(self, batch: Batch) -> None:
+        """The payload is decoded."""
+        self.batch = batch
+        if batch.parts:
+            self.whole, self.batch = batch, batch.parts[0]
+
+    def end_part(self, outputs: Row) -> tuple[Batch, Row] | None:
+        """The batch to be answered and its outputs; None where another part is to run first."""
+        assert self.batch is not None
+        if self.whole is None:
+            return self.batch, outputs
+        self.ran.append(outputs)
+        if len(self.ran) < len(self.whole.parts):
+            self.batch = self.whole.parts[len(self.ran)]
+            return None
+        return self.whole, {name: np.concatenate([r[name] for r in self.ran]) for name in outputs}
 
 
 class Batcher:
@@ -54,28 +78,29 @@ class Batcher:
         self._groups: dict[Key, deque[tuple[int, Request]]] = {}
         self._arrivals = 0
         self._waiting = 0
-        self._row_s = 0.0
+        self._unit_s = 0.0
 
     def __len__(self) -> int:
         return self._waiting
 
-    @property
-    def max_rows(self) -> int:
+    def max_rows(self, row_cost: int = 1) -> int:
         """Most rows that one engine call takes now, by the bound and by the time rows take."""
-        if self._row_s * self._max_rows <= TARGET_BATCH_S:
+        row_s = self._unit_s * row_cost
+        if row_s * self._max_rows <= TARGET_BATCH_S:
             return self._max_rows
-        return max(1, int(TARGET_BATCH_S / self._row_s))
+        return max(1, int(TARGET_BATCH_S / row_s))
 
-    def _room(self) -> int:
+    def _room(self, row_cost: int) -> int:
         """Rows for the next batch: `max_rows`, but few of fast rows where few wait.
 
         Rows that take microseconds cost the server as much as the engine. While it hands out some
         answers, the engine runs the next ones; where many wait, both have enough to do anyway.
         """
         few = self._waiting <= 2 * OVERLAP_ROWS
-        if few and 0 < self._row_s < FAST_ROW_S:
-            return min(self.max_rows, OVERLAP_ROWS)
-        return self.max_rows
+        most = self.max_rows(row_cost)
+        if few and 0 < self._unit_s * row_cost < FAST_ROW_S:
+            return min(most, OVERLAP_ROWS)
+        return most
 
     def add(self, request: Request) -> None:
         """Let a decoded request wait."""
@@ -99,7 +124,9 @@ class Batcher:
         if not self._groups:
             return []
         group = min(self._groups.values(), key=lambda group: group[0][0])
-        room = self._room() if self._joins else 1
+        oldest = group[0][1].batch
+        assert oldest is not None
+        room = self._room(oldest.row_cost) if self._joins else 1
         chosen: list[Request] = []
         while _skip_cancelled(group):
             request = group[0][1]
@@ -115,14 +142,14 @@ class Batcher:
         self._waiting -= len(chosen)
         return chosen
 
-    def expected_s(self, rows: int) -> float:
-        """How long a batch of `rows` should take, by what earlier ones took."""
-        return self._row_s * rows
+    def expected_s(self, cost: int) -> float:
+        """How long a batch of this cost (rows times `row_cost`) should take, by earlier ones."""
+        return self._unit_s * cost
 
-    def took(self, rows: int, seconds: float) -> None:
+    def took(self, cost: int, seconds: float) -> None:
         """Learn from a batch that ran."""
-        row_s = seconds / rows
-        self._row_s = row_s if not self._row_s else 0.8 * self._row_s + 0.2 * row_s
+        unit_s = seconds / cost
+        self._unit_s = unit_s if not self._unit_s else 0.8 * self._unit_s + 0.2 * unit_s
 
 
 def run_batch(

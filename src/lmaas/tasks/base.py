@@ -1,5 +1,6 @@
 """The contract of a task, and what all tasks share: raw tensors in and out."""
 
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -18,7 +19,9 @@ class Batch(msgspec.Struct, kw_only=True):
     """One request as the model takes it: preprocessed `arrays` of `size` samples.
 
     `single` says that the caller sent one sample without a batch axis and wants one result.
-    `tensors` is set when the request came as Open Inference Protocol tensors.
+    `tensors` is set when the request came as Open Inference Protocol tensors. Where samples differ
+    in shape or are many, `parts` run one after another and `arrays` is empty; their outputs in this
+    order answer the request. `row_cost` is how much work a row is, in units of the task's own.
     """
 
     arrays: Row
@@ -26,12 +29,21 @@ class Batch(msgspec.Struct, kw_only=True):
     single: bool = False
     parameters: dict[str, Any] = {}
     tensors: tensor.Wanted | None = None
+    parts: tuple["Batch", ...] = ()
+    row_cost: int = 1
 
 
 class Task(Protocol):
     """Verbs of a task. `signature` is always one that `check_signature` returned."""
 
     name: str
+
+    def bind(self, folder: Path) -> "Task":
+        """The task for one model, with what it needs of the `folder` of files that are served.
+
+        Raises InvalidInput where a file is missing or damaged. Only a bound task reads and writes.
+        """
+        ...
 
     def check_signature(self, signature: Signature) -> Signature:
         """`signature` completed with this task's defaults; InvalidInput if it does not fit."""

@@ -8,6 +8,7 @@ of the model's own input (used as it is), or, with `parameters.pixels` true, as 
 import base64
 import binascii
 import math
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -39,6 +40,10 @@ class ImageClassification:
     """Images in, labels with scores out."""
 
     name = "image-classification"
+
+    def bind(self, folder: Path) -> Task:
+        """The task itself: it needs no files."""
+        return self
 
     def check_signature(self, signature: Signature) -> Signature:
         """Complete labels and image spec; refuse a model that is not a classifier of images."""

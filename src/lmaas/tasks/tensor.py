@@ -4,6 +4,7 @@ JSON calls take `{"inputs": {"x": [...], ...}}`, or the bare array when the mode
 with or without the batch axis, and answer `{"outputs": {...}}` in the same way.
 """
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,6 +21,10 @@ class TensorTask:
     """Arrays in, arrays out."""
 
     name = "tensor"
+
+    def bind(self, folder: Path) -> Task:
+        """The task itself: it needs no files."""
+        return self
 
     def check_signature(self, signature: Signature) -> Signature:
         """Refuse what only other tasks read, and dtypes that the protocol cannot carry."""

@@ -1,0 +1,212 @@
+"""Texts as token ids for models that read each text at once; what embedding and ranking share.
+
+Owns the tokenizer, the bounds of a text and the batches in which little is padding. Knows no
+results.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from lmaas.codecs.limits import Limits
+from lmaas.errors import ContextLengthExceeded, InvalidInput, PayloadTooLarge
+from lmaas.tasks.base import Batch, Row
+from lmaas.types import BATCH, LanguageSpec, Signature, TensorSpec, TextsCall
+
+MAX_TEXTS: Final = 2048
+CHARS_PER_TOKEN: Final = 64
+"""A text with more characters for each token of the context is refused before it is tokenised."""
+PART_TOKENS: Final = 2048
+"""A request with more, padding counted, runs in parts, so that others get their turn between."""
+PART_ROWS: Final = 32
+FINE_STEP, COARSE_STEP, FINE_UP_TO = 16, 64, 128
+IDS, MASK, TYPES = "input_ids", "attention_mask", "token_type_ids"
+
+Text = str | tuple[str, str]
+"""A text, or a pair of texts that the model reads together."""
+
+_decoder = msgspec.msgpack.Decoder(TextsCall)
+
+
+class Tokens(msgspec.Struct, frozen=True):
+    """A tokenised text. `types` says for each token which text of a pair it is of, or is None."""
+
+    ids: Sequence[int]
+    types: Sequence[int] | None = None
+
+
+class Tokenizer:
+    """A model's `tokenizer.json`; what texts spell is never taken for a special token."""
+
+    def __init__(self, path: Path) -> None:
+        from tokenizers import Tokenizer as Raw
+
+        try:
+            self._raw = Raw.from_file(str(path))
+        except Exception as error:  # noqa: BLE001 - the library raises nothing more specific
+            raise InvalidInput(f"{path.name} is missing or no tokenizer: {error}.") from None
+        self._raw.no_truncation()
+        self._raw.no_padding()
+        self._raw.encode_special_tokens = True
+        self.size = int(self._raw.get_vocab_size(with_added_tokens=True))
+
+    def encode(self, texts: Sequence[Text], spec: LanguageSpec, *, param: str) -> list[Tokens]:
+        """The tokens of each text, those that the model adds included.
+
+        Raises ContextLengthExceeded, naming the text of `param` that is too long.
+        """
+        for index, text in enumerate(texts):
+            size = len(text) if isinstance(text, str) else sum(map(len, text))
+            if size > CHARS_PER_TOKEN * spec.context_length:
+                raise _too_long(f"{param}[{index}] has {size} characters", spec, param)
+        try:
+            encodings = self._raw.encode_batch_fast(list(texts))
+        except (TypeError, ValueError, UnicodeError) as error:
+            raise InvalidInput(f"A text cannot be tokenised: {error}.", param=param) from None
+        return [Tokens(encoding.ids, encoding.type_ids) for encoding in encodings]
+
+
+class TextTask:
+    """What both tasks do alike. Text is read by the task that `bind` gives."""
+
+    name: str
+
+    def __init__(self, tokenizer: Tokenizer | None = None) -> None:
+        self._tokenizer = tokenizer
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer; only a bound task has one."""
+        assert self._tokenizer is not None
+        return self._tokenizer
+
+
+def check_signature(signature: Signature, width: int | None) -> LanguageSpec:
+    """The language spec of a signature with token ids in and one row of numbers a text out.
+
+    `width` is how many numbers. Raises InvalidInput for any other signature.
+    """
+    for field in ("labels", "image", "outputs_are"):
+        if getattr(signature, field) is not None:
+            raise InvalidInput(f"A model that reads text takes no {field}.", param=field)
+    spec = signature.language
+    if spec is None or not signature.batch or spec.context_length < 1 or spec.vocabulary_size < 1:
+        raise InvalidInput(
+            "A model that reads text needs `language`, with its context length and vocabulary, and "
+            "a free batch axis.",
+            hint="Push the Hugging Face checkpoint: its folder says all of it.",
+        )
+    names = [tensor.name for tensor in signature.inputs]
+    wanted = [IDS, MASK, TYPES][: len(names)]
+    if len(names) < 2 or names != wanted or not all(map(_is_tokens, signature.inputs)):
+        raise InvalidInput(
+            f"Expected the int64 inputs {IDS}, {MASK} and perhaps {TYPES} of shape [-1, -1]; "
+            f"received {[(t.name, t.dtype, list(t.shape)) for t in signature.inputs]}."
+        )
+    shapes = [(tensor.dtype, tensor.shape) for tensor in signature.outputs]
+    if shapes != [("float32", (BATCH, width))]:
+        raise InvalidInput(f"Expected one float32 output of shape [-1, {width}]; got {shapes}.")
+    return spec
+
+
+def _is_tokens(tensor: TensorSpec) -> bool:
+    return tensor.dtype == "int64" and tensor.shape == (BATCH, BATCH)
+
+
+def read_call(body: bytes) -> TextsCall:
+    """The call that one of our own doors made."""
+    return _decoder.decode(body)
+
+
+def check_texts(texts: Any, *, param: str, allow_empty: bool = False) -> list[str]:
+    """`texts` if it is a list of texts within bounds. Raises InvalidInput."""
+    if not isinstance(texts, list | tuple) or not texts:
+        raise InvalidInput(f"{param} must be a text or a list of texts, not empty.", param=param)
+    if len(texts) > MAX_TEXTS:
+        raise InvalidInput(
+            f"{param} has {len(texts)} texts; at most {MAX_TEXTS} are taken at once.", param=param
+        )
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            told = type(text).__name__
+            raise InvalidInput(f"{param}[{index}] must be a text; received {told}.", param=param)
+        if not text and not allow_empty:
+            raise InvalidInput(f"{param}[{index}] is empty.", param=param)
+    return list(texts)
+
+
+def batch(
+    tokens: Sequence[Tokens], signature: Signature, limits: Limits, *, param: str, **told: Any
+) -> Batch:
+    """`tokens` as the model takes them, shortest first, in parts where they are many.
+
+    Rows of one part are padded to the same length, one of a few, so that requests of several
+    callers join. `parameters["order"]` says which text each row is; `told` is added to them.
+    Raises ContextLengthExceeded, PayloadTooLarge.
+    """
+    assert signature.language is not None
+    spec = signature.language
+    lengths = [len(each.ids) for each in tokens]
+    for index, length in enumerate(lengths):
+        if length > spec.context_length:
+            raise _too_long(f"{param}[{index}] has {length} tokens", spec, param)
+    total = sum(lengths)
+    if total > limits.max_elements:
+        raise PayloadTooLarge(
+            f"{param} has {total} tokens; at most {limits.max_elements} are taken.", param=param
+        )
+    order = sorted(range(len(tokens)), key=lengths.__getitem__)
+    padded = [min(bucket(lengths[index]), spec.context_length) for index in order]
+    has_types = len(signature.inputs) > 2
+    parts, start = [], 0
+    while start < len(order):
+        length = padded[start]
+        most = start + min(PART_ROWS, max(1, PART_TOKENS // length))
+        end = start + 1
+        while end < min(most, len(order)) and padded[end] == length:
+            end += 1
+        rows = _pad([tokens[index] for index in order[start:end]], length, types=has_types)
+        parts.append(Batch(arrays=rows, size=end - start, row_cost=length))
+        start = end
+    parameters = {"order": order, "tokens": total, **told}
+    if len(parts) == 1:
+        (only,) = parts
+        return msgspec.structs.replace(only, parameters=parameters)
+    return Batch(arrays={}, size=len(order), parameters=parameters, parts=tuple(parts))
+
+
+def bucket(length: int) -> int:
+    """The length that a text of `length` tokens is padded to."""
+    step = FINE_STEP if length <= FINE_UP_TO else COARSE_STEP
+    return max(step, -(-length // step) * step)
+
+
+def _pad(rows: Sequence[Tokens], length: int, *, types: bool) -> Row:
+    arrays = {name: np.zeros((len(rows), length), np.int64) for name in (IDS, MASK)}
+    if types:
+        arrays[TYPES] = np.zeros((len(rows), length), np.int64)
+    for index, row in enumerate(rows):
+        size = len(row.ids)
+        arrays[IDS][index, :size] = row.ids
+        arrays[MASK][index, :size] = 1
+        if types and row.types is not None:
+            arrays[TYPES][index, :size] = row.types
+    return arrays
+
+
+def in_order(rows: np.ndarray, batch: Batch) -> np.ndarray:
+    """A model's `rows`, in the order in which the texts came, as float32."""
+    ordered = np.empty(rows.shape, "<f4")
+    ordered[batch.parameters["order"]] = rows
+    return ordered
+
+
+def _too_long(what: str, spec: LanguageSpec, param: str) -> ContextLengthExceeded:
+    return ContextLengthExceeded(
+        f"{what}; the model takes at most {spec.context_length} tokens.",
+        hint="Split the text: texts are never cut.",
+        param=param,
+    )
