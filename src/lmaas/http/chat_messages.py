@@ -1,0 +1,123 @@
+"""Conversations as OpenAI's chat completions write them, turned into our records."""
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
+
+from lmaas.errors import InvalidInput
+from lmaas.http.body import refuse
+from lmaas.http.openai_types import Body
+from lmaas.language import ChatMessage, Role, ToolCall
+
+MAX_CALLS = 128
+
+
+class Part(Body, frozen=True, kw_only=True):
+    """A part of a message. Only parts of the type text are served."""
+
+    type: str
+    text: str | None = None
+    image_url: Any = None
+    input_audio: Any = None
+    file: Any = None
+    refusal: Any = None
+
+
+class CalledFunction(Body, frozen=True, kw_only=True):
+    """A function that was called; `arguments` is JSON text."""
+
+    name: str
+    arguments: str
+
+
+class MadeCall(Body, frozen=True, kw_only=True):
+    """A call that the model made in an earlier turn. `index` comes from streamed answers."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+    index: int | None = None
+
+
+class Message(Body, frozen=True, kw_only=True):
+    """One turn. The last fields come back from clients that send an answer again as it came."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | tuple[Part, ...] | None = None
+    name: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: Annotated[tuple[MadeCall, ...], Meta(max_length=MAX_CALLS)] | None = None
+    tool_call_id: str | None = None
+    refusal: Any = None
+    audio: Any = None
+    function_call: Any = None
+    annotations: Any = None
+
+
+_ECHOED: dict[str, tuple[Any, ...]] = {
+    "refusal": (None,),
+    "audio": (None,),
+    "function_call": (None,),
+    "annotations": (None, []),
+}
+_ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+}
+
+
+def conversation(messages: tuple[Message, ...]) -> tuple[ChatMessage, ...]:
+    """All turns as records. Raises InvalidInput naming the message and field that is wrong."""
+    return tuple(_turn(message, f"messages[{i}]") for i, message in enumerate(messages))
+
+
+def _turn(message: Message, place: str) -> ChatMessage:
+    try:
+        refuse(message, _ECHOED)
+    except InvalidInput as error:
+        raise InvalidInput(error.message, hint=error.hint, param=f"{place}.{error.param}") from None
+    role = message.role
+    if message.content is None and not message.tool_calls:
+        raise InvalidInput(f"{place} has no content.", param=f"{place}.content")
+    if role != "assistant":
+        for field in ("tool_calls", "reasoning_content"):
+            if getattr(message, field):
+                raise InvalidInput(
+                    f"Only an assistant's message has {field}.", param=f"{place}.{field}"
+                )
+    if (role == "tool") != (message.tool_call_id is not None):
+        raise InvalidInput(
+            "A tool's message, and no other, names the call that it answers.",
+            param=f"{place}.tool_call_id",
+        )
+    return ChatMessage(
+        role=_ROLES[role],
+        content=_text(message.content, place),
+        name=message.name,
+        reasoning=message.reasoning_content,
+        tool_calls=tuple(
+            ToolCall(id=call.id, name=call.function.name, arguments=call.function.arguments)
+            for call in message.tool_calls or ()
+        ),
+        tool_call_id=message.tool_call_id,
+    )
+
+
+def _text(content: str | tuple[Part, ...] | None, place: str) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    texts = []
+    for i, part in enumerate(content):
+        param = f"{place}.content[{i}]"
+        if part.type != "text":
+            raise InvalidInput(
+                f"{param} is of the type {part.type[:100]!r}; the model takes text only.",
+                param=param,
+            )
+        if part.text is None:
+            raise InvalidInput(f"The field {param}.text is missing.", param=f"{param}.text")
+        texts.append(part.text)
+    return "\n".join(texts)

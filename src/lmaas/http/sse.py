@@ -1,0 +1,92 @@
+"""Server-sent events: framing, and one way to send a generation as a stream.
+
+Knows no protocol: a door says what a delta becomes, what comes last, and how it tells a failure.
+"""
+
+from typing import Any, Protocol
+
+import msgspec
+
+from lmaas.errors import LMaaSError
+from lmaas.http import errors
+from lmaas.http.exchange import Exchange
+from lmaas.language import Delta, GenerateRequest, Usage
+from lmaas.service import Service
+from lmaas.serving.generation import Generation
+
+DONE = b"data: [DONE]\n\n"
+encode = msgspec.json.Encoder().encode
+
+
+class Writer(Protocol):
+    """What a door makes of a generation. Each piece is whole events, or empty."""
+
+    def begin(self) -> bytes:
+        """What comes before the first delta."""
+
+    def piece(self, delta: Delta) -> bytes:
+        """A delta."""
+
+    def end(self, usage: Usage) -> bytes:
+        """What comes last."""
+
+    def failed(self, error: LMaaSError) -> bytes:
+        """The end of a stream that failed: an error event, and nothing that says all is well."""
+
+
+async def begin(
+    service: Service,
+    exchange: Exchange,
+    ref: str,
+    request: GenerateRequest,
+    endpoint: str,
+    cache: bool | None,
+) -> Generation:
+    """Start a request to a model and note in the exchange who answers."""
+    assert exchange.key is not None
+    generation = await service.generate(
+        exchange.key, ref, request, endpoint=endpoint, request_id=exchange.id, cache=cache
+    )
+    name(exchange, generation)
+    return generation
+
+
+def name(exchange: Exchange, generation: Generation) -> None:
+    """Tell in the answer's headers which version answers."""
+    exchange.model = generation.version.ref
+    exchange.extra += generation.headers
+    exchange.extra.append((b"x-lmaas-model", generation.version.ref.encode()))
+
+
+async def send(exchange: Exchange, generation: Generation, writer: Writer) -> LMaaSError | None:
+    """Send a whole generation; the error when it failed midway and its caller was told."""
+    exchange.start()
+    push, flowing = exchange.push, exchange.flowing
+    first = writer.begin()
+    if first:
+        push(first)
+    problem: LMaaSError | None = None
+    try:
+        async for delta in generation:
+            data = writer.piece(delta)
+            if data:
+                push(data)
+                await flowing()
+        push(writer.end(generation.usage))
+    except LMaaSError as error:
+        problem = error
+        push(writer.failed(error))
+    finally:
+        generation.close()
+    exchange.finish()
+    return problem
+
+
+def event(kind: str, value: Any) -> bytes:
+    """A named event with a JSON body."""
+    return b"event: %b\ndata: %b\n\n" % (kind.encode(), encode(value))
+
+
+def error_data(error: LMaaSError, path: str) -> bytes:
+    """An unnamed event with the error's body in the shape of `path`'s protocol."""
+    return b"data: %b\n\n" % errors.body_of(error, path)[0]
