@@ -38,6 +38,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Least severe log level that is written."""
     precision: Literal["auto", "f32", "bf16"] = "auto"
     """Precision models are served in; "auto" takes bf16 where CPU and parity allow and it helps."""
+    engine: Literal["auto", "openvino-genai", "torch"] = "auto"
+    """Engine of language models; "auto" takes the fastest that can run the model here."""
+    variant: Literal["auto", "source", "bf16", "int8", "int4"] = "auto"
+    """Compressed form of language models that is served; "auto": the smallest that passed."""
+    kv_cache_bytes: Annotated[int, Meta(ge=0)] = 0
+    """Cache of keys and values that a language model gets; 0: by the model's size and budget."""
+    max_sequences: Annotated[int, Meta(ge=1, le=1024)] = 64
+    """Most answers that a language model writes at once; more wait."""
+    prompt_lookup: Annotated[int, Meta(ge=0, le=16)] = 0
+    """Tokens guessed from the prompt in each step (lookup decoding); 0: none."""
     memory_budget_bytes: Annotated[int, Meta(ge=0)] = 0
     """Memory for loaded models; 0: 70 % of the machine's."""
     pinned: tuple[str, ...] = ()
@@ -54,6 +64,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Largest image that is decoded, in pixels."""
     request_timeout_s: Positive = 120.0
     """Longest time one request may take in a worker."""
+    generation_timeout_s: Positive = 600.0
+    """Longest time that one generation of text may take."""
     header_timeout_s: Positive = 10.0
     """Longest time a client may take to send a request's head, or a stalled body."""
     max_connections: Count = 2048

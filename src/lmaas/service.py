@@ -18,11 +18,13 @@ import msgspec
 from lmaas.accounts.keys import Keys
 from lmaas.config import Settings
 from lmaas.errors import FULL, InvalidInput, NotFound, StorageFull
+from lmaas.language import GenerateRequest
 from lmaas.placement import sandbox
 from lmaas.registry.fsck import FsckReport
 from lmaas.registry.names import check_name
 from lmaas.registry.store import Registry
 from lmaas.runtime.parity import require
+from lmaas.serving.generation import Generation, check_language, encode_request
 from lmaas.serving.metrics import Metrics
 from lmaas.serving.pool import Pool
 from lmaas.serving.router import Router
@@ -109,6 +111,39 @@ class Service:
         Cancelling the awaiting task cancels the request, queued or running.
         """
         return await self.router.call(tenant, ref, payload)
+
+    async def generate(
+        self,
+        key: KeyRecord,
+        ref: str,
+        request: GenerateRequest,
+        *,
+        endpoint: str,
+        request_id: str,
+        cache: bool | None = None,
+    ) -> Generation:
+        """The answer of a language model, once its first token is there.
+
+        `endpoint` and `request_id` name the request in the usage ledger. Raises InvalidInput,
+        ModelNotFound, RateLimited, InsufficientQuota and whatever the model's worker raises.
+        """
+        version = self.router.resolve(key.tenant, ref)
+        check_language(version)
+        body = encode_request(request)
+        generation = Generation(version, lambda usage, status, error: None)
+        payload = Payload(format="generate", body=body)
+        await generation.start(
+            request,
+            lambda _, receiver: self.router.generate(key.tenant, ref, payload, receiver),
+        )
+        return generation
+
+    async def count_tokens(self, key: KeyRecord, ref: str, request: GenerateRequest) -> int:
+        """How many tokens the prompt of a request has for this model."""
+        check_language(self.router.resolve(key.tenant, ref))
+        body = encode_request(msgspec.structs.replace(request, count_only=True))
+        _, answer = await self.router.call(key.tenant, ref, Payload(format="generate", body=body))
+        return int(answer.body)
 
     async def push(
         self, tenant: str, path: Path, options: PushOptions | None = None

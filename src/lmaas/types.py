@@ -268,11 +268,13 @@ class WorkerStatus(Record, frozen=True, kw_only=True):
     state: Literal["loading", "ready", "draining", "failed"]
     engine: str
     precision: Precision
+    variant: str | None = None
     reason: str
     pid: int | None
     memory_bytes: int
     requests: int
     queued: int
+    cache_used: float = 0.0
     restarts: int
     pinned: bool
     idle_s: float

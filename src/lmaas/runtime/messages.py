@@ -23,7 +23,8 @@ class ServeRecord(Record, frozen=True, kw_only=True):
     """All that a worker is told of the model it holds.
 
     `model` is "name:version"; `folder` contains `model.xml` and `model.bin`; `reason` says why this
-    `precision` was chosen; `threads` 0 means all cores. `options` are a language engine's.
+    `precision` was chosen; `threads` 0 means all cores. `options` are a language engine's,
+    `variant` the compressed form that is served, if it is one.
     """
 
     model: str
@@ -37,6 +38,7 @@ class ServeRecord(Record, frozen=True, kw_only=True):
     limits: Limits = Limits()
     engine: str = "openvino"
     options: EngineOptions | None = None
+    variant: str | None = None
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):

@@ -5,15 +5,19 @@ the newest good one before it answers, and the log and `Pool.status` name the da
 """
 
 import logging
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol, TypeVar
 
 from lmaas.errors import CorruptBlob
+from lmaas.language import Ended
+from lmaas.serving.generation import Receiver
 from lmaas.serving.pool import Pool
 from lmaas.types import Answer, ModelVersion, Payload
 
 log = logging.getLogger(__name__)
 
 KEEP_MOST: Final = 4096
+T = TypeVar("T")
 
 
 class Versions(Protocol):
@@ -61,22 +65,41 @@ class Router:
 
         Raises what `resolve` and `Pool.call` raise; CorruptBlob only when no version is left.
         """
-        version = self.resolve(tenant, ref)
+        return await self._first(
+            self.resolve(tenant, ref), ref, lambda version: self._pool.call(version, payload)
+        )
+
+    async def generate(self, tenant: str, ref: str, payload: Payload, receiver: Receiver) -> Ended:
+        """The end of a generation by the version that `ref` names. Raises as `call` does."""
+        _, ended = await self._first(
+            self.resolve(tenant, ref),
+            ref,
+            lambda version: self._pool.generate(version, payload, receiver),
+        )
+        return ended
+
+    async def _first(
+        self, version: ModelVersion, ref: str, ask: Callable[[ModelVersion], Awaitable[T]]
+    ) -> tuple[ModelVersion, T]:
+        """What the version answers or, for a floating name, the newest good one before it."""
         try:
-            return version, await self._pool.call(version, payload)
+            return version, await ask(version)
         except CorruptBlob as error:
             if ":" in ref:
                 raise
-            return await self._call_older(version, payload, error)
+            return await self._ask_older(version, error, ask)
 
-    async def _call_older(
-        self, damaged: ModelVersion, payload: Payload, error: CorruptBlob
-    ) -> tuple[ModelVersion, Answer]:
+    async def _ask_older(
+        self,
+        damaged: ModelVersion,
+        error: CorruptBlob,
+        ask: Callable[[ModelVersion], Awaitable[T]],
+    ) -> tuple[ModelVersion, T]:
         versions = self._registry.versions(damaged.tenant, damaged.name)
         older = [version for version in versions if version.version < damaged.version]
         for version in sorted(older, key=lambda version: -version.version):
             try:
-                answer = await self._pool.call(version, payload)
+                answer = await ask(version)
             except CorruptBlob:
                 continue
             if (damaged.tenant, damaged.ref) not in self._reported:

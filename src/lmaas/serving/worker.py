@@ -16,16 +16,21 @@ import msgspec
 
 from lmaas.config import Settings
 from lmaas.errors import LMaaSError, QueueFull, TimedOut, Unavailable
+from lmaas.language import Ended
 from lmaas.runtime.messages import (
     AnyMessage,
     Beat,
+    Began,
     Call,
     Cancel,
     Done,
     Failed,
+    Finished,
+    Parts,
     ServeRecord,
     Stop,
 )
+from lmaas.serving.generation import Receiver
 from lmaas.serving.launch import Life, error_of, launch, renewed
 from lmaas.serving.metrics import Metrics
 from lmaas.serving.quarantine import Quarantine
@@ -44,14 +49,21 @@ WorkerState = Literal["loading", "ready", "draining", "failed"]
 
 
 class Held(msgspec.Struct, kw_only=True, eq=False):
-    """One request: who waits for it, until when, and how many processes died on it."""
+    """One request: who waits for it, until when, and how many processes died on it.
+
+    `begun` says that a generation's first token is there; `streamed` that pieces of it are out, so
+    that it cannot be begun anew.
+    """
 
     id: int
     payload: Payload
-    future: asyncio.Future[Answer]
+    future: asyncio.Future[Answer | Ended]
     deadline: float
+    receiver: Receiver | None = None
     deaths: int = 0
     sent: bool = False
+    streamed: bool = False
+    begun: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
 
 
 class Worker:
@@ -79,6 +91,7 @@ class Worker:
         self._quarantine = quarantine
         self._metrics = metrics
         self._held: dict[int, Held] = {}
+        self._cancelled: dict[int, Receiver] = {}
         self._ids = itertools.count(1)
         self._life: Life | None = None
         self._open = False
@@ -86,7 +99,9 @@ class Worker:
         self._task: asyncio.Task[None] | None = None
         self._first_load: asyncio.Future[None] = self._loop.create_future()
         self._engine = "openvino"
+        self._variant: str | None = None
         self._memory_bytes = 0
+        self._cache_used = 0.0
         self._requests = 0
         self._restarts = 0
         self._answered = 0
@@ -127,6 +142,17 @@ class Worker:
 
     async def call(self, payload: Payload) -> Answer:
         """The answer to `payload`. Cancelling the caller cancels the request."""
+        answer = await self._run(payload, None)
+        assert isinstance(answer, Answer)
+        return answer
+
+    async def generate(self, payload: Payload, receiver: Receiver) -> Ended:
+        """Run a generation; `receiver` hears of its pieces. Cancelling the caller cancels it."""
+        ended = await self._run(payload, receiver)
+        assert isinstance(ended, Ended)
+        return ended
+
+    async def _run(self, payload: Payload, receiver: Receiver | None) -> Answer | Ended:
         model = self.version.ref
         if self.error is not None:
             raise renewed(self.error)
@@ -144,7 +170,8 @@ class Worker:
             id=next(self._ids),
             payload=payload,
             future=self._loop.create_future(),
-            deadline=now + self._settings.request_timeout_s,
+            deadline=now + self._timeout_s(receiver),
+            receiver=receiver,
         )
         self._held[held.id] = held
         self._requests += 1
@@ -156,6 +183,8 @@ class Worker:
             self.last_used = self._loop.time()
             if self._held.pop(held.id, None):
                 self._send_cancel(held)
+                if receiver is not None and held.sent and self.live:
+                    self._cancelled[held.id] = receiver
 
     def tick(self, now: float, *, late: bool) -> None:
         """Once a heartbeat: find a silent process and requests over their time.
@@ -171,8 +200,9 @@ class Worker:
                 held,
                 TimedOut(
                     f"{self.version.ref} did not answer within "
-                    f"{self._settings.request_timeout_s:g} s.",
-                    hint="Send less at once, or raise request_timeout_s.",
+                    f"{self._timeout_s(held.receiver):g} s.",
+                    hint="Ask for less at once, or raise "
+                    f"{'generation' if held.receiver else 'request'}_timeout_s.",
                 ),
             )
             self._send_cancel(held)
@@ -209,9 +239,11 @@ class Worker:
             state="loading" if self.state == "ready" and not self.live else self.state,
             engine=self._engine,
             precision=self.precision,
+            variant=self._variant,
             reason=str(self.error) if self.error else self.reason,
             pid=self._life.process.pid if self._life and self.live else None,
             memory_bytes=self._memory_bytes,
+            cache_used=self._cache_used,
             requests=self._requests,
             queued=len(self._held),
             restarts=self._restarts,
@@ -223,6 +255,7 @@ class Worker:
         try:
             record = await prepare()
             self.precision, self.reason = record.precision, record.reason
+            self._engine, self._variant = record.engine, record.variant
             suspects: list[Held] = []
             crashes = 0
             while True:
@@ -278,24 +311,49 @@ class Worker:
                 if held and not held.future.done():
                     held.future.set_result(answer)
                 self._answered += 1
+            case Parts(items=items):
+                for id_, delta in items:
+                    streaming = self._held.get(id_)
+                    if streaming is not None and streaming.receiver is not None:
+                        streaming.streamed = True
+                        streaming.receiver.part(delta)
+            case Began(id=id_, prompt=prompt):
+                beginning = self._held.get(id_)
+                if beginning is not None and beginning.receiver is not None:
+                    beginning.begun.set()
+                    beginning.receiver.began(prompt)
+            case Finished(id=id_, ended=ended):
+                self._finish(id_, ended)
             case Failed(id=int(id_)):
                 if failed := self._held.get(id_):
                     self._end(failed, error_of(message))
                 self._answered += 1
-            case Beat(memory_bytes=memory_bytes, batches=batches):
+            case Beat(memory_bytes=memory_bytes, batches=batches, cache_used=cache_used):
                 self._memory_bytes = memory_bytes
+                self._cache_used = cache_used
                 self._metrics.batches(self.version.ref, batches)
             case _:
                 log.error("The worker of %s sent %r.", self.version.ref, message)
+
+    def _finish(self, id_: int, ended: Ended) -> None:
+        held = self._held.pop(id_, None)
+        if held is not None and not held.future.done():
+            held.future.set_result(ended)
+        receiver = self._cancelled.pop(id_, None)
+        if receiver is not None:
+            receiver.used(ended.usage)
+        self._answered += 1
 
     async def _prove_innocent(self, suspects: list[Held], life: Life) -> None:
         """Run the requests that were at work at the last death one by one, nothing beside them."""
         for held in suspects:
             if held.id in self._held and life.alive:
                 self._send(held)
+                begun = asyncio.ensure_future(held.begun.wait())
                 await asyncio.wait(
-                    (held.future, life.link.closed), return_when=asyncio.FIRST_COMPLETED
+                    (held.future, begun, life.link.closed), return_when=asyncio.FIRST_COMPLETED
                 )
+                begun.cancel()
 
     def _release(self) -> None:
         """From now on, requests go to the process as they come."""
@@ -306,8 +364,16 @@ class Worker:
 
     def _blame(self, at_work: set[int]) -> list[Held]:
         """Note who was at work; gives back all that are suspects now, earlier ones included."""
-        for held in self._held.values():
+        self._cancelled.clear()
+        for held in list(self._held.values()):
             held.sent = False
+            held.begun.clear()
+            if held.streamed:
+                error = Unavailable(
+                    f"The worker of {self.version.ref} ended while it was answering.",
+                    hint="Send the request again.",
+                )
+                self._end(held, error)
         for held in [held for id_, held in self._held.items() if id_ in at_work]:
             held.deaths += 1
             if held.deaths > 1:
@@ -340,6 +406,10 @@ class Worker:
         self._held.pop(held.id, None)
         if not held.future.done():
             held.future.set_exception(error)
+
+    def _timeout_s(self, receiver: Receiver | None) -> float:
+        settings = self._settings
+        return settings.request_timeout_s if receiver is None else settings.generation_timeout_s
 
     def _retry_after_s(self) -> int:
         if not self._answers_per_s:

@@ -15,10 +15,11 @@ from lmaas.types import LanguageSpec, ParityCheck, ParityReport, Precision
 
 MODEL = "openvino_model.xml"
 F32_ABS = 1e-3
-BF16_ABS = 0.3
-CLEAR = {"f32": 2 * F32_ABS, "bf16": 2 * BF16_ABS}
+F32_SCALED = 1e-4
+BF16_ABS = 0.5
 TOLERANCE = {
     "f32_max_abs_error_of_logprobs": F32_ABS,
+    "f32_max_scaled_error_of_logprobs": F32_SCALED,
     "bf16_max_abs_error_of_logprobs": BF16_ABS,
 }
 """Largest difference of a natural-log probability, over the tokens that `top_tokens` takes."""
@@ -47,11 +48,16 @@ def measure(compiled: Path, sample: Path, spec: LanguageSpec) -> ParityReport:
     checks = []
     precisions: tuple[Precision, ...] = ("f32", "bf16") if has_bf16() else ("f32",)
     for precision in precisions:
-        loaded = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": precision})
+        loaded = core.compile_model(model, "CPU", _config(precision))
         for ids, want in references:
             checks.append(_check(precision, want, logprobs(loaded, ids)))
         del loaded
     return ParityReport(tolerance=TOLERANCE, checks=tuple(checks))
+
+
+def _config(precision: Precision) -> dict[str, str]:
+    """The cache in the precision of the products: rounding it is a choice of the engine's."""
+    return {"INFERENCE_PRECISION_HINT": precision, "KV_CACHE_PRECISION": precision}
 
 
 def logprobs(compiled: Any, ids: np.ndarray) -> np.ndarray:
@@ -102,13 +108,15 @@ def _split(
 def _check(precision: Precision, want: np.ndarray, got: np.ndarray) -> ParityCheck:
     bound = F32_ABS if precision == "f32" else BF16_ABS
     worst, agreement = compare(want, got, bound)
+    scaled = worst / max(float(np.abs(want).max()), 1e-12)
     return ParityCheck(
         precision=precision,
         batch_size=len(want),
         max_abs_error=worst,
-        max_scaled_error=worst / max(float(np.abs(want).max()), 1e-12),
+        max_scaled_error=scaled,
         top1_agreement=agreement,
-        passed=worst <= bound and agreement == 1.0,
+        passed=(worst <= bound or (precision == "f32" and scaled <= F32_SCALED))
+        and agreement == 1.0,
     )
 
 

@@ -1,0 +1,149 @@
+"""One generation on its way back: pieces as they come, what was used, and how it ended.
+
+Knows neither engines nor protocols. Whoever holds a `Generation` reads it to its end or closes it;
+closing it early cancels the request and still accounts for what it used.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Literal, Protocol
+
+import msgspec
+
+from lmaas.errors import InvalidInput
+from lmaas.language import Delta, Ended, GenerateRequest, TokenLogprob, Usage
+from lmaas.types import ModelVersion
+
+Status = Literal["ok", "failed", "cancelled"]
+Settle = Callable[[Usage | None, Status, BaseException | None], None]
+
+
+class Receiver(Protocol):
+    """Whoever waits for a generation hears of it here, in the event loop."""
+
+    def began(self, prompt_tokens: int) -> None:
+        """The first token is there. Told again when the request begins anew."""
+
+    def part(self, delta: Delta) -> None:
+        """A piece of a streamed answer."""
+
+    def used(self, usage: Usage) -> None:
+        """What a request that was cancelled had used."""
+
+
+Run = Callable[[GenerateRequest, Receiver], Awaitable[Ended]]
+"""What runs a request: a worker, or another service. Cancelling it cancels the request."""
+
+
+class Generation:
+    """The answer of `version` to one request, as an async iterator of deltas.
+
+    `usage` and `prompt_logprobs` are complete after the last delta. Make it with `start`.
+    """
+
+    def __init__(self, version: ModelVersion, settle: Settle) -> None:
+        self.version = version
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.usage = Usage(0)
+        self.prompt_logprobs: tuple[TokenLogprob, ...] = ()
+        self._settle: Settle | None = settle
+        self._deltas: deque[Delta] = deque()
+        self._streamed = 0
+        self._woken = asyncio.Event()
+        self._task: asyncio.Future[Ended] | None = None
+
+    async def start(self, request: GenerateRequest, run: Run) -> None:
+        """Begin, and wait for the first token or for what went wrong before it."""
+        self._task = asyncio.ensure_future(run(request, self))
+        self._task.add_done_callback(self._over)
+        try:
+            await self._woken.wait()
+        except asyncio.CancelledError:
+            self.close()
+            raise
+        if self._task.done():
+            self._task.result()
+
+    def close(self) -> None:
+        """Stop the request unless it is over."""
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+
+    async def __aiter__(self) -> AsyncIterator[Delta]:
+        """The deltas; raises the LMaaSError that ends the request early."""
+        assert self._task is not None
+        try:
+            while True:
+                while self._deltas:
+                    yield self._deltas.popleft()
+                if self._task.done():
+                    self._task.result()
+                    return
+                self._woken.clear()
+                await self._woken.wait()
+        finally:
+            self.close()
+
+    # What a worker tells
+
+    def began(self, prompt_tokens: int) -> None:
+        """The first token is there."""
+        self.usage = Usage(prompt_tokens)
+        self._woken.set()
+
+    def part(self, delta: Delta) -> None:
+        """A piece of the answer."""
+        self._streamed += delta.tokens
+        self._deltas.append(delta)
+        self._woken.set()
+
+    def used(self, usage: Usage) -> None:
+        """The request was cancelled, after using this."""
+        self._end(usage, "cancelled", None)
+
+    def _over(self, task: asyncio.Future[Ended]) -> None:
+        if task.cancelled():
+            # The worker says what was used; if it cannot, what was sent counts.
+            loop = asyncio.get_running_loop()
+            loop.call_later(CANCEL_REPORT_S, self._end, self._sent(), "cancelled", None)
+        elif (error := task.exception()) is not None:
+            self._end(self._sent() if self._streamed else None, "failed", error)
+        else:
+            ended = task.result()
+            self.usage = ended.usage
+            self.prompt_logprobs = ended.prompt_logprobs
+            self._deltas.extend(ended.deltas)
+            self._end(ended.usage, "ok", None)
+        self._woken.set()
+
+    def _sent(self) -> Usage:
+        return Usage(self.usage.prompt, self._streamed)
+
+    def _end(self, usage: Usage | None, status: Status, error: BaseException | None) -> None:
+        settle, self._settle = self._settle, None
+        if settle is not None:
+            settle(usage, status, error)
+
+
+def check_language(version: ModelVersion) -> None:
+    """Raises InvalidInput unless `version` is a language model."""
+    task = version.manifest.task
+    if task != "text-generation":
+        raise InvalidInput(
+            f"{version.ref} is a model for {task}, not for text-generation.",
+            hint="`lmaas models list` shows what each model does.",
+            param="model",
+        )
+
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode_request(request: GenerateRequest) -> bytes:
+    """A request as a worker reads it."""
+    return _encoder.encode(request)
+
+
+CANCEL_REPORT_S = 2.0
+"""How long a worker has to say what a cancelled request used."""
