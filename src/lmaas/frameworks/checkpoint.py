@@ -5,7 +5,6 @@ Knows folders, configs and tokenizers; what becomes of each architecture is its 
 """
 
 import importlib
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -25,23 +24,24 @@ CHECKPOINT_TASKS: dict[str, str] = {
 """Who builds the package of a task: a function `(folder, options, target) -> Manifest`."""
 
 KEPT = (
-    "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json",
+    "config.json", "generation_config.json",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model",
     "sentencepiece.bpe.model", "chat_template.jinja", "chat_template.json", "modules.json",
     "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json",
     "README.md", "LICENSE*",
 )  # fmt: skip
-"""The files of a checkpoint that are kept; whatever else lies in its folder is left behind."""
+"""What of a checkpoint is kept beside its weights; all else in its folder is left behind."""
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether `path` is a folder with a Hugging Face `config.json`."""
-    try:
-        config = json.loads((path / "config.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
+    """Whether `path` is a folder with a Hugging Face `config.json` and no other kind of model."""
+    if not (path / "config.json").is_file():
         return False
-    return isinstance(config, dict) and ("model_type" in config or "architectures" in config)
+    if any((path / name).is_file() for name in (refuse_checkpoint.SINGLE, refuse_checkpoint.INDEX)):
+        return True
+    others = ("saved_model.pb", "*.keras", "*.onnx")
+    return not any(next(path.glob(pattern), None) for pattern in others)
 
 
 def build(path: Path, target: Path, options: PushOptions) -> Manifest:
@@ -51,9 +51,8 @@ def build(path: Path, target: Path, options: PushOptions) -> Manifest:
             raise InvalidInput(f"A checkpoint takes no {field}.", param=field)
     # Before any library of the family is imported: nothing may be asked of a hub.
     os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    refuse_checkpoint.check(path)
-    config = json.loads((path / "config.json").read_bytes())
-    task = options.task or task_of(config)
+    weights = refuse_checkpoint.check(path)
+    task = options.task or task_of(read_config(path))
     if task not in CHECKPOINT_TASKS:
         raise InvalidInput(
             f"A checkpoint cannot be {task!r}; its tasks are {', '.join(CHECKPOINT_TASKS)}.",
@@ -65,7 +64,7 @@ def build(path: Path, target: Path, options: PushOptions) -> Manifest:
         getattr(importlib.import_module(module), function),
     )
     target.mkdir(parents=True, exist_ok=True)
-    keep(path, target / "source")
+    keep(path, weights, target / "source")
     return builder(target / "source", options, target)
 
 
@@ -96,11 +95,19 @@ def architecture_of(config: dict[str, Any]) -> str:
     return named[0]
 
 
-def keep(folder: Path, target: Path) -> None:
+def read_config(folder: Path) -> dict[str, Any]:
+    """The checkpoint's config.json."""
+    return refuse_checkpoint.read_json(folder / "config.json", refuse_checkpoint.MAX_CONFIG_BYTES)
+
+
+def keep(folder: Path, weights: list[Path], target: Path) -> None:
     """Copy the checkpoint's own files, and nothing else of the folder."""
+    if len(weights) > 1 or weights[0].name != refuse_checkpoint.SINGLE:
+        weights = [*weights, folder / refuse_checkpoint.INDEX]
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and any(fnmatch(name, pattern) for pattern in KEPT):
+        wanted = path in weights or any(fnmatch(name, pattern) for pattern in KEPT)
+        if wanted and path.is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target / name)
 
@@ -120,8 +127,10 @@ def load_model(kind: Any, folder: Path, dtype: Any) -> Any:
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
-        raise ModelRefused(f"The checkpoint cannot be loaded: {_short(error)}.") from None
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a config makes of the library is its own fault
+        raise ModelRefused(f"The checkpoint cannot be loaded: {short(error)}.") from None
     for what, verb in (("missing", "lacks"), ("unexpected", "has"), ("mismatched", "misshapes")):
         names = sorted(str(name) for name in told[f"{what}_keys"])
         if names:
@@ -144,8 +153,10 @@ def load_tokenizer(folder: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, use_fast=True
         )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
-        raise ModelRefused(f"The tokenizer cannot be loaded: {_short(error)}.") from None
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - as above: a damaged file fails in many ways
+        raise ModelRefused(f"The tokenizer cannot be loaded: {short(error)}.") from None
     if not tokenizer.is_fast:
         raise ModelRefused(
             "The checkpoint has no tokenizer.json, and none can be made from its tokenizer.",
@@ -156,5 +167,6 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def _short(error: BaseException) -> str:
+def short(error: BaseException) -> str:
+    """What a library's error says, in one line."""
     return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__

@@ -1,32 +1,237 @@
-"""What a checkpoint folder must not contain. Looks at bytes only: nothing here loads a model."""
+"""What a checkpoint folder must not contain. Looks at bytes only: nothing here loads a model.
+
+Code that a config names, weights that are pickles, links that leave the folder and safetensors
+files that lie about themselves are refused by name. Python files and pickles beside safetensors
+weights are harmless: they are never read and not kept.
+"""
 
 import json
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeGuard
 
 from lmaas.errors import ModelRefused
 
+MAX_HEADER_BYTES: Final = 100 << 20
+"""As the safetensors format itself bounds it."""
+MAX_CONFIG_BYTES: Final = 16 << 20
+MAX_FILES: Final = 10_000
+INDEX: Final = "model.safetensors.index.json"
+SINGLE: Final = "model.safetensors"
+PICKLES: Final = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack"}
+CODE_KEYS: Final = ("auto_map", "custom_pipelines", "custom_generate")
+LAYER_KEYS: Final = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+ITEM_BYTES: Final = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1,
+    "BOOL": 1,
+}  # fmt: skip
+"""The safetensors dtypes that are read, and the size of an element."""
+CONVERT: Final = "Save it where you trust it: model.save_pretrained(folder) writes safetensors."
 
-def check(folder: Path) -> None:
-    """Raise ModelRefused for a checkpoint that holds code or contradicts itself."""
-    if not any(folder.glob("*.safetensors")):
-        raise ModelRefused(f"{folder.name}/ holds no .safetensors file.")
+
+def check(folder: Path) -> list[Path]:
+    """The weight files of the checkpoint. Raises ModelRefused for what may not be loaded."""
+    _check_links(folder)
+    for path in sorted(folder.rglob("*.json")):
+        if path.name not in ("tokenizer.json", "vocab.json"):
+            _check_config(path, read_json(path, MAX_CONFIG_BYTES))
+    weights = weight_files(folder)
+    tensors: dict[str, str] = {}
+    for path in weights:
+        for name in header(path):
+            if name in tensors:
+                raise ModelRefused(f"The tensor {name!a} is in {tensors[name]} and in {path.name}.")
+            tensors[name] = path.name
+    if weights != [folder / SINGLE]:
+        _check_index(folder, tensors)
+    config = read_json(folder / "config.json", MAX_CONFIG_BYTES)
+    for key in LAYER_KEYS:
+        layers = config.get(key)
+        if isinstance(layers, int) and layers > len(tensors):
+            raise ModelRefused(f"config.json tells of {layers} layers; the weights have "
+                               f"{len(tensors)} tensors.")  # fmt: skip
+    return weights
 
 
-def stored_types(folder: Path) -> dict[str, int]:
+def _check_links(folder: Path) -> None:
+    root = folder.resolve()
+    for number, path in enumerate(folder.rglob("*")):
+        if number >= MAX_FILES:
+            raise ModelRefused(f"{folder.name}/ holds more than {MAX_FILES} files.")
+        if path.is_symlink() and not path.resolve().is_relative_to(root):
+            raise ModelRefused(
+                f"{folder.name}/{path.relative_to(folder).as_posix()} links out of the folder.",
+                hint="Copy the folder with its links followed (cp -rL) and push the copy.",
+            )
+
+
+def read_json(path: Path, limit: int) -> dict[str, Any]:
+    """The JSON object in a file of at most `limit` bytes. Raises ModelRefused."""
+    if path.stat().st_size > limit:
+        raise ModelRefused(f"{path.name} has more than {limit} bytes.")
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ModelRefused(f"{path.name} is not JSON: {str(error)[:200]}.") from None
+    if not isinstance(value, dict):
+        raise ModelRefused(f"{path.name} must hold a JSON object; it holds a {_kind(value)}.")
+    return value
+
+
+def _check_config(path: Path, config: dict[str, Any]) -> None:
+    stack: list[Any] = [config]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, list):
+            stack += value
+        elif isinstance(value, dict):
+            stack += value.values()
+            for key in CODE_KEYS:
+                if value.get(key):
+                    raise ModelRefused(
+                        f"{path.name} has {key}: the checkpoint brings code of its own, which is "
+                        "never run.",
+                        hint="Only architectures that transformers itself has can be served.",
+                    )
+            for key, said in value.items():
+                if key.endswith("_implementation") and isinstance(said, str) and "/" in said:
+                    raise ModelRefused(f"{path.name} takes its {key} from elsewhere: {said!a}.")
+    quantized = config.get("quantization_config")
+    if path.name == "config.json" and quantized:
+        method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
+        raise ModelRefused(
+            f"The checkpoint is quantised already ({method!a}), for another engine.",
+            hint="Push the checkpoint it was made from, then `lmaas compress` it.",
+        )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that hold the model: the single one, or what the index names.
+
+    Raises ModelRefused when there are none or a shard is missing.
+    """
+    if (folder / SINGLE).is_file():
+        return [folder / SINGLE]
+    if not (folder / INDEX).is_file():
+        pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
+        if pickles:
+            raise ModelRefused(
+                f"{folder.name}/ has its weights as {pickles[0]}, which may run code when it is "
+                "loaded; expected safetensors.",
+                hint=CONVERT,
+            )
+        raise ModelRefused(
+            f"{folder.name}/ has no weights: expected {SINGLE} or {INDEX}.", hint=CONVERT
+        )
+    placed = _weight_map(folder)
+    shards = sorted(set(placed.values()))
+    for name in shards:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise ModelRefused(f"{INDEX} names {name!a}, which is no shard of the folder.")
+        if not (folder / name).is_file():
+            raise ModelRefused(
+                f"The shard {name} is missing; {INDEX} names {len(shards)}.",
+                hint="Copy all shards of the checkpoint.",
+            )
+    return [folder / name for name in shards]
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    placed = read_json(folder / INDEX, MAX_HEADER_BYTES).get("weight_map")
+    if not isinstance(placed, dict) or not placed or not all(
+        isinstance(name, str) for name in placed.values()
+    ):  # fmt: skip
+        raise ModelRefused(f"{INDEX} has no weight_map.")
+    return placed
+
+
+def _check_index(folder: Path, tensors: dict[str, str]) -> None:
+    placed = _weight_map(folder)
+    for name in sorted(placed.keys() | tensors.keys()):
+        if placed.get(name) != tensors.get(name):
+            raise ModelRefused(
+                f"{INDEX} says that {name!a} is in {placed.get(name)}; "
+                f"it is in {tensors.get(name)}."
+            )
+
+
+def header(path: Path) -> dict[str, dict[str, Any]]:
+    """The tensors of a safetensors file: {name: {dtype, shape, data_offsets}}, all checked.
+
+    Raises ModelRefused for a header that is too long, is no JSON, or whose tensors overlap, leave
+    gaps, pass the end of the file or have a dtype that is not read.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > size - 8 or length > MAX_HEADER_BYTES:
+            raise ModelRefused(
+                f"{path.name} is damaged: its header claims {length} bytes; the file has {size}."
+            )
+        raw = file.read(length)
+    try:
+        told = json.loads(raw, object_pairs_hook=_without_twice)
+    except (ValueError, RecursionError) as error:
+        raise ModelRefused(f"{path.name} has no valid header: {str(error)[:200]}.") from None
+    if not isinstance(told, dict):
+        raise ModelRefused(f"{path.name} has no valid header: it holds a {_kind(told)}.")
+    told.pop("__metadata__", None)
+    spans = sorted((*_span(path, name, entry), name) for name, entry in told.items())
+    at = 0
+    for start, end, name in spans:
+        if start != at:
+            raise ModelRefused(
+                f"{path.name}: the tensor {name!a} begins at byte {start} of the data; expected "
+                f"{at}: tensors overlap or leave a gap."
+            )
+        at = end
+    if at != size - 8 - length:
+        raise ModelRefused(
+            f"{path.name} has {size - 8 - length} bytes of data; its tensors take {at}.",
+            hint="The file may have been cut off: copy it again.",
+        )
+    return told
+
+
+def _span(path: Path, name: str, entry: Any) -> tuple[int, int]:
+    shape = entry.get("shape") if isinstance(entry, dict) else None
+    offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
+    if not _counts(shape) or not _counts(offsets) or len(offsets) != 2:
+        raise ModelRefused(f"{path.name}: the tensor {name!a} has no valid shape and offsets.")
+    dtype = entry.get("dtype")
+    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
+        raise ModelRefused(
+            f"{path.name}: the tensor {name!a} has the dtype {dtype!a}; read are "
+            f"{', '.join(ITEM_BYTES)}."
+        )
+    if offsets[1] - offsets[0] != math.prod(shape) * ITEM_BYTES[dtype]:
+        raise ModelRefused(
+            f"{path.name}: the tensor {name!a} of shape {shape} and dtype {dtype} does not take "
+            f"{offsets[1] - offsets[0]} bytes."
+        )
+    return offsets[0], offsets[1]
+
+
+def _counts(value: Any) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 62 for n in value)
+
+
+def _without_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands there twice")
+    return found
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__
+
+
+def stored_types(weights: list[Path]) -> dict[str, int]:
     """Bytes of weights by safetensors dtype ("F32", "BF16", …)."""
     types: dict[str, int] = {}
-    for path in folder.glob("*.safetensors"):
+    for path in weights:
         for entry in header(path).values():
             start, end = entry["data_offsets"]
             types[entry["dtype"]] = types.get(entry["dtype"], 0) + end - start
     return types
-
-
-def header(path: Path) -> dict[str, Any]:
-    """The tensors of a safetensors file, as its header describes them."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        told: dict[str, Any] = json.loads(file.read(length))
-    told.pop("__metadata__", None)
-    return told

@@ -4,6 +4,8 @@ Its requests are `language.GenerateRequest`s and stream; the predictive path of 
 in it and is refused by name.
 """
 
+from pathlib import Path
+
 import numpy as np
 
 from lmaas.codecs.limits import Limits
@@ -18,6 +20,10 @@ class TextGenerationTask:
     """Text in, text out."""
 
     name = "text-generation"
+
+    def bind(self, folder: Path) -> Task:
+        """The task itself: it reads no requests."""
+        return self
 
     def check_signature(self, signature: Signature) -> Signature:
         """A language model says its `language` and has no tensors, labels or image."""
