@@ -12,7 +12,7 @@ from sqlalchemy import (
     Text,
 )
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest migration: what this code's tables are."""
 
 metadata = MetaData()
@@ -76,3 +76,51 @@ keys = Table(
     Column("revoked_at", Float),
     Index("keys_by_tenant", "tenant"),
 )
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("request_id", String, primary_key=True),
+    Column("tenant", String, nullable=False),
+    Column("key_id", String, nullable=False),
+    Column("model", String, nullable=False),
+    Column("version", Integer),
+    Column("endpoint", String, nullable=False),
+    Column("started_at", Float, nullable=False),
+    Column("duration_ms", Float, nullable=False),
+    Column("prompt_tokens", Integer, nullable=False),
+    Column("completion_tokens", Integer, nullable=False),
+    Column("reasoning_tokens", Integer, nullable=False),
+    Column("cached_tokens", Integer, nullable=False),
+    Column("cost_micro", Integer, nullable=False),
+    Column("status", String, nullable=False),
+    Column("error_code", String),
+    Index("usage_by_tenant", "tenant", "started_at"),
+    Index("usage_by_key", "key_id", "started_at"),
+)
+"""One row for every admitted request, written once; never changed."""
+
+limits = Table(
+    "limits",
+    metadata,
+    Column("tenant", String, primary_key=True),
+    Column("key_id", String, primary_key=True),
+    Column("requests_per_minute", Integer),
+    Column("tokens_per_minute", Integer),
+    Column("concurrent", Integer),
+    Column("budget_micro", Integer),
+    Column("soft_budget_micro", Integer),
+    Column("period", String, nullable=False),
+)
+"""`key_id` "" is the tenant itself. None: no such limit."""
+
+prices = Table(
+    "prices",
+    metadata,
+    Column("tenant", String, primary_key=True),
+    Column("model", String, primary_key=True),
+    Column("prompt_micro", Integer, nullable=False),
+    Column("completion_micro", Integer, nullable=False),
+    Column("request_micro", Integer, nullable=False),
+)
+"""Millionths of the currency: per million tokens, and per request."""
