@@ -7,7 +7,7 @@ Knows folders, configs and tokenizers; what becomes of each architecture is its 
 import importlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, cast
@@ -112,10 +112,10 @@ def keep(folder: Path, weights: list[Path], target: Path) -> None:
             shutil.copyfile(path, target / name)
 
 
-def load_model(kind: Any, folder: Path, dtype: Any) -> Any:
+def load_model(kind: Any, folder: Path, dtype: Any, *, spare: Sequence[str] = ()) -> Any:
     """The torch model of `folder`, by the transformers class `kind`, ready to be called.
 
-    Raises ModelRefused for an architecture that is not known, and for tensors that are missing,
+    Tensors with one of `spare` in their name may be missing or left over. Raises ModelRefused for an architecture that is not known, and for tensors that are missing,
     left over or of another shape than the architecture's.
     """
     try:
@@ -133,6 +133,8 @@ def load_model(kind: Any, folder: Path, dtype: Any) -> Any:
         raise ModelRefused(f"The checkpoint cannot be loaded: {short(error)}.") from None
     for what, verb in (("missing", "lacks"), ("unexpected", "has"), ("mismatched", "misshapes")):
         names = sorted(str(name) for name in told[f"{what}_keys"])
+        if what != "mismatched":
+            names = [name for name in names if not any(part in name for part in spare)]
         if names:
             shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
             raise ModelRefused(

@@ -168,7 +168,7 @@ def batch(
         end = start + 1
         while end < min(most, len(order)) and padded[end] == length:
             end += 1
-        rows = _pad([tokens[index] for index in order[start:end]], length, types=has_types)
+        rows = pad([tokens[index] for index in order[start:end]], length, types=has_types)
         parts.append(Batch(arrays=rows, size=end - start, row_cost=length))
         start = end
     parameters = {"order": order, "tokens": total, **told}
@@ -184,7 +184,8 @@ def bucket(length: int) -> int:
     return max(step, -(-length // step) * step)
 
 
-def _pad(rows: Sequence[Tokens], length: int, *, types: bool) -> Row:
+def pad(rows: Sequence[Tokens], length: int, *, types: bool) -> Row:
+    """Token ids, mask and perhaps types of shape [rows, length], zeros at the end of each row."""
     arrays = {name: np.zeros((len(rows), length), np.int64) for name in (IDS, MASK)}
     if types:
         arrays[TYPES] = np.zeros((len(rows), length), np.int64)
