@@ -115,8 +115,9 @@ def keep(folder: Path, weights: list[Path], target: Path) -> None:
 def load_model(kind: Any, folder: Path, dtype: Any, *, spare: Sequence[str] = ()) -> Any:
     """The torch model of `folder`, by the transformers class `kind`, ready to be called.
 
-    Tensors with one of `spare` in their name may be missing or left over. Raises ModelRefused for an architecture that is not known, and for tensors that are missing,
-    left over or of another shape than the architecture's.
+    Tensors with one of `spare` in their name may be missing or left over. Raises ModelRefused for
+    an architecture that is not known, and for tensors that are missing, left over or of another
+    shape than the architecture's.
     """
     try:
         model, told = kind.from_pretrained(
