@@ -34,7 +34,7 @@ def check(folder: Path) -> list[Path]:
     _check_links(folder)
     for path in sorted(folder.rglob("*.json")):
         if path.name not in ("tokenizer.json", "vocab.json"):
-            _check_config(path, read_json(path, MAX_CONFIG_BYTES))
+            _check_config(path, _read(path, MAX_CONFIG_BYTES))
     weights = weight_files(folder)
     tensors: dict[str, str] = {}
     for path in weights:
@@ -67,18 +67,22 @@ def _check_links(folder: Path) -> None:
 
 def read_json(path: Path, limit: int) -> dict[str, Any]:
     """The JSON object in a file of at most `limit` bytes. Raises ModelRefused."""
-    if path.stat().st_size > limit:
-        raise ModelRefused(f"{path.name} has more than {limit} bytes.")
-    try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ModelRefused(f"{path.name} is not JSON: {str(error)[:200]}.") from None
+    value = _read(path, limit)
     if not isinstance(value, dict):
         raise ModelRefused(f"{path.name} must hold a JSON object; it holds a {_kind(value)}.")
     return value
 
 
-def _check_config(path: Path, config: dict[str, Any]) -> None:
+def _read(path: Path, limit: int) -> Any:
+    if path.stat().st_size > limit:
+        raise ModelRefused(f"{path.name} has more than {limit} bytes.")
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ModelRefused(f"{path.name} is not JSON: {str(error)[:200]}.") from None
+
+
+def _check_config(path: Path, config: Any) -> None:
     stack: list[Any] = [config]
     while stack:
         value = stack.pop()
@@ -96,7 +100,7 @@ def _check_config(path: Path, config: dict[str, Any]) -> None:
             for key, said in value.items():
                 if key.endswith("_implementation") and isinstance(said, str) and "/" in said:
                     raise ModelRefused(f"{path.name} takes its {key} from elsewhere: {said!a}.")
-    quantized = config.get("quantization_config")
+    quantized = config.get("quantization_config") if isinstance(config, dict) else None
     if path.name == "config.json" and quantized:
         method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
         raise ModelRefused(
