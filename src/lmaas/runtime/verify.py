@@ -64,6 +64,7 @@ def _tensors(folder: Path, signature: Signature, task: str) -> ParityReport:
     _require_files(
         folder, compiled / "model.xml", compiled / "model.bin", folder / "sample.safetensors"
     )
+    tasks.get(task).bind(compiled)
     try:
         model = ov.load().Core().read_model(compiled / "model.xml")
     except RuntimeError as error:

@@ -28,17 +28,18 @@ from lmaas.runtime.batching import Batcher, Request, State, run_batch
 from lmaas.runtime.engine import make_engine
 from lmaas.runtime.heart import Heart, resident_bytes
 from lmaas.runtime.journal import SLOT_IDS, Journal
+from lmaas.runtime.language.worker import LanguageWorker
 from lmaas.runtime.messages import (
     AnyMessage,
     Call,
     Cancel,
     Decoder,
     Done,
-    Failed,
     Load,
     Loaded,
     Stop,
     encode,
+    failure,
 )
 from lmaas.tasks.base import Batch, Row
 from lmaas.types import Payload
@@ -46,7 +47,7 @@ from lmaas.types import Payload
 log = logging.getLogger(__name__)
 
 READ_BYTES: Final = 1 << 20
-INLINE_IMAGE_BYTES: Final = 4096
+INLINE_BYTES: Final = {"image": 4096, "texts": 8192}
 INLINE_BODY_BYTES: Final = 1 << 16
 """Smaller payloads are decoded where they are read: a thread hop would cost more."""
 INLINE_BATCH_S: Final = 0.003
@@ -92,6 +93,7 @@ class Worker:
         start = time.perf_counter()
         record = self._record
         self._heart.start()
+        self._task = self._task.bind(Path(record.folder))
         self._engine.load(
             Path(record.folder),
             record.signature,
@@ -127,6 +129,10 @@ class Worker:
             self._heart.queued = len(self._batcher)
             if self._stop_at is not None and (not self._live or time.monotonic() >= self._stop_at):
                 return
+
+    def close(self) -> None:
+        """Release the model."""
+        self._engine.close()
 
     def _next(self, poll: select.poll, patience_ms: float | None) -> list[tuple[int, int]]:
         """What can be read; looks again and again for `SPIN_S` before it sleeps."""
@@ -196,9 +202,9 @@ class Worker:
             return
         if isinstance(outcome, Exception):
             del self._live[request.id]
-            self._send(_failure(request.id, outcome))
+            self._send(failure(request.id, outcome))
             return
-        request.batch = outcome
+        request.begin(outcome)
         self._batcher.add(request)
 
     def _start_batch(self) -> None:
@@ -206,16 +212,16 @@ class Worker:
         if not requests:
             return
         self._heart.running = len(requests)
-        rows = _rows(requests)
-        expected_s = self._batcher.expected_s(rows)
+        cost = _cost(requests)
+        expected_s = self._batcher.expected_s(cost)
         if 0 < expected_s < INLINE_BATCH_S:
-            self._settle(requests, self._compute(requests, rows, MAIN_SLOT))
+            self._settle(requests, self._compute(requests, cost, MAIN_SLOT))
             return
         self._running = requests
-        future = self._engine_pool.submit(self._compute, requests, rows, ENGINE_SLOT)
+        future = self._engine_pool.submit(self._compute, requests, cost, ENGINE_SLOT)
         future.add_done_callback(lambda done: self._finish((requests, done)))
 
-    def _compute(self, requests: Sequence[Request], rows: int, slot: int) -> bytes:
+    def _compute(self, requests: Sequence[Request], cost: int, slot: int) -> bytes:
         start = time.perf_counter()
         record = self._record
         self._journal.begin(slot, [request.id for request in requests])
@@ -224,18 +230,22 @@ class Worker:
             requests,
             self._infer,
             joins=record.signature.batch,
-            max_rows=self._batcher.max_rows,
+            max_rows=self._batcher.max_rows(_row_cost(requests[0])),
         ):
-            assert request.batch is not None
             try:
                 if isinstance(outcome, Exception):
                     raise outcome
-                answer = self._task.write(outcome, request.batch, record.signature, record.model)
+                whole = request.end_part(outcome)
+                if whole is None:
+                    continue
+                batch, outputs = whole
+                answer = self._task.write(outputs, batch, record.signature, record.model)
                 frames.append(encode(Done(id=request.id, answer=answer)))
             except Exception as error:  # noqa: BLE001 - becomes the answer to this one request
-                frames.append(_failure(request.id, error))
+                frames.append(failure(request.id, error))
+            request.state = State.ENDED
         self._journal.end(slot)
-        self._batcher.took(rows, time.perf_counter() - start)
+        self._batcher.took(cost, time.perf_counter() - start)
         return b"".join(frames)
 
     def _infer(self, arrays: Row) -> Row:
@@ -266,7 +276,10 @@ class Worker:
     def _settle(self, requests: Sequence[Request], frames: bytes) -> None:
         self._heart.running = 0
         for request in requests:
-            self._live.pop(request.id, None)
+            if request.state is State.RUNNING:
+                self._batcher.add(request)
+            else:
+                self._live.pop(request.id, None)
         self._send(frames)
 
     def _send(self, frames: bytes) -> None:
@@ -275,24 +288,16 @@ class Worker:
 
 
 def _is_cheap(payload: Payload) -> bool:
-    limit = INLINE_IMAGE_BYTES if payload.format == "image" else INLINE_BODY_BYTES
-    return len(payload.body) <= limit
+    return len(payload.body) <= INLINE_BYTES.get(payload.format, INLINE_BODY_BYTES)
 
 
-def _rows(requests: Sequence[Request]) -> int:
-    return max(1, sum(r.batch.size for r in requests if r.batch is not None))
+def _row_cost(request: Request) -> int:
+    assert request.batch is not None
+    return request.batch.row_cost
 
 
-def _failure(id_: int | None, error: Exception) -> bytes:
-    if isinstance(error, LMaaSError):
-        return encode(
-            Failed(
-                id=id_, code=error.code, message=error.message, hint=error.hint, param=error.param
-            )
-        )
-    log.error("A request failed unexpectedly.", exc_info=error)
-    message = f"The model could not answer: {type(error).__name__}: {error}."
-    return encode(Failed(id=id_, code=LMaaSError.code, message=message))
+def _cost(requests: Sequence[Request]) -> int:
+    return max(1, sum(r.batch.size * r.batch.row_cost for r in requests if r.batch is not None))
 
 
 def main() -> int:
@@ -326,13 +331,20 @@ def _run(sock: socket.socket, journal: Path) -> int:
         messages = decoder.feed(data)
     (load,) = messages
     assert isinstance(load, Load)
+    worker: Worker | LanguageWorker
     try:
-        worker = Worker(sock, load, journal)
+        if load.record.options is None:
+            worker = Worker(sock, load, journal)
+        else:
+            worker = LanguageWorker(sock, load, journal)
         worker.load()
     except (LMaaSError, OSError, MemoryError) as error:
-        sock.sendall(_failure(None, error))
+        sock.sendall(failure(None, error))
         return EXIT_LOAD_FAILED
-    worker.serve(decoder)
+    try:
+        worker.serve(decoder)
+    finally:
+        worker.close()
     return EXIT_OK
 
 
