@@ -13,7 +13,8 @@ TENANT = "default"
 
 Precision = Literal["f32", "bf16"]
 FrameworkName = Literal["pytorch", "keras", "tensorflow", "onnx"]
-FileRole = Literal["source", "compiled", "sample"]
+FileRole = Literal["source", "compiled", "sample", "variant"]
+VariantName = Literal["bf16", "int8", "int4"]
 Scope = Literal["admin", "call"]
 
 BATCH = -1
@@ -189,6 +190,47 @@ class PublishOptions(TypedDict, total=False):
     """Where the model comes from."""
 
 
+class Measured(Record, frozen=True, kw_only=True):
+    """One form of a language model: bytes of its weights on disk, and what it does with a text.
+
+    `tokens_per_s` are greedy tokens of one sequence; times are of this machine, that once.
+    """
+
+    size_bytes: int
+    perplexity: float
+    load_s: float
+    tokens_per_s: float
+
+
+class VariantReport(Record, frozen=True, kw_only=True):
+    """A compressed form against the source, both measured in one run on the same text.
+
+    `perplexity_rise` is relative to the source; `max_drop` is what was allowed.
+    `token_agreement` is the fraction of identical greedy tokens over `prompts` prompts of
+    `new_tokens` tokens each; `first_differences` has one position for each prompt, None where
+    there is none. `text` is "built-in" or the sha256 of the given text; `text_tokens` were read.
+    """
+
+    source: Measured
+    compressed: Measured
+    perplexity_rise: float
+    max_drop: float
+    token_agreement: float
+    first_differences: tuple[int | None, ...]
+    new_tokens: int
+    text: str
+    text_tokens: int
+    method: dict[str, Any]
+
+
+class Variant(Record, frozen=True, kw_only=True):
+    """A compressed form of a version; its files lie under `variants/<name>/`."""
+
+    name: VariantName
+    report: VariantReport
+    created_at: float
+
+
 class ModelVersion(Record, frozen=True, kw_only=True):
     """An immutable version of a model, as the registry gives it back."""
 
@@ -200,6 +242,7 @@ class ModelVersion(Record, frozen=True, kw_only=True):
     files: tuple[FileRef, ...]
     created_at: float
     aliases: tuple[str, ...] = ()
+    variants: tuple[Variant, ...] = ()
 
     @property
     def ref(self) -> str:

@@ -64,6 +64,19 @@ aliases = Table(
     ForeignKeyConstraint(["tenant", "name", "version"], _VERSION),
 )
 
+variants = Table(
+    "variants",
+    metadata,
+    Column("tenant", String, primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("variant", String, primary_key=True),
+    Column("report", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+    ForeignKeyConstraint(["tenant", "name", "version"], _VERSION, ondelete="CASCADE"),
+)
+"""Compressed forms of a version; their files are rows of `files` with the role "variant"."""
+
 keys = Table(
     "keys",
     metadata,

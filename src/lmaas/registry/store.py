@@ -6,7 +6,7 @@ Synchronous and thread-safe. Several processes may open the same home.
 import difflib
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,8 +17,17 @@ from lmaas.registry import fsck
 from lmaas.registry.blobs import Blobs
 from lmaas.registry.database import Database
 from lmaas.registry.names import check_name, parse_ref
-from lmaas.registry.schema import aliases, files, models, versions
-from lmaas.types import FileRef, FileRole, Manifest, ModelVersion, ParityReport
+from lmaas.registry.schema import aliases, files, models, variants, versions
+from lmaas.types import (
+    FileRef,
+    FileRole,
+    Manifest,
+    ModelVersion,
+    ParityReport,
+    Variant,
+    VariantName,
+    VariantReport,
+)
 
 PACKAGE_FILES: tuple[tuple[str, FileRole], ...] = (
     ("source", "source"),
@@ -86,6 +95,42 @@ class Registry:
                     [{**key, "version": number, **msgspec.structs.asdict(f)} for f in stored],
                 )
         return self.resolve(tenant, f"{manifest.name}:{number}")
+
+    def add_variant(
+        self, version: ModelVersion, variant: VariantName, report: VariantReport, folder: Path
+    ) -> ModelVersion:
+        """Store `folder`'s files as a compressed form of `version`, in place of an older one.
+
+        Raises ModelNotFound when the version is gone, StorageFull with nothing changed.
+        """
+        key = {"tenant": version.tenant, "name": version.name, "version": version.version}
+        top = f"variants/{variant}/"
+        with self.blobs.adding():
+            stored = [
+                {**key, "path": top + path, "role": "variant", "sha256": sha256, "size_bytes": size}
+                for path in _files_in(folder)
+                for sha256, size in [self.blobs.put(folder / path)]
+            ]
+            with self.database.write() as connection:
+                if connection.execute(sa.select(versions).where(_same(versions, key))).first():
+                    connection.execute(
+                        variants.delete().where(_same(variants, {**key, "variant": variant}))
+                    )
+                    connection.execute(
+                        files.delete().where(
+                            _same(files, key) & files.c.path.startswith(top, autoescape=True)
+                        )
+                    )
+                    connection.execute(files.insert(), stored)
+                    connection.execute(
+                        variants.insert().values(
+                            **key,
+                            variant=variant,
+                            report=msgspec.json.encode(report).decode(),
+                            created_at=time.time(),
+                        )
+                    )
+        return self.resolve(version.tenant, version.ref)
 
     def set_alias(self, tenant: str, name: str, alias: str, version: int) -> None:
         """Point `name@alias` at `version`, whatever it pointed at before."""
@@ -222,13 +267,21 @@ def _package_files(package: Path) -> list[tuple[str, FileRole]]:
     found: list[tuple[str, FileRole]] = []
     for top, role in PACKAGE_FILES:
         path = package / top
-        inside = sorted(path.rglob("*")) if path.is_dir() else [path]
-        found += [
-            (p.relative_to(package).as_posix(), role)
-            for p in inside
-            if p.is_file() and not p.is_symlink()
-        ]
+        inside = [f"{top}/{name}" for name in _files_in(path)] if path.is_dir() else [top]
+        found += [(name, role) for name in inside if _is_plain(package / name)]
     return found
+
+
+def _files_in(folder: Path) -> list[str]:
+    return [p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*")) if _is_plain(p)]
+
+
+def _is_plain(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
+def _same(table: sa.Table, key: Mapping[str, object]) -> sa.ColumnElement[bool]:
+    return sa.and_(*(table.c[name] == value for name, value in key.items()))
 
 
 def _of_tenant(tenant: str) -> sa.Select[tuple[object, ...]]:
@@ -243,7 +296,7 @@ def _load(connection: sa.Connection, row: sa.Row[tuple[object, ...]]) -> ModelVe
     key = row._mapping
 
     def of(table: sa.Table) -> sa.ColumnElement[bool]:
-        return sa.and_(*(table.c[name] == key[name] for name in ("tenant", "name", "version")))
+        return _same(table, {name: key[name] for name in ("tenant", "name", "version")})
 
     stored = connection.execute(
         sa.select(files.c.path, files.c.role, files.c.sha256, files.c.size_bytes)
@@ -252,6 +305,11 @@ def _load(connection: sa.Connection, row: sa.Row[tuple[object, ...]]) -> ModelVe
     )
     pointing = connection.scalars(
         sa.select(aliases.c.alias).where(of(aliases)).order_by(aliases.c.alias)
+    )
+    made = connection.execute(
+        sa.select(variants.c.variant, variants.c.report, variants.c.created_at)
+        .where(of(variants))
+        .order_by(variants.c.variant)
     )
     return ModelVersion(
         tenant=key["tenant"],
@@ -262,6 +320,14 @@ def _load(connection: sa.Connection, row: sa.Row[tuple[object, ...]]) -> ModelVe
         files=tuple(FileRef(**file._mapping) for file in stored),
         created_at=key["created_at"],
         aliases=tuple(pointing),
+        variants=tuple(
+            Variant(
+                name=row.variant,
+                report=msgspec.json.decode(row.report, type=VariantReport),
+                created_at=row.created_at,
+            )
+            for row in made
+        ),
     )
 
 

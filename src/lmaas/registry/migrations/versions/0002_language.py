@@ -1,4 +1,4 @@
-"""Usage, limits and prices."""
+"""Usage, limits and prices; variants of versions."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,6 +10,7 @@ down_revision = "0001"
 def upgrade() -> None:
     """Create the tables that language models brought."""
     _create_accounts()
+    _create_variants()
 
 
 def _create_accounts() -> None:
@@ -51,4 +52,20 @@ def _create_accounts() -> None:
         sa.Column("prompt_micro", sa.Integer, nullable=False),
         sa.Column("completion_micro", sa.Integer, nullable=False),
         sa.Column("request_micro", sa.Integer, nullable=False),
+    )
+
+
+def _create_variants() -> None:
+    version, target = ["tenant", "name", "version"], [
+        "versions.tenant", "versions.name", "versions.version"
+    ]  # fmt: skip
+    op.create_table(
+        "variants",
+        sa.Column("tenant", sa.String, primary_key=True),
+        sa.Column("name", sa.String, primary_key=True),
+        sa.Column("version", sa.Integer, primary_key=True),
+        sa.Column("variant", sa.String, primary_key=True),
+        sa.Column("report", sa.Text, nullable=False),
+        sa.Column("created_at", sa.Float, nullable=False),
+        sa.ForeignKeyConstraint(version, target, ondelete="CASCADE"),
     )
