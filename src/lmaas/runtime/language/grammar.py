@@ -8,6 +8,7 @@ vocabulary, in a child process with a bound on time and memory.
 import argparse
 import json
 import os
+import re
 import resource
 import select
 import signal
@@ -29,6 +30,8 @@ START_TIMEOUT_S: Final = 30.0
 MEMORY_BYTES: Final = 8 << 30
 REMEMBERED: Final = 512
 TOY_WIDTH: Final = 16
+WHERE: Final = re.compile(r"\A\[[^\]]*\] \S+:\d+: ")
+"""What the compiler puts before its messages: a time and a place in its own source."""
 TOKENIZER_FILES: Final = ("openvino_tokenizer", "openvino_detokenizer")
 
 
@@ -84,7 +87,10 @@ class Prover:
         if not answer:
             self._end()
             return "it ends the process that compiles it."
-        return str(json.loads(answer))
+        problem = str(json.loads(answer))
+        if problem:
+            self._end()  # its pipeline is broken: the next grammar gets a new one
+        return problem
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._end()
@@ -192,8 +198,6 @@ def main() -> None:
         for number, line in enumerate(sys.stdin.buffer):
             problem = _problem(pipe, number, msgspec.json.decode(line, type=Grammar))
             out.write(json.dumps(problem).encode() + b"\n")
-            if problem:
-                return  # the pipeline is broken: the next grammar gets a new one
 
 
 def _pipeline(folder: Path, scratch: Path, vocabulary_size: int) -> Any:
@@ -223,13 +227,15 @@ def _problem(pipe: Any, number: int, grammar: Grammar) -> str:
         config = genai.GenerationConfig()
         config.max_new_tokens = 1
         config.structured_output_config = structured(grammar)
-        pipe.add_request(number, ov.Tensor(np.zeros((1, 1), np.int64)), config)
+        # A request whose handle is let go of is dropped unseen.
+        handle = pipe.add_request(number, ov.Tensor(np.zeros((1, 1), np.int64)), config)
         while pipe.has_non_finished_requests():
             pipe.step()
+        handle.read_all()
     except (RuntimeError, ValueError, MemoryError) as error:
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        told = " ".join(" ".join(lines).split())
-        return told.rpartition("Check failed: ")[2][-300:] or type(error).__name__
+        told = " ".join(str(error).split())
+        told = WHERE.sub("", told).rpartition("is false: ")[2]
+        return told[:300] or type(error).__name__
     return ""
 
 

@@ -37,7 +37,7 @@ class OpenVINOGenAI:
 
     def __init__(self) -> None:
         self._pipe: Any = None
-        self._handles: dict[int, Any] = {}
+        self._handles: dict[int, tuple[Any, bool]] = {}
         self._lookup = 0
         self._vocabulary = 0
 
@@ -82,7 +82,7 @@ class OpenVINOGenAI:
             handle = self._pipe.add_request(sequence, ov.Tensor(ids[None, :]), config)
         except RuntimeError as error:
             raise InvalidInput(f"The engine refuses the request: {_gist(error)}.") from error
-        self._handles[sequence] = handle
+        self._handles[sequence] = handle, sampling.logprobs is not None
 
     def step(self) -> list[Output]:
         """One forward pass for all running sequences."""
@@ -95,14 +95,15 @@ class OpenVINOGenAI:
         }
         outputs: list[Output] = []
         over: list[int] = []
-        for sequence, handle in self._handles.items():
+        for sequence, (handle, scored) in self._handles.items():
             tokens: list[int] = []
             scores: list[TokenScore] = []
             finish: Finish | None = None
             while handle.can_read():
                 for part in handle.read().values():
                     tokens += part.generated_ids
-                    scores += [TokenScore(value) for value in part.generated_log_probs]
+                    if scored:
+                        scores += [TokenScore(value) for value in part.generated_log_probs]
                     finish = finished.get(part.finish_reason, finish)
             if handle.get_status() == genai.GenerationStatus.IGNORED:
                 # The scheduler gives a sequence up that the whole cache cannot hold.
@@ -117,9 +118,9 @@ class OpenVINOGenAI:
 
     def cancel(self, sequence: int) -> None:
         """Drop a sequence; its blocks are free after the next step."""
-        handle = self._handles.pop(sequence, None)
-        if handle is not None:
-            handle.cancel()
+        running = self._handles.pop(sequence, None)
+        if running is not None:
+            running[0].cancel()
 
     def busy(self) -> bool:
         """Whether there is anything to run, or to clean up after a cancel."""

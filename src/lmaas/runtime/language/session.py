@@ -100,11 +100,11 @@ class Session:
         thinking = False
         if request.messages:
             text, mark = self._render(request)
-            self._check_length(self._tokens.at_least(text), request)
+            self._check_prompt(self._tokens.at_least(text), request)
             prompt = self._tokens.encode_prompt(text, mark)
             thinking = self._spec.reasoning and text.rstrip().endswith(THINK)
         elif isinstance(request.prompt, str):
-            self._check_length(self._tokens.at_least(request.prompt), request)
+            self._check_prompt(self._tokens.at_least(request.prompt), request)
             prompt = self._tokens.encode(request.prompt, add_special=True)
         else:
             prompt = list(request.prompt or ())
@@ -125,6 +125,7 @@ class Session:
             Writer(
                 index,
                 self._tokens,
+                stream=request.stream,
                 stops=request.sampling.stop,
                 reasoning=self._spec.reasoning and bool(request.messages),
                 thinking=prepared.thinking,
@@ -227,6 +228,15 @@ class Session:
             logprobs=given.logprobs,
             grammar=grammar_of(request),
         )
+
+    def _check_prompt(self, least: int, request: GenerateRequest) -> None:
+        """Refuse what is too long however it is encoded, before time is spent on it."""
+        if least >= self._context:
+            raise ContextLengthExceeded(
+                f"The model's context is {self._context} tokens; the prompt has at least {least}.",
+                hint="Shorten the prompt.",
+                param="messages" if request.messages else "prompt",
+            )
 
     def _check_length(self, prompt: int, request: GenerateRequest) -> None:
         if prompt < 1 and not request.messages and not request.prompt:

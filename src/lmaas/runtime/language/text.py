@@ -34,7 +34,7 @@ class Mode(Enum):
 class Writer:
     """Makes the deltas of one choice.
 
-    `reasoning` and `tools` say whether such tags mean something here; `thinking` that the prompt
+    Without `stream` there is only one, at the end. `reasoning` and `tools` say whether such tags mean something here; `thinking` that the prompt
     has opened the reasoning already.
     """
 
@@ -43,6 +43,7 @@ class Writer:
         index: int,
         tokens: Tokens,
         *,
+        stream: bool = True,
         stops: Sequence[str] = (),
         reasoning: bool = False,
         thinking: bool = False,
@@ -53,6 +54,7 @@ class Writer:
         self.reasoned = 0
         self.stopped = False
         self._index = index
+        self._streams = stream
         self._tokens = tokens
         self._stream = tokens.stream()
         self._stops = tuple(stops)
@@ -82,7 +84,7 @@ class Writer:
             if token not in self._hidden:
                 self._held += self._stream.feed(token)
                 self._advance()
-        return self._delta(None)
+        return self._delta(None) if self._streams else None
 
     def end(self, finish: Finish) -> Delta:
         """The last delta, with all that was held back."""
