@@ -16,6 +16,7 @@ from lmaas.service import Service
 T = TypeVar("T")
 _PLACE = re.compile(r"\A(?P<what>.*?)(?: - at (?:`key` in )?`\$\.?(?P<path>.*)`)?\Z", re.DOTALL)
 _FIELD = re.compile(r"\AObject (?P<how>contains unknown|missing required) field `(?P<name>.*)`\Z")
+LISTED = "GET /openapi.json lists what is taken."
 MAX_SHOWN = 100
 MAX_METADATA = 16
 """So many pairs a request's metadata has at most."""
@@ -47,14 +48,14 @@ def _wrong(text: str) -> InvalidInput:
     what, path = place["what"], place["path"] or ""
     field = _FIELD.match(what)
     if field is None:
-        return InvalidInput(f"{path or 'The body'}: {what[:300]}.", param=path or None)
+        hint = LISTED if what.startswith("Invalid enum value") else None
+        text = f"{path or 'The body'}: {what[:300]}."
+        return InvalidInput(text, hint=hint, param=path or None)
     name = field["name"][:MAX_SHOWN]
     param = f"{path}.{name}" if path else name
     if field["how"] == "missing required":
         return InvalidInput(f"The field {param} is missing.", param=param)
-    return InvalidInput(
-        f"Unknown field {param}.", hint="GET /openapi.json lists the fields.", param=param
-    )
+    return InvalidInput(f"Unknown field {param}.", hint=LISTED, param=param)
 
 
 def refuse(body: msgspec.Struct, neutral: Mapping[str, tuple[Any, ...]]) -> None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -205,8 +205,3 @@ class ChatWriter:
     def failed(self, error: LMaaSError) -> bytes:
         """The error; no mark."""
         return error_data(error, PATH)
-
-
-def types() -> tuple[Any, ...]:
-    """What the route answers with."""
-    return (ChatCompletion, ChatCompletionChunk)

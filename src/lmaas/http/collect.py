@@ -2,8 +2,8 @@
 
 import msgspec
 
+from lmaas.http.sse import Deltas
 from lmaas.language import Delta, Finish, TokenLogprob
-from lmaas.serving.generation import Generation
 
 
 class CollectedCall(msgspec.Struct):
@@ -40,9 +40,12 @@ class Collected(msgspec.Struct):
             self.finish = delta.finish
 
 
-async def collect(generation: Generation, choices: int = 1) -> list[Collected]:
+async def collect(generation: Deltas, choices: int = 1) -> list[Collected]:
     """All choices of a generation, in order."""
     collected = [Collected() for _ in range(choices)]
-    async for delta in generation:
-        collected[delta.index].add(delta)
+    try:
+        async for delta in generation:
+            collected[delta.index].add(delta)
+    finally:
+        generation.close()
     return collected

@@ -30,6 +30,9 @@ Count = Annotated[int, Meta(ge=1, le=1 << 30)]
 Natural = Annotated[int, Meta(ge=0, le=1 << 30)]
 Choices = Annotated[int, Meta(ge=1, le=MAX_CHOICES)]
 Top = Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)]
+Biases = Annotated[
+    dict[int, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=MAX_LOGIT_BIAS)
+]
 Name = Annotated[str, Meta(pattern=r"\A[a-zA-Z0-9_-]{1,64}\Z")]
 
 

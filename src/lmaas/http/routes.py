@@ -4,7 +4,9 @@ from typing import Any
 
 from lmaas.codecs.json import CallBody
 from lmaas.codecs.tensor import InferRequest
-from lmaas.http import admin, health, huggingface, oip, openai, openapi, upload
+from lmaas.http import admin, chat, completions, health, huggingface, oip, openai, openapi, upload
+from lmaas.http.chat_answer import ChatCompletion, ChatCompletionChunk
+from lmaas.http.completions_answer import Completion
 from lmaas.http.exchange import Exchange
 from lmaas.http.route import Operation, Route
 from lmaas.service import Service
@@ -12,6 +14,7 @@ from lmaas.tasks.image_classification import Label
 from lmaas.types import KeyRecord, ModelVersion, WorkerStatus
 
 OCTETS = "application/octet-stream"
+EVENTS = "text/event-stream"
 
 
 async def describe(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
@@ -25,6 +28,8 @@ async def page(service: Service, exchange: Exchange, path: dict[str, str]) -> No
     exchange.extra += openapi.PAGE_HEADERS
     exchange.send(body, kind=b"text/html; charset=utf-8")
 
+
+CHAT = Operation(chat.create, (chat.ChatBody,), (ChatCompletion, ChatCompletionChunk, EVENTS))
 
 ROUTES = [
     Route(
@@ -42,6 +47,16 @@ ROUTES = [
     Route(
         "/v2/models/{ref}/versions/{version}/infer",
         {"POST": Operation(oip.infer, (InferRequest, OCTETS), (dict[str, Any], OCTETS))},
+    ),
+    Route("/v1/chat/completions", {"POST": CHAT}),
+    Route("/models/{ref}/v1/chat/completions", {"POST": CHAT}),
+    Route(
+        "/v1/completions",
+        {
+            "POST": Operation(
+                completions.create, (completions.CompletionBody,), (Completion, EVENTS)
+            )
+        },
     ),
     Route("/v1/models", {"GET": Operation(openai.models, (), (openai.ModelList,))}),
     Route("/v1/models/{ref}", {"GET": Operation(openai.model, (), (openai.ModelObject,))}),

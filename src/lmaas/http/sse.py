@@ -3,6 +3,7 @@
 Knows no protocol: a door says what a delta becomes, what comes last, and how it tells a failure.
 """
 
+from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
 import msgspec
@@ -16,6 +17,20 @@ from lmaas.serving.generation import Generation
 
 DONE = b"data: [DONE]\n\n"
 encode = msgspec.json.Encoder().encode
+
+
+class Deltas(Protocol):
+    """What is sent: a generation, or several as one."""
+
+    @property
+    def usage(self) -> Usage:
+        """What it used; complete after the last delta."""
+
+    def close(self) -> None:
+        """Stop it unless it is over."""
+
+    def __aiter__(self) -> AsyncIterator[Delta]:
+        """Its deltas, as they come."""
 
 
 class Writer(Protocol):
@@ -58,7 +73,7 @@ def name(exchange: Exchange, generation: Generation) -> None:
     exchange.extra.append((b"x-lmaas-model", generation.version.ref.encode()))
 
 
-async def send(exchange: Exchange, generation: Generation, writer: Writer) -> LMaaSError | None:
+async def send(exchange: Exchange, generation: Deltas, writer: Writer) -> LMaaSError | None:
     """Send a whole generation; the error when it failed midway and its caller was told."""
     exchange.start()
     push, flowing = exchange.push, exchange.flowing
