@@ -16,6 +16,8 @@ LMaaSError
 ├── Conflict              the thing exists already, or is in use
 │   └── AlreadyRunning    another server holds this LMAAS_HOME, or the port
 ├── QueueFull             too many requests wait for this model; `retry_after_s` says when to retry
+├── RateLimited           over a limit of the key or tenant; `retry_after_s` says when to retry
+├── InsufficientQuota     the budget of the key or tenant is spent
 ├── Quarantined           this request killed two workers and is not run again
 ├── StorageFull           no space left on the device
 ├── CorruptBlob           a stored file does not have the bytes its digest names
@@ -151,6 +153,30 @@ class QueueFull(LMaaSError):
         self.retry_after_s = retry_after_s
 
 
+class RateLimited(LMaaSError):
+    """Over a limit of the key or its tenant. `never`: no waiting helps, the request is too big."""
+
+    code = "rate_limit_exceeded"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: int = 1,
+        never: bool = False,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
+        self.never = never
+
+
+class InsufficientQuota(LMaaSError):
+    """The budget of the key or its tenant does not pay for the request; retrying does not help."""
+
+    code = "insufficient_quota"
+
+
 class Quarantined(LMaaSError):
     """This request killed two workers and is not run again."""
 
@@ -204,7 +230,8 @@ BY_CODE: dict[str, type[LMaaSError]] = {
     for cls in (
         LMaaSError, InvalidInput, PayloadTooLarge, HeadTooLarge, ContextLengthExceeded, TooSlow,
         MethodNotAllowed, ConfigError, ModelRefused, ParityFailed, NotFound, ModelNotFound,
-        Unauthorized, Forbidden, Conflict, AlreadyRunning, QueueFull, Quarantined, StorageFull,
+        Unauthorized, Forbidden, Conflict, AlreadyRunning, QueueFull, RateLimited,
+        InsufficientQuota, Quarantined, StorageFull,
         CorruptBlob, DoesNotFit, MissingExtra, Unavailable, TimedOut, Cancelled,
     )
 }  # fmt: skip

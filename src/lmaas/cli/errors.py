@@ -9,10 +9,12 @@ import click
 from lmaas.errors import (
     ConfigError,
     Forbidden,
+    InsufficientQuota,
     LMaaSError,
     NotFound,
     PayloadTooLarge,
     QueueFull,
+    RateLimited,
     StorageFull,
     TimedOut,
     Unauthorized,
@@ -27,6 +29,8 @@ EXIT_CODES: list[tuple[type[LMaaSError], int]] = [
     (Unauthorized, 4),
     (Forbidden, 4),
     (QueueFull, 5),
+    (RateLimited, 5),
+    (InsufficientQuota, 5),
     (PayloadTooLarge, 5),
     (StorageFull, 5),
     (Unavailable, 6),
@@ -37,7 +41,7 @@ EXIT_CODES: list[tuple[type[LMaaSError], int]] = [
 EXIT_CODES_TEXT = (
     "Exit codes: 0 done; 1 failed, or a check found something wrong; 2 wrong usage or settings; "
     "3 no such model, version or key; 4 the key is missing, wrong or not allowed to; "
-    "5 over a limit (queue, size, disk); 6 no server, not ready, or out of time; 130 interrupted."
+    "5 over a limit (queue, rate, budget, size, disk); 6 no server, not ready, or out of time; 130 interrupted."
 )
 
 

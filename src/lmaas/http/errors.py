@@ -18,6 +18,8 @@ STATUS: dict[type[errors.LMaaSError], int] = {
     errors.Forbidden: 403,
     errors.Conflict: 409,
     errors.QueueFull: 429,
+    errors.RateLimited: 429,
+    errors.InsufficientQuota: 429,
     errors.Quarantined: 422,
     errors.StorageFull: 507,
     errors.CorruptBlob: 500,
@@ -43,6 +45,11 @@ def headers_of(error: errors.LMaaSError) -> list[tuple[bytes, bytes]]:
     match error:
         case errors.QueueFull():
             return [(b"retry-after", str(max(1, error.retry_after_s)).encode())]
+        case errors.RateLimited():
+            wait = [(b"retry-after", str(max(1, error.retry_after_s)).encode())]
+            return [*wait, (b"x-should-retry", b"false")] if error.never else wait
+        case errors.InsufficientQuota():
+            return [(b"x-should-retry", b"false")]
         case errors.Unavailable() | errors.DoesNotFit():
             return [(b"retry-after", b"1")]
         case errors.Unauthorized():
@@ -71,6 +78,8 @@ def body_of(error: errors.LMaaSError, path: str) -> tuple[bytes, bytes]:
         body = {"error": str(error)}
     else:
         kind = TYPES.get(status, "server_error")
+        if isinstance(error, errors.InsufficientQuota):
+            kind = error.code
         told = {"message": str(error), "type": kind, "param": error.param, "code": error.code}
         body = {"error": told}
     return msgspec.json.encode(body), b"application/json"
