@@ -4,7 +4,19 @@ from typing import Any
 
 from lmaas.codecs.json import CallBody
 from lmaas.codecs.tensor import InferRequest
-from lmaas.http import admin, chat, completions, health, huggingface, oip, openai, openapi, upload
+from lmaas.http import (
+    admin,
+    chat,
+    completions,
+    embeddings,
+    health,
+    huggingface,
+    oip,
+    openai,
+    openapi,
+    rerank,
+    upload,
+)
 from lmaas.http.chat_answer import ChatCompletion, ChatCompletionChunk
 from lmaas.http.completions_answer import Completion
 from lmaas.http.exchange import Exchange
@@ -57,6 +69,18 @@ ROUTES = [
                 completions.create, (completions.CompletionBody,), (Completion, EVENTS)
             )
         },
+    ),
+    Route(
+        "/v1/embeddings",
+        {
+            "POST": Operation(
+                embeddings.create, (embeddings.EmbeddingsBody,), (embeddings.Embeddings,)
+            )
+        },
+    ),
+    *(
+        Route(path, {"POST": Operation(rerank.create, (rerank.RerankBody,), (rerank.Reranked,))})
+        for path in ("/v1/rerank", "/rerank")
     ),
     Route("/v1/models", {"GET": Operation(openai.models, (), (openai.ModelList,))}),
     Route("/v1/models/{ref}", {"GET": Operation(openai.model, (), (openai.ModelObject,))}),

@@ -1,0 +1,129 @@
+"""OpenAI's `/v1/embeddings`. Token ids are taken as they are: who sends them adds special ones."""
+
+import asyncio
+import base64
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from lmaas.errors import InvalidInput
+from lmaas.http import body
+from lmaas.http.exchange import Exchange
+from lmaas.service import Service
+from lmaas.tasks.text import MAX_TEXTS
+from lmaas.types import ModelVersion, Payload, TextsCall
+
+ROWS_AT_ONCE: Final = 64
+"""So many vectors are written as JSON before other requests get their turn."""
+
+TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
+
+
+class EmbeddingsBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A request. `input`: a text, texts, token ids, or lists of token ids.
+
+    `dimensions` cuts the vectors to their first numbers, at length 1 again.
+    """
+
+    model: str
+    input: str | list[str | TokenId | list[TokenId]]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Annotated[int, Meta(ge=1)] | None = None
+    user: str | None = None
+
+
+class Embedding(msgspec.Struct, kw_only=True):
+    """The vector of input `index`: numbers, or base64 of little-endian float32."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class TextUsage(msgspec.Struct, kw_only=True):
+    """Tokens read; nothing is written."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embeddings(msgspec.Struct, kw_only=True):
+    """The vectors, in the order of the inputs."""
+
+    object: Literal["list"] = "list"
+    data: list[Embedding] | msgspec.Raw
+    model: str
+    usage: TextUsage
+
+
+_decoder = msgspec.json.Decoder(EmbeddingsBody)
+
+
+async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+    """Vectors of texts."""
+    request = await body.read(service, exchange, _decoder)
+    require_task(service.model(exchange.tenant, request.model), "embedding", "/v1/embeddings")
+    call = TextsCall(texts=inputs_of(request.input), dimensions=request.dimensions)
+    payload = Payload(format="texts", body=msgspec.msgpack.encode(call))
+    version, answer = await service.predict(exchange.tenant, request.model, payload)
+    exchange.model = version.ref
+    exchange.extra.append((b"x-lmaas-model", version.ref.encode()))
+    exchange.send_json(
+        Embeddings(
+            data=await _data(answer.body, len(call.texts), request.encoding_format),
+            model=version.ref,
+            usage=TextUsage(prompt_tokens=answer.tokens, total_tokens=answer.tokens),
+        )
+    )
+
+
+def require_task(version: ModelVersion, task: str, route: str) -> None:
+    """Refuse a model that does something else."""
+    if version.manifest.task != task:
+        raise InvalidInput(
+            f"{version.ref} is a model for {version.manifest.task}; {route} needs one for {task}.",
+            hint="GET /v1/models lists the models.",
+            param="model",
+        )
+
+
+def inputs_of(given: str | list[Any]) -> tuple[str | tuple[int, ...], ...]:
+    """The inputs one by one. Raises InvalidInput for what is empty, mixed or too much."""
+    if isinstance(given, list) and given and isinstance(given[0], int):
+        given = [given]
+    inputs = [given] if isinstance(given, str) else given
+    if not inputs:
+        raise InvalidInput("input is empty.", param="input")
+    if len(inputs) > MAX_TEXTS:
+        raise InvalidInput(
+            f"input has {len(inputs)} texts; at most {MAX_TEXTS} are taken at once.", param="input"
+        )
+    kind = type(inputs[0])
+    for index, each in enumerate(inputs):
+        if type(each) is not kind or (kind is list and not all(type(i) is int for i in each)):
+            raise InvalidInput("input mixes texts and token ids.", param="input")
+        if not each:
+            raise InvalidInput(f"input[{index}] is empty.", param="input")
+    return tuple(each if isinstance(each, str) else tuple(each) for each in inputs)
+
+
+async def _data(raw: bytes, count: int, encoding: str) -> msgspec.Raw:
+    """`data` as JSON, from vectors as raw float32."""
+    size = len(raw) // count
+    parts = []
+    with memoryview(raw) as view:
+        for start in range(0, count, ROWS_AT_ONCE):
+            if start:
+                await asyncio.sleep(0)
+            rows = []
+            for index in range(start, min(start + ROWS_AT_ONCE, count)):
+                row = view[index * size : (index + 1) * size]
+                vector: list[float] | str
+                if encoding == "base64":
+                    vector = base64.b64encode(row).decode()
+                else:
+                    vector = row.cast("f").tolist()
+                rows.append(Embedding(index=index, embedding=vector))
+            parts.append(msgspec.json.encode(rows)[1:-1])
+    return msgspec.Raw(b"[%b]" % b",".join(parts))
