@@ -1,11 +1,12 @@
 """What all tests share."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from servers import Running, publish_digits, serving
+from servers import Running, publish_digits, publish_language, serving
 
 
 @pytest.fixture(scope="session")
@@ -14,6 +15,23 @@ def digits_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("digits")
     publish_digits(home)
     return home
+
+
+@pytest.fixture(scope="session")
+def language_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with the language model `tiny`; not to be changed."""
+    home = tmp_path_factory.mktemp("language") / "home"
+    publish_language(home)
+    return home
+
+
+@pytest.fixture(scope="session")
+def language(tmp_path_factory: pytest.TempPathFactory, language_home: Path) -> Iterator[Running]:
+    """A server with the language model `tiny`, which tests share."""
+    home = tmp_path_factory.mktemp("language-server") / "home"
+    shutil.copytree(language_home, home)
+    with serving(home) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Real server processes for tests, and what is sent to them."""
 
+import asyncio
 import io
 import os
 import signal
@@ -14,10 +15,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from checkpoints import make_qwen3
 from lmaas.config import Settings
 from lmaas.registry.lock import HomeLock
 from lmaas.service import Service
-from lmaas.types import TENANT
+from lmaas.types import TENANT, PushOptions
 
 PUBLISH = """
 import sys, numpy as np, torch, lmaas
@@ -52,6 +54,15 @@ class Running(NamedTuple):
 def publish_digits(home: Path) -> None:
     """Publish the model `digits` to `home`, in a process of its own."""
     subprocess.run([sys.executable, "-W", "ignore", "-c", PUBLISH, home], check=True, timeout=100)
+
+
+def publish_language(home: Path) -> None:
+    """Push the tiny language model `tiny` (Qwen3-shaped, random weights) to `home`."""
+    checkpoint = make_qwen3(home.parent / f"{home.name}-checkpoint")
+    service = Service(Settings(home=str(home)))
+    options = PushOptions(name="tiny", task="text-generation")
+    asyncio.run(service.push(TENANT, checkpoint, options))
+    service.close()
 
 
 @contextmanager

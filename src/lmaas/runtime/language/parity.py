@@ -4,16 +4,14 @@ Knows OpenVINO IR with its KV cache as state and stored references; no framework
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from lmaas.errors import InvalidInput
-from lmaas.runtime import ov
 from lmaas.runtime.cpu import has_bf16
+from lmaas.runtime.language.stateful import Stateful, log_softmax
 from lmaas.types import LanguageSpec, ParityCheck, ParityReport, Precision
 
-MODEL = "openvino_model.xml"
 F32_ABS = 1e-3
 F32_SCALED = 1e-4
 BF16_ABS = 0.5
@@ -25,7 +23,6 @@ TOLERANCE = {
 """Largest difference of a natural-log probability, over the tokens that `top_tokens` takes."""
 TOP = 64
 """Tokens of each position that are compared: the source's most probable ones."""
-KNOWN_INPUTS = {"input_ids", "attention_mask", "position_ids", "beam_idx"}
 
 
 def measure(compiled: Path, sample: Path, spec: LanguageSpec) -> ParityReport:
@@ -37,53 +34,23 @@ def measure(compiled: Path, sample: Path, spec: LanguageSpec) -> ParityReport:
     from safetensors.numpy import load_file
 
     references = _split(load_file(sample), spec)
-    core = ov.load().Core()
-    try:
-        model = core.read_model(compiled / MODEL)
-    except RuntimeError as error:
-        raise InvalidInput(f"compiled/{MODEL} is not an OpenVINO model: {error}.") from None
-    names = {port.get_any_name() for port in model.inputs}
-    if not names <= KNOWN_INPUTS or "input_ids" not in names:
-        raise InvalidInput(f"The compiled model has the inputs {sorted(names)}.")
     checks = []
     precisions: tuple[Precision, ...] = ("f32", "bf16") if has_bf16() else ("f32",)
     for precision in precisions:
-        loaded = core.compile_model(model, "CPU", _config(precision))
+        model = Stateful(compiled, precision)
         for ids, want in references:
-            checks.append(_check(precision, want, logprobs(loaded, ids)))
-        del loaded
+            checks.append(_check(precision, want, logprobs(model, ids)))
     return ParityReport(tolerance=TOLERANCE, checks=tuple(checks))
 
 
-def _config(precision: Precision) -> dict[str, str]:
-    """The cache in the precision of the products: rounding it is a choice of the engine's."""
-    return {"INFERENCE_PRECISION_HINT": precision, "KV_CACHE_PRECISION": precision}
-
-
-def logprobs(compiled: Any, ids: np.ndarray) -> np.ndarray:
+def logprobs(model: Stateful, ids: np.ndarray) -> np.ndarray:
     """Natural-log probabilities (B, T, vocabulary) of every next token after `ids` (B, T)."""
-    request = compiled.create_infer_request()
-    names = {port.get_any_name() for port in compiled.inputs}
-    batch, length = ids.shape
+    length = ids.shape[1]
     half = length // 2
-    pieces = []
-    for start, end in [(0, half), *((at, at + 1) for at in range(half, length))]:
-        given = {
-            "input_ids": ids[:, start:end],
-            "attention_mask": np.ones((batch, end), np.int64),
-            "position_ids": np.tile(np.arange(start, end), (batch, 1)),
-            "beam_idx": np.arange(batch, dtype=np.int32),
-        }
-        result = request.infer({name: given[name] for name in names})
-        pieces.append(np.array(result["logits"], np.float32))
-    return log_softmax(np.concatenate(pieces, axis=1))
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """log(softmax(x)) over the last axis."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    result: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return result
+    model.reset()
+    pieces = [(0, half), *((at, at + 1) for at in range(half, length))]
+    logits = [model.feed(ids[:, start:end]) for start, end in pieces if start < end]
+    return log_softmax(np.concatenate(logits, axis=1))
 
 
 def _split(

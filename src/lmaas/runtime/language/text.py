@@ -32,10 +32,10 @@ class Mode(Enum):
 
 
 class Writer:
-    """Makes the deltas of one choice.
+    """Makes the deltas of one choice; without `stream` there is only one, at the end.
 
-    Without `stream` there is only one, at the end. `reasoning` and `tools` say whether such tags mean something here; `thinking` that the prompt
-    has opened the reasoning already.
+    `reasoning` and `tools` say whether such tags mean something here; `thinking` that the prompt
+    has opened the reasoning already; `hidden` are tokens that are no text.
     """
 
     def __init__(
@@ -218,7 +218,7 @@ class Writer:
             self.made - self._told,
             finish,
             "".join(self._reasoning),
-            tuple(self._pieces),
+            _merged(self._pieces),
             tuple(self._logprobs),
         )
         self._told = self.made
@@ -292,6 +292,21 @@ class _Call:
         elif character in "}]":
             self._depth -= 1
             self._complete = self._depth == 0
+
+
+def _merged(pieces: Sequence[CallDelta]) -> tuple[CallDelta, ...]:
+    """The pieces with those of one call joined."""
+    by_position: dict[int, CallDelta] = {}
+    for piece in pieces:
+        before = by_position.get(piece.position)
+        by_position[piece.position] = (
+            piece
+            if before is None
+            else CallDelta(
+                piece.position, before.id, before.name, before.arguments + piece.arguments
+            )
+        )
+    return tuple(by_position.values())
 
 
 def _call_id() -> str:
