@@ -23,6 +23,7 @@ from lmaas.http.openai_types import (
     Top,
     tool_choice,
 )
+from lmaas.http.reasoning import check_reasoning
 from lmaas.language import GenerateRequest, check
 from lmaas.service import Service
 
@@ -143,6 +144,8 @@ async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> 
     body = await read(service, exchange, _decoder)
     request = to_request(body)
     ref = model_of(body.model, path)
+    if request.template.get("enable_thinking") and body.reasoning_effort is not None:
+        check_reasoning(service.model(exchange.tenant, ref), "reasoning_effort")
     generation = await sse.begin(service, exchange, ref, request, "chat.completions", body.cache)
     version = generation.version.ref
     if request.stream:

@@ -33,6 +33,7 @@ STATUS: dict[type[errors.LMaaSError], int] = {
 
 TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error",
          404: "not_found_error", 413: "invalid_request_error", 429: "rate_limit_error"}  # fmt: skip
+ANTHROPIC_TYPES = TYPES | {413: "request_too_large", 503: "overloaded_error", 504: "timeout_error"}
 
 
 def status_of(error: errors.LMaaSError) -> int:
@@ -72,6 +73,9 @@ def body_of(error: errors.LMaaSError, path: str) -> tuple[bytes, bytes]:
             "param": error.param,
         }
         return msgspec.json.encode(problem), b"application/problem+json"
+    if path.startswith("/v1/messages"):
+        told = {"type": ANTHROPIC_TYPES.get(status, "api_error"), "message": str(error)}
+        return msgspec.json.encode({"type": "error", "error": told}), b"application/json"
     if path.startswith("/models/"):
         body: dict[str, Any] = {"error": str(error), "error_type": error.code}
     elif path.startswith("/v2"):
@@ -80,6 +84,12 @@ def body_of(error: errors.LMaaSError, path: str) -> tuple[bytes, bytes]:
         kind = TYPES.get(status, "server_error")
         if isinstance(error, errors.InsufficientQuota):
             kind = error.code
-        told = {"message": str(error), "type": kind, "param": error.param, "code": error.code}
-        body = {"error": told}
+        body = {
+            "error": {
+                "message": str(error),
+                "type": kind,
+                "param": error.param,
+                "code": error.code,
+            }
+        }
     return msgspec.json.encode(body), b"application/json"

@@ -11,6 +11,7 @@ from lmaas.http import (
     embeddings,
     health,
     huggingface,
+    messages,
     oip,
     openai,
     openapi,
@@ -20,6 +21,8 @@ from lmaas.http import (
 from lmaas.http.chat_answer import ChatCompletion, ChatCompletionChunk
 from lmaas.http.completions_answer import Completion
 from lmaas.http.exchange import Exchange
+from lmaas.http.messages_answer import AnswerMessage, TokenCount
+from lmaas.http.messages_body import CountBody, MessagesBody
 from lmaas.http.route import Operation, Route
 from lmaas.service import Service
 from lmaas.tasks.image_classification import Label
@@ -81,6 +84,14 @@ ROUTES = [
     *(
         Route(path, {"POST": Operation(rerank.create, (rerank.RerankBody,), (rerank.Reranked,))})
         for path in ("/v1/rerank", "/rerank")
+    ),
+    Route(
+        "/v1/messages",
+        {"POST": Operation(messages.create, (MessagesBody,), (AnswerMessage, EVENTS))},
+    ),
+    Route(
+        "/v1/messages/count_tokens",
+        {"POST": Operation(messages.count_tokens, (CountBody,), (TokenCount,))},
     ),
     Route("/v1/models", {"GET": Operation(openai.models, (), (openai.ModelList,))}),
     Route("/v1/models/{ref}", {"GET": Operation(openai.model, (), (openai.ModelObject,))}),

@@ -1,0 +1,165 @@
+"""A generation in the shape of Anthropic's messages: whole, or as a stream of events."""
+
+from typing import Any, Literal
+
+import msgspec
+
+from lmaas.errors import LMaaSError
+from lmaas.http import errors
+from lmaas.http.collect import Collected
+from lmaas.http.sse import encode, event
+from lmaas.language import Delta, Finish, Usage
+
+PATH = "/v1/messages"
+STOPS: dict[Finish, Literal["end_turn", "max_tokens", "tool_use"]] = {
+    "stop": "end_turn",
+    "length": "max_tokens",
+    "tool_calls": "tool_use",
+}
+
+
+class TextBlock(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
+    """What the model says."""
+
+    text: str
+
+
+class ThinkingBlock(msgspec.Struct, frozen=True, tag_field="type", tag="thinking"):
+    """What the model thinks first; nothing is signed."""
+
+    thinking: str
+    signature: str = ""
+
+
+class ToolUseBlock(msgspec.Struct, frozen=True, tag_field="type", tag="tool_use"):
+    """A call that the model makes. `input` is empty when the call was cut by `max_tokens`."""
+
+    id: str
+    name: str
+    input: dict[str, Any]
+
+
+class MessageUsage(msgspec.Struct, frozen=True):
+    """Tokens of a request. `input_tokens` are those that the prefix cache did not have."""
+
+    input_tokens: int
+    output_tokens: int
+    cache_read_input_tokens: int
+    cache_creation_input_tokens: int = 0
+
+
+class AnswerMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole answer."""
+
+    id: str
+    type: Literal["message"] = "message"
+    role: Literal["assistant"] = "assistant"
+    model: str
+    content: list[ThinkingBlock | TextBlock | ToolUseBlock]
+    stop_reason: str | None
+    stop_sequence: str | None = None
+    usage: MessageUsage
+
+
+class TokenCount(msgspec.Struct, frozen=True):
+    """How many tokens a prompt has."""
+
+    input_tokens: int
+
+
+def usage_of(usage: Usage) -> MessageUsage:
+    """What a request used, as Anthropic tells it."""
+    return MessageUsage(usage.prompt - usage.cached, usage.completion, usage.cached)
+
+
+def message(*, id: str, model: str, choice: Collected, usage: Usage) -> AnswerMessage:
+    """The whole answer."""
+    content: list[ThinkingBlock | TextBlock | ToolUseBlock] = []
+    if choice.reasoning:
+        content.append(ThinkingBlock("".join(choice.reasoning)))
+    if choice.text:
+        content.append(TextBlock("".join(choice.text)))
+    for _, call in sorted(choice.calls.items()):
+        content.append(ToolUseBlock(call.id, call.name, _input(call.arguments)))
+    return AnswerMessage(
+        id=f"msg_{id}",
+        model=model,
+        content=content,
+        stop_reason=STOPS[choice.finish or "stop"],
+        usage=usage_of(usage),
+    )
+
+
+def _input(arguments: str) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(arguments, type=dict[str, Any])
+    except msgspec.DecodeError:
+        return {}
+
+
+class MessageWriter:
+    """A stream of events: blocks that begin, grow and end, one after the other."""
+
+    def __init__(self, *, id: str, model: str, prompt: Usage) -> None:
+        self._start = AnswerMessage(
+            id=f"msg_{id}", model=model, content=[], stop_reason=None, usage=usage_of(prompt)
+        )
+        self._block = -1
+        self._open: str | int | None = None
+        self._finish: Finish = "stop"
+        self._grows = b""
+
+    def begin(self) -> bytes:
+        """The message, still empty."""
+        start = event("message_start", {"type": "message_start", "message": self._start})
+        return start + event("ping", {"type": "ping"})
+
+    def piece(self, delta: Delta) -> bytes:
+        """What a delta adds to the open block, or to a new one."""
+        parts: list[bytes] = []
+        if delta.reasoning:
+            if self._open != "thinking":
+                parts.append(self._begin("thinking", ThinkingBlock("")))
+            parts += (self._grows, encode(delta.reasoning), b"}}\n\n")
+        if delta.text:
+            if self._open != "text":
+                parts.append(self._begin("text", TextBlock("")))
+            parts += (self._grows, encode(delta.text), b"}}\n\n")
+        for call in delta.calls:
+            if self._open != call.position:
+                parts.append(self._begin(call.position, ToolUseBlock(call.id, call.name, {})))
+            if call.arguments:
+                parts += (self._grows, encode(call.arguments), b"}}\n\n")
+        if delta.finish is not None:
+            self._finish = delta.finish
+        return b"".join(parts)
+
+    def end(self, usage: Usage) -> bytes:
+        """The end of the open block and of the message."""
+        delta = {"stop_reason": STOPS[self._finish], "stop_sequence": None}
+        told = {"type": "message_delta", "delta": delta, "usage": usage_of(usage)}
+        stop = event("message_stop", {"type": "message_stop"})
+        return self._end_block() + event("message_delta", told) + stop
+
+    def failed(self, error: LMaaSError) -> bytes:
+        """The error; the message is left open."""
+        return b"event: error\ndata: %b\n\n" % errors.body_of(error, PATH)[0]
+
+    def _begin(self, kind: str | int, block: ThinkingBlock | TextBlock | ToolUseBlock) -> bytes:
+        ended = self._end_block()
+        self._block += 1
+        self._open = kind
+        grows = {"thinking": '"thinking_delta","thinking":', "text": '"text_delta","text":'}
+        how = grows.get(str(kind), '"input_json_delta","partial_json":')
+        self._grows = (
+            f'event: content_block_delta\ndata: {{"type":"content_block_delta",'
+            f'"index":{self._block},"delta":{{"type":{how}'
+        ).encode()
+        start = {"type": "content_block_start", "index": self._block, "content_block": block}
+        return ended + event("content_block_start", start)
+
+    def _end_block(self) -> bytes:
+        if self._open is None:
+            return b""
+        self._open = None
+        return event("content_block_stop", {"type": "content_block_stop", "index": self._block})
