@@ -138,3 +138,18 @@ def make_encoder(folder: Path, labels: int = 0) -> Path:
     network.eval().save_pretrained(folder)
     tokens.save_pretrained(folder)
     return folder
+
+
+def word_tokenizer(folder: Path, words: str = "a b c d e") -> Path:
+    """A folder with a `tokenizer.json` that knows these words: `[CLS] a b [SEP] c [SEP]`."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words.split()]
+    vocabulary = {word: index for index, word in enumerate(known)}
+    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    raw.add_special_tokens(known[:4])
+    raw.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    folder.mkdir(parents=True, exist_ok=True)
+    raw.save(str(folder / "tokenizer.json"))
+    return folder

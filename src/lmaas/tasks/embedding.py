@@ -15,7 +15,7 @@ from lmaas.codecs import json, tensor
 from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput, LMaaSError
 from lmaas.tasks import text
-from lmaas.tasks.base import Batch, Row, Task, read_tensors
+from lmaas.tasks.base import Batch, Row, Task
 from lmaas.types import Answer, LanguageSpec, Payload, Signature, TextsCall
 
 
@@ -64,7 +64,7 @@ class Embedding(text.TextTask):
     def read(self, payload: Payload, signature: Signature, limits: Limits) -> Batch:
         """Texts or token ids to padded batches."""
         if payload.format == "tensors":
-            return read_tensors(payload, signature, limits)
+            return text.read_tensors(payload, signature, limits)
         assert signature.language is not None
         spec = signature.language
         if payload.format == "texts":

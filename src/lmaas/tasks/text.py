@@ -13,8 +13,9 @@ import numpy as np
 
 from lmaas.codecs.limits import Limits
 from lmaas.errors import ContextLengthExceeded, InvalidInput, PayloadTooLarge
+from lmaas.tasks import base
 from lmaas.tasks.base import Batch, Row
-from lmaas.types import BATCH, LanguageSpec, Signature, TensorSpec, TextsCall
+from lmaas.types import BATCH, LanguageSpec, Payload, Signature, TensorSpec, TextsCall
 
 MAX_TEXTS: Final = 2048
 CHARS_PER_TOKEN: Final = 64
@@ -119,6 +120,26 @@ def _is_tokens(tensor: TensorSpec) -> bool:
 def read_call(body: bytes) -> TextsCall:
     """The call that one of our own doors made."""
     return _decoder.decode(body)
+
+
+def read_tensors(payload: Payload, signature: Signature, limits: Limits) -> Batch:
+    """Token ids that come as Open Inference Protocol tensors, within the model's bounds."""
+    batch = base.read_tensors(payload, signature, limits)
+    spec = signature.language
+    assert spec is not None
+    shapes = {array.shape for array in batch.arrays.values()}
+    if len(shapes) != 1 or 0 in next(iter(shapes)):
+        raise InvalidInput(f"All inputs must have one shape; received {sorted(shapes)}.")
+    length = next(iter(shapes))[1]
+    if length > spec.context_length:
+        raise _too_long(f"{IDS} has {length} tokens", spec, IDS)
+    for name, below in ((IDS, spec.vocabulary_size), (MASK, 2), (TYPES, 2)):
+        array = batch.arrays.get(name)
+        if array is not None and (array.min() < 0 or array.max() >= below):
+            raise InvalidInput(f"{name} must be within 0 and {below - 1}.", param=name)
+    if not batch.arrays[MASK].any(axis=1).all():
+        raise InvalidInput(f"{MASK} hides a whole text.", param=MASK)
+    return msgspec.structs.replace(batch, row_cost=length)
 
 
 def check_texts(texts: Any, *, param: str, allow_empty: bool = False) -> list[str]:

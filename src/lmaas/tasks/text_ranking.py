@@ -14,7 +14,7 @@ from lmaas.codecs import json, tensor
 from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput, LMaaSError
 from lmaas.tasks import text
-from lmaas.tasks.base import Batch, Row, Task, read_tensors
+from lmaas.tasks.base import Batch, Row, Task
 from lmaas.types import Answer, Payload, Signature
 
 
@@ -49,7 +49,7 @@ class TextRanking(text.TextTask):
     def read(self, payload: Payload, signature: Signature, limits: Limits) -> Batch:
         """Each document with the query before it, to padded batches."""
         if payload.format == "tensors":
-            return read_tensors(payload, signature, limits)
+            return text.read_tensors(payload, signature, limits)
         if payload.format == "texts":
             call = text.read_call(payload.body)
             return self._batch(call.query, call.texts, signature, limits, raw=True)
