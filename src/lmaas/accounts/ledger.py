@@ -1,0 +1,434 @@
+"""Admission and accounting of requests: reserve, run, settle.
+
+One process holds the ledger of a home (the server). Counters are in memory, every step is noted
+in the journal before it counts, and rows reach the database in batches beside the event loop.
+Knows no models and no transport.
+"""
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final, Self
+
+from lmaas.accounts.journal import Begun, Journal, Row, line_of, read_spools
+from lmaas.accounts.limits import Bucket, Level, Period, bounds, duration
+from lmaas.accounts.records import FREE, Limits, Price, Status
+from lmaas.accounts.terms import AllLimits, AllPrices, Terms
+from lmaas.accounts.usage import insert, spent
+from lmaas.errors import Cancelled, LMaaSError, Unavailable
+from lmaas.language import Usage
+from lmaas.registry.store import Registry
+from lmaas.types import KeyRecord
+
+log = logging.getLogger(__name__)
+
+FLUSH_S: Final = 2.0
+SERVER_ENDED: Final = "server_ended"
+"""The error of requests that ran when the server was killed."""
+NOTHING: Final = Usage(prompt=0)
+
+
+class Admission:
+    """A request that may run. Settle it once it has ended; more often does nothing.
+
+    As a context manager it settles itself with `usage` and what ended the block.
+    """
+
+    __slots__ = (
+        "_ledger", "_start_ns", "begun", "held_micro", "levels", "line", "periods", "price",
+        "settled", "tokens", "usage",
+    )  # fmt: skip
+
+    def __init__(
+        self, ledger: "Ledger", begun: Begun, tokens: int, price: Price, start_ns: int
+    ) -> None:
+        self._ledger = ledger
+        self._start_ns = start_ns
+        self.begun = begun
+        self.line = b""
+        self.tokens = tokens
+        self.price = price
+        self.held_micro = 0
+        self.levels: tuple[Level, ...] = ()
+        self.periods: tuple[Period, ...] = ()
+        self.usage: Usage | None = None
+        self.settled = False
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """What is left of the limits now, for the answer; of several levels the tightest."""
+        return self._ledger.headers(self.levels) if self.levels else []
+
+    def settle(
+        self, usage: Usage | None, status: Status = "ok", error_code: str | None = None
+    ) -> None:
+        """End the request: what was held and not used is free again; its row is noted.
+
+        `usage` None: no tokens; a request that failed so costs nothing.
+        """
+        if not self.settled:
+            self._ledger.settle(self, usage, status, error_code, self._start_ns)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.settle(self.usage)
+        elif isinstance(error, asyncio.CancelledError | GeneratorExit | Cancelled):
+            self.settle(self.usage, "cancelled", Cancelled.code)
+        else:
+            code = error.code if isinstance(error, LMaaSError) else LMaaSError.code
+            self.settle(self.usage, "failed", code)
+
+
+class Ledger:
+    """The accounts of one home. Thread-safe; sees limits and prices that others change."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        now: Callable[[], float] = time.time,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._registry = registry
+        self._database = registry.database
+        self._journal = Journal(self._database.path.parent)
+        self._terms = Terms(registry.database)
+        self._now = now
+        self._monotonic_ns = monotonic_ns
+        # Taken in this order: who flushes, or adds up what was spent, holds both.
+        self._flushing = threading.RLock()
+        self._lock = threading.Lock()
+        self._seen = -1
+        self._limits: AllLimits = {}
+        self._prices: AllPrices = {}
+        self._price_of: dict[tuple[str, str], Price] = {}
+        self._levels: dict[tuple[str, str], Level] = {}
+        self._levels_of: dict[tuple[str, str], tuple[Level, ...]] = {}
+        self._running: dict[str, Admission] = {}
+        self._ended: list[Row] = []
+        self._batch: list[Row] = []
+        self._open = False
+        self._flusher: asyncio.Task[None] | None = None
+
+    # Life
+
+    async def start(self) -> None:
+        """Take the home's accounts, if no other process has them, and write rows as they come."""
+        await asyncio.to_thread(self.open)
+        self._flusher = asyncio.create_task(self._flush_often())
+
+    async def close(self) -> None:
+        """Write what is left. Requests that still run may settle after it: the next start sees."""
+        if self._flusher is not None:
+            self._flusher.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._flusher
+            self._flusher = None
+        await asyncio.to_thread(self.shut)
+
+    def open(self) -> None:
+        """Take the accounts and count what a killed process left. Raises StorageFull."""
+        if self._journal.held or not self._journal.hold():
+            return
+        left = self._journal.spools()
+        running, rows = read_spools(left)
+        failed = [_row_of(b, 0.0, NOTHING, 0, "failed", SERVER_ENDED) for b in running.values()]
+        insert(self._database, [*rows.values(), *failed])
+        for path in left:
+            path.unlink()
+        if rows or failed:
+            log.info("Recovered %d usage rows, %d of killed requests.", len(rows), len(failed))
+        self._refresh(self._registry.data_version())
+        self._open = True
+
+    def shut(self) -> None:
+        """Write what is left and let another process have the accounts."""
+        if not self._open:
+            return
+        self._open = False
+        try:
+            self.flush()
+        except LMaaSError as error:
+            log.warning("Usage rows wait in the journal: %s", error)
+        with self._lock:
+            if not self._running:
+                self._journal.release()
+
+    async def _flush_often(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH_S)
+            try:
+                await asyncio.to_thread(self.flush)
+            except LMaaSError as error:
+                log.warning("Usage rows wait in the journal: %s", error)
+
+    # Requests
+
+    def admit(
+        self,
+        key: KeyRecord,
+        *,
+        request_id: str,
+        endpoint: str,
+        model: str,
+        tokens: int,
+        prompt_tokens: int | None = None,
+    ) -> Admission:
+        """Hold `tokens` (prompt and most of the answer) and their price at every level, or nothing.
+
+        `model` is `name` or `name:version`. With `prompt_tokens`, how many of `tokens` are the
+        prompt's, the price is held exactly; without, the dearer kind counts. Raises RateLimited,
+        InsufficientQuota; Unavailable where another process holds the accounts; StorageFull.
+        """
+        version = self._registry.data_version()
+        if version != self._seen:
+            self._refresh(version)
+        tenant, now = key.tenant, self._now()
+        price = self._price_of.get((tenant, model)) or self._find_price(tenant, model)
+        begun = Begun(request_id, tenant, key.id, model, endpoint, now)
+        start_ns = self._monotonic_ns()
+        admission = Admission(self, begun, tokens, price, start_ns)
+        if price is not FREE:
+            admission.held_micro = _most(price, tokens, prompt_tokens)
+        levels = self._levels_of.get((tenant, key.id))
+        if levels is None:
+            levels = self._find_levels(tenant, key.id)
+        if levels:
+            for level in levels:
+                if level.period is not None and not level.period.start <= now < level.period.end:
+                    self._open_period(level, now)
+        admission.line = line_of(begun)
+        with self._lock:
+            if not self._open:
+                raise Unavailable(
+                    "No accounts are kept here: not started, ended, or kept by another process."
+                )
+            assert request_id not in self._running
+            if levels:
+                self._take(admission, levels, start_ns)
+            else:
+                self._journal.append(admission.line)
+            self._running[request_id] = admission
+        return admission
+
+    def _take(self, admission: Admission, levels: tuple[Level, ...], now_ns: int) -> None:
+        tokens, cost = admission.tokens, admission.held_micro
+        for level in levels:
+            refusal = level.refusal(tokens, cost, now_ns)
+            if refusal is not None:
+                raise refusal
+        self._journal.append(admission.line)
+        for level in levels:
+            level.take(tokens, cost, now_ns)
+            if level.soft_passed():
+                _tell_soft(level)
+        admission.levels = levels
+        admission.periods = tuple(level.period for level in levels if level.period is not None)
+
+    def settle(
+        self,
+        admission: Admission,
+        usage: Usage | None,
+        status: Status,
+        error_code: str | None,
+        start_ns: int,
+    ) -> None:
+        """What `Admission.settle` does."""
+        now_ns = self._monotonic_ns()
+        cost = 0
+        if usage is not None:
+            cost = admission.price.cost(usage.prompt, usage.completion)
+        elif status == "ok":
+            cost = admission.price.request_micro
+        row = _row_of(
+            admission.begun, (now_ns - start_ns) / 1e6, usage or NOTHING, cost, status, error_code
+        )
+        with self._lock:
+            if admission.settled:
+                return
+            admission.settled = True
+            if admission.levels:
+                used = usage.prompt + usage.completion if usage else 0
+                for level in admission.levels:
+                    level.running -= 1
+                    if level.tokens is not None:
+                        level.tokens.give(admission.tokens - used, now_ns)
+                for period in admission.periods:
+                    period.reserved -= admission.held_micro
+                    period.spent += cost
+            del self._running[row.request_id]
+            self._ended.append(row)
+            try:
+                self._journal.append(line_of(row))
+            except LMaaSError as error:
+                log.warning("The row of %s is only in memory: %s", row.request_id, error)
+            if not self._open and not self._running:
+                self._journal.release()
+
+    def headers(self, levels: tuple[Level, ...]) -> list[tuple[bytes, bytes]]:
+        """Limit, what remains and when all is back, of the tightest level for each kind."""
+        now = self._monotonic_ns()
+        found: list[tuple[bytes, bytes]] = []
+        with self._lock:
+            for kind, buckets in (
+                (b"requests", [level.requests for level in levels]),
+                (b"tokens", [level.tokens for level in levels]),
+            ):
+                tightest = min(
+                    (bucket for bucket in buckets if bucket is not None),
+                    key=lambda bucket: bucket.remaining(now),
+                    default=None,
+                )
+                if tightest is not None:
+                    found += _headers_of(kind, tightest, now)
+            if any(level.soft_passed() for level in levels):
+                found.append((b"x-lmaas-budget", b"soft budget passed"))
+        return found
+
+    # The database
+
+    def flush(self) -> None:
+        """Write ended requests to the database. Raises StorageFull or Unavailable; then the rows
+        stay in the journal and in memory."""
+        with self._flushing:
+            with self._lock:
+                if not self._journal.held or not (self._ended or self._batch):
+                    return
+                self._journal.rotate([a.line for a in self._running.values()])
+                self._batch += self._ended
+                self._ended = []
+            written = self._journal.spools()
+            insert(self._database, self._batch)
+            self._batch = []
+            for path in written:
+                path.unlink()
+
+    def _refresh(self, version: int) -> None:
+        """Read limits and prices again; running requests count against new limits, too."""
+        limits, prices = self._terms.load()
+        if limits == self._limits and prices == self._prices:
+            self._seen = version
+            return
+        with self._flushing, self._lock:
+            now, now_ns = self._now(), self._monotonic_ns()
+            for place in [place for place in self._levels if place not in limits]:
+                del self._levels[place]
+            for place, given in limits.items():
+                if given != self._limits.get(place):
+                    self._set_level(place, given, now, now_ns)
+            self._limits, self._prices = limits, prices
+            self._levels_of, self._price_of = {}, {}
+            self._seen = version
+
+    def _set_level(self, place: tuple[str, str], limits: Limits, now: float, now_ns: int) -> None:
+        level = self._levels.get(place)
+        running = [a for a in self._running.values() if place in _places(a)]
+        if level is None:
+            level = self._levels[place] = Level(*place)
+            level.running = len(running)
+            for admission in running:
+                admission.levels = (*admission.levels, level)
+        same_period = level.has_budget and level.limits.period == limits.period
+        level.set(limits, now_ns, running_tokens=sum(a.tokens for a in running))
+        if not level.has_budget:
+            level.period = None
+        elif not same_period:
+            self._load_period(level, now)
+
+    def _open_period(self, level: Level, now: float) -> None:
+        with self._flushing, self._lock:
+            period = level.period
+            if period is not None and not period.start <= now < period.end:
+                self._load_period(level, now)
+
+    def _load_period(self, level: Level, now: float) -> None:
+        """Add up what was spent and is held in the period of `now`. The caller holds both locks."""
+        before, period = level.period, Period(*bounds(level.limits.period, now))
+        with self._database.read() as connection:
+            place = level.tenant, level.key_id
+            period.spent = spent(connection, *place, period.start, period.end)
+        period.spent += sum(
+            row.cost_micro
+            for row in (*self._batch, *self._ended)
+            if level.covers(row.tenant, row.key_id) and period.start <= row.started_at < period.end
+        )
+        for admission in self._running.values():
+            begun = admission.begun
+            if not level.covers(begun.tenant, begun.key_id):
+                continue
+            if period.start <= begun.started_at < period.end:
+                period.reserved += admission.held_micro
+                kept = tuple(p for p in admission.periods if p is not before)
+                admission.periods = (*kept, period)
+        level.period = period
+
+    def _find_levels(self, tenant: str, key_id: str) -> tuple[Level, ...]:
+        found = [self._levels.get(place) for place in ((tenant, ""), (tenant, key_id))]
+        levels = tuple(level for level in found if level is not None)
+        self._levels_of[tenant, key_id] = levels
+        return levels
+
+    def _find_price(self, tenant: str, model: str) -> Price:
+        price = self._prices.get((tenant, _name(model)[0]), FREE)
+        self._price_of[tenant, model] = price
+        return price
+
+
+def _places(admission: Admission) -> tuple[tuple[str, str], tuple[str, str]]:
+    begun = admission.begun
+    return (begun.tenant, ""), (begun.tenant, begun.key_id)
+
+
+def _most(price: Price, tokens: int, prompt_tokens: int | None) -> int:
+    if prompt_tokens is None:
+        return price.most(tokens)
+    return price.cost(prompt_tokens, tokens - prompt_tokens)
+
+
+def _name(model: str) -> tuple[str, int | None]:
+    name, _, number = model.partition(":")
+    return name.partition("@")[0], int(number) if number.isdigit() else None
+
+
+def _row_of(
+    begun: Begun,
+    duration_ms: float,
+    usage: Usage,
+    cost_micro: int,
+    status: Status,
+    error_code: str | None,
+) -> Row:
+    name, version = _name(begun.model)
+    return Row(
+        begun.request_id, begun.tenant, begun.key_id, name, version, begun.endpoint,
+        begun.started_at, duration_ms, usage.prompt, usage.completion, usage.reasoning,
+        usage.cached, cost_micro, status, error_code,
+    )  # fmt: skip
+
+
+def _headers_of(kind: bytes, bucket: Bucket, now: int) -> list[tuple[bytes, bytes]]:
+    reset = duration(bucket.reset_ns(now)).encode()
+    return [
+        (b"x-ratelimit-limit-" + kind, b"%d" % bucket.limit),
+        (b"x-ratelimit-remaining-" + kind, b"%d" % bucket.remaining(now)),
+        (b"x-ratelimit-reset-" + kind, reset),
+    ]
+
+
+def _tell_soft(level: Level) -> None:
+    period = level.period
+    if period is not None and not period.told:
+        period.told = True
+        log.warning("The soft budget of %s %s is passed.", level.tenant, level.name)

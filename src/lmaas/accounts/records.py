@@ -1,0 +1,118 @@
+"""What may be set for a key or tenant, what a model costs, and what usage is told.
+
+Money is whole millionths of the operator's currency, so sums are exact. Knows no database.
+"""
+
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from lmaas.errors import InvalidInput
+from lmaas.types import Record
+
+MICRO = 1_000_000
+"""Millionths in one unit of money; also the tokens that a price is for."""
+Rate = Annotated[int, Meta(ge=1, le=1_000_000_000)]
+Money = Annotated[int, Meta(ge=0, le=1_000_000_000_000_000)]
+Cost = Annotated[int, Meta(ge=0, le=1_000_000_000_000)]
+PeriodName = Literal["none", "day", "month"]
+Status = Literal["ok", "failed", "cancelled"]
+
+
+class Limits(Record, frozen=True, kw_only=True):
+    """Bounds of a key, or of all keys of a tenant together; None: no such bound.
+
+    `tokens_per_minute` counts the prompt's and the answer's. A request that would take what is
+    spent above `budget_micro` is refused; above `soft_budget_micro` it is only told. Spending
+    starts again at 0 with every UTC day or month; with the period "none" it never does.
+    """
+
+    requests_per_minute: Rate | None = None
+    tokens_per_minute: Rate | None = None
+    concurrent: Rate | None = None
+    budget_micro: Money | None = None
+    soft_budget_micro: Money | None = None
+    period: PeriodName = "none"
+
+
+NO_LIMITS = Limits()
+
+
+class Price(Record, frozen=True, kw_only=True):
+    """What a model costs, in millionths: a million tokens of either kind, and each request."""
+
+    prompt_micro: Cost = 0
+    completion_micro: Cost = 0
+    request_micro: Cost = 0
+
+    def cost(self, prompt: int, completion: int) -> int:
+        """Millionths for one request with so many tokens; parts of one are rounded up."""
+        tokens = prompt * self.prompt_micro + completion * self.completion_micro
+        return self.request_micro - (-tokens // MICRO)
+
+    def most(self, tokens: int) -> int:
+        """The most that a request can cost whose tokens may be of either kind."""
+        return self.request_micro - (-tokens * max(self.prompt_micro, self.completion_micro)
+                                     // MICRO)  # fmt: skip
+
+
+FREE = Price()
+
+
+class ModelPrice(Record, frozen=True, kw_only=True):
+    """A model and its price."""
+
+    model: str
+    price: Price
+
+
+class UsageRow(Record, frozen=True, kw_only=True):
+    """Sums over admitted requests. `key`, `model`, `day` are None where not grouped by them.
+
+    `requests` counts all; `failed` and `cancelled` are among them.
+    """
+
+    key: str | None = None
+    model: str | None = None
+    day: str | None = None
+    requests: int
+    failed: int
+    cancelled: int
+    prompt_tokens: int
+    completion_tokens: int
+    reasoning_tokens: int
+    cached_tokens: int
+    cost_micro: int
+    duration_ms: float
+
+
+class UsageReport(Record, frozen=True, kw_only=True):
+    """Usage from the first to the last day, both included (UTC, YYYY-MM-DD)."""
+
+    object: Literal["list"] = "list"
+    start: str
+    end: str
+    data: tuple[UsageRow, ...]
+
+
+def to_micro(text: str, param: str) -> int:
+    """Millionths of the amount of money that `text` says, such as "12.50". Raises InvalidInput."""
+    try:
+        micro = Decimal(text) * MICRO
+        whole = int(micro)
+    except (InvalidOperation, ValueError, OverflowError):
+        whole, micro = -1, Decimal(0)
+    if whole != micro or whole < 0:
+        raise InvalidInput(
+            f"{param} is an amount of money with at most 6 decimals, such as 12.50; "
+            f"received {text!r}.",
+            param=param,
+        )
+    return whole
+
+
+def to_money(micro: int) -> str:
+    """An amount for people: 12.5 for 12,500,000."""
+    whole, part = divmod(micro, MICRO)
+    return f"{whole}.{part:06d}".rstrip("0").rstrip(".")
