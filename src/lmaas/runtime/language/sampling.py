@@ -44,10 +44,11 @@ class Sampler:
         if self.sampling.repetition_penalty != 1:
             self._seen.add(token)
 
-    def adjust(self, logits: Any) -> None:
-        """Apply penalties, biases and the ban of stop tokens to `logits` (V), in place.
+    def adjust(self, logits: Any, allowed: Any = None) -> None:
+        """Apply penalties, biases and bans to `logits` (V), in place.
 
-        The repetition penalty counts the prompt too (Keskar et al. 2019); presence and frequency
+        `allowed` (V) of bool is what a grammar lets through. Stop tokens are banned up to
+        `min_tokens`, unless nothing else is left. The repetition penalty counts the prompt too (Keskar et al. 2019); presence and frequency
         penalties count what was written (as OpenAI defines them).
         """
         import torch
@@ -68,9 +69,14 @@ class Sampler:
             logits[tokens] += torch.tensor(
                 list(sampling.logit_bias.values()), dtype=logits.dtype, device=logits.device
             )
+        if allowed is not None:
+            logits[~allowed] = -torch.inf
         if self.made < sampling.min_tokens:
             stops = [token for token in sampling.stop_token_ids if 0 <= token < len(logits)]
-            logits[torch.tensor(stops, dtype=torch.long, device=logits.device)] = -torch.inf
+            index = torch.tensor(stops, dtype=torch.long, device=logits.device)
+            banned = logits.index_fill(0, index, -torch.inf)
+            if not bool(banned.isneginf().all()):
+                logits.copy_(banned)
 
     @property
     def adjusts(self) -> bool:

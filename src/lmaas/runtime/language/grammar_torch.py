@@ -1,0 +1,179 @@
+"""What a sequence may write next, so that its text fits a JSON schema or calls its tools.
+
+llguidance reads the text as it grows and tells the tokens that fit. It bounds its own work, and a
+grammar that it cannot take is refused before anything runs.
+"""
+
+import json
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from lmaas.errors import InvalidInput, MissingExtra
+from lmaas.runtime.language.engine import Grammar
+
+REMEMBERED: Final = 64
+JSON_OPTIONS: Final = {"lenient": False, "whitespace_pattern": r"[\x20\x0A]{1,16}"}
+"""Nothing in a schema is passed over, and a model cannot write blanks without end."""
+CALL_OPTIONS: Final = {
+    "lenient": False,
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+}
+"""Calls are written as chat templates write them."""
+CALL, END_CALL = "<tool_call>", "</tool_call>"
+
+
+class Grammars:
+    """Compiles grammars for one model's tokenizer, in `folder`; `stop_ids` end its texts."""
+
+    def __init__(self, folder: Path, vocabulary_size: int, stop_ids: Sequence[int]) -> None:
+        self._file = folder / "tokenizer.json"
+        self._vocabulary_size = vocabulary_size
+        self._stop_ids = [stop for stop in stop_ids if stop < vocabulary_size]
+        self._tokenizer: Any = None
+        self._free: list[int] = []
+        self._known: OrderedDict[Grammar, Any] = OrderedDict()
+
+    def matcher(self, grammar: Grammar) -> "Matcher":
+        """One sequence's matcher. Raises InvalidInput for a grammar that cannot be used."""
+        if grammar not in self._known:
+            self._known[grammar] = self._compile(grammar)
+            if len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+        self._known.move_to_end(grammar)
+        return Matcher(self._known[grammar].deep_copy(), self._vocabulary_size)
+
+    def _compile(self, grammar: Grammar) -> Any:
+        param = "tools" if grammar.kind == "tools" else "response_format"
+        try:
+            from llguidance import LLMatcher
+        except ImportError:
+            raise MissingExtra(
+                "Structured output with the engine torch needs the package llguidance.",
+                hint="pip install 'lmaas[language]'",
+            ) from None
+        self._read_tokenizer(param)
+        if grammar.kind == "tools":
+            text = self._tools(json.loads(grammar.text))
+        else:
+            schema = {"type": "object"}
+            if grammar.kind == "json_schema":
+                schema = json.loads(grammar.text)
+            if not isinstance(schema, dict):
+                raise _refused("it must be a JSON object", param)
+            text = LLMatcher.grammar_from_json_schema({**schema, "x-guidance": JSON_OPTIONS})
+        matcher = LLMatcher(self._tokenizer, text, log_level=0)
+        matcher.compute_bitmask()
+        if matcher.is_error():
+            raise _refused(matcher.get_error(), param)
+        if matcher.is_stopped() and not matcher.is_accepting():
+            raise _refused("no text fits it", param)
+        return matcher
+
+    def _read_tokenizer(self, param: str) -> None:
+        from llguidance import LLTokenizer
+
+        if self._tokenizer is not None:
+            return
+        try:
+            raw = json.loads(self._file.read_bytes())
+            # Nobody's text is cut or filled up here.
+            raw["padding"] = raw["truncation"] = None
+            self._tokenizer = LLTokenizer(
+                json.dumps(raw), n_vocab=self._vocabulary_size, eos_token=self._stop_ids or None
+            )
+        except (OSError, ValueError) as error:
+            raise InvalidInput(
+                "Structured output is not possible with this model: its tokenizer.json cannot be "
+                f"used: {_gist(str(error))}.",
+                param=param,
+            ) from error
+        self._free = [
+            token["id"]
+            for token in raw.get("added_tokens", ())
+            if not token["special"] and token["content"] not in (CALL, END_CALL)
+        ]
+
+    def _tools(self, wanted: dict[str, Any]) -> str:
+        """A grammar in Lark's notation, as llguidance extends it."""
+        kinds = [f"call_{position}" for position in range(len(wanted["tools"]))]
+        rules = [
+            f"{kind}: %json {json.dumps(_call_schema(tool))}"
+            for kind, tool in zip(kinds, wanted["tools"], strict=True)
+        ]
+        begin, end = self._tag(CALL), self._tag(END_CALL)
+        one = begin is None
+        start = 'call ("\\n" call)*' if wanted["parallel"] else "call"
+        if not wanted["required"]:
+            start = "(free_call)* free" if wanted["parallel"] else "free_call | free"
+        # Text goes up to a tag: a token of its own, or spelled (then matched lazily).
+        free = "".join(f" | <[{token}]>" for token in self._free if self._is_special(token))
+        rules += [
+            f"start: {start}",
+            f"call: {begin or json.dumps(CALL)} inside",
+            f'inside: "\\n" ({" | ".join(kinds)}) "\\n" {end or json.dumps(END_CALL)}',
+            f"free_call: {'head' if one else f'free {begin}'} inside",
+            f"free: (TEXT{free})*",
+            "TEXT: /(.|\\n)+/",
+        ]
+        if one:
+            rules.append(f"head[lazy]: /(.|\\n)*/ {json.dumps(CALL)}")
+        return "%llguidance {}\n" + "\n".join(rules)
+
+    def _tag(self, text: str) -> str | None:
+        """How a grammar names the special token that is spelled so; None: it is plain text."""
+        tokens = self._tokenizer.tokenize_str(text, parse_special=True)
+        return f"<[{tokens[0]}]>" if len(tokens) == 1 and self._is_special(tokens[0]) else None
+
+    def _is_special(self, token: int) -> bool:
+        return bool(self._tokenizer.is_special_token(token))
+
+
+class Matcher:
+    """Follows one sequence's text."""
+
+    def __init__(self, matcher: Any, vocabulary_size: int) -> None:
+        self._matcher = matcher
+        self._vocabulary_size = vocabulary_size
+
+    def allowed(self, device: Any) -> Any:
+        """Which tokens may come next: (V) of bool, on `device`."""
+        import torch
+
+        packed = torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.uint8)
+        bits = packed.to(device)[:, None] >> torch.arange(8, device=device, dtype=torch.uint8)
+        mask = (bits & 1).bool().flatten()[: self._vocabulary_size]
+        short = self._vocabulary_size - len(mask)
+        return torch.nn.functional.pad(mask, (0, short)) if short else mask
+
+    def take(self, token: int) -> bool:
+        """Note the next token; whether the text is over.
+
+        It is over, too, where the rest would need more work than the matcher's bounds allow.
+        """
+        self._matcher.consume_token(token)
+        return bool(self._matcher.is_stopped())
+
+
+def _call_schema(tool: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {
+            "name": {"const": tool["name"]},
+            "arguments": tool["parameters"] or {"type": "object"},
+        },
+        "required": ["name", "arguments"],
+        "additionalProperties": False,
+        "x-guidance": CALL_OPTIONS,
+    }
+
+
+def _refused(problem: str, param: str) -> InvalidInput:
+    return InvalidInput(f"The schema cannot be used: {_gist(problem)}.", param=param)
+
+
+def _gist(problem: str) -> str:
+    return " ".join(problem.partition("<state>")[0].split())[:300].rstrip(".")

@@ -1,0 +1,309 @@
+"""The engine `torch`: transformers models on CPUs and GPUs, many sequences at once.
+
+Transformers' own continuous batching is not used: it has one sampling for all requests and gives
+no logits. Here each step continues all running sequences by one token and reads a bounded piece of
+one new prompt. A sequence is put back to wait, and read again later, when the cache runs over.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from lmaas.errors import ContextLengthExceeded, InvalidInput
+from lmaas.language import Finish, LanguageSpec
+from lmaas.runtime.language.engine import (
+    EngineOptions,
+    EngineStats,
+    Output,
+    TokenSampling,
+    TokenScore,
+)
+from lmaas.runtime.language.grammar_torch import Grammars, Matcher
+from lmaas.runtime.language.sampling import Sampler, choose, scores_of
+from lmaas.runtime.language.torch_cache import Slab
+from lmaas.runtime.language.torch_model import TorchModel
+
+PROMPT_TOKENS: Final = 512
+"""Most prompt tokens in one step: long prompts are split, so that running answers go on."""
+SCORED_TOKENS: Final = 128
+"""Tokens of a scored prompt whose logits are held at once."""
+SLACK_TOKENS: Final = 16
+"""Room that each sequence must find before one more begins, so that it is not put back at once."""
+
+
+class Entry:
+    """A sequence: its tokens so far, and how it goes on."""
+
+    def __init__(
+        self, number: int, prompt: Sequence[int], sampling: TokenSampling, matcher: Matcher | None
+    ) -> None:
+        self.number = number
+        self.tokens = list(prompt)
+        self.sampling = sampling
+        self.sampler = Sampler(prompt, sampling)
+        self.matcher = matcher
+        self.stops = frozenset(sampling.stop_token_ids)
+
+
+class TorchEngine:
+    """The engine `torch`."""
+
+    name = "torch"
+    unsupported = frozenset({"adapter"})
+
+    def __init__(self) -> None:
+        self._model: TorchModel | None = None
+        self._grammars: Grammars | None = None
+        self._most_rows = 1
+        self._most_tokens = 0
+        self._cache_bytes = 0
+        self._waiting: deque[Entry] = deque()
+        self._reading: Entry | None = None
+        self._read = Slab()
+        self._running: list[Entry] = []
+        self._slab = Slab()
+
+    def load(self, folder: Path, spec: LanguageSpec, options: EngineOptions) -> None:
+        """Read the weights. Raises LMaaSError for a model that it cannot run."""
+        import torch
+
+        for field in ("lookup", "draft"):
+            if getattr(options, field):
+                raise _cannot(field)
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        self._model = TorchModel(folder, options.precision)
+        self._grammars = Grammars(folder, self._model.vocabulary_size, spec.stop_token_ids)
+        self._most_rows = options.max_sequences
+        self._cache_bytes = options.cache_bytes
+        if options.cache_bytes:
+            self._most_tokens = max(1, options.cache_bytes // self._model.bytes_per_token)
+        self._slab = Slab(self._most_tokens)
+
+    def add(self, sequence: int, prompt: Sequence[int], sampling: TokenSampling) -> None:
+        """Begin to continue `prompt`. Raises InvalidInput for what it cannot do."""
+        assert self._grammars is not None
+        self._check_prompt(prompt)
+        if sampling.adapter is not None:
+            raise _cannot("adapter")
+        size = self._vocabulary
+        for token in sampling.logit_bias:
+            if not 0 <= token < size:
+                raise InvalidInput(
+                    f"logit_bias has the token {token}; the model's are 0 to {size - 1}.",
+                    param="logit_bias",
+                )
+        matcher = None
+        if sampling.grammar is not None:
+            matcher = self._grammars.matcher(sampling.grammar)
+        self._waiting.append(Entry(sequence, prompt, sampling, matcher))
+
+    def step(self) -> list[Output]:
+        """Continue what runs by one token, then read a piece of the next prompt."""
+        outputs = self._make_room()
+        if self._running:
+            assert self._model is not None
+            self._slab.reserve(self._slab.rows, self._slab.columns + 1)
+            logits = self._model.forward(self._slab, [[run.tokens[-1]] for run in self._running])
+            outputs += self._sample(logits, self._running)
+            for row in reversed(range(len(self._running))):
+                if outputs[row - len(self._running)].finish:
+                    self._drop(row)
+        budget = PROMPT_TOKENS
+        while budget > 0 and self._begin_next():
+            budget -= self._read_piece(budget, outputs)
+        return outputs
+
+    def cancel(self, sequence: int) -> None:
+        """Drop a sequence and free its cache at once."""
+        if self._reading is not None and self._reading.number == sequence:
+            self._reading = None
+            self._read = Slab()
+        for row, entry in enumerate(self._running):
+            if entry.number == sequence:
+                self._drop(row)
+                break
+        self._waiting = deque(entry for entry in self._waiting if entry.number != sequence)
+
+    def busy(self) -> bool:
+        """Whether anything runs or waits."""
+        return bool(self._running or self._reading or self._waiting)
+
+    def score(self, prompt: Sequence[int], top: int) -> list[TokenScore]:
+        """The log probability of each token of `prompt` given those before it (None: the first)."""
+        assert self._model is not None
+        self._check_prompt(prompt)
+        scores = [TokenScore(None)]
+        slab = Slab()
+        slab.open(len(prompt))
+        for start in range(0, len(prompt) - 1, SCORED_TOKENS):
+            piece = prompt[start : min(start + SCORED_TOKENS, len(prompt) - 1)]
+            logits = self._model.forward(slab, [list(piece)], every=True)[0]
+            told = prompt[start + 1 : start + 1 + len(piece)]
+            scores += scores_of(logits, told, [top] * len(piece))
+        return scores
+
+    def stats(self) -> EngineStats:
+        """How full the cache is."""
+        assert self._model is not None
+        held = self._held()
+        most = self._most_tokens or max(1, self._slab.capacity[0] * self._slab.capacity[1], held)
+        return EngineStats(
+            cache_bytes=self._cache_bytes or most * self._model.bytes_per_token,
+            cache_used=held / most,
+            running=len(self._running) + (self._reading is not None),
+            waiting=len(self._waiting),
+        )
+
+    def close(self) -> None:
+        """Release the model."""
+        self._waiting.clear()
+        self._running.clear()
+        self._reading = None
+        self._read, self._slab = Slab(), Slab()
+        self._model = self._grammars = None
+
+    @property
+    def _vocabulary(self) -> int:
+        assert self._model is not None
+        return self._model.vocabulary_size
+
+    def _check_prompt(self, prompt: Sequence[int]) -> None:
+        size = self._vocabulary
+        if not prompt or min(prompt) < 0 or max(prompt) >= size:
+            raise InvalidInput(
+                f"The prompt must hold token ids from 0 to {size - 1}.", param="prompt"
+            )
+        if self._most_tokens and len(prompt) > self._most_tokens:
+            raise ContextLengthExceeded(
+                f"The prompt has {len(prompt)} tokens; the cache holds {self._most_tokens}.",
+                hint="Shorten the prompt, or give the model a larger cache.",
+                param="prompt",
+            )
+
+    # The cache: all rows are as wide as the longest one
+
+    def _held(self) -> int:
+        """Tokens of the cache that are taken, unused columns of short sequences included."""
+        reading = 0 if self._reading is None else len(self._reading.tokens)
+        return self._slab.rows * self._slab.columns + reading
+
+    def _fits(self, rows: int, columns: int) -> bool:
+        return not self._most_tokens or rows * columns <= self._most_tokens
+
+    def _begin_next(self) -> bool:
+        """Whether a prompt is being read now."""
+        if self._reading is None and self._waiting:
+            entry = self._waiting[0]
+            rows = len(self._running) + 1
+            columns = max(self._slab.columns, len(entry.tokens))
+            alone = rows == 1
+            if rows <= self._most_rows and (alone or self._fits(rows, columns + SLACK_TOKENS)):
+                self._reading = self._waiting.popleft()
+                self._read = Slab()
+                self._read.open(len(entry.tokens))
+        return self._reading is not None
+
+    def _read_piece(self, most: int, outputs: list[Output]) -> int:
+        """Read up to `most` tokens of the prompt; at its end it runs. How many were read."""
+        assert self._model is not None
+        entry = self._reading
+        assert entry is not None
+        done = self._read.columns
+        piece = entry.tokens[done : done + most]
+        logits = self._model.forward(self._read, [piece])
+        if done + len(piece) == len(entry.tokens):
+            output = self._sample(logits, [entry])[0]
+            outputs.append(output)
+            if not output.finish:
+                self._slab.join(self._read)
+                self._running.append(entry)
+            self._reading = None
+            self._read = Slab()
+        return len(piece)
+
+    def _make_room(self) -> list[Output]:
+        """Put the newest sequences back until one more column fits. Who is alone has to end."""
+        over: list[Output] = []
+        while self._running:
+            columns = self._slab.columns + 1
+            rows = len(self._running)
+            if self._reading is not None:
+                rows += 1
+                columns = max(columns, len(self._reading.tokens))
+            if self._fits(rows, columns):
+                break
+            if self._reading is not None:
+                self._waiting.appendleft(self._reading)
+                self._reading = None
+                self._read = Slab()
+            elif rows > 1:
+                newest = max(range(rows), key=lambda row: self._running[row].number)
+                self._waiting.appendleft(self._running[newest])
+                self._drop(newest)
+            else:
+                over.append(Output(self._running[0].number, [], (), "length"))
+                self._drop(0)
+        return over
+
+    def _drop(self, row: int) -> None:
+        self._slab.remove(row)
+        last = self._running.pop()
+        if row < len(self._running):
+            self._running[row] = last
+
+    # Sampling
+
+    def _sample(self, logits: Any, entries: Sequence[Entry]) -> list[Output]:
+        """One more token for each of `entries`, from `logits` (B, V)."""
+        import torch
+
+        with torch.inference_mode():
+            adjusted = self._adjusted(logits, entries)
+            tokens = choose(adjusted, [entry.sampler for entry in entries])
+            scores: list[Sequence[TokenScore]] = [()] * len(entries)
+            asked = [
+                row for row, entry in enumerate(entries) if entry.sampling.logprobs is not None
+            ]
+            if asked:
+                told = scores_of(
+                    logits[asked],
+                    [tokens[row] for row in asked],
+                    [entries[row].sampling.logprobs or 0 for row in asked],
+                )
+                for row, score in zip(asked, told, strict=True):
+                    scores[row] = (score,)
+        return [
+            Output(entry.number, [token], score, _taken(entry, token))
+            for entry, token, score in zip(entries, tokens, scores, strict=True)
+        ]
+
+    def _adjusted(self, logits: Any, entries: Sequence[Entry]) -> Any:
+        import torch
+
+        changed = [
+            row for row, entry in enumerate(entries) if entry.sampler.adjusts or entry.matcher
+        ]
+        if not changed:
+            return logits
+        logits = logits.clone()
+        for row in changed:
+            matcher = entries[row].matcher
+            allowed = None if matcher is None else matcher.allowed(logits.device)
+            entries[row].sampler.adjust(logits[row], allowed)
+        return logits
+
+
+def _taken(entry: Entry, token: int) -> Finish | None:
+    """Note a token; whether and why the sequence ends with it."""
+    entry.tokens.append(token)
+    entry.sampler.take(token)
+    over = entry.matcher is not None and entry.matcher.take(token)
+    if token in entry.stops or over:
+        return "stop"
+    return "length" if entry.sampler.made >= entry.sampling.max_tokens else None
+
+
+def _cannot(field: str) -> InvalidInput:
+    return InvalidInput(f"The engine torch does not support {field}.", param=field)
