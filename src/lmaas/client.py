@@ -27,12 +27,14 @@ from lmaas.registry.lock import HomeLock
 from lmaas.tasks.image_classification import Label
 from lmaas.types import (
     Answer,
+    CompressOptions,
     KeyRecord,
     ModelVersion,
     Payload,
     PublishOptions,
     PushOptions,
     Scope,
+    Variant,
     WorkerStatus,
 )
 
@@ -103,6 +105,17 @@ class _Calls:
             )
         _check(response)
         return msgspec.json.decode(response.content, type=ModelVersion)
+
+    def _compress(self, ref: str, options: CompressOptions) -> Call[Variant]:
+        response = yield self._request(
+            "POST",
+            f"/api/models/{ref}/compress",
+            content=msgspec.json.encode(options),
+            headers={"content-type": "application/json"},
+            extensions={"timeout": httpx.Timeout(PUBLISH_TIMEOUT_S).as_dict()},
+        )
+        _check(response)
+        return msgspec.json.decode(response.content, type=Variant)
 
     def _catalog(self) -> Call[list[ModelVersion]]:
         response = yield self._request("GET", "/api/models")
@@ -216,6 +229,13 @@ class Client(_Calls):
         """Upload a .keras or .onnx file, a SavedModel folder or a package (options None)."""
         return self._run(self._push(Path(path), options))
 
+    def compress(self, ref: str, options: CompressOptions) -> Variant:
+        """Make a smaller form of a language model; needs a key with the scope admin.
+
+        Raises ParityFailed when its perplexity rises by more than `options.max_drop`.
+        """
+        return self._run(self._compress(ref, options))
+
     def catalog(self) -> list[ModelVersion]:
         """The latest version of every model in full; needs a key with the scope admin."""
         return self._run(self._catalog())
@@ -315,6 +335,10 @@ class AsyncClient(_Calls):
     async def push(self, path: str | os.PathLike[str], options: PushOptions | None) -> ModelVersion:
         """See `Client.push`."""
         return await self._run(self._push(Path(path), options))
+
+    async def compress(self, ref: str, options: CompressOptions) -> Variant:
+        """See `Client.compress`."""
+        return await self._run(self._compress(ref, options))
 
     async def catalog(self) -> list[ModelVersion]:
         """See `Client.catalog`."""

@@ -8,8 +8,9 @@ import asyncio
 import shutil
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,26 +19,36 @@ import msgspec
 from lmaas.accounts.keys import Keys
 from lmaas.config import Settings
 from lmaas.errors import FULL, InvalidInput, NotFound, StorageFull
-from lmaas.language import GenerateRequest
+from lmaas.language import Delta, Ended, GenerateRequest
 from lmaas.placement import sandbox
 from lmaas.registry.fsck import FsckReport
 from lmaas.registry.names import check_name
 from lmaas.registry.store import Registry
+from lmaas.runtime.cpu import has_bf16
 from lmaas.runtime.parity import require
+from lmaas.serving.cache import ResponseCache, key_of
 from lmaas.serving.generation import Generation, check_language, encode_request
 from lmaas.serving.metrics import Metrics
 from lmaas.serving.pool import Pool
+from lmaas.serving.precision import choose_precision
 from lmaas.serving.router import Router
+from lmaas.serving.variant import choose_variant
+from lmaas.serving.variant import require_small_rise
 from lmaas.types import (
     Answer,
+    CompressOptions,
+    FileRole,
     KeyRecord,
     Manifest,
     ModelVersion,
     ParityReport,
     Payload,
+    Progress,
     PushOptions,
     Record,
     Scope,
+    Variant,
+    VariantReport,
     WorkerStatus,
 )
 
@@ -63,6 +74,8 @@ class Service:
         self.metrics = Metrics()
         self.pool = Pool(settings, self.registry, self.metrics)
         self.router = Router(self.registry, self.pool)
+        self.cache = ResponseCache(settings.response_cache_bytes, settings.redis_url)
+        self._keeping: set[asyncio.Future[None]] = set()
 
     # Life of the service
 
@@ -73,6 +86,7 @@ class Service:
     async def drain(self, deadline_s: float) -> None:
         """Let running requests finish for at most `deadline_s`, then stop every worker."""
         await self.pool.close(deadline_s)
+        await self.cache.close()
 
     def ready(self) -> bool:
         """Whether new requests are accepted and every loaded model has a live worker."""
@@ -129,14 +143,48 @@ class Service:
         """
         version = self.router.resolve(key.tenant, ref)
         check_language(version)
+        kept_as = self._cache_key(version, request, cache)
+        generation = Generation(
+            version,
+            lambda usage, status, error: None,
+            None if kept_as is None else partial(self._keep, kept_as),
+        )
+        if kept_as is not None:
+            ended = await self.cache.get(kept_as)
+            generation.headers.append((b"x-lmaas-cache", b"hit" if ended else b"miss"))
+            if ended is not None:
+                generation.replay(ended)
+                return generation
         body = encode_request(request)
-        generation = Generation(version, lambda usage, status, error: None)
         payload = Payload(format="generate", body=body)
         await generation.start(
             request,
             lambda _, receiver: self.router.generate(key.tenant, ref, payload, receiver),
         )
         return generation
+
+    def _cache_key(
+        self, version: ModelVersion, request: GenerateRequest, wanted: bool | None
+    ) -> bytes | None:
+        """Under which key the answer is kept; None when it is not."""
+        if wanted is None:
+            wanted = version.name in self.settings.cached_models and request.deterministic
+        if not wanted:
+            return None
+        if not request.deterministic:
+            raise InvalidInput(
+                "Only deterministic answers can be cached.",
+                hint="Set temperature to 0, or give a seed.",
+                param="cache",
+            )
+        settings = self.settings
+        variant, _ = choose_variant(version, settings.variant)
+        return key_of(version, f"{settings.engine} {settings.precision} {variant}", request)
+
+    def _keep(self, key: bytes, ended: Ended, deltas: list[Delta]) -> None:
+        task = asyncio.ensure_future(self.cache.put(key, ended, deltas))
+        self._keeping.add(task)
+        task.add_done_callback(self._keeping.discard)
 
     async def count_tokens(self, key: KeyRecord, ref: str, request: GenerateRequest) -> int:
         """How many tokens the prompt of a request has for this model."""
@@ -222,6 +270,59 @@ class Service:
         add = asyncio.to_thread(self.registry.add, tenant, manifest, verified.parity, folder)
         return await _to_end(add)
 
+    async def compress(
+        self,
+        tenant: str,
+        ref: str,
+        options: CompressOptions,
+        heard: Callable[[Progress], None] = lambda _: None,
+    ) -> Variant:
+        """Make a smaller form of a language model, measure it, and register it.
+
+        `heard` is told how far it is, in a thread of its own. It is served from the model's next
+        load on, if the setting `variant` allows. Raises ParityFailed, with nothing registered, when
+        the perplexity rises by more than `options.max_drop`.
+        """
+        version = self.router.resolve(tenant, ref)
+        spec = version.manifest.signature.language
+        if version.manifest.task != "text-generation" or spec is None:
+            raise InvalidInput(
+                f"{version.ref} is a model for {version.manifest.task}; compressed are models for "
+                "text-generation.",
+                param="ref",
+            )
+        precision, _ = choose_precision(
+            self.settings.precision,
+            model=version.ref,
+            cpu_has_bf16=has_bf16(),
+            parity=version.parity,
+            compiled_bytes=version.compiled_bytes,
+        )
+        with self.scratch("compress") as scratch:
+            package, target = scratch / "package", scratch / "variant"
+            roles: tuple[FileRole, ...] = ("compiled", "source")
+            await _to_end(asyncio.to_thread(self.registry.unpack, version, package, roles))
+            request = {
+                "folder": str(package),
+                "target": str(target),
+                "progress": str(scratch / sandbox.PROGRESS),
+                "context_length": spec.context_length,
+                "precision": precision,
+                "options": options,
+            }
+            reply = await self._child(
+                "lmaas.compression.weights",
+                request,
+                scratch,
+                lambda line: heard(msgspec.json.decode(line, type=Progress)),
+            )
+            report = msgspec.json.decode(reply, type=VariantReport)
+            require_small_rise(version.ref, options.to, report)
+            stored = await _to_end(
+                asyncio.to_thread(self.registry.add_variant, version, options.to, report, target)
+            )
+        return next(variant for variant in stored.variants if variant.name == options.to)
+
     def set_alias(self, tenant: str, name: str, alias: str, version: int) -> ModelVersion:
         """Point `name@alias` at a version; callers of the alias move at once."""
         self.registry.set_alias(tenant, name, alias, version)
@@ -303,7 +404,13 @@ class Service:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    async def _child(self, module: str, request: object, scratch: Path) -> bytes:
+    async def _child(
+        self,
+        module: str,
+        request: object,
+        scratch: Path,
+        heard: Callable[[bytes], None] | None = None,
+    ) -> bytes:
         stop = threading.Event()
         return await _to_end(
             asyncio.to_thread(
@@ -315,6 +422,7 @@ class Service:
                 memory_bytes=self.settings.compile_memory_bytes,
                 disk_bytes=self.settings.compile_disk_bytes,
                 stop=stop,
+                heard=heard,
             ),
             stop,
         )

@@ -4,7 +4,7 @@ This module knows no storage, no transport and no framework.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 
@@ -16,6 +16,9 @@ FrameworkName = Literal["pytorch", "keras", "tensorflow", "onnx"]
 FileRole = Literal["source", "compiled", "sample", "variant"]
 VariantName = Literal["bf16", "int8", "int4"]
 Scope = Literal["admin", "call"]
+
+MAX_TEXT_CHARS = 1 << 20
+"""Longest text that a compressed model is measured on."""
 
 BATCH = -1
 """In a shape: any size. As the first dimension: the batch axis."""
@@ -171,6 +174,27 @@ class PushOptions(Record, frozen=True, kw_only=True):
     outputs_are: Literal["logits", "probabilities"] | None = None
     sample: str | None = None
     card: str = ""
+
+
+class Progress(Record, frozen=True, kw_only=True):
+    """How far a long piece of work is: what it does now, and how much of that is done (0 to 1)."""
+
+    stage: str
+    done: float
+
+
+class CompressOptions(Record, frozen=True, kw_only=True):
+    """Which compressed form is made of a language model, and what it may lose.
+
+    Perplexity on `text` (None: a built-in text) may rise by `max_drop`, relative. `group_size` and
+    `ratio` (of the weights that become int4, the others int8) are int4's.
+    """
+
+    to: VariantName
+    text: Annotated[str, msgspec.Meta(max_length=MAX_TEXT_CHARS)] | None = None
+    max_drop: Annotated[float, msgspec.Meta(ge=0)] = 0.05
+    group_size: Annotated[int, msgspec.Meta(ge=8, le=65_536)] | None = None
+    ratio: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
 
 
 class PublishOptions(TypedDict, total=False):

@@ -19,6 +19,7 @@ COMMANDS = {
     "demo": "lmaas.cli.demo",
     "serve": "lmaas.cli.serve",
     "push": "lmaas.cli.push",
+    "compress": "lmaas.cli.compress",
     "predict": "lmaas.cli.predict",
     "models": "lmaas.cli.models",
     "keys": "lmaas.cli.keys",
@@ -29,7 +30,7 @@ COMMANDS = {
 }
 """Each command's module, imported when it is asked for; the module's `command` is the command."""
 
-SERVER_COMMANDS = ("push", "predict", "models", "keys", "ps", "stop")
+SERVER_COMMANDS = ("push", "compress", "predict", "models", "keys", "ps", "stop")
 """Commands that can talk to a server; the others work on the home of this machine."""
 
 

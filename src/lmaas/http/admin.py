@@ -8,9 +8,11 @@ from lmaas.codecs.json import read
 from lmaas.errors import InvalidInput
 from lmaas.http.exchange import Exchange
 from lmaas.service import Service
-from lmaas.types import KeyRecord, Record, Scope
+from lmaas.types import CompressOptions, KeyRecord, Record, Scope
 
 MAX_BODY_BYTES = 65_536
+MAX_COMPRESS_BYTES = 8 << 20
+"""A text to measure on is at most a million characters, some of them escaped."""
 
 
 class AliasBody(Record, frozen=True, kw_only=True):
@@ -74,6 +76,12 @@ async def load(service: Service, exchange: Exchange, path: dict[str, str]) -> No
 async def stop(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Unload a model after its running requests."""
     exchange.send_json(await service.stop_model(exchange.tenant, path["ref"]))
+
+
+async def compress(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+    """Make a smaller form of a language model; answers when it is measured and registered."""
+    options = read(await exchange.body(MAX_COMPRESS_BYTES), CompressOptions)
+    exchange.send_json(await service.compress(exchange.tenant, path["ref"], options), status=201)
 
 
 async def set_alias(service: Service, exchange: Exchange, path: dict[str, str]) -> None:

@@ -26,7 +26,7 @@ from lmaas.http.messages_body import CountBody, MessagesBody
 from lmaas.http.route import Operation, Route
 from lmaas.service import Service
 from lmaas.tasks.image_classification import Label
-from lmaas.types import KeyRecord, ModelVersion, WorkerStatus
+from lmaas.types import CompressOptions, KeyRecord, ModelVersion, Variant, WorkerStatus
 
 OCTETS = "application/octet-stream"
 EVENTS = "text/event-stream"
@@ -135,6 +135,10 @@ ROUTES = [
         "/api/models/{ref}/versions", {"GET": Operation(admin.versions, (), (list[ModelVersion],))}
     ),
     Route("/api/models/{ref}/load", {"POST": Operation(admin.load, (), (ModelVersion,))}),
+    Route(
+        "/api/models/{ref}/compress",
+        {"POST": Operation(admin.compress, (CompressOptions,), (Variant,), status=201)},
+    ),
     Route("/api/models/{ref}/stop", {"POST": Operation(admin.stop, (), (ModelVersion,))}),
     Route(
         "/api/models/{ref}/aliases/{alias}",

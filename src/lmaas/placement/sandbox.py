@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -19,6 +20,9 @@ from lmaas.errors import BY_CODE, Cancelled, InvalidInput, LMaaSError, PayloadTo
 from lmaas.types import Record
 
 POLL_S = 0.1
+PROGRESS = "progress"
+"""The file in its scratch folder in which a child tells how far it is, line by line."""
+MAX_PROGRESS_BYTES = 65_536
 KEEP = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT", "KERAS_BACKEND", "VIRTUAL_ENV")
 """What a child may know of our environment: never keys, tokens or proxies."""
 
@@ -49,11 +53,13 @@ def run_child(
     memory_bytes: int,
     disk_bytes: int,
     stop: threading.Event | None = None,
+    heard: Callable[[bytes], None] | None = None,
 ) -> bytes:
     """The reply of `module.run(request)`, run in a sandboxed child.
 
     Raises the child's own LMaaSError, TimedOut or PayloadTooLarge when it reaches a bound, and
     InvalidInput with the end of its log when it dies; Cancelled soon after `stop` is set.
+    `heard` is told each line that the child writes into `scratch`/progress.
     """
     bounds = Bounds(memory_bytes=memory_bytes, disk_bytes=disk_bytes, timeout_s=timeout_s)
     (scratch / "bounds.json").write_bytes(msgspec.json.encode(bounds))
@@ -73,7 +79,7 @@ def run_child(
             start_new_session=True,
         )
     try:
-        _wait(child, scratch, bounds, stop)
+        _wait(child, scratch, bounds, stop, heard)
     finally:
         _kill_group(child)
     return _reply(child, scratch, bounds)
@@ -84,12 +90,16 @@ def _wait(
     scratch: Path,
     bounds: Bounds,
     stop: threading.Event | None,
+    heard: Callable[[bytes], None] | None,
 ) -> None:
     deadline = time.monotonic() + bounds.timeout_s
+    told = 0
     while True:
         try:
             child.wait(POLL_S)
         except subprocess.TimeoutExpired:
+            if heard is not None:
+                told = _listen(scratch / PROGRESS, told, heard)
             if stop is not None and stop.is_set():
                 raise Cancelled("Nobody waits for this model any more.") from None
             if time.monotonic() > deadline:
@@ -104,6 +114,18 @@ def _wait(
                 ) from None
         else:
             return
+
+
+def _listen(path: Path, told: int, heard: Callable[[bytes], None]) -> int:
+    """Tell the whole lines of `path` after byte `told`; where they end."""
+    if not path.exists():
+        return told
+    with path.open("rb") as file:
+        file.seek(told)
+        lines = file.read(MAX_PROGRESS_BYTES).split(b"\n")[:-1]
+    for line in lines:
+        heard(line)
+    return told + sum(len(line) + 1 for line in lines)
 
 
 def _reply(child: subprocess.Popen[bytes], scratch: Path, bounds: Bounds) -> bytes:

@@ -1,0 +1,143 @@
+"""`lmaas compress`."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lmaas.cli.output import (
+    home_options,
+    is_quiet,
+    json_option,
+    progress,
+    server_options,
+    service_of,
+    show,
+    size,
+)
+
+if TYPE_CHECKING:
+    from lmaas.types import Progress, VariantReport
+
+
+@click.command()
+@click.argument("name")
+@click.option("--to", required=True, type=click.Choice(["bf16", "int8", "int4"]))
+@click.option(
+    "--text",
+    type=click.Path(path_type=Path),
+    help="Text (UTF-8) to measure perplexity on, like what the model will see. Default: a short "
+    "one in several languages.",
+)
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(min=0),
+    default=0.05,
+    show_default=True,
+    help="How much the perplexity may rise, relative to the source's.",
+)
+@click.option(
+    "--group-size", type=click.IntRange(8, 65_536), help="Weights that share a scale; int4."
+)
+@click.option(
+    "--ratio", type=click.FloatRange(0, 1), help="Share of the layers that become int4, not int8."
+)
+@json_option
+@home_options
+@server_options
+@click.pass_obj
+def command(
+    flags: dict[str, Any],
+    name: str,
+    to: Any,
+    text: Path | None,
+    max_drop: float,
+    group_size: int | None,
+    ratio: float | None,
+    as_json: bool,
+) -> None:
+    """Make a smaller form of a language model, measured against its source.
+
+    It is served from the model's next load on, when it is the smallest that was made. Refused when
+    it loses more than --max-drop. In this home, or with --url on a server.
+    """
+    import msgspec
+
+    from lmaas.client import Client
+    from lmaas.config import load_settings
+    from lmaas.types import TENANT, CompressOptions
+
+    options = msgspec.convert(
+        {
+            "to": to,
+            "text": None if text is None else _read(text),
+            "max_drop": max_drop,
+            "group_size": group_size,
+            "ratio": ratio,
+        },
+        CompressOptions,
+    )
+    settings = load_settings(flags)
+    if settings.url is not None:
+        progress(f"Compressing {name} to {to} …")
+        with Client(settings.url, settings.key) as client:
+            variant = client.compress(name, options)
+    else:
+        with service_of(flags) as service, _shown(as_json) as heard:
+            variant = asyncio.run(service.compress(TENANT, name, options, heard))
+    show(variant, as_json, _lines(name, variant.name, variant.report))
+
+
+def _read(path: Path) -> str:
+    from lmaas.errors import InvalidInput
+    from lmaas.types import MAX_TEXT_CHARS
+
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"The text {path} cannot be read: {error}.", param="text") from None
+    if len(text) > MAX_TEXT_CHARS:
+        raise InvalidInput(
+            f"The text has {len(text)} characters; at most {MAX_TEXT_CHARS} are taken.",
+            param="text",
+        )
+    return text
+
+
+@contextmanager
+def _shown(as_json: bool) -> "Iterator[Callable[[Progress], None]]":
+    """Progress on stderr: a bar for people, JSON lines with --json, nothing with --quiet."""
+    import msgspec
+
+    if is_quiet():
+        yield lambda _: None
+        return
+    if as_json:
+        yield lambda told: click.echo(msgspec.json.encode(told).decode(), err=True)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading", total=1.0)
+        yield lambda told: bar.update(task, description=told.stage, completed=told.done)
+
+
+def _lines(model: str, variant: str, report: "VariantReport") -> list[str]:
+    source, made = report.source, report.compressed
+    differing = [at for at in report.first_differences if at is not None]
+    where = f", the first difference at token {min(differing) + 1}" if differing else ""
+    return [
+        f"Registered {variant} of {model}: {size(made.size_bytes)}, the source has "
+        f"{size(source.size_bytes)}.",
+        f"Perplexity {made.perplexity:.4g}, the source {source.perplexity:.4g} "
+        f"({report.perplexity_rise:+.1%}) on {report.text_tokens} tokens.",
+        f"{report.token_agreement:.0%} of greedy tokens agree over "
+        f"{len(report.first_differences)} x {report.new_tokens}{where}.",
+        f"{made.tokens_per_s:.3g} tokens/s, the source {source.tokens_per_s:.3g}; loaded in "
+        f"{made.load_s:.2g} s.",
+    ]
