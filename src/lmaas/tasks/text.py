@@ -52,7 +52,11 @@ class Tokenizer:
         self._raw.no_truncation()
         self._raw.no_padding()
         self._raw.encode_special_tokens = True
-        self.size = int(self._raw.get_vocab_size(with_added_tokens=True))
+        unknown = getattr(self._raw.model, "unk_token", None) or "<unk>"
+        self._unknown: int | None = self._raw.token_to_id(unknown)
+        added = self._raw.get_added_tokens_decoder()
+        special = {index for index, token in added.items() if token.special}
+        self._special = frozenset(special - {self._unknown})
 
     def encode(self, texts: Sequence[Text], spec: LanguageSpec, *, param: str) -> list[Tokens]:
         """The tokens of each text, those that the model adds included.
@@ -67,7 +71,27 @@ class Tokenizer:
             encodings = self._raw.encode_batch_fast(list(texts))
         except (TypeError, ValueError, UnicodeError) as error:
             raise InvalidInput(f"A text cannot be tokenised: {error}.", param=param) from None
-        return [Tokens(encoding.ids, encoding.type_ids) for encoding in encodings]
+        pairs = bool(texts) and not isinstance(texts[0], str)
+        ours = self._raw.num_special_tokens_to_add(pairs)
+        return [self._plain(encoding, ours) for encoding in encodings]
+
+    def _plain(self, encoding: Any, ours: int) -> Tokens:
+        """The tokens, with the unknown one where the text's own words made a special one.
+
+        That happens where a vocabulary lists special tokens among its words.
+        """
+        ids = encoding.ids
+        if sum(map(self._special.__contains__, ids)) <= ours:
+            return Tokens(ids, encoding.type_ids)
+        instead = 0 if self._unknown is None else self._unknown
+        marks = encoding.special_tokens_mask
+        return Tokens(
+            [
+                instead if index in self._special and not mark else index
+                for index, mark in zip(ids, marks, strict=True)
+            ],
+            encoding.type_ids,
+        )
 
 
 class TextTask:
