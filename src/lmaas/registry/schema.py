@@ -137,3 +137,15 @@ prices = Table(
     Column("request_micro", Integer, nullable=False),
 )
 """Millionths of the currency: per million tokens, and per request."""
+
+responses = Table(
+    "responses",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("tenant", String, nullable=False),
+    Column("key_id", String, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+    Column("body", Text, nullable=False),
+    Index("responses_by_expiry", "expires_at"),
+)

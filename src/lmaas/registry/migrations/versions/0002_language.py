@@ -1,4 +1,4 @@
-"""Usage, limits and prices; variants of versions."""
+"""Usage, limits and prices; variants of versions; stored responses."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,6 +11,7 @@ def upgrade() -> None:
     """Create the tables that language models brought."""
     _create_accounts()
     _create_variants()
+    _create_responses()
 
 
 def _create_accounts() -> None:
@@ -69,3 +70,16 @@ def _create_variants() -> None:
         sa.Column("created_at", sa.Float, nullable=False),
         sa.ForeignKeyConstraint(version, target, ondelete="CASCADE"),
     )
+
+
+def _create_responses() -> None:
+    op.create_table(
+        "responses",
+        sa.Column("id", sa.String, primary_key=True),
+        sa.Column("tenant", sa.String, nullable=False),
+        sa.Column("key_id", sa.String, nullable=False),
+        sa.Column("created_at", sa.Float, nullable=False),
+        sa.Column("expires_at", sa.Float, nullable=False),
+        sa.Column("body", sa.Text, nullable=False),
+    )
+    op.create_index("responses_by_expiry", "responses", ["expires_at"])
