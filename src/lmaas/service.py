@@ -23,6 +23,7 @@ from lmaas.language import Delta, Ended, GenerateRequest
 from lmaas.placement import sandbox
 from lmaas.registry.fsck import FsckReport
 from lmaas.registry.names import check_name
+from lmaas.registry.responses import Responses
 from lmaas.registry.store import Registry
 from lmaas.runtime.cpu import has_bf16
 from lmaas.runtime.parity import require
@@ -32,8 +33,7 @@ from lmaas.serving.metrics import Metrics
 from lmaas.serving.pool import Pool
 from lmaas.serving.precision import choose_precision
 from lmaas.serving.router import Router
-from lmaas.serving.variant import choose_variant
-from lmaas.serving.variant import require_small_rise
+from lmaas.serving.variant import choose_variant, require_small_rise
 from lmaas.types import (
     Answer,
     CompressOptions,
@@ -71,6 +71,7 @@ class Service:
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.registry = Registry(self.home)
         self.keys = Keys(self.registry)
+        self.responses = Responses(self.registry.database)
         self.metrics = Metrics()
         self.pool = Pool(settings, self.registry, self.metrics)
         self.router = Router(self.registry, self.pool)
@@ -93,7 +94,8 @@ class Service:
         return self.pool.ready()
 
     def close(self) -> None:
-        """Release the database."""
+        """Write what waits, and release the database."""
+        self.responses.close()
         self.registry.close()
 
     @asynccontextmanager

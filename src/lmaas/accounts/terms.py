@@ -37,8 +37,8 @@ class Terms:
             row = connection.execute(query).one_or_none()
         return NO_LIMITS if row is None else _limits(row)
 
-    def set_limits(self, tenant: str, key_id: str | None, given: Limits) -> Limits:
-        """Replace the limits of a key or tenant. Raises NotFound for no such key."""
+    def check(self, given: Limits) -> None:
+        """Raises InvalidInput unless the limits fit together."""
         soft, hard = given.soft_budget_micro, given.budget_micro
         if soft is not None and hard is not None and soft > hard:
             raise InvalidInput(
@@ -46,6 +46,10 @@ class Terms:
             )
         if given.period != "none" and soft is None and hard is None:
             raise InvalidInput("A period needs a budget.", param="period")
+
+    def set_limits(self, tenant: str, key_id: str | None, given: Limits) -> Limits:
+        """Replace the limits of a key or tenant. Raises InvalidInput; NotFound: no such key."""
+        self.check(given)
         with self._database.write() as connection:
             _check_key(connection, tenant, key_id)
             connection.execute(limits.delete().where(_of(tenant, key_id)))
