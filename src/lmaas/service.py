@@ -16,7 +16,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from lmaas.accounts import usage
 from lmaas.accounts.keys import Keys
+from lmaas.accounts.ledger import Ledger
+from lmaas.accounts.records import NO_LIMITS, Limits, ModelPrice, Price, UsageReport
+from lmaas.accounts.terms import Terms
 from lmaas.config import Settings
 from lmaas.errors import FULL, InvalidInput, NotFound, StorageFull
 from lmaas.language import Delta, Ended, GenerateRequest
@@ -71,6 +75,8 @@ class Service:
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.registry = Registry(self.home)
         self.keys = Keys(self.registry)
+        self.terms = Terms(self.registry.database)
+        self.ledger = Ledger(self.registry)
         self.responses = Responses(self.registry.database)
         self.metrics = Metrics()
         self.pool = Pool(settings, self.registry, self.metrics)
@@ -81,13 +87,17 @@ class Service:
     # Life of the service
 
     async def start(self) -> None:
-        """Start the pool; pinned models begin to load."""
+        """Take the accounts and start the pool; pinned models begin to load."""
+        await self.ledger.start()
         await self.pool.start()
 
     async def drain(self, deadline_s: float) -> None:
         """Let running requests finish for at most `deadline_s`, then stop every worker."""
-        await self.pool.close(deadline_s)
-        await self.cache.close()
+        try:
+            await self.pool.close(deadline_s)
+            await self.cache.close()
+        finally:
+            await self.ledger.close()
 
     def ready(self) -> bool:
         """Whether new requests are accepted and every loaded model has a live worker."""
@@ -366,9 +376,15 @@ class Service:
         """The key that `text` is. Raises Unauthorized."""
         return self.keys.check(text)
 
-    def create_key(self, tenant: str, name: str, scopes: Sequence[Scope]) -> tuple[KeyRecord, str]:
+    def create_key(
+        self, tenant: str, name: str, scopes: Sequence[Scope], limits: Limits = NO_LIMITS
+    ) -> tuple[KeyRecord, str]:
         """A new key and, this one time, its text."""
-        return self.keys.create(tenant, name, tuple(scopes))
+        self.terms.check(limits)
+        record, text = self.keys.create(tenant, name, tuple(scopes))
+        if limits != NO_LIMITS:
+            self.terms.set_limits(tenant, record.id, limits)
+        return record, text
 
     def list_keys(self, tenant: str) -> list[KeyRecord]:
         """All keys of `tenant`, revoked ones too, without their secrets."""
@@ -381,6 +397,41 @@ class Service:
                 self.keys.revoke(key_id)
                 return record
         raise NotFound(f"No key {key_id!r}.", hint="`lmaas keys list` shows the ids.")
+
+    # Accounts
+
+    def limits(self, tenant: str, key_id: str | None) -> Limits:
+        """The limits of a key, or (None) of all keys of `tenant` together. Raises NotFound."""
+        return self.terms.limits(tenant, key_id)
+
+    def set_limits(self, tenant: str, key_id: str | None, limits: Limits) -> Limits:
+        """Replace the limits of a key, or (None) of all keys of `tenant` together."""
+        return self.terms.set_limits(tenant, key_id, limits)
+
+    def prices(self, tenant: str) -> list[ModelPrice]:
+        """What the models of `tenant` cost, by name."""
+        return self.terms.prices(tenant)
+
+    def set_price(self, tenant: str, model: str, price: Price) -> ModelPrice:
+        """What all versions of a model cost from now on; a price of 0 makes it free."""
+        return self.terms.set_price(tenant, model, price)
+
+    def usage(
+        self,
+        tenant: str,
+        *,
+        start: str | None = None,
+        end: str | None = None,
+        by: Sequence[str] = (),
+        key_id: str | None = None,
+    ) -> UsageReport:
+        """What was used from day `start` to day `end` (UTC), by any of key, model and day.
+
+        Of requests that ended in the last moments, only those that are in the database yet:
+        `Ledger.flush` brings the others there.
+        """
+        database = self.registry.database
+        return usage.report(database, tenant, start=start, end=end, by=by, key_id=key_id)
 
     # Upkeep
 
