@@ -48,6 +48,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Most answers that a language model writes at once; more wait."""
     prompt_lookup: Annotated[int, Meta(ge=0, le=16)] = 0
     """Tokens guessed from the prompt in each step (lookup decoding); 0: none."""
+    cached_models: tuple[str, ...] = ()
+    """Language models whose deterministic answers are kept and given again unless a request says
+    `"cache": false`."""
+    response_cache_bytes: Annotated[int, Meta(ge=0)] = 256 * MIB
+    """Memory for kept answers."""
+    redis_url: str | None = None
+    """Redis server that keeps answers instead of memory, `redis://…`."""
     memory_budget_bytes: Annotated[int, Meta(ge=0)] = 0
     """Memory for loaded models; 0: 70 % of the machine's."""
     pinned: tuple[str, ...] = ()
@@ -144,7 +151,7 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
             continue
         name = variable.removeprefix("LMAAS_").lower()
         _refuse_unknown({name: text}, f"environment variable {variable}")
-        is_list = name in ("pinned", "allowed_hosts", "allowed_origins")
+        is_list = name in ("pinned", "cached_models", "allowed_hosts", "allowed_origins")
         values[name] = [item for item in text.split(",") if item] if is_list else text
     return values
 

@@ -416,7 +416,7 @@ class Service:
         """What all versions of a model cost from now on; a price of 0 makes it free."""
         return self.terms.set_price(tenant, model, price)
 
-    def usage(
+    async def usage(
         self,
         tenant: str,
         *,
@@ -427,11 +427,15 @@ class Service:
     ) -> UsageReport:
         """What was used from day `start` to day `end` (UTC), by any of key, model and day.
 
-        Of requests that ended in the last moments, only those that are in the database yet:
-        `Ledger.flush` brings the others there.
+        In the server, up to the last request; in another process, up to a few seconds ago.
         """
-        database = self.registry.database
-        return usage.report(database, tenant, start=start, end=end, by=by, key_id=key_id)
+
+        def ask() -> UsageReport:
+            self.ledger.flush()
+            database = self.registry.database
+            return usage.report(database, tenant, start=start, end=end, by=by, key_id=key_id)
+
+        return await asyncio.to_thread(ask)
 
     # Upkeep
 

@@ -16,6 +16,8 @@ import pytest
 from servers import Running
 
 PROMPT = [{"role": "user", "content": "hello world, how are you?"}]
+COMBINING = "\u0301" * 500_000
+"""A megabyte that is one character to a reader."""
 SCHEMA = {
     "type": "object",
     "properties": {"city": {"enum": ["Paris", "Rome"]}, "unit": {"enum": ["celsius"]}},
@@ -34,7 +36,12 @@ def client(language: Running) -> Iterator[openai.OpenAI]:
 
 
 def chat(client: openai.OpenAI, **more: Any) -> Any:
-    given = {"model": "tiny", "messages": PROMPT, "max_tokens": 12, "temperature": 0}
+    given: dict[str, Any] = {
+        "model": "tiny",
+        "messages": PROMPT,
+        "max_tokens": 12,
+        "temperature": 0,
+    }
     return client.chat.completions.create(**(given | more))
 
 

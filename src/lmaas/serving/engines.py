@@ -27,6 +27,12 @@ class Row(NamedTuple):
     reason: str
 
 
+@lru_cache(maxsize=1)
+def has_gpu() -> bool:
+    """Whether this machine has an NVIDIA GPU that a driver serves."""
+    return os.path.exists("/dev/nvidiactl") and os.path.exists("/dev/nvidia0")
+
+
 def _has(role: str) -> Callable[[ModelVersion], bool]:
     return lambda version: any(file.role == role for file in version.files)
 
@@ -91,9 +97,3 @@ def cache_bytes(spec: LanguageSpec, setting: int, max_sequences: int, budget: in
     least = spec.kv_bytes_per_token * min(SMALLEST_CACHE_TOKENS, spec.context_length)
     most = spec.kv_bytes_per_token * spec.context_length * max_sequences
     return max(least, min(most, LARGEST_CACHE_BYTES, int(budget * CACHE_SHARE)))
-
-
-@lru_cache
-def has_gpu() -> bool:
-    """Whether this machine has an NVIDIA GPU that a driver serves."""
-    return os.path.exists("/dev/nvidiactl") and os.path.exists("/dev/nvidia0")

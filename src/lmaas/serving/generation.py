@@ -32,6 +32,8 @@ class Receiver(Protocol):
         """What a request that was cancelled had used."""
 
 
+Keep = Callable[[Ended, list[Delta]], None]
+"""What takes a complete answer to be given again."""
 Run = Callable[[GenerateRequest, Receiver], Awaitable[Ended]]
 """What runs a request: a worker, or another service. Cancelling it cancels the request."""
 
@@ -42,16 +44,26 @@ class Generation:
     `usage` and `prompt_logprobs` are complete after the last delta. Make it with `start`.
     """
 
-    def __init__(self, version: ModelVersion, settle: Settle) -> None:
+    def __init__(self, version: ModelVersion, settle: Settle, keep: Keep | None = None) -> None:
         self.version = version
         self.headers: list[tuple[bytes, bytes]] = []
         self.usage = Usage(0)
         self.prompt_logprobs: tuple[TokenLogprob, ...] = ()
         self._settle: Settle | None = settle
+        self._keep = keep
+        self._kept: list[Delta] = []
         self._deltas: deque[Delta] = deque()
         self._streamed = 0
         self._woken = asyncio.Event()
         self._task: asyncio.Future[Ended] | None = None
+
+    def replay(self, ended: Ended) -> None:
+        """Give an answer that was kept; nothing runs, and nothing is used."""
+        done: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
+        done.set_result(ended)
+        self._task = done
+        self._take(ended)
+        self._end(Usage(0), "ok", None)
 
     async def start(self, request: GenerateRequest, run: Run) -> None:
         """Begin, and wait for the first token or for what went wrong before it."""
@@ -96,6 +108,8 @@ class Generation:
         """A piece of the answer."""
         self._streamed += delta.tokens
         self._deltas.append(delta)
+        if self._keep is not None:
+            self._kept.append(delta)
         self._woken.set()
 
     def used(self, usage: Usage) -> None:
@@ -111,11 +125,16 @@ class Generation:
             self._end(self._sent() if self._streamed else None, "failed", error)
         else:
             ended = task.result()
-            self.usage = ended.usage
-            self.prompt_logprobs = ended.prompt_logprobs
-            self._deltas.extend(ended.deltas)
+            self._take(ended)
+            if self._keep is not None:
+                self._keep(ended, [*self._kept, *ended.deltas])
             self._end(ended.usage, "ok", None)
         self._woken.set()
+
+    def _take(self, ended: Ended) -> None:
+        self.usage = ended.usage
+        self.prompt_logprobs = ended.prompt_logprobs
+        self._deltas.extend(ended.deltas)
 
     def _sent(self) -> Usage:
         return Usage(self.usage.prompt, self._streamed)

@@ -1,6 +1,6 @@
 """The memory plan: whether a model fits the budget, and who makes room. Pure."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Final, Generic, TypeVar
 
 import msgspec
@@ -13,6 +13,11 @@ OVERHEAD_BYTES: Final = 128 * MIB
 WEIGHTS_FACTOR: Final = 2.2
 """Resident bytes for each byte of weights: the mapped file and the engine's repacked copy
 (measured 1.9 for a transformer of 413 MiB, 2.3 for a convolution network of 44 MiB)."""
+
+FORM_BYTES: Final = {"bf16": 2.0, "int8": 1.0, "int4": 0.6}
+"""Bytes a parameter of each compressed form; int4 with its scales and an int8 embedding."""
+SMALLEST_CONTEXT: Final = 256
+"""Tokens of cache below which no language model is worth serving."""
 
 K = TypeVar("K", bound=Hashable)
 
@@ -63,6 +68,60 @@ def make_plan(model: str, needed: int, held: Sequence[Held[K]], budget: int) -> 
     if free < needed:
         return Plan(evict=(), enough=False)
     return Plan(evict=tuple(evict), enough=True)
+
+
+def language_plan(
+    model: str,
+    *,
+    weights_bytes: int,
+    cache_bytes: int,
+    kv_bytes_per_token: int,
+    context_length: int,
+    budget: int,
+    forms: Mapping[str, int],
+    num_parameters: int,
+) -> str:
+    """What a language model's weights and cache take of the budget, for people.
+
+    `forms` are the bytes of its compressed forms. Raises DoesNotFit, with the numbers and what
+    would fit: a form that exists or could be made, a smaller cache.
+    """
+    loaded = needed_bytes(weights_bytes)
+    told = (
+        f"weights {_gb(weights_bytes)} ({_gb(loaded)} loaded) + KV cache {_gb(cache_bytes)} "
+        f"of {_gb(budget)}"
+    )
+    if loaded + cache_bytes <= budget:
+        return f"{told}: fits"
+    ways = [
+        f"{name} ({_gb(size)}, made already; set variant={name})"
+        for name, size in forms.items()
+        if size < weights_bytes and needed_bytes(size) + cache_bytes <= budget
+    ]
+    if not ways:
+        ways += [
+            f"{name} (about {_gb(size)}; `lmaas compress {model} --to {name}`)"
+            for name, share in FORM_BYTES.items()
+            if name not in forms and (size := int(num_parameters * share)) < weights_bytes
+            if needed_bytes(size) + cache_bytes <= budget
+        ][:1]
+    tokens = (budget - loaded) // max(1, kv_bytes_per_token)
+    if tokens >= SMALLEST_CONTEXT:
+        ways.append(
+            f"a cache of {min(tokens, context_length)} tokens "
+            f"(kv_cache_bytes={tokens * kv_bytes_per_token})"
+        )
+    raise DoesNotFit(
+        f"{model}: {told}: does not fit.",
+        hint=f"What would fit: {'; '.join(ways)}."
+        if ways
+        else "Nothing smaller would fit either: raise memory_budget_bytes, or serve on a larger "
+        "machine.",
+    )
+
+
+def _gb(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 5e7 else f"{count / 1e6:.1f} MB"
 
 
 def machine_budget_bytes(share: float = 0.7) -> int:

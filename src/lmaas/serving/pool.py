@@ -208,7 +208,8 @@ class Pool:
         assert spec is not None
         engine, why_engine = choose_engine(settings.engine, version)
         variant, why_variant = choose_variant(version, settings.variant)
-        top, role = ("variants/" + variant, "variant") if variant else ("compiled", "compiled")
+        role: FileRole = "variant" if variant else "compiled"
+        top = f"variants/{variant}" if variant else "compiled"
         if engine == "torch":
             variant, top, role, why_variant = None, "source", "source", "the source"
         precision, why_precision = choose_precision(
