@@ -159,8 +159,9 @@ class Writer:
     def _advance_reasoning(self) -> None:
         start, tag = _first(self._held, (END_THINK,))
         if tag is None:
-            keep = _overlap(self._held, (END_THINK,))
-            cut = len(self._held) - keep
+            cut = len(self._held) - _overlap(self._held, (END_THINK,))
+            while cut and self._held[cut - 1] == "\n":
+                cut -= 1
             self._emit(self._held[:cut])
             self._held = self._held[cut:]
             return

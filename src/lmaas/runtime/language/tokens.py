@@ -46,7 +46,8 @@ class Tokens:
 
     def encode(self, text: str, *, add_special: bool = False) -> list[int]:
         """Ids of a text of a caller: nothing in it is a special token."""
-        return self.encode_prompt(self.guard((text,))[1][0], BREAKS[0], add_special=add_special)
+        mark, (guarded,) = self.guard((text,))
+        return self.encode_prompt(guarded, mark, add_special=add_special)
 
     def encode_prompt(self, prompt: str, mark: str, *, add_special: bool = False) -> list[int]:
         """Ids of a rendered prompt; `mark` is where it is cut, and is no part of it."""
