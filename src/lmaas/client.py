@@ -226,7 +226,7 @@ class Client(_Calls):
             return self._run(self._push(folder, None))
 
     def push(self, path: str | os.PathLike[str], options: PushOptions | None) -> ModelVersion:
-        """Upload a .keras or .onnx file, a SavedModel folder or a package (options None)."""
+        """Upload a .keras or .onnx file, a SavedModel, a checkpoint or a package (options None)."""
         return self._run(self._push(Path(path), options))
 
     def compress(self, ref: str, options: CompressOptions) -> Variant:

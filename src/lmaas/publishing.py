@@ -31,9 +31,10 @@ def publish(
     """Compile, check and register a model.
 
     `model` is an `nn.Module`, a `keras.Model` or a `tf.Module`, exported in this process; or the
-    path of a `.keras` or `.onnx` file, a SavedModel folder or a package, imported in a child
-    without network. `sample` is what the model is called with: an array (batch axis first), a
-    tuple of them, or a mapping by input name; a file that says its inputs' shapes needs none.
+    path of a `.keras` or `.onnx` file, a SavedModel folder, the folder of a Hugging Face
+    checkpoint or a package, imported in a child without network. `sample` is what the model is
+    called with: an array (batch axis first), a tuple of them, or a mapping by input name; a file
+    that says its inputs' shapes needs none.
 
     It goes to the server at `url` (or LMAAS_URL) with `key` (or LMAAS_KEY), else into `home` (or
     LMAAS_HOME), where a running server serves it at once. Raises ParityFailed when the compiled

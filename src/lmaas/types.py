@@ -165,10 +165,13 @@ class Manifest(Record, frozen=True, kw_only=True):
 
 
 class PushOptions(Record, frozen=True, kw_only=True):
-    """What a caller says of model files that it pushes. `sample` names a file of sample inputs."""
+    """What a caller says of model files that it pushes. `sample` names a file of sample inputs.
+
+    `task` may be left out for a checkpoint, whose architecture tells it, and for a package.
+    """
 
     name: str
-    task: str
+    task: str | None = None
     labels: tuple[str, ...] | None = None
     image: ImageSpec | None = None
     outputs_are: Literal["logits", "probabilities"] | None = None

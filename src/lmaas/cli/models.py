@@ -1,7 +1,7 @@
 """`lmaas models list|show|alias|rm`."""
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,9 @@ from lmaas.cli.output import (
     size,
 )
 from lmaas.cli.target import operator_of
+
+if TYPE_CHECKING:
+    from lmaas.types import ModelVersion, Variant
 
 
 @click.group()
@@ -52,23 +55,37 @@ def list_(flags: dict[str, Any], as_json: bool) -> None:
 @server_options
 @click.pass_obj
 def show_(flags: dict[str, Any], name: str, as_json: bool) -> None:
-    """All versions of a model."""
+    """All versions of a model, each with its compressed forms."""
     with operator_of(flags) as operator:
         versions = operator.versions(name)
     columns = ("model", "framework", "parameters", "size", "f32 error", "metrics", "aliases")
     rows = [
-        (
-            v.ref,
-            f"{v.manifest.framework} {v.manifest.framework_version}",
-            f"{v.manifest.num_parameters:,}",
-            size(v.compiled_bytes),
-            f"{v.parity.max_abs_error('f32'):.2g}",
-            " ".join(f"{metric} {value:.4g}" for metric, value in v.manifest.metrics.items()),
-            " ".join(v.aliases),
-        )
+        row
         for v in versions
+        for row in (_version_row(v), *(_variant_row(variant) for variant in v.variants))
     ]
     show_table(versions, as_json, columns, rows)
+
+
+def _version_row(v: "ModelVersion") -> tuple[str, ...]:
+    return (
+        v.ref,
+        f"{v.manifest.framework} {v.manifest.framework_version}",
+        f"{v.manifest.num_parameters:,}",
+        size(v.compiled_bytes),
+        f"{v.parity.max_abs_error('f32'):.2g}",
+        " ".join(f"{metric} {value:.4g}" for metric, value in v.manifest.metrics.items()),
+        " ".join(v.aliases),
+    )
+
+
+def _variant_row(variant: "Variant") -> tuple[str, ...]:
+    report = variant.report
+    told = (
+        f"perplexity {report.compressed.perplexity:.4g} ({report.perplexity_rise:+.1%}) "
+        f"agreement {report.token_agreement:.0%}"
+    )
+    return (f"  {variant.name}", "", "", size(report.compressed.size_bytes), "", told, "")
 
 
 @command.command()

@@ -19,7 +19,7 @@ from lmaas.cli.output import (
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--name", required=True, help="The model's name.")
-@click.option("--task", required=True, help="image-classification or tensor.")
+@click.option("--task", help="The model's task; a checkpoint's architecture tells it.")
 @click.option("--labels", help="Class names, separated by commas.")
 @click.option("--image", help="How an image becomes the input (JSON, see lmaas.ImageSpec).")
 @click.option("--outputs-are", type=click.Choice(["logits", "probabilities"]))
@@ -35,7 +35,7 @@ def command(
     flags: dict[str, Any],
     path: Path,
     name: str,
-    task: str,
+    task: str | None,
     labels: str | None,
     image: str | None,
     outputs_are: Any,
@@ -45,7 +45,8 @@ def command(
 ) -> None:
     """Publish a model file or folder: into this home, or with --url onto a server.
 
-    PATH is a .keras or .onnx file, a SavedModel folder or a package folder.
+    PATH is a .keras or .onnx file, a SavedModel folder, the folder of a Hugging Face checkpoint
+    (safetensors) or a package folder.
     """
     from lmaas.client import Client
     from lmaas.codecs.json import read

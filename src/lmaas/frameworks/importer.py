@@ -37,6 +37,8 @@ def run(body: bytes) -> bytes:
     if checkpoint.is_checkpoint(Path(request.path)):
         return msgspec.json.encode(_import_checkpoint(request))
     name, path = refuse.of_path(Path(request.path))
+    if options.task is None:
+        raise InvalidInput(f"{path.name} does not say its task.", param="task")
     framework = frameworks.get(name)
     try:
         _choose_backend()

@@ -26,7 +26,7 @@ HINT = (
 
 
 async def publish(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
-    """Publish the files of a multipart form: a .keras or .onnx file, a SavedModel or a package.
+    """Publish the files of a multipart form: a model file, a SavedModel, a checkpoint or a package.
 
     Parts: `options` (JSON; not needed for a package), `file` (one for each file, the filename its
     relative path), `sample` (.npy or .safetensors).
