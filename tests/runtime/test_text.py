@@ -61,7 +61,7 @@ def test_a_character_that_is_cut_off_is_shown_as_such(tokens: Tokens) -> None:
     ("text", "stops", "shown"),
     [
         ("one two three", ("two",), "one "),
-        ("one two three", ("o t", "two"), "one tw"),
+        ("one two three", ("o t", "two"), "one "),
         ("one two three", ("three!", "e t"), "on"),
         ("one two", ("twos",), "one two"),
         ("abcabd", ("abd",), "abc"),
@@ -80,7 +80,7 @@ def test_nothing_is_shown_that_a_stop_string_takes_back(tokens: Tokens) -> None:
     for token in ids_of(tokens, "the quick brown fox"):
         delta = writer.feed([token])
         shown += delta.text if delta else ""
-        assert "quick".startswith(shown.removeprefix("the ")[:5])
+        assert "q" not in shown
     assert writer.stopped
 
 
@@ -164,7 +164,7 @@ def test_marks_in_a_text_do_no_harm(tokens: Tokens) -> None:
 
 def test_length_is_known_before_it_is_counted(tokens: Tokens) -> None:
     for text in ("hello world", "x" * 1000, "你好" * 50):
-        assert 0 < tokens.at_least(text) <= len(tokens.encode(text))
+        assert 0 <= tokens.at_least(text) <= len(tokens.encode(text))
 
 
 def test_no_tokenizer_is_told(tmp_path: Path) -> None:

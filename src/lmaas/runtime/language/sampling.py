@@ -48,8 +48,9 @@ class Sampler:
         """Apply penalties, biases and bans to `logits` (V), in place.
 
         `allowed` (V) of bool is what a grammar lets through. Stop tokens are banned up to
-        `min_tokens`, unless nothing else is left. The repetition penalty counts the prompt too (Keskar et al. 2019); presence and frequency
-        penalties count what was written (as OpenAI defines them).
+        `min_tokens`, unless nothing else is left. The repetition penalty counts the prompt too
+        (Keskar et al. 2019); presence and frequency penalties count what was written (as OpenAI
+        defines them).
         """
         import torch
 
@@ -105,7 +106,10 @@ def choose(logits: Any, samplers: Sequence[Sampler]) -> list[int]:
 
 
 def distribution(logits: Any, samplings: Sequence[TokenSampling]) -> Any:
-    """Probabilities (B, V) after temperature, then top-k, top-p and min-p, in this order."""
+    """Weights (B, V) of the tokens after temperature, then top-k, top-p and min-p, in this order.
+
+    They are probabilities, but that min-p takes some away and the rest stays as it was.
+    """
     import torch
 
     def column(values: list[float]) -> Any:

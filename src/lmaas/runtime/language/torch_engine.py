@@ -280,7 +280,6 @@ class TorchEngine:
         ]
 
     def _adjusted(self, logits: Any, entries: Sequence[Entry]) -> Any:
-        import torch
 
         changed = [
             row for row, entry in enumerate(entries) if entry.sampler.adjusts or entry.matcher
