@@ -9,7 +9,7 @@ from lmaas.errors import InvalidInput
 from lmaas.http import sse
 from lmaas.http.body import check_metadata, model_of, read, refuse
 from lmaas.http.chat_answer import ChatWriter, completion
-from lmaas.http.chat_messages import Message, conversation
+from lmaas.http.chat_messages import ChatTurn, conversation
 from lmaas.http.collect import collect
 from lmaas.http.exchange import Exchange
 from lmaas.http.openai_types import (
@@ -39,7 +39,7 @@ class ChatBody(SamplingBody, frozen=True, kw_only=True):
     """
 
     model: str | None = None
-    messages: tuple[Message, ...]
+    messages: tuple[ChatTurn, ...]
     n: Choices | None = None
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None

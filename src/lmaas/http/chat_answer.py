@@ -15,7 +15,7 @@ from lmaas.language import Delta, Finish, TokenLogprob, Usage
 PATH = "/v1/chat/completions"
 
 
-class Logprobs(msgspec.Struct, frozen=True):
+class ChatLogprobs(msgspec.Struct, frozen=True):
     """Log probabilities of the tokens of the content."""
 
     content: list[ChatLogprob]
@@ -38,7 +38,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     function: Function
 
 
-class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+class AssistantMessage(msgspec.Struct, frozen=True, omit_defaults=True):
     """The model's turn. `content` is null when there are only tool calls."""
 
     role: str
@@ -57,12 +57,12 @@ class Piece(msgspec.Struct, frozen=True, omit_defaults=True):
     tool_calls: list[Call] | None = None
 
 
-class Choice(msgspec.Struct, frozen=True):
+class ChatChoice(msgspec.Struct, frozen=True):
     """One of `n` answers."""
 
     index: int
-    message: Message
-    logprobs: Logprobs | None
+    message: AssistantMessage
+    logprobs: ChatLogprobs | None
     finish_reason: Finish | None
 
 
@@ -71,7 +71,7 @@ class ChunkChoice(msgspec.Struct, frozen=True):
 
     index: int
     delta: Piece
-    logprobs: Logprobs | None
+    logprobs: ChatLogprobs | None
     finish_reason: Finish | None
 
 
@@ -83,7 +83,7 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
     created: int
     model: str
     system_fingerprint: str
-    choices: list[Choice]
+    choices: list[ChatChoice]
     usage: UsageBody
     service_tier: Literal["default"] = "default"
     metadata: dict[str, str] | None = None
@@ -123,24 +123,26 @@ def completion(
     )
 
 
-def _choice(index: int, choice: Collected, logprobs: bool) -> Choice:
+def _choice(index: int, choice: Collected, logprobs: bool) -> ChatChoice:
     calls = [
         Call(id=call.id, type="function", function=Function(call.arguments, call.name))
         for _, call in sorted(choice.calls.items())
     ]
     text = "".join(choice.text)
-    message = Message(
+    message = AssistantMessage(
         role="assistant",
         content=text if text or not calls else None,
         refusal=None,
         reasoning_content="".join(choice.reasoning) or None,
         tool_calls=calls or None,
     )
-    return Choice(index, message, _logprobs(choice.logprobs) if logprobs else None, choice.finish)
+    return ChatChoice(
+        index, message, _logprobs(choice.logprobs) if logprobs else None, choice.finish
+    )
 
 
-def _logprobs(entries: Sequence[TokenLogprob]) -> Logprobs:
-    return Logprobs([chat_logprob(entry) for entry in entries])
+def _logprobs(entries: Sequence[TokenLogprob]) -> ChatLogprobs:
+    return ChatLogprobs([chat_logprob(entry) for entry in entries])
 
 
 class ChatWriter:

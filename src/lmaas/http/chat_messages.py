@@ -39,7 +39,7 @@ class MadeCall(Body, frozen=True, kw_only=True):
     index: int | None = None
 
 
-class Message(Body, frozen=True, kw_only=True):
+class ChatTurn(Body, frozen=True, kw_only=True):
     """One turn. The last fields come back from clients that send an answer again as it came."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -69,12 +69,12 @@ _ROLES: dict[str, Role] = {
 }
 
 
-def conversation(messages: tuple[Message, ...]) -> tuple[ChatMessage, ...]:
+def conversation(messages: tuple[ChatTurn, ...]) -> tuple[ChatMessage, ...]:
     """All turns as records. Raises InvalidInput naming the message and field that is wrong."""
     return tuple(_turn(message, f"messages[{i}]") for i, message in enumerate(messages))
 
 
-def _turn(message: Message, place: str) -> ChatMessage:
+def _turn(message: ChatTurn, place: str) -> ChatMessage:
     try:
         refuse(message, _ECHOED)
     except InvalidInput as error:

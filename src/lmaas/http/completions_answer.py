@@ -15,7 +15,7 @@ from lmaas.language import Delta, Finish, TokenLogprob, Usage
 PATH = "/v1/completions"
 
 
-class Logprobs(msgspec.Struct, frozen=True):
+class TextLogprobs(msgspec.Struct, frozen=True):
     """Each token of the text, its log probability, and where in the text it begins."""
 
     tokens: list[str]
@@ -24,12 +24,12 @@ class Logprobs(msgspec.Struct, frozen=True):
     text_offset: list[int]
 
 
-class Choice(msgspec.Struct, frozen=True):
+class TextChoice(msgspec.Struct, frozen=True):
     """One answer, or what it gained. Choice `i` of prompt `k` has the index `k * n + i`."""
 
     index: int
     text: str
-    logprobs: Logprobs | None
+    logprobs: TextLogprobs | None
     finish_reason: Finish | None
 
 
@@ -41,17 +41,17 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     created: int
     model: str
     system_fingerprint: str
-    choices: list[Choice]
+    choices: list[TextChoice]
     usage: UsageBody | None = None
 
 
-def logprobs_of(entries: Sequence[TokenLogprob], offset: int) -> Logprobs:
+def logprobs_of(entries: Sequence[TokenLogprob], offset: int) -> TextLogprobs:
     """Log probabilities of tokens whose text begins at `offset`, in characters."""
     offsets = []
     for entry in entries:
         offsets.append(offset)
         offset += len(entry.token)
-    return Logprobs(
+    return TextLogprobs(
         [entry.token for entry in entries],
         [None if entry.logprob is None else finite(entry.logprob) for entry in entries],
         [
@@ -77,7 +77,7 @@ def completion(
     for index, (choice, before) in enumerate(zip(choices, prompts, strict=True)):
         entries = [*before, *choice.logprobs]
         told = logprobs_of(entries, 0) if logprobs else None
-        shown.append(Choice(index, "".join(choice.text), told, choice.finish))
+        shown.append(TextChoice(index, "".join(choice.text), told, choice.finish))
     return Completion(
         id=f"cmpl-{id}",
         created=int(time.time()),
@@ -120,7 +120,7 @@ class TextWriter:
             if delta.logprobs:
                 logprobs = logprobs_of(delta.logprobs, self._offsets[delta.index])
             self._offsets[delta.index] += len(delta.text)
-        choice = Choice(delta.index, delta.text, logprobs, delta.finish)
+        choice = TextChoice(delta.index, delta.text, logprobs, delta.finish)
         return self._head + encode(choice) + self._tail
 
     def end(self, usage: Usage) -> bytes:

@@ -69,7 +69,7 @@ class MessagesTool(Body, frozen=True, kw_only=True):
     cache_control: CacheControl | None = None
 
 
-class Choice(Body, frozen=True, kw_only=True):
+class MessagesToolChoice(Body, frozen=True, kw_only=True):
     """Whether and which tool is called."""
 
     type: Literal["auto", "any", "tool", "none"]
@@ -97,7 +97,7 @@ class CountBody(Body, frozen=True, kw_only=True):
     messages: tuple[Turn, ...]
     system: str | tuple[Block, ...] | None = None
     tools: Annotated[tuple[MessagesTool, ...], Meta(max_length=MAX_TOOLS)] | None = None
-    tool_choice: Choice | None = None
+    tool_choice: MessagesToolChoice | None = None
     thinking: Thinking | None = None
     cache_control: CacheControl | None = None
     output_config: Any = None
@@ -297,7 +297,7 @@ def _tool(tool: MessagesTool, place: str) -> Tool:
     return Tool(name=tool.name, description=tool.description or "", parameters=tool.input_schema)
 
 
-def _choice(choice: Choice | None) -> str:
+def _choice(choice: MessagesToolChoice | None) -> str:
     if choice is None or choice.type == "auto":
         return "auto"
     if (choice.type == "tool") != (choice.name is not None):

@@ -95,7 +95,7 @@ class StreamOptions(Body, frozen=True, kw_only=True):
     include_obfuscation: Literal[False] | None = None
 
 
-class FunctionTool(Body, frozen=True, kw_only=True):
+class ChatFunction(Body, frozen=True, kw_only=True):
     """A function that the model may call. Arguments fit `parameters` whatever `strict` says."""
 
     name: Name
@@ -114,7 +114,7 @@ class ChatTool(Body, frozen=True, kw_only=True):
     """A tool; only functions are known."""
 
     type: Literal["function"]
-    function: FunctionTool
+    function: ChatFunction
 
 
 Tools = Annotated[tuple[ChatTool, ...], Meta(max_length=MAX_TOOLS)]

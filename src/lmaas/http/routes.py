@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from lmaas.accounts.records import Limits, ModelPrice, Price, UsageReport
 from lmaas.codecs.json import CallBody
 from lmaas.codecs.tensor import InferRequest
 from lmaas.http import (
@@ -16,13 +17,17 @@ from lmaas.http import (
     openai,
     openapi,
     rerank,
+    responses,
     upload,
+    usage,
 )
 from lmaas.http.chat_answer import ChatCompletion, ChatCompletionChunk
 from lmaas.http.completions_answer import Completion
 from lmaas.http.exchange import Exchange
 from lmaas.http.messages_answer import AnswerMessage, TokenCount
 from lmaas.http.messages_body import CountBody, MessagesBody
+from lmaas.http.responses_answer import Deleted, ItemList, Response
+from lmaas.http.responses_body import ResponsesBody
 from lmaas.http.route import Operation, Route
 from lmaas.service import Service
 from lmaas.tasks.image_classification import Label
@@ -93,6 +98,25 @@ ROUTES = [
         "/v1/messages/count_tokens",
         {"POST": Operation(messages.count_tokens, (CountBody,), (TokenCount,))},
     ),
+    Route(
+        "/v1/responses",
+        {"POST": Operation(responses.create, (ResponsesBody,), (Response, EVENTS))},
+    ),
+    Route(
+        "/v1/responses/{id}",
+        {
+            "GET": Operation(responses.get, (), (Response,)),
+            "DELETE": Operation(responses.delete, (), (Deleted,)),
+        },
+    ),
+    Route(
+        "/v1/responses/{id}/input_items",
+        {
+            "GET": Operation(
+                responses.input_items, (), (ItemList,), query=("after", "limit", "order")
+            )
+        },
+    ),
     Route("/v1/models", {"GET": Operation(openai.models, (), (openai.ModelList,))}),
     Route("/v1/models/{ref}", {"GET": Operation(openai.model, (), (openai.ModelObject,))}),
     Route("/v2", {"GET": Operation(oip.server, (), (oip.ServerMetadata,))}),
@@ -155,4 +179,21 @@ ROUTES = [
         },
     ),
     Route("/api/keys/{id}", {"DELETE": Operation(admin.revoke_key, (), (KeyRecord,))}),
+    Route("/v1/usage", {"GET": Operation(usage.usage, (), (UsageReport,), query=usage.QUERY)}),
+    Route(
+        "/api/keys/{id}/limits",
+        {
+            "GET": Operation(usage.limits, (), (Limits,)),
+            "PUT": Operation(usage.set_limits, (Limits,), (Limits,)),
+        },
+    ),
+    Route(
+        "/api/limits",
+        {
+            "GET": Operation(usage.limits, (), (Limits,)),
+            "PUT": Operation(usage.set_limits, (Limits,), (Limits,)),
+        },
+    ),
+    Route("/api/prices", {"GET": Operation(usage.prices, (), (list[ModelPrice],))}),
+    Route("/api/prices/{model}", {"PUT": Operation(usage.set_price, (Price,), (ModelPrice,))}),
 ]

@@ -73,14 +73,13 @@ def name(exchange: Exchange, generation: Generation) -> None:
     exchange.extra.append((b"x-lmaas-model", generation.version.ref.encode()))
 
 
-async def send(exchange: Exchange, generation: Deltas, writer: Writer) -> LMaaSError | None:
-    """Send a whole generation; the error when it failed midway and its caller was told."""
+async def send(exchange: Exchange, generation: Deltas, writer: Writer) -> None:
+    """Send a whole generation. When it fails midway, its caller is told in the stream."""
     exchange.start()
     push, flowing = exchange.push, exchange.flowing
     first = writer.begin()
     if first:
         push(first)
-    problem: LMaaSError | None = None
     try:
         async for delta in generation:
             data = writer.piece(delta)
@@ -89,12 +88,10 @@ async def send(exchange: Exchange, generation: Deltas, writer: Writer) -> LMaaSE
                 await flowing()
         push(writer.end(generation.usage))
     except LMaaSError as error:
-        problem = error
         push(writer.failed(error))
     finally:
         generation.close()
     exchange.finish()
-    return problem
 
 
 def event(kind: str, value: Any) -> bytes:

@@ -1,0 +1,298 @@
+"""Inputs of OpenAI's responses, turned into our records."""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from lmaas.errors import InvalidInput
+from lmaas.http.body import check_metadata, refuse
+from lmaas.http.openai_types import Body, Count, Name, SamplingBody, Top
+from lmaas.language import (
+    MAX_TOOLS,
+    ChatMessage,
+    Format,
+    GenerateRequest,
+    Role,
+    Tool,
+    ToolCall,
+    check,
+)
+
+LOGPROBS = "message.output_text.logprobs"
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+
+
+class Content(Body, frozen=True, kw_only=True):
+    """A part of an item. Served: input_text, output_text, and reasoning's texts."""
+
+    type: str
+    text: str | None = None
+    annotations: Any = None
+    logprobs: Any = None
+    image_url: Any = None
+    file_id: Any = None
+    file_data: Any = None
+    file_url: Any = None
+    filename: Any = None
+    detail: Any = None
+    refusal: Any = None
+
+
+class Item(Body, frozen=True, kw_only=True):
+    """A part of the conversation. Served: message, function_call(_output), reasoning."""
+
+    type: str = "message"
+    id: str | None = None
+    status: str | None = None
+    role: Literal["system", "developer", "user", "assistant"] | None = None
+    content: str | tuple[Content, ...] | None = None
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str | None = None
+    output: str | tuple[Content, ...] | None = None
+    summary: tuple[Content, ...] | None = None
+    encrypted_content: Any = None
+    phase: Any = None
+
+
+class ResponsesTool(Body, frozen=True, kw_only=True, tag_field="type", tag="function"):
+    """A function that the model may call; arguments fit `parameters` whatever `strict` says."""
+
+    name: Name
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class FunctionChoice(Body, frozen=True, kw_only=True, tag_field="type", tag="function"):
+    """The one tool that must be called."""
+
+    name: Name
+
+
+class TextFormat(Body, frozen=True, kw_only=True):
+    """What the answer must look like; it does, whatever `strict` says."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    name: Name | None = None
+    description: str | None = None
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class TextOptions(Body, frozen=True, kw_only=True):
+    """How the answer is written."""
+
+    format: TextFormat | None = None
+    verbosity: Literal["medium"] | None = None
+
+
+class Reasoning(Body, frozen=True, kw_only=True):
+    """How much the model reasons. Its reasoning is given in full, so there is no summary."""
+
+    effort: Effort | None = None
+    summary: None = None
+    generate_summary: None = None
+
+
+class Options(Body, frozen=True, kw_only=True):
+    """How it is streamed."""
+
+    include_obfuscation: Literal[False] | None = None
+
+
+class ResponsesBody(SamplingBody, frozen=True, kw_only=True):
+    """What to answer. `include` may ask for the log probabilities of the text.
+
+    `cache`, `stop`, penalties and what follows `min_p` are extensions. `user`, `safety_identifier`
+    and `prompt_cache_key` only say who asks. The fields at the end are known, but have one value.
+    """
+
+    model: str
+    input: str | tuple[Item, ...]
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    store: bool | None = None
+    stream: bool | None = None
+    stream_options: Options | None = None
+    max_output_tokens: Count | None = None
+    top_logprobs: Top | None = None
+    include: tuple[Literal["message.output_text.logprobs"], ...] | None = None
+    text: TextOptions | None = None
+    tools: Annotated[tuple[ResponsesTool, ...], Meta(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | FunctionChoice | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning: Reasoning | None = None
+    metadata: dict[str, str] | None = None
+    cache: bool | None = None
+    user: Annotated[str, Meta(max_length=512)] | None = None
+    safety_identifier: Annotated[str, Meta(max_length=512)] | None = None
+    prompt_cache_key: Annotated[str, Meta(max_length=512)] | None = None
+    truncation: Any = None
+    background: Any = None
+    service_tier: Any = None
+    conversation: Any = None
+    prompt: Any = None
+    max_tool_calls: Any = None
+    context_management: Any = None
+    prompt_cache_retention: Any = None
+    prompt_cache_options: Any = None
+    moderation: Any = None
+
+
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "truncation": (None, "disabled"),
+    "background": (None, False),
+    "service_tier": (None, "auto", "default"),
+    "conversation": (None,),
+    "prompt": (None,),
+    "max_tool_calls": (None,),
+    "context_management": (None, []),
+    "prompt_cache_retention": (None, "in_memory"),
+    "prompt_cache_options": (None,),
+    "moderation": (None,),
+}
+_ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+}
+_TYPES: dict[str, tuple[str, ...]] = {
+    "message": ("role", "content"),
+    "function_call": ("call_id", "name", "arguments"),
+    "function_call_output": ("call_id", "output"),
+    "reasoning": (),
+}
+"""What an item of each type that is served must have."""
+_MAY: dict[str, tuple[str, ...]] = {"message": ("phase",), "reasoning": ("content", "summary")}
+
+
+def read_input(given: str | tuple[Item, ...]) -> tuple[ChatMessage, ...]:
+    """The turns of an input. Raises InvalidInput naming the item and field that is wrong."""
+    if isinstance(given, str):
+        return (ChatMessage(role="user", content=given),)
+    turns: list[ChatMessage] = []
+    thought: str | None = None
+    for i, item in enumerate(given):
+        place = f"input[{i}]"
+        _check(item, place)
+        if item.type == "reasoning":
+            parts = item.content or item.summary
+            kinds = ("reasoning_text", "summary_text")
+            thought = _text(parts, kinds, f"{place}.content") or thought
+            continue
+        turn = _turn(item, thought, place)
+        last = turns[-1] if turns else None
+        if turn.tool_calls and last is not None and last.role == "assistant" and thought is None:
+            calls = (*last.tool_calls, *turn.tool_calls)
+            turns[-1] = msgspec.structs.replace(last, tool_calls=calls)
+        else:
+            turns.append(turn)
+        thought = None
+    return tuple(turns)
+
+
+def _turn(item: Item, thought: str | None, place: str) -> ChatMessage:
+    if item.type == "function_call":
+        call = ToolCall(id=item.call_id or "", name=item.name or "", arguments=item.arguments or "")
+        return ChatMessage(role="assistant", reasoning=thought, tool_calls=(call,))
+    if item.type == "function_call_output":
+        text = _text(item.output, ("input_text",), f"{place}.output")
+        return ChatMessage(role="tool", content=text, tool_call_id=item.call_id)
+    kind = "output_text" if item.role == "assistant" else "input_text"
+    text = _text(item.content, (kind, "text"), f"{place}.content")
+    assert item.role is not None, "a message has a role"
+    role = _ROLES[item.role]
+    return ChatMessage(role=role, content=text, reasoning=thought if role == "assistant" else None)
+
+
+def _check(item: Item, place: str) -> None:
+    if item.type not in _TYPES:
+        raise InvalidInput(
+            f"{place} is of the type {item.type[:100]!r}; taken are {', '.join(_TYPES)}.",
+            param=place,
+        )
+    needed, may = _TYPES[item.type], _MAY.get(item.type, ())
+    for field in item.__struct_fields__:
+        value = getattr(item, field)
+        param = f"{place}.{field}"
+        if field in needed:
+            if value is None:
+                raise InvalidInput(f"The field {param} is missing.", param=param)
+        elif value is not None and field not in may and field not in ("type", "id", "status"):
+            raise InvalidInput(
+                f"{field} is not supported in an item of the type {item.type}.", param=param
+            )
+
+
+def _text(content: str | tuple[Content, ...] | None, kinds: tuple[str, ...], place: str) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    texts = []
+    for i, part in enumerate(content):
+        param = f"{place}[{i}]"
+        if part.type not in kinds:
+            raise InvalidInput(
+                f"{param} is of the type {part.type[:100]!r}; taken is {kinds[0]}.", param=param
+            )
+        if part.text is None:
+            raise InvalidInput(f"The field {param}.text is missing.", param=f"{param}.text")
+        texts.append(part.text)
+    return "\n".join(texts)
+
+
+def to_request(
+    body: ResponsesBody, earlier: tuple[ChatMessage, ...], given: tuple[ChatMessage, ...]
+) -> GenerateRequest:
+    """What is asked for, after the turns `earlier`. Raises InvalidInput naming what is wrong."""
+    refuse(body, _NEUTRAL)
+    check_metadata(body.metadata)
+    if not given:
+        raise InvalidInput("The input is empty.", param="input")
+    if body.stream_options is not None and not body.stream:
+        raise InvalidInput("stream_options goes with stream only.", param="stream_options")
+    told = bool(body.include)
+    if body.top_logprobs and not told:
+        raise InvalidInput(f"top_logprobs needs {LOGPROBS!r} in include.", param="top_logprobs")
+    instructions = body.instructions
+    first = (ChatMessage(role="system", content=instructions),) if instructions else ()
+    choice = body.tool_choice
+    effort = body.reasoning.effort if body.reasoning is not None else None
+    return check(
+        GenerateRequest(
+            messages=(*first, *earlier, *given),
+            sampling=body.sampling(
+                body.max_output_tokens, (body.top_logprobs or 0) if told else None
+            ),
+            tools=tuple(_tool(tool) for tool in body.tools or ()),
+            tool_choice=f"={choice.name}"
+            if isinstance(choice, FunctionChoice)
+            else choice or "auto",
+            parallel_tool_calls=body.parallel_tool_calls is not False,
+            format=_format(body.text.format if body.text is not None else None),
+            template={}
+            if effort is None
+            else {"reasoning_effort": effort, "enable_thinking": effort != "none"},
+            stream=bool(body.stream),
+        )
+    )
+
+
+def _tool(tool: ResponsesTool) -> Tool:
+    return Tool(
+        name=tool.name, description=tool.description or "", parameters=tool.parameters or {}
+    )
+
+
+def _format(given: TextFormat | None) -> Format | None:
+    if given is None or given.type == "text":
+        return None
+    if given.type == "json_object":
+        return Format(kind="json_object")
+    for field in ("name", "schema"):
+        if getattr(given, field) is None:
+            param = f"text.format.{field}"
+            raise InvalidInput(f"The field {param} is missing.", param=param)
+    return Format(kind="json_schema", schema=given.schema or {})
