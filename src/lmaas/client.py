@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 from PIL import Image
 
+from lmaas.accounts.records import NO_LIMITS, Limits, ModelPrice, Price, UsageReport
 from lmaas.codecs.tensor import DATATYPES, DTYPES
 from lmaas.config import load_settings
 from lmaas.errors import BY_CODE, InvalidInput, LMaaSError, Unavailable
@@ -127,8 +128,10 @@ class _Calls:
         _check(response)
         return msgspec.json.decode(response.content, type=list[KeyRecord])
 
-    def _create_key(self, name: str, scopes: Sequence[Scope]) -> Call[tuple[KeyRecord, str]]:
-        body = {"name": name, "scopes": list(scopes)}
+    def _create_key(
+        self, name: str, scopes: Sequence[Scope], limits: Limits
+    ) -> Call[tuple[KeyRecord, str]]:
+        body = {"name": name, "scopes": list(scopes), "limits": msgspec.to_builtins(limits)}
         response = yield self._request("POST", "/api/keys", json=body)
         _check(response)
         told = response.json()
@@ -138,6 +141,35 @@ class _Calls:
         response = yield self._request("DELETE", f"/api/keys/{key_id}")
         _check(response)
         return msgspec.json.decode(response.content, type=KeyRecord)
+
+    def _usage(
+        self, start: str | None, end: str | None, by: Sequence[str], key_id: str | None
+    ) -> Call[UsageReport]:
+        asked = {"start": start, "end": end, "group_by": ",".join(by) or None, "key": key_id}
+        params = {name: value for name, value in asked.items() if value is not None}
+        response = yield self._request("GET", "/v1/usage", params=params)
+        _check(response)
+        return msgspec.json.decode(response.content, type=UsageReport)
+
+    def _limits(self, key_id: str | None, given: Limits | None) -> Call[Limits]:
+        path = "/api/limits" if key_id is None else f"/api/keys/{key_id}/limits"
+        if given is None:
+            response = yield self._request("GET", path)
+        else:
+            response = yield self._request("PUT", path, json=msgspec.to_builtins(given))
+        _check(response)
+        return msgspec.json.decode(response.content, type=Limits)
+
+    def _prices(self) -> Call[list[ModelPrice]]:
+        response = yield self._request("GET", "/api/prices")
+        _check(response)
+        return msgspec.json.decode(response.content, type=list[ModelPrice])
+
+    def _set_price(self, model: str, price: Price) -> Call[ModelPrice]:
+        path = f"/api/prices/{model}"
+        response = yield self._request("PUT", path, json=msgspec.to_builtins(price))
+        _check(response)
+        return msgspec.json.decode(response.content, type=ModelPrice)
 
     def _versions(self, name: str) -> Call[list[ModelVersion]]:
         response = yield self._request("GET", f"/api/models/{name}/versions")
@@ -244,9 +276,41 @@ class Client(_Calls):
         """All keys, without their secrets; needs a key with the scope admin."""
         return self._run(self._list_keys())
 
-    def create_key(self, name: str, scopes: Sequence[Scope]) -> tuple[KeyRecord, str]:
+    def create_key(
+        self, name: str, scopes: Sequence[Scope], limits: Limits = NO_LIMITS
+    ) -> tuple[KeyRecord, str]:
         """Make a key and tell its text, this once; needs a key with the scope admin."""
-        return self._run(self._create_key(name, scopes))
+        return self._run(self._create_key(name, scopes, limits))
+
+    def usage(
+        self,
+        *,
+        start: str | None = None,
+        end: str | None = None,
+        by: Sequence[str] = (),
+        key_id: str | None = None,
+    ) -> UsageReport:
+        """Usage from day `start` to day `end` (UTC), by any of key, model and day.
+
+        A key without the scope admin gets its own.
+        """
+        return self._run(self._usage(start, end, by, key_id))
+
+    def limits(self, key_id: str | None = None) -> Limits:
+        """The limits of a key, or (None) of all keys together; needs the scope admin."""
+        return self._run(self._limits(key_id, None))
+
+    def set_limits(self, key_id: str | None, limits: Limits) -> Limits:
+        """Replace the limits of a key, or (None) of all keys together; needs the scope admin."""
+        return self._run(self._limits(key_id, limits))
+
+    def prices(self) -> list[ModelPrice]:
+        """What the models cost; needs the scope admin."""
+        return self._run(self._prices())
+
+    def set_price(self, model: str, price: Price) -> ModelPrice:
+        """Set what a model costs; needs the scope admin."""
+        return self._run(self._set_price(model, price))
 
     def revoke_key(self, key_id: str) -> KeyRecord:
         """End a key now; needs a key with the scope admin."""
@@ -348,9 +412,38 @@ class AsyncClient(_Calls):
         """See `Client.list_keys`."""
         return await self._run(self._list_keys())
 
-    async def create_key(self, name: str, scopes: Sequence[Scope]) -> tuple[KeyRecord, str]:
+    async def create_key(
+        self, name: str, scopes: Sequence[Scope], limits: Limits = NO_LIMITS
+    ) -> tuple[KeyRecord, str]:
         """See `Client.create_key`."""
-        return await self._run(self._create_key(name, scopes))
+        return await self._run(self._create_key(name, scopes, limits))
+
+    async def usage(
+        self,
+        *,
+        start: str | None = None,
+        end: str | None = None,
+        by: Sequence[str] = (),
+        key_id: str | None = None,
+    ) -> UsageReport:
+        """See `Client.usage`."""
+        return await self._run(self._usage(start, end, by, key_id))
+
+    async def limits(self, key_id: str | None = None) -> Limits:
+        """See `Client.limits`."""
+        return await self._run(self._limits(key_id, None))
+
+    async def set_limits(self, key_id: str | None, limits: Limits) -> Limits:
+        """See `Client.set_limits`."""
+        return await self._run(self._limits(key_id, limits))
+
+    async def prices(self) -> list[ModelPrice]:
+        """See `Client.prices`."""
+        return await self._run(self._prices())
+
+    async def set_price(self, model: str, price: Price) -> ModelPrice:
+        """See `Client.set_price`."""
+        return await self._run(self._set_price(model, price))
 
     async def revoke_key(self, key_id: str) -> KeyRecord:
         """See `Client.revoke_key`."""
@@ -417,6 +510,8 @@ def _pause_s(request: httpx.Request, response: httpx.Response, tries: int) -> fl
     if response.status_code not in (429, 503) or tries > RETRIES:
         return None
     if not isinstance(request.stream, httpx.ByteStream):
+        return None
+    if response.headers.get("x-should-retry") == "false":
         return None
     told = response.headers.get("retry-after", "")
     return min(LONGEST_PAUSE_S, float(told)) if told.isdigit() else None

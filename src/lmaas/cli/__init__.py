@@ -23,6 +23,8 @@ COMMANDS = {
     "predict": "lmaas.cli.predict",
     "models": "lmaas.cli.models",
     "keys": "lmaas.cli.keys",
+    "usage": "lmaas.cli.usage",
+    "prices": "lmaas.cli.prices",
     "ps": "lmaas.cli.ps",
     "stop": "lmaas.cli.stop",
     "fsck": "lmaas.cli.fsck",
@@ -30,7 +32,7 @@ COMMANDS = {
 }
 """Each command's module, imported when it is asked for; the module's `command` is the command."""
 
-SERVER_COMMANDS = ("push", "compress", "predict", "models", "keys", "ps", "stop")
+SERVER_COMMANDS = ("push", "compress", "predict", "models", "keys", "usage", "prices", "ps", "stop")
 """Commands that can talk to a server; the others work on the home of this machine."""
 
 

@@ -1,7 +1,8 @@
-"""`lmaas keys create|list|revoke`."""
+"""`lmaas keys create|list|limits|revoke`."""
 
 import time
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -9,7 +10,33 @@ from lmaas.cli.output import home_options, json_option, server_options, show, sh
 from lmaas.cli.target import operator_of
 
 if TYPE_CHECKING:
+    from lmaas.accounts.records import Limits
     from lmaas.types import Scope
+
+F = TypeVar("F", bound=Callable[..., Any])
+PERIODS = ("none", "day", "month")
+LIMITS = {
+    "--rpm": ("requests_per_minute", "Most requests a minute."),
+    "--tpm": ("tokens_per_minute", "Most tokens a minute, of prompts and answers."),
+    "--concurrent": ("concurrent", "Most requests at a time."),
+}
+BUDGETS = {
+    "--budget": ("budget_micro", "Money that may be spent in a period, such as 12.50."),
+    "--soft-budget": ("soft_budget_micro", "Money after which answers and the log tell."),
+}
+
+
+def limit_options(command: F) -> F:
+    """An option for each limit."""
+    period = click.option(
+        "--period", type=click.Choice(PERIODS), help="UTC time after which budgets start again."
+    )
+    command = period(command)
+    for option, (name, text) in reversed(BUDGETS.items()):
+        command = click.option(option, name, metavar="MONEY", help=text)(command)
+    for option, (name, text) in reversed(LIMITS.items()):
+        command = click.option(option, name, type=click.IntRange(1), help=text)(command)
+    return command
 
 
 @click.group()
@@ -21,16 +48,22 @@ def command() -> None:
 @click.option("--name", required=True, help="What the key is for.")
 @click.option("--scope", "scopes", multiple=True, type=click.Choice(["admin", "call"]),
               default=("call",), help="What it may do; may be given twice.")  # fmt: skip
+@limit_options
 @json_option
 @home_options
 @server_options
 @click.pass_obj
-def create(flags: dict[str, Any], name: str, scopes: tuple[str, ...], as_json: bool) -> None:
+def create(
+    flags: dict[str, Any], /, name: str, scopes: tuple[str, ...], as_json: bool, **given: Any
+) -> None:
     """Make a key. Its text is shown this once."""
     import msgspec
 
+    from lmaas.accounts.records import NO_LIMITS
+
+    limits = changed(NO_LIMITS, given)
     with operator_of(flags) as operator:
-        record, text = operator.create_key(name, cast("tuple[Scope, ...]", scopes))
+        record, text = operator.create_key(name, cast("tuple[Scope, ...]", scopes), limits)
     show({**msgspec.to_builtins(record), "key": text}, as_json, [text])
 
 
@@ -69,3 +102,48 @@ def revoke(flags: dict[str, Any], key_id: str, as_json: bool) -> None:
     with operator_of(flags) as operator:
         record = operator.revoke_key(key_id)
     show(record, as_json, [f"Revoked {record.id}."])
+
+
+@command.command("limits")
+@click.argument("key_id", required=False)
+@limit_options
+@click.option("--clear", is_flag=True, help="End all limits that are not given.")
+@json_option
+@home_options
+@server_options
+@click.pass_obj
+def limits_(
+    flags: dict[str, Any], /, key_id: str | None, clear: bool, as_json: bool, **given: Any
+) -> None:
+    """Show or change the limits of the key KEY_ID; without it, of all keys together."""
+    import msgspec
+
+    from lmaas.accounts.records import NO_LIMITS, to_money
+
+    with operator_of(flags) as operator:
+        limits = operator.limits(key_id)
+        if clear or any(value is not None for value in given.values()):
+            limits = operator.set_limits(key_id, changed(NO_LIMITS if clear else limits, given))
+    rows = [
+        (name.removesuffix("_micro"), to_money(value) if name.endswith("_micro") else value)
+        for name, value in msgspec.structs.asdict(limits).items()
+        if value is not None
+    ]
+    show_table(limits, as_json, ("limit", "value"), rows)
+
+
+def changed(limits: "Limits", given: dict[str, Any]) -> "Limits":
+    """`limits` with those that are given. Raises InvalidInput for what cannot be one."""
+    import msgspec
+
+    from lmaas.accounts.records import Limits, to_micro
+    from lmaas.errors import InvalidInput
+
+    values = {name: value for name, value in given.items() if value is not None}
+    for option, (name, _) in BUDGETS.items():
+        if name in values:
+            values[name] = to_micro(values[name], option)
+    try:
+        return msgspec.convert(msgspec.structs.asdict(limits) | values, Limits)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"This cannot be a limit: {error}.") from None

@@ -1,5 +1,6 @@
 """Where a command's call goes: the server it names, this home's live server, or this home."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from lmaas.errors import Unavailable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from lmaas.accounts.records import Limits, ModelPrice, Price, UsageReport
     from lmaas.client import Client
     from lmaas.service import Service
     from lmaas.types import KeyRecord, ModelVersion, Scope
@@ -87,9 +89,40 @@ class Home:
         """All keys."""
         return self._service.list_keys(self._tenant)
 
-    def create_key(self, name: str, scopes: "Sequence[Scope]") -> "tuple[KeyRecord, str]":
+    def create_key(
+        self, name: str, scopes: "Sequence[Scope]", limits: "Limits"
+    ) -> "tuple[KeyRecord, str]":
         """Make a key."""
-        return self._service.create_key(self._tenant, name, scopes)
+        return self._service.create_key(self._tenant, name, scopes, limits)
+
+    def limits(self, key_id: str | None) -> "Limits":
+        """The limits of a key, or of all keys together."""
+        return self._service.limits(self._tenant, key_id)
+
+    def set_limits(self, key_id: str | None, limits: "Limits") -> "Limits":
+        """Replace limits."""
+        return self._service.set_limits(self._tenant, key_id, limits)
+
+    def prices(self) -> "list[ModelPrice]":
+        """What the models cost."""
+        return self._service.prices(self._tenant)
+
+    def set_price(self, model: str, price: "Price") -> "ModelPrice":
+        """Set what a model costs."""
+        return self._service.set_price(self._tenant, model, price)
+
+    def usage(
+        self,
+        *,
+        start: str | None = None,
+        end: str | None = None,
+        by: "Sequence[str]" = (),
+        key_id: str | None = None,
+    ) -> "UsageReport":
+        """What was used."""
+        return asyncio.run(
+            self._service.usage(self._tenant, start=start, end=end, by=by, key_id=key_id)
+        )
 
     def revoke_key(self, key_id: str) -> "KeyRecord":
         """End a key."""

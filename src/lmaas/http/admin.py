@@ -4,6 +4,7 @@ from typing import Annotated
 
 import msgspec
 
+from lmaas.accounts.records import NO_LIMITS, Limits
 from lmaas.codecs.json import read
 from lmaas.errors import InvalidInput
 from lmaas.http.exchange import Exchange
@@ -26,6 +27,7 @@ class KeyBody(Record, frozen=True, kw_only=True):
 
     name: str
     scopes: tuple[Scope, ...] = ("call",)
+    limits: Limits = NO_LIMITS
 
 
 class NewKey(Record, frozen=True, kw_only=True):
@@ -105,7 +107,7 @@ async def keys(service: Service, exchange: Exchange, path: dict[str, str]) -> No
 async def create_key(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Make a key; its text is told this once."""
     body = read(await exchange.body(MAX_BODY_BYTES), KeyBody)
-    record, text = service.create_key(exchange.tenant, body.name, body.scopes)
+    record, text = service.create_key(exchange.tenant, body.name, body.scopes, body.limits)
     exchange.send_json(NewKey(record=record, key=text), status=201)
 
 

@@ -1,0 +1,62 @@
+"""`lmaas prices set|list`."""
+
+from typing import Any
+
+import click
+
+from lmaas.cli.output import home_options, json_option, server_options, show, show_table
+from lmaas.cli.target import operator_of
+
+
+@click.group()
+def command() -> None:
+    """What models cost: what budgets are spent on."""
+
+
+@command.command("set")
+@click.argument("model")
+@click.option("--prompt", default="0", metavar="MONEY", help="A million tokens of prompts.")
+@click.option("--completion", default="0", metavar="MONEY", help="A million tokens of answers.")
+@click.option("--request", default="0", metavar="MONEY", help="Each request.")
+@json_option
+@home_options
+@server_options
+@click.pass_obj
+def set_(
+    flags: dict[str, Any], model: str, prompt: str, completion: str, request: str, as_json: bool
+) -> None:
+    """Set what all versions of MODEL cost from now on; without options it is free."""
+    from lmaas.accounts.records import Price, to_micro
+
+    price = Price(
+        prompt_micro=to_micro(prompt, "--prompt"),
+        completion_micro=to_micro(completion, "--completion"),
+        request_micro=to_micro(request, "--request"),
+    )
+    with operator_of(flags) as operator:
+        told = operator.set_price(model, price)
+    show(told, as_json, [f"{told.model} has its price."])
+
+
+@command.command("list")
+@json_option
+@home_options
+@server_options
+@click.pass_obj
+def list_(flags: dict[str, Any], as_json: bool) -> None:
+    """List the prices; models that are not named are free."""
+    from lmaas.accounts.records import to_money
+
+    with operator_of(flags) as operator:
+        told = operator.prices()
+    rows = [
+        (
+            item.model,
+            to_money(item.price.prompt_micro),
+            to_money(item.price.completion_micro),
+            to_money(item.price.request_micro),
+        )
+        for item in told
+    ]
+    columns = ("model", "prompt tokens (million)", "answer tokens (million)", "request")
+    show_table(told, as_json, columns, rows)
