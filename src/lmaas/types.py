@@ -138,7 +138,7 @@ class FileRef(Record, frozen=True, kw_only=True):
 class Lineage(Record, frozen=True, kw_only=True):
     """Where a version came from."""
 
-    origin: Literal["publish", "push", "demo"] = "publish"
+    origin: Literal["publish", "push", "pull", "demo"] = "publish"
     code: str | None = None
     parent: str | None = None
     data_sha256: str | None = None
@@ -184,6 +184,14 @@ class Progress(Record, frozen=True, kw_only=True):
 
     stage: str
     done: float
+
+
+class PullProgress(Record, frozen=True, kw_only=True):
+    """How far a download is; the bytes are those of all its files, earlier runs' too."""
+
+    file: str
+    done_bytes: int
+    total_bytes: int
 
 
 class CompressOptions(Record, frozen=True, kw_only=True):
