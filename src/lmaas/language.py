@@ -139,7 +139,8 @@ class CallDelta(msgspec.Struct, frozen=True, array_like=True):
 class Delta(msgspec.Struct, frozen=True, array_like=True):
     """What choice `index` gained: text, reasoning, pieces of tool calls. `tokens` were made.
 
-    The last delta of a choice has `finish`. `logprobs` has one entry for each token of `text`.
+    The last delta of a choice has `finish`, and `stop` where a stop string ended it. `logprobs` has
+    one entry for each token of `text`.
     """
 
     index: int
@@ -149,6 +150,7 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
     reasoning: str = ""
     calls: tuple[CallDelta, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    stop: str = ""
 
 
 class Usage(msgspec.Struct, frozen=True, array_like=True):

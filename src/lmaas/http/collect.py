@@ -22,6 +22,7 @@ class Collected(msgspec.Struct):
     calls: dict[int, CollectedCall] = {}
     logprobs: list[TokenLogprob] = []
     finish: Finish | None = None
+    stop: str = ""
 
     def add(self, delta: Delta) -> None:
         """Take in what the choice gained."""
@@ -37,7 +38,7 @@ class Collected(msgspec.Struct):
                 known = self.calls[call.position] = CollectedCall(id=call.id, name=call.name)
             known.arguments += call.arguments
         if delta.finish is not None:
-            self.finish = delta.finish
+            self.finish, self.stop = delta.finish, delta.stop
 
 
 async def collect(generation: Deltas, choices: int = 1) -> list[Collected]:

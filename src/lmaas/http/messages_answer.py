@@ -85,7 +85,8 @@ def message(*, id: str, model: str, choice: Collected, usage: Usage) -> AnswerMe
         id=f"msg_{id}",
         model=model,
         content=content,
-        stop_reason=STOPS[choice.finish or "stop"],
+        stop_reason="stop_sequence" if choice.stop else STOPS[choice.finish or "stop"],
+        stop_sequence=choice.stop or None,
         usage=usage_of(usage),
     )
 
@@ -107,6 +108,7 @@ class MessageWriter:
         self._block = -1
         self._open: str | int | None = None
         self._finish: Finish = "stop"
+        self._stop = ""
         self._grows = b""
 
     def begin(self) -> bytes:
@@ -131,12 +133,13 @@ class MessageWriter:
             if call.arguments:
                 parts += (self._grows, encode(call.arguments), b"}}\n\n")
         if delta.finish is not None:
-            self._finish = delta.finish
+            self._finish, self._stop = delta.finish, delta.stop
         return b"".join(parts)
 
     def end(self, usage: Usage) -> bytes:
         """The end of the open block and of the message."""
-        delta = {"stop_reason": STOPS[self._finish], "stop_sequence": None}
+        reason = "stop_sequence" if self._stop else STOPS[self._finish]
+        delta = {"stop_reason": reason, "stop_sequence": self._stop or None}
         told = {"type": "message_delta", "delta": delta, "usage": usage_of(usage)}
         stop = event("message_stop", {"type": "message_stop"})
         return self._end_block() + event("message_delta", told) + stop

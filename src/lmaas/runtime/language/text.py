@@ -58,6 +58,7 @@ class Writer:
         self._tokens = tokens
         self._stream = tokens.stream()
         self._stops = tuple(stops)
+        self._stop = ""
         self._tools = tools
         self._hidden = hidden
         self._mode = Mode.REASONING if thinking else Mode.TEXT
@@ -154,6 +155,7 @@ class Writer:
             return
         self._emit(text)
         self._held = ""
+        self._stop = tag
         self.stopped = True
 
     def _advance_reasoning(self) -> None:
@@ -221,6 +223,7 @@ class Writer:
             "".join(self._reasoning),
             _merged(self._pieces),
             tuple(self._logprobs),
+            self._stop if finish else "",
         )
         self._told = self.made
         self._text, self._reasoning, self._pieces, self._logprobs = [], [], [], []
