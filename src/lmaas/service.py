@@ -23,6 +23,8 @@ from lmaas.accounts.records import NO_LIMITS, Limits, ModelPrice, Price, UsageRe
 from lmaas.accounts.terms import Terms
 from lmaas.config import Settings
 from lmaas.errors import FULL, InvalidInput, NotFound, StorageFull
+from lmaas.hub.download import check_task, download, locked
+from lmaas.hub.repo import default_name, parse_ref
 from lmaas.language import Delta, Ended, GenerateRequest
 from lmaas.placement import sandbox
 from lmaas.registry.fsck import FsckReport
@@ -48,6 +50,7 @@ from lmaas.types import (
     ParityReport,
     Payload,
     Progress,
+    PullProgress,
     PushOptions,
     Record,
     Scope,
@@ -156,24 +159,44 @@ class Service:
         version = self.router.resolve(key.tenant, ref)
         check_language(version)
         kept_as = self._cache_key(version, request, cache)
+        ended = None if kept_as is None else await self.cache.get(kept_as)
+        prompt, most = (0, 0) if ended else await self._most_tokens(key, ref, version, request)
+        admission = self.ledger.admit(
+            key,
+            request_id=request_id,
+            endpoint=endpoint,
+            model=version.ref,
+            tokens=most,
+            prompt_tokens=prompt,
+        )
         generation = Generation(
-            version,
-            lambda usage, status, error: None,
-            None if kept_as is None else partial(self._keep, kept_as),
+            version, admission.end, None if kept_as is None else partial(self._keep, kept_as)
         )
+        generation.headers += admission.headers
         if kept_as is not None:
-            ended = await self.cache.get(kept_as)
             generation.headers.append((b"x-lmaas-cache", b"hit" if ended else b"miss"))
-            if ended is not None:
-                generation.replay(ended)
-                return generation
-        body = encode_request(request)
-        payload = Payload(format="generate", body=body)
-        await generation.start(
-            request,
-            lambda _, receiver: self.router.generate(key.tenant, ref, payload, receiver),
-        )
+        if ended is not None:
+            generation.replay(ended)
+            return generation
+        payload = Payload(format="generate", body=encode_request(request))
+        await generation.start(lambda to: self.router.generate(key.tenant, ref, payload, to))
         return generation
+
+    async def _most_tokens(
+        self, key: KeyRecord, ref: str, version: ModelVersion, request: GenerateRequest
+    ) -> tuple[int, int]:
+        """Tokens of the prompt, and the most that the request can use with its answers.
+
+        Counted only for keys with limits: the others need not wait for it.
+        """
+        if not self.ledger.limits(key):
+            return 0, 0
+        prompt = await self.count_tokens(key, ref, request)
+        answer = request.sampling.max_tokens
+        if answer is None:
+            spec = version.manifest.signature.language
+            answer = max(0, spec.context_length - prompt) if spec is not None else 0
+        return prompt, prompt + answer * request.choices
 
     def _cache_key(
         self, version: ModelVersion, request: GenerateRequest, wanted: bool | None
@@ -222,14 +245,58 @@ class Service:
             raise InvalidInput(
                 f"{path.name} is no package, so it needs a name and a task.", param="options"
             )
-        with self.scratch("push") as scratch:
+        return await self._import(tenant, path, options, origin="push")
+
+    async def pull(
+        self,
+        tenant: str,
+        repo: str,
+        *,
+        name: str | None = None,
+        task: str | None = None,
+        keep: bool = False,
+        heard: Callable[[PullProgress], None] = lambda _: None,
+    ) -> ModelVersion:
+        """Download `ORG/NAME[@revision]` from a hub and register it.
+
+        `name` is the hub's NAME in lower case where left out, `task` what the configs tell.
+        `heard` is told how far the download is, in a thread of its own. Broken off, the next pull
+        continues it; once registered, the downloaded files go, unless `keep`. Raises Conflict
+        while another pull of it runs, and what `hub.download` raises.
+        """
+        ref = parse_ref(repo)
+        name = default_name(ref) if name is None else check_name(name)
+        check_task(task)
+        folder = self.home / "hub"
+        stop = threading.Event()
+        with locked(folder, ref):
+            work = asyncio.to_thread(download, ref, folder, task=task, heard=heard, stop=stop)
+            pulled = await _to_end(work, stop)
+            options = PushOptions(name=name, task=pulled.task, card=pulled.card)
+            path = Path(pulled.folder)
+            version = await self._import(tenant, path, options, origin="pull", parent=pulled.source)
+            if not keep:
+                await _to_end(asyncio.to_thread(shutil.rmtree, path.parent, ignore_errors=True))
+        return version
+
+    async def _import(
+        self,
+        tenant: str,
+        path: Path,
+        options: PushOptions,
+        *,
+        origin: str,
+        parent: str | None = None,
+    ) -> ModelVersion:
+        with self.scratch(origin) as scratch:
             request = {
                 "path": str(path.absolute()),
                 "folder": str(scratch / "package"),
                 "options": options,
             }
             await self._child("lmaas.frameworks.importer", request, scratch)
-            return await self.publish_package(tenant, scratch / "package", origin="push")
+            package = scratch / "package"
+            return await self.publish_package(tenant, package, origin=origin, parent=parent)
 
     async def _push_package(
         self, tenant: str, folder: Path, options: PushOptions | None
@@ -254,6 +321,7 @@ class Service:
         folder: Path,
         *,
         origin: str | None = None,
+        parent: str | None = None,
         name: str | None = None,
         task: str | None = None,
     ) -> ModelVersion:
@@ -277,7 +345,9 @@ class Service:
         check_name(manifest.name)
         require(verified.parity)
         if origin is not None:
-            lineage = msgspec.structs.replace(manifest.lineage, origin=origin)
+            told = manifest.lineage
+            parent = parent or told.parent
+            lineage = msgspec.structs.replace(told, origin=origin, parent=parent)
             manifest = msgspec.structs.replace(manifest, lineage=lineage)
         add = asyncio.to_thread(self.registry.add, tenant, manifest, verified.parity, folder)
         return await _to_end(add)

@@ -1,0 +1,220 @@
+"""Requests to a hub. Knows addresses, the token and what errors mean; knows no folder.
+
+`HF_ENDPOINT` says where the hub is, `HF_TOKEN` who asks. The token goes to the hub only: on the way
+to another host httpx drops it.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, NoReturn, Self
+from urllib.parse import quote, urlsplit
+
+import httpx
+import msgspec
+from msgspec import Meta
+
+from lmaas import __version__
+from lmaas.errors import (
+    ConfigError,
+    Forbidden,
+    ModelNotFound,
+    NotFound,
+    RateLimited,
+    Unavailable,
+)
+from lmaas.hub.repo import HubFile, HubRef
+from lmaas.registry.names import show
+
+DEFAULT_ENDPOINT = "https://huggingface.co"
+TIMEOUT_S = 10.0
+"""Longest silence of the hub."""
+MAX_LISTING_BYTES = 64 << 20
+MAX_ERROR_BYTES = 64 << 10
+CODED = {"content-encoding", "content-length", "transfer-encoding"}
+
+
+class _Lfs(msgspec.Struct):
+    sha256: Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+    size: Annotated[int, Meta(ge=0)]
+
+
+class _File(msgspec.Struct):
+    rfilename: str
+    blobId: Annotated[str, Meta(pattern=r"\A[0-9a-f]{40}\Z")]  # noqa: N815 - the hub's name
+    size: Annotated[int, Meta(ge=0)]
+    lfs: _Lfs | None = None
+
+
+class _Model(msgspec.Struct):
+    sha: Annotated[str, Meta(pattern=r"\A[0-9a-f]{40}\Z")]
+    siblings: list[_File]
+
+
+class Hub:
+    """One hub; a context manager. Not for several threads at once."""
+
+    def __init__(self) -> None:
+        self.endpoint = _endpoint()
+        token = os.environ.get("HF_TOKEN", "").strip()
+        headers = {"user-agent": f"lmaas/{__version__}", "accept-encoding": "identity"}
+        if token:
+            headers["authorization"] = f"Bearer {token}"
+        self._http = httpx.Client(headers=headers, follow_redirects=True, timeout=TIMEOUT_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def commit(self, ref: HubRef) -> tuple[str, list[HubFile]]:
+        """The commit that a revision is now, and its files.
+
+        Raises ModelNotFound, NotFound (no such revision), Forbidden, RateLimited, Unavailable.
+        """
+        url = f"{self.endpoint}/api/models/{ref.repo}/revision/{quote(ref.revision, safe='')}"
+        try:
+            with self._http.stream("GET", url, params={"blobs": "true"}) as response:
+                self._check(ref, response)
+                body = _read(response, MAX_LISTING_BYTES)
+        except httpx.HTTPError as error:
+            raise Unavailable(
+                f"No answer from the hub {self.endpoint}: {told(error)}.",
+                hint="HF_ENDPOINT says where the hub is; is it reachable from here?",
+            ) from None
+        try:
+            model = msgspec.json.decode(body, type=_Model)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise Unavailable(
+                f"{self.endpoint} does not describe {ref.repo} as a hub does: {error}.",
+                hint="Each file needs its name, size and digest. Is HF_ENDPOINT right?",
+            ) from None
+        return model.sha, [_file(file) for file in model.siblings]
+
+    @contextmanager
+    def content(
+        self, ref: HubRef, commit: str, file: HubFile, start: int
+    ) -> Iterator[httpx.Response]:
+        """A file's bytes from `start` on (status 206), or from its beginning (status 200).
+
+        Raises what `commit` raises, and httpx.TransportError when the hub breaks off.
+        """
+        from huggingface_hub import hf_hub_url
+
+        url = hf_hub_url(ref.repo, file.name, revision=commit, endpoint=self.endpoint)
+        headers = {"range": f"bytes={start}-"} if start else {}
+        with self._http.stream("GET", url, headers=headers) as response:
+            self._check(ref, response)
+            yield response
+
+    def _check(self, ref: HubRef, response: httpx.Response) -> None:
+        from huggingface_hub.errors import HfHubHTTPError
+        from huggingface_hub.utils import hf_raise_for_status
+
+        if response.is_success:
+            return
+        headers = {k: v for k, v in response.headers.items() if k.lower() not in CODED}
+        try:
+            hf_raise_for_status(
+                httpx.Response(
+                    response.status_code,
+                    headers=headers,
+                    content=_read(response, MAX_ERROR_BYTES),
+                    request=response.request,
+                )
+            )
+        except HfHubHTTPError as error:
+            self._explain(ref, response, error)
+        raise Unavailable(f"{self.endpoint} answers {response.status_code} for {ref.repo}.")
+
+    def _explain(self, ref: HubRef, response: httpx.Response, error: Any) -> NoReturn:
+        from huggingface_hub import errors
+
+        status = response.status_code
+        match error:
+            case errors.GatedRepoError():
+                raise Forbidden(
+                    f"{ref.repo} is gated: its owner decides who may download it.",
+                    hint=f"Ask for access at {self.endpoint}/{ref.repo}, then set HF_TOKEN to a "
+                    "token of the account that has it.",
+                ) from None
+            case errors.RevisionNotFoundError():
+                raise NotFound(
+                    f"{ref.repo} has no revision {show(ref.revision)}.",
+                    hint=f"{self.endpoint}/{ref.repo}/tree/main lists branches and tags.",
+                    param="repo",
+                ) from None
+            case errors.RepositoryNotFoundError():
+                raise ModelNotFound(
+                    f"{self.endpoint} has no model {ref.repo}, or it is private.",
+                    hint="Check the spelling; for a private model set HF_TOKEN.",
+                    param="repo",
+                ) from None
+        if status in (401, 403):
+            raise Forbidden(
+                f"{self.endpoint} refuses access to {ref.repo} ({status}).",
+                hint="Set HF_TOKEN to a token that may read it.",
+            ) from None
+        if status == 429:
+            after = response.headers.get("retry-after", "")
+            raise RateLimited(
+                f"{self.endpoint} takes no more requests from here for now.",
+                retry_after_s=int(after) if after.isdecimal() and len(after) < 6 else 60,
+                hint="Run it again later: it continues. With HF_TOKEN set the limit is higher.",
+            ) from None
+        if status == 404:
+            raise Unavailable(
+                f"{self.endpoint} lists a file of {ref.repo} that it does not have."
+            ) from None
+        raise Unavailable(
+            f"{self.endpoint} answers {status} for {ref.repo}.",
+            hint="Run it again later: it continues.",
+        ) from None
+
+
+def told(error: Exception) -> str:
+    """What a failed connection says of itself."""
+    return str(error).rstrip(".") or type(error).__name__
+
+
+def _endpoint() -> str:
+    # Before huggingface_hub is imported by anybody here: LMaaS tells nobody how it is used.
+    os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
+    endpoint = (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
+    try:
+        parts = urlsplit(endpoint)
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ConfigError(
+            f"HF_ENDPOINT is {show(endpoint)}; expected the address of a hub, as "
+            f"{DEFAULT_ENDPOINT}.",
+            param="HF_ENDPOINT",
+        )
+    from huggingface_hub import constants
+
+    if constants.is_offline_mode():
+        raise Unavailable(
+            "HF_HUB_OFFLINE is set, so no hub is asked.", hint="Unset HF_HUB_OFFLINE to pull."
+        )
+    return endpoint
+
+
+def _file(file: _File) -> HubFile:
+    return HubFile(
+        name=file.rfilename,
+        size_bytes=file.lfs.size if file.lfs else file.size,
+        sha256=file.lfs.sha256 if file.lfs else None,
+        blob_sha1=file.blobId,
+    )
+
+
+def _read(response: httpx.Response, limit: int) -> bytes:
+    body = bytearray()
+    for piece in response.iter_bytes():
+        body += piece
+        if len(body) > limit:
+            raise Unavailable(f"{response.url.host} answers more than {limit} bytes.")
+    return bytes(body)
