@@ -123,6 +123,7 @@ def make_encoder(folder: Path, labels: int = 0) -> Path:
         sep_token="[SEP]",
         mask_token="[MASK]",
         model_max_length=128,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
     torch.manual_seed(0)
     config = BertConfig(

@@ -7,10 +7,9 @@ reads from left to right), at length 1. Prompts that such files name are the cal
 
 import json
 import shutil
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -18,6 +17,7 @@ import numpy as np
 from lmaas import tasks
 from lmaas.errors import InvalidInput, ModelRefused
 from lmaas.frameworks import checkpoint
+from lmaas.frameworks.encoder_graph import EXTRA_PADDING, Layers, Pooling, convert, pool_one
 from lmaas.runtime import ov
 from lmaas.tasks import Row, text
 from lmaas.types import (
@@ -30,7 +30,6 @@ from lmaas.types import (
     TensorSpec,
 )
 
-Pooling = Literal["mean", "cls", "last"]
 POOLINGS: Final[dict[str, Pooling]] = {
     "mean_tokens": "mean",
     "cls_token": "cls",
@@ -43,7 +42,6 @@ MODULES: Final = ("Transformer", "Pooling", "Normalize")
 SPARE: Final = ("position_ids", "pooler.", "lm_head.")
 """Tensors that do not reach an embedding: they may be missing or left over."""
 DEFAULT_CONTEXT: Final = 512
-MASKED: Final = -1e9
 SAMPLE: Final = (
     ("A cat.", "An animal."),
     ("The weather is fine today, is it not?", "It rains in the mountains."),
@@ -53,14 +51,6 @@ SAMPLE: Final = (
     ),
 )
 """Texts, and second texts of pairs, on which source and compiled model are compared."""
-EXTRA_PADDING: Final = 24
-
-
-class Layers(NamedTuple):
-    """What follows the network: how its vectors become one, and whether that has length 1."""
-
-    pooling: Pooling
-    normalize: bool
 
 
 def build(folder: Path, options: PushOptions, target: Path) -> Manifest:
@@ -92,7 +82,8 @@ def build(folder: Path, options: PushOptions, target: Path) -> Manifest:
     compiled.mkdir(parents=True)
     for name in ("tokenizer.json", "config.json"):
         shutil.copyfile(folder / name, compiled / name)
-    types = ranks and int(getattr(model.config, "type_vocab_size", 0) or 0) > 1
+    kinds = int(getattr(model.config, "type_vocab_size", 0) or 0)
+    types = ranks and kinds > 1 and text.TYPES in tokenizer.model_input_names
     batches = references(model, spec, layers, compiled, types=types)
     graph = convert(model, layers, batches[3], causal=causal)
     signature = _signature(spec, [*batches[3][0]], next(iter(batches[3][1])))
@@ -116,7 +107,8 @@ def build(folder: Path, options: PushOptions, target: Path) -> Manifest:
 def read_layers(folder: Path, *, causal: bool) -> Layers:
     """Pooling and normalisation as sentence-transformers' files say. Raises ModelRefused."""
     normalize = True
-    modules = _read(folder / "modules.json")
+    kinds: list[str] = []
+    modules = _read(folder / "modules.json", list)
     if modules is not None:
         try:
             kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
@@ -129,8 +121,10 @@ def read_layers(folder: Path, *, causal: bool) -> Layers:
                 hint="Publish a model without it, or the live model with task tensor.",
             )
         normalize = "Normalize" in kinds
-    pooling = _read(folder / "1_Pooling" / "config.json")
+    pooling = _read(folder / "1_Pooling" / "config.json", dict)
     if pooling is None:
+        if "Pooling" in kinds:
+            raise ModelRefused("modules.json has a Pooling module, but there is no 1_Pooling.")
         return Layers("last" if causal else "mean", normalize)
     flag = "pooling_mode_"
     modes = [name.removeprefix(flag) for name in pooling if name.startswith(flag) and pooling[name]]
@@ -162,7 +156,7 @@ def describe(model: Any, tokenizer: Any, folder: Path, layers: Layers | None) ->
 
 def _context(model: Any, tokenizer: Any, folder: Path) -> int:
     """The least of what sentence-transformers, the tokenizer and the positions allow."""
-    bounds = [(_read(folder / "sentence_bert_config.json") or {}).get("max_seq_length")]
+    bounds = [(_read(folder / "sentence_bert_config.json", dict) or {}).get("max_seq_length")]
     bounds.append(tokenizer.model_max_length)
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions:
@@ -173,13 +167,17 @@ def _context(model: Any, tokenizer: Any, folder: Path) -> int:
     return min(known, default=DEFAULT_CONTEXT)
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, kind: type) -> Any:
+    """The file's JSON, a value of `kind`; None where there is no file."""
     try:
-        return json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
         raise ModelRefused(f"{path.name} is not valid JSON: {error}.") from None
+    if not isinstance(value, kind):
+        raise ModelRefused(f"{path.name} must hold a {kind.__name__}.")
+    return value
 
 
 def _is_causal(model: Any) -> bool:
@@ -191,9 +189,6 @@ def _is_causal(model: Any) -> bool:
     with torch.inference_mode():
         hidden = network(input_ids=ids, attention_mask=torch.ones_like(ids))[0]
     return bool(torch.allclose(hidden[0, 0], hidden[1, 0], atol=1e-6))
-
-
-# What source and compiled model are compared on
 
 
 def references(
@@ -213,7 +208,7 @@ def references(
             if types:
                 given[text.TYPES] = torch.tensor([each.types])
             given[text.MASK] = given[text.MASK].long()
-            answers.append(_pool_one(model(**given)[0], layers)[0].numpy())
+            answers.append(pool_one(model(**given)[0], layers)[0].numpy())
     name = "embedding" if layers else "logits"
     batches = {}
     for size, padding in ((1, 0), (2, EXTRA_PADDING), (3, 0)):
@@ -227,96 +222,6 @@ def _cut(tokens: text.Tokens, spec: LanguageSpec) -> text.Tokens:
     """The sample is ours, so that a model with a small context gets the start of it."""
     types = None if tokens.types is None else tokens.types[: spec.context_length]
     return text.Tokens(tokens.ids[: spec.context_length], types)
-
-
-def _pool_one(hidden: Any, layers: Layers | None) -> Any:
-    """The answer to one text without padding, straight from the definition."""
-    if layers is None:
-        return hidden
-    vector = {"mean": hidden.mean(1), "cls": hidden[:, 0], "last": hidden[:, -1]}[layers.pooling]
-    return vector / vector.norm(dim=1, keepdim=True) if layers.normalize else vector
-
-
-# The graph
-
-
-def convert(model: Any, layers: Layers | None, sample: tuple[Row, Row], *, causal: bool) -> Any:
-    """The network and its layers as an `openvino.Model`.
-
-    Masks are given ready made, because what makes them does not trace; a network that reads them
-    otherwise gets the plain mask. Raises InvalidInput when neither gives the source's answers.
-    """
-    import torch
-
-    inputs, (want,) = sample[0], sample[1].values()
-    example = tuple(torch.from_numpy(array) for array in inputs.values())
-    told = "the source's answers are not reached"
-    for ready_made in (True, False):
-        graph = _graph(model, layers, list(inputs), causal=causal, ready_made=ready_made)
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # tracing warns of itself and of every Python branch
-            try:
-                if not np.allclose(graph(*example).numpy(), want, atol=1e-4):
-                    continue
-                return ov.load().convert_model(graph, example_input=example)
-            except Exception as error:  # noqa: BLE001 - OpenVINO wraps whatever tracing raised
-                told = " ".join(str(error).split())[:300]
-    raise InvalidInput(f"The model cannot be compiled: {told}.")
-
-
-def _graph(
-    model: Any, layers: Layers | None, names: Sequence[str], *, causal: bool, ready_made: bool
-) -> Any:
-    import torch
-
-    pad = int(getattr(model.config, "pad_token_id", None) or 0)
-    options = {"use_cache": False} if causal else {}
-
-    class Graph(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
-        """Token ids and mask in, one row for each text out; padding is the model's own."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, *tensors: Any) -> Any:
-            """The answer to padded texts."""
-            given = dict(zip(names, tensors, strict=True))
-            mask = given[text.MASK]
-            given[text.IDS] = given[text.IDS] * mask + (1 - mask) * pad
-            if ready_made:
-                given[text.MASK] = _additive(mask, causal=causal)
-            return _pool(self.model(**given, **options)[0], mask, layers)
-
-    return Graph().eval()
-
-
-def _additive(mask: Any, *, causal: bool) -> Any:
-    """[batch, 1, 1 or length, length]: 0 where a token may look, a large negative number else."""
-    import torch
-
-    hidden = (1.0 - mask[:, None, None, :].to(torch.float32)) * MASKED
-    if causal:
-        place = torch.arange(mask.shape[1])
-        hidden = hidden + (place[None, :] > place[:, None]).to(torch.float32) * MASKED
-    return hidden
-
-
-def _pool(hidden: Any, mask: Any, layers: Layers | None) -> Any:
-    """One vector for each text, whatever its padding."""
-    import torch
-
-    if layers is None:
-        return hidden
-    if layers.pooling == "cls":
-        vector = hidden[:, 0]
-    else:
-        weight = mask
-        if layers.pooling == "last":
-            weight = mask * (mask.cumsum(1) == mask.sum(1, keepdim=True)).to(mask.dtype)
-        weight = weight.to(hidden.dtype)[:, :, None]
-        vector = (hidden * weight).sum(1) / weight.sum(1)
-    return torch.nn.functional.normalize(vector, dim=1) if layers.normalize else vector
 
 
 def _signature(spec: LanguageSpec, inputs: Sequence[str], output: str) -> Signature:
