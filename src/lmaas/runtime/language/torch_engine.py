@@ -106,9 +106,11 @@ class TorchEngine:
             assert self._model is not None
             self._slab.reserve(self._slab.rows, self._slab.columns + 1)
             logits = self._model.forward(self._slab, [[run.tokens[-1]] for run in self._running])
-            outputs += self._sample(logits, self._running)
-            for row in reversed(range(len(self._running))):
-                if outputs[row - len(self._running)].finish:
+            gained = self._sample(logits, self._running)
+            outputs += gained
+            # Backwards, as the last row takes the place of one that leaves.
+            for row in reversed(range(len(gained))):
+                if gained[row].finish:
                     self._drop(row)
         budget = PROMPT_TOKENS
         while budget > 0 and self._begin_next():

@@ -1,0 +1,508 @@
+"""Every language engine passes the kit, on a checkpoint whose answers transformers knows."""
+
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+
+from checkpoints import make_qwen3
+from lmaas.errors import ContextLengthExceeded, InvalidInput, LMaaSError
+from lmaas.language import Finish, LanguageSpec
+from lmaas.runtime.language.engine import (
+    EngineOptions,
+    Grammar,
+    LanguageEngine,
+    TokenSampling,
+    TokenScore,
+    make_language_engine,
+)
+from lmaas.runtime.language.grammar import Prover
+from lmaas.types import PushOptions
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+ENGINES = ["openvino-genai", "torch"]
+LENGTHS = (3, 40, 7, 100, 1, 17)
+GREEDY = TokenSampling(max_tokens=24, temperature=0)
+OPTIONS = EngineOptions(precision="f32", cache_bytes=1 << 22)
+
+
+class Made(NamedTuple):
+    """A checkpoint, its compiled form, and the source model that says what is right."""
+
+    source: Path
+    compiled: Path
+    spec: LanguageSpec
+    model: Any
+    tokenizer: Any
+    written: dict[tuple[int, ...], list[int]]
+
+    def folder(self, engine: str) -> Path:
+        return self.compiled if engine == "openvino-genai" else self.source
+
+
+class Answer:
+    """What one sequence got."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.scores: list[TokenScore] = []
+        self.finish: Finish | None = None
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    from transformers import AutoModelForCausalLM
+
+    from lmaas.frameworks import causal, checkpoint
+
+    source = tmp_path_factory.mktemp("source")
+    package = tmp_path_factory.mktemp("package")
+    # Weights so large that the next token is seldom a close call.
+    make_qwen3(source, initializer_range=0.15, max_position_embeddings=2048)
+    with warnings.catch_warnings():
+        # The exporter's own, which the server meets in a child process.
+        warnings.simplefilter("ignore")
+        manifest = causal.build(source, PushOptions(name="tiny"), package)
+    assert manifest.signature.language is not None
+    return Made(
+        source,
+        package / "compiled",
+        manifest.signature.language,
+        checkpoint.load_model(AutoModelForCausalLM, source, torch.float32),
+        checkpoint.load_tokenizer(source),
+        {},
+    )
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def engine(request: pytest.FixtureRequest, made: Made) -> Iterator[LanguageEngine]:
+    loaded = load(request.param, made)
+    yield loaded
+    loaded.close()
+
+
+def load(name: str, made: Made, **options: Any) -> LanguageEngine:
+    engine = make_language_engine(name)
+    engine.load(made.folder(name), made.spec, msgspec.structs.replace(OPTIONS, **options))
+    return engine
+
+
+def prompts(made: Made, lengths: Sequence[int] = LENGTHS) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(1)
+    return [
+        torch.randint(3, made.spec.vocabulary_size, (length,), generator=generator).tolist()
+        for length in lengths
+    ]
+
+
+def reference(made: Made, prompt: list[int], count: int = GREEDY.max_tokens) -> list[int]:
+    """What transformers itself writes, greedily."""
+    known = made.written.get(tuple(prompt), [])
+    if len(known) < count:
+        out = made.model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=count,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+        known = made.written[tuple(prompt)] = out[0, len(prompt) :].tolist()
+    return known[:count]
+
+
+def drain(engine: LanguageEngine, answers: dict[int, Answer] | None = None) -> dict[int, Answer]:
+    """Run to the end; what each sequence got."""
+    answers = {} if answers is None else answers
+    while engine.busy():
+        advance(engine, answers)
+    return answers
+
+
+def advance(engine: LanguageEngine, answers: dict[int, Answer]) -> None:
+    for output in engine.step():
+        answer = answers.setdefault(output.sequence, Answer())
+        assert answer.finish is None, "nothing comes after the end"
+        answer.tokens += output.tokens
+        answer.scores += output.scores
+        answer.finish = output.finish
+
+
+def run(
+    engine: LanguageEngine, prompt: list[int], sampling: TokenSampling | None = None, **fields: Any
+) -> Answer:
+    """One sequence alone; `fields` change `sampling`, or greedy decoding."""
+    engine.add(1, prompt, msgspec.structs.replace(sampling or GREEDY, **fields))
+    return drain(engine)[1]
+
+
+def together(
+    engine: LanguageEngine, made: Made, sampling: TokenSampling, count: int = 8
+) -> list[list[int]]:
+    """The same sampling for many prompts at once."""
+    for number, prompt in enumerate(prompts(made, (5,) * count)):
+        engine.add(number, prompt, sampling)
+    answers = drain(engine)
+    return [answers[number].tokens for number in range(count)]
+
+
+def check_idle(engine: LanguageEngine) -> None:
+    stats = engine.stats()
+    assert not engine.busy()
+    assert (stats.running, stats.waiting, stats.cache_used) == (0, 0, 0)
+
+
+# Right tokens
+
+
+def test_greedy_is_the_source_s(engine: LanguageEngine, made: Made) -> None:
+    for prompt in prompts(made):
+        answer = run(engine, prompt)
+        assert answer.tokens == reference(made, prompt)
+        assert answer.finish == "length"
+        assert not answer.scores
+    check_idle(engine)
+
+
+def test_many_at_once_are_as_alone(engine: LanguageEngine, made: Made) -> None:
+    asked = prompts(made) * 2
+    for number, prompt in enumerate(asked):
+        engine.add(number, prompt, GREEDY)
+    answers = drain(engine)
+    for number, prompt in enumerate(asked):
+        assert answers[number].tokens == reference(made, prompt)
+    check_idle(engine)
+
+
+def test_joining_and_leaving_changes_nothing(engine: LanguageEngine, made: Made) -> None:
+    answers: dict[int, Answer] = {}
+    counts = (30, 4, 12, 8, 20, 5)
+    for number, prompt in enumerate(prompts(made)):
+        sampling = msgspec.structs.replace(GREEDY, max_tokens=counts[number])
+        engine.add(number, prompt, sampling)
+        for _ in range(3):
+            advance(engine, answers)
+    drain(engine, answers)
+    for number, prompt in enumerate(prompts(made)):
+        assert answers[number].tokens == reference(made, prompt, counts[number])
+    check_idle(engine)
+
+
+def test_long_prompt_beside_running(engine: LanguageEngine, made: Made) -> None:
+    short, long = prompts(made, (5, 1500))
+    answers: dict[int, Answer] = {}
+    engine.add(1, short, msgspec.structs.replace(GREEDY, max_tokens=40))
+    while not answers:
+        advance(engine, answers)
+    engine.add(2, long, GREEDY)
+    before = len(answers[1].tokens)
+    while 2 not in answers:
+        advance(engine, answers)
+    assert len(answers[1].tokens) > before + 1, "the running answer goes on meanwhile"
+    drain(engine, answers)
+    assert answers[1].tokens == reference(made, short, 40)
+    assert answers[2].tokens == reference(made, long)
+
+
+# Sampling
+
+
+def test_seeds(engine: LanguageEngine, made: Made) -> None:
+    (prompt,) = prompts(made, (5,))
+    sampling = TokenSampling(max_tokens=24, temperature=1.5, seed=7)
+    alone = run(engine, prompt, sampling).tokens
+    assert run(engine, prompt, sampling).tokens == alone
+    assert run(engine, prompt, sampling, seed=8).tokens != alone
+    assert len({tuple(run(engine, prompt, sampling, seed=None).tokens) for _ in range(2)}) == 2
+    engine.add(1, prompt, msgspec.structs.replace(sampling, seed=3))
+    engine.add(2, prompt, sampling)
+    engine.add(3, prompt, sampling)
+    engine.add(4, prompts(made)[1], msgspec.structs.replace(sampling, seed=None))
+    answers = drain(engine)
+    assert answers[2].tokens == answers[3].tokens == alone
+    assert answers[1].tokens != alone
+
+
+def test_limits(engine: LanguageEngine, made: Made) -> None:
+    (prompt,) = prompts(made, (5,))
+    free = reference(made, prompt)
+    one = run(engine, prompt, max_tokens=1)
+    assert (one.tokens, one.finish) == (free[:1], "length")
+    stop = next(token for token in free[3:] if token not in free[:3])
+    place = free.index(stop)
+    stopped = run(engine, prompt, stop_token_ids=(stop, 1))
+    assert (stopped.tokens, stopped.finish) == (free[: place + 1], "stop")
+    last = run(engine, prompt, stop_token_ids=(stop,), max_tokens=place + 1)
+    assert (last.tokens, last.finish) == (free[: place + 1], "stop")
+    later = run(engine, prompt, stop_token_ids=(stop,), min_tokens=place + 2)
+    assert stop not in later.tokens[: place + 1]
+    assert len(later.tokens) >= place + 2
+
+
+def test_filters_narrow_to_greedy(engine: LanguageEngine, made: Made) -> None:
+    hot = TokenSampling(max_tokens=12, temperature=2.0, seed=1)
+    greedy = together(engine, made, msgspec.structs.replace(hot, temperature=0.0))
+    assert together(engine, made, hot) != greedy
+    for field, value in {"top_k": 1, "top_p": 1e-6, "min_p": 0.999, "temperature": 1e-4}.items():
+        narrow = msgspec.structs.replace(hot, **{field: value})
+        assert together(engine, made, narrow) == greedy, field
+
+
+@pytest.mark.parametrize("field", ["presence_penalty", "frequency_penalty", "repetition_penalty"])
+def test_penalties(engine: LanguageEngine, made: Made, field: str) -> None:
+    def repeated(sampling: TokenSampling) -> int:
+        answers = together(engine, made, sampling)
+        return sum(len(tokens) - len(set(tokens)) for tokens in answers)
+
+    free = repeated(GREEDY)
+    assert repeated(msgspec.structs.replace(GREEDY, **{field: 2.0})) < free
+    less = 0.5 if field == "repetition_penalty" else -2.0
+    assert repeated(msgspec.structs.replace(GREEDY, **{field: less})) > free
+
+
+def test_what_it_cannot_it_refuses(engine: LanguageEngine, made: Made) -> None:
+    (prompt,) = prompts(made, (5,))
+    asked: dict[str, dict[str, Any]] = {
+        "logit_bias": {"logit_bias": {9: 100.0}},
+        "top_logprobs": {"logprobs": 3},
+        "adapter": {"adapter": "french"},
+    }
+    assert engine.unsupported <= {*TokenSampling.__struct_fields__, *asked, "prompt_logprobs"}
+    for field, given in asked.items():
+        if field in engine.unsupported:
+            with pytest.raises(InvalidInput) as caught:
+                run(engine, prompt, **given)
+            assert caught.value.param == field
+            check_idle(engine)
+    if "prompt_logprobs" in engine.unsupported:
+        with pytest.raises(InvalidInput, match="prompt"):
+            engine.score(prompt, 0)
+    if "logit_bias" not in engine.unsupported:
+        assert run(engine, prompt, logit_bias={9: 100.0}).tokens == [9] * GREEDY.max_tokens
+        assert 9 not in run(engine, prompt, logit_bias={9: -100.0}).tokens
+
+
+# Log probabilities
+
+
+def test_logprobs_are_the_source_s(engine: LanguageEngine, made: Made) -> None:
+    (prompt,) = prompts(made, (17,))
+    top = 0 if "top_logprobs" in engine.unsupported else 3
+    answer = run(engine, prompt, logprobs=top)
+    with torch.inference_mode():
+        logits = made.model(torch.tensor([prompt + answer.tokens])).logits[0, len(prompt) - 1 : -1]
+    values = logits.log_softmax(-1)
+    assert len(answer.scores) == len(answer.tokens)
+    for row, token, score in zip(values, answer.tokens, answer.scores, strict=True):
+        assert score.logprob == pytest.approx(float(row[token]), abs=1e-3)
+        best = row.topk(top)
+        assert [other for other, _ in score.top] == best.indices.tolist()
+        assert [value for _, value in score.top] == pytest.approx(best.values.tolist(), abs=1e-3)
+
+
+def test_prompt_logprobs(engine: LanguageEngine, made: Made) -> None:
+    if "prompt_logprobs" in engine.unsupported:
+        pytest.skip("it has none")
+    (prompt,) = prompts(made, (300,))
+    with torch.inference_mode():
+        values = made.model(torch.tensor([prompt])).logits[0].log_softmax(-1)
+    scores = engine.score(prompt, 2)
+    assert scores[0] == TokenScore(None)
+    told = [score.logprob for score in scores[1:]]
+    want = [float(row[token]) for row, token in zip(values, prompt[1:], strict=False)]
+    assert told == pytest.approx(want, abs=1e-3)
+    assert [score.top[0][0] for score in scores[1:]] == values.argmax(-1).tolist()[:-1]
+    assert engine.score(prompt[:1], 0) == [TokenScore(None)]
+    check_idle(engine)
+
+
+# Grammars
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"a": {"enum": ["x", "y"]}, "b": {"type": "boolean"}},
+    "required": ["a", "b"],
+    "additionalProperties": False,
+}
+TOOLS: dict[str, Any] = {
+    "required": True,
+    "parallel": False,
+    "tools": [{"name": "paint", "parameters": SCHEMA}, {"name": "look", "parameters": {}}],
+}
+
+
+def grammar(kind: Any, content: Any = None) -> Grammar:
+    return Grammar(kind=kind, text="" if content is None else json.dumps(content))
+
+
+def written(engine: LanguageEngine, made: Made, form: Grammar, **fields: Any) -> str:
+    """The text that fits `form`, sampled so that a model without sense comes to an end."""
+    fields = {"seed": 1, "max_tokens": 400, "stop_token_ids": made.spec.stop_token_ids} | fields
+    (prompt,) = prompts(made, (5,))
+    answer = run(engine, prompt, temperature=1.0, grammar=form, **fields)
+    assert answer.finish == "stop"
+    text: str = made.tokenizer.decode([t for t in answer.tokens if t not in (0, 1, 2)])
+    return text
+
+
+def test_a_schema_is_kept(engine: LanguageEngine, made: Made) -> None:
+    for seed in range(3):
+        value = json.loads(written(engine, made, grammar("json_schema", SCHEMA), seed=seed))
+        assert set(value) == {"a", "b"}
+        assert value["a"] in ("x", "y")
+        assert isinstance(value["b"], bool)
+
+
+def test_a_required_tool_is_called(engine: LanguageEngine, made: Made) -> None:
+    text = written(engine, made, grammar("tools", TOOLS))
+    assert text.startswith("<tool_call>\n")
+    assert text.endswith("\n</tool_call>")
+    call = json.loads(text.removeprefix("<tool_call>").removesuffix("</tool_call>"))
+    assert call["name"] in ("paint", "look")
+    assert isinstance(call["arguments"], dict)
+
+
+def test_grammars_leave_neighbours_alone(engine: LanguageEngine, made: Made) -> None:
+    asked = prompts(made)
+    for number, prompt in enumerate(asked):
+        engine.add(number, prompt, GREEDY)
+    form = grammar("json_schema", SCHEMA)
+    engine.add(99, asked[0], msgspec.structs.replace(GREEDY, grammar=form, max_tokens=60))
+    engine.add(98, asked[1], msgspec.structs.replace(GREEDY, grammar=grammar("json_object")))
+    answers = drain(engine)
+    for number, prompt in enumerate(asked):
+        assert answers[number].tokens == reference(made, prompt)
+    assert made.tokenizer.decode(answers[98].tokens).lstrip().startswith("{")
+
+
+def add_with(engine: LanguageEngine, made: Made, prompt: list[int], form: Grammar) -> None:
+    if engine.name == "openvino-genai":
+        # Its pipeline would break: such grammars are proven in another process before.
+        prover = Prover(made.compiled, made.spec.vocabulary_size)
+        try:
+            prover.check(form)
+        finally:
+            prover.close()
+    engine.add(2, prompt, msgspec.structs.replace(GREEDY, grammar=form))
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        grammar("json_schema", {"type": "string", "pattern": "("}),
+        grammar("json_schema", {"$ref": "#/$defs/nowhere"}),
+        grammar("json_schema", {"type": "nonsense"}),
+        grammar(
+            "tools",
+            {**TOOLS, "tools": [{"name": "f", "parameters": {"type": "string", "pattern": "["}}]},
+        ),
+    ],
+    ids=["pattern", "ref", "type", "tool"],
+)
+def test_a_bad_schema_is_refused(engine: LanguageEngine, made: Made, form: Grammar) -> None:
+    (prompt,) = prompts(made, (5,))
+    engine.add(1, prompt, GREEDY)
+    with pytest.raises(InvalidInput, match="schema") as caught:
+        add_with(engine, made, prompt, form)
+    assert caught.value.param == ("tools" if form.kind == "tools" else "response_format")
+    assert drain(engine)[1].tokens == reference(made, prompt)
+    check_idle(engine)
+
+
+# Bounds
+
+
+def test_cancel_frees_the_cache(engine: LanguageEngine, made: Made) -> None:
+    asked = prompts(made, (40, 5, 40, 100))
+    answers: dict[int, Answer] = {}
+    for number, prompt in enumerate(asked):
+        engine.add(number, prompt, msgspec.structs.replace(GREEDY, max_tokens=200))
+    engine.cancel(3)
+    while len(answers) < 3:
+        advance(engine, answers)
+    assert engine.stats().cache_used > 0
+    engine.cancel(0)
+    engine.cancel(0)
+    engine.cancel(12345)
+    advance(engine, answers)
+    got = len(answers[0].tokens)
+    assert engine.stats().running == 2
+    engine.cancel(2)
+    drain(engine, answers)
+    assert len(answers[0].tokens) == got
+    assert 3 not in answers
+    assert answers[1].tokens == reference(made, asked[1], 200)
+    check_idle(engine)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_full_cache_makes_wait(name: str, made: Made) -> None:
+    tokens = 320
+    engine = load(name, made, cache_bytes=tokens * made.spec.kv_bytes_per_token * 2)
+    asked = prompts(made, (100, 60, 90, 5, 120, 30, 80, 40))
+    for number, prompt in enumerate(asked):
+        engine.add(number, prompt, msgspec.structs.replace(GREEDY, max_tokens=50))
+    answers: dict[int, Answer] = {}
+    most = 0.0
+    while engine.busy():
+        advance(engine, answers)
+        most = max(most, engine.stats().cache_used)
+    assert 0.3 < most <= 1
+    for number, prompt in enumerate(asked):
+        assert answers[number].tokens == reference(made, prompt, 50), number
+    check_idle(engine)
+    engine.close()
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_what_never_fits_ends(name: str, made: Made) -> None:
+    engine = load(name, made, cache_bytes=128 * made.spec.kv_bytes_per_token * 2)
+    short, long = prompts(made, (5, 1000))
+    answers: dict[int, Answer] = {}
+    engine.add(1, short, GREEDY)
+    try:
+        engine.add(2, long, GREEDY)
+    except ContextLengthExceeded:
+        pass
+    else:
+        drain(engine, answers)
+        assert (answers[2].tokens, answers[2].finish) == ([], "length")
+    drain(engine, answers)
+    assert answers[1].tokens == reference(made, short)
+    check_idle(engine)
+    engine.close()
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_no_more_sequences_than_allowed(name: str, made: Made) -> None:
+    engine = load(name, made, max_sequences=2)
+    for number, prompt in enumerate(prompts(made)):
+        engine.add(number, prompt, GREEDY)
+    answers: dict[int, Answer] = {}
+    while engine.busy():
+        before = {number: len(answer.tokens) for number, answer in answers.items()}
+        advance(engine, answers)
+        grown = [n for n, answer in answers.items() if len(answer.tokens) > before.get(n, 0)]
+        assert len(grown) <= 2
+    for number, prompt in enumerate(prompts(made)):
+        assert answers[number].tokens == reference(made, prompt)
+    engine.close()
+
+
+@pytest.mark.parametrize("prompt", [[], [-1], [5, 1 << 20]], ids=["empty", "negative", "large"])
+def test_foreign_tokens_are_refused(engine: LanguageEngine, prompt: list[int]) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        engine.add(1, prompt, GREEDY)
+    assert caught.value.param == "prompt"
+    check_idle(engine)
+
+
+def test_an_unknown_engine_is_named() -> None:
+    with pytest.raises(LMaaSError, match="openvino-genai, torch"):
+        make_language_engine("abacus")
