@@ -33,6 +33,7 @@ from lmaas.types import (
     ModelVersion,
     Payload,
     PublishOptions,
+    PullBody,
     PushOptions,
     Scope,
     Variant,
@@ -45,6 +46,7 @@ LENGTH = "inference-header-content-length"
 OCTETS = "application/octet-stream"
 TIMEOUT_S = 150.0
 PUBLISH_TIMEOUT_S = 1200.0
+PULL_TIMEOUT_S = 24 * 3600.0
 RETRIES = 2
 LONGEST_PAUSE_S = 10.0
 
@@ -104,6 +106,17 @@ class _Calls:
                 ],
                 extensions={"timeout": httpx.Timeout(PUBLISH_TIMEOUT_S).as_dict()},
             )
+        _check(response)
+        return msgspec.json.decode(response.content, type=ModelVersion)
+
+    def _pull(self, body: PullBody) -> Call[ModelVersion]:
+        response = yield self._request(
+            "POST",
+            "/api/pull",
+            content=msgspec.json.encode(body),
+            headers={"content-type": "application/json"},
+            extensions={"timeout": httpx.Timeout(TIMEOUT_S, read=PULL_TIMEOUT_S).as_dict()},
+        )
         _check(response)
         return msgspec.json.decode(response.content, type=ModelVersion)
 
@@ -261,6 +274,14 @@ class Client(_Calls):
         """Upload a .keras or .onnx file, a SavedModel, a checkpoint or a package (options None)."""
         return self._run(self._push(Path(path), options))
 
+    def pull(self, repo: str, *, name: str | None = None, task: str | None = None) -> ModelVersion:
+        """Let the server download `ORG/NAME[@revision]` from its hub and register it.
+
+        Returns when it is done; needs a key with the scope admin. Broken off, the next call
+        continues the download.
+        """
+        return self._run(self._pull(PullBody(repo=repo, name=name, task=task)))
+
     def compress(self, ref: str, options: CompressOptions) -> Variant:
         """Make a smaller form of a language model; needs a key with the scope admin.
 
@@ -399,6 +420,12 @@ class AsyncClient(_Calls):
     async def push(self, path: str | os.PathLike[str], options: PushOptions | None) -> ModelVersion:
         """See `Client.push`."""
         return await self._run(self._push(Path(path), options))
+
+    async def pull(
+        self, repo: str, *, name: str | None = None, task: str | None = None
+    ) -> ModelVersion:
+        """See `Client.pull`."""
+        return await self._run(self._pull(PullBody(repo=repo, name=name, task=task)))
 
     async def compress(self, ref: str, options: CompressOptions) -> Variant:
         """See `Client.compress`."""

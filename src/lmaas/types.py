@@ -186,6 +186,14 @@ class Progress(Record, frozen=True, kw_only=True):
     done: float
 
 
+class PullBody(Record, frozen=True, kw_only=True):
+    """A model that a server is to download: `ORG/NAME[@revision]`, and what it is to be here."""
+
+    repo: str
+    name: str | None = None
+    task: str | None = None
+
+
 class PullProgress(Record, frozen=True, kw_only=True):
     """How far a download is; the bytes are those of all its files, earlier runs' too."""
 

@@ -18,6 +18,7 @@ from lmaas.cli.output import home_options, server_options
 COMMANDS = {
     "demo": "lmaas.cli.demo",
     "serve": "lmaas.cli.serve",
+    "pull": "lmaas.cli.pull",
     "push": "lmaas.cli.push",
     "compress": "lmaas.cli.compress",
     "predict": "lmaas.cli.predict",
@@ -32,7 +33,18 @@ COMMANDS = {
 }
 """Each command's module, imported when it is asked for; the module's `command` is the command."""
 
-SERVER_COMMANDS = ("push", "compress", "predict", "models", "keys", "usage", "prices", "ps", "stop")
+SERVER_COMMANDS = (
+    "pull",
+    "push",
+    "compress",
+    "predict",
+    "models",
+    "keys",
+    "usage",
+    "prices",
+    "ps",
+    "stop",
+)
 """Commands that can talk to a server; the others work on the home of this machine."""
 
 

@@ -9,7 +9,7 @@ from lmaas.codecs.json import read
 from lmaas.errors import InvalidInput
 from lmaas.http.exchange import Exchange
 from lmaas.service import Service
-from lmaas.types import CompressOptions, KeyRecord, Record, Scope
+from lmaas.types import CompressOptions, KeyRecord, PullBody, Record, Scope
 
 MAX_BODY_BYTES = 65_536
 MAX_COMPRESS_BYTES = 8 << 20
@@ -78,6 +78,13 @@ async def load(service: Service, exchange: Exchange, path: dict[str, str]) -> No
 async def stop(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Unload a model after its running requests."""
     exchange.send_json(await service.stop_model(exchange.tenant, path["ref"]))
+
+
+async def pull(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+    """Download a model from the server's hub (HF_ENDPOINT) and register it; answers when done."""
+    body = read(await exchange.body(MAX_BODY_BYTES), PullBody)
+    version = await service.pull(exchange.tenant, body.repo, name=body.name, task=body.task)
+    exchange.send_json(version, status=201)
 
 
 async def compress(service: Service, exchange: Exchange, path: dict[str, str]) -> None:

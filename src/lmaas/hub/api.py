@@ -41,7 +41,7 @@ class _Lfs(msgspec.Struct):
 
 class _File(msgspec.Struct):
     rfilename: str
-    blobId: Annotated[str, Meta(pattern=r"\A[0-9a-f]{40}\Z")]  # noqa: N815 - the hub's name
+    blobId: Annotated[str, Meta(pattern=r"\A[0-9a-f]{40}\Z")]
     size: Annotated[int, Meta(ge=0)]
     lfs: _Lfs | None = None
 

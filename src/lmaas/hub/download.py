@@ -37,7 +37,7 @@ STEP_BYTES = 8 << 20
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 5.0
 READ_BYTES = 1 << 20
-REPORT_S = 0.1
+REPORT_S = 0.5
 CONTINUES = "Run it again: it continues where it stopped."
 
 Heard = Callable[[PullProgress], None]
