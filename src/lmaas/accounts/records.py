@@ -13,9 +13,11 @@ from lmaas.types import Record
 
 MICRO = 1_000_000
 """Millionths in one unit of money; also the tokens that a price is for."""
+MOST_MICRO = 1_000_000_000_000
+"""The largest price; budgets may be a thousand times as large."""
 Rate = Annotated[int, Meta(ge=1, le=1_000_000_000)]
-Money = Annotated[int, Meta(ge=0, le=1_000_000_000_000_000)]
-Cost = Annotated[int, Meta(ge=0, le=1_000_000_000_000)]
+Money = Annotated[int, Meta(ge=0, le=1000 * MOST_MICRO)]
+Cost = Annotated[int, Meta(ge=0, le=MOST_MICRO)]
 PeriodName = Literal["none", "day", "month"]
 Status = Literal["ok", "failed", "cancelled"]
 
@@ -103,10 +105,10 @@ def to_micro(text: str, param: str) -> int:
         whole = int(micro)
     except (InvalidOperation, ValueError, OverflowError):
         whole, micro = -1, Decimal(0)
-    if whole != micro or whole < 0:
+    if whole != micro or not 0 <= whole <= MOST_MICRO:
         raise InvalidInput(
-            f"{param} is an amount of money with at most 6 decimals, such as 12.50; "
-            f"received {text!r}.",
+            f"{param} is an amount of money up to a million with at most 6 decimals, such as "
+            f"12.50; received {text!r}.",
             param=param,
         )
     return whole

@@ -1,0 +1,396 @@
+"""The ledger: everything or nothing is held, once is settled, and the table is what was counted."""
+
+import asyncio
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from lmaas.accounts import usage
+from lmaas.accounts.journal import FOLDER
+from lmaas.accounts.keys import Keys
+from lmaas.accounts.ledger import SERVER_ENDED, Admission, Ledger
+from lmaas.accounts.records import FREE, Limits, Price, UsageRow
+from lmaas.accounts.terms import Terms
+from lmaas.errors import InsufficientQuota, InvalidInput, NotFound, RateLimited, Unavailable
+from lmaas.language import Usage
+from lmaas.registry.store import Registry
+from lmaas.types import TENANT, KeyRecord
+
+NOON = 1_900_000_000.0
+DAY_S = 86_400
+
+
+class Books:
+    """A ledger with a clock that stands still unless it is moved, and two keys."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.registry = Registry(home)
+        self.terms = Terms(self.registry.database)
+        keys = Keys(self.registry)
+        self.key, _ = keys.create(TENANT, "one", ("call",))
+        self.other, _ = keys.create(TENANT, "two", ("call",))
+        self.now = NOON
+        self.monotonic_ns = 10**12
+        self.count = 0
+        self.ledger = self.make()
+        self.ledger.open()
+
+    def make(self) -> Ledger:
+        return Ledger(self.registry, now=lambda: self.now, monotonic_ns=lambda: self.monotonic_ns)
+
+    def admit(self, tokens: int = 0, key: KeyRecord | None = None, model: str = "m:1") -> Admission:
+        self.count += 1
+        return self.ledger.admit(
+            key or self.key,
+            request_id=f"req-{self.count}",
+            endpoint="chat.completions",
+            model=model,
+            tokens=tokens,
+        )
+
+    def limit(self, key_id: str | None = "", **given: object) -> None:
+        place = self.key.id if key_id == "" else key_id
+        self.terms.set_limits(TENANT, place, Limits(**given))  # type: ignore[arg-type] # named
+
+    def pass_s(self, seconds: float) -> None:
+        self.now += seconds
+        self.monotonic_ns += int(seconds * 1e9)
+
+    def rows(self, *by: str, key_id: str | None = None) -> tuple[UsageRow, ...]:
+        self.ledger.flush()
+        return usage.report(
+            self.registry.database, TENANT, start="2030-01-01", end="2030-12-31", by=by,
+            key_id=key_id,
+        ).data  # fmt: skip
+
+    def cost(self) -> int:
+        return self.rows()[0].cost_micro
+
+
+@pytest.fixture
+def books(tmp_path: Path) -> Iterator[Books]:
+    books = Books(tmp_path)
+    yield books
+    books.ledger.shut()
+    books.registry.close()
+
+
+def test_200_at_once_against_a_budget_for_10(books: Books) -> None:
+    books.terms.set_price(TENANT, "m", Price(completion_micro=1_000_000))
+    books.limit(budget_micro=1000, period="day")
+
+    def ask(_: int) -> Admission | None:
+        try:
+            return books.admit(tokens=100)
+        except InsufficientQuota:
+            return None
+
+    with ThreadPoolExecutor(64) as threads:
+        admitted = [one for one in threads.map(ask, range(200)) if one]
+    assert len(admitted) == 10
+    for one in admitted:
+        one.settle(Usage(prompt=0, completion=100))
+    with pytest.raises(InsufficientQuota, match=r"0\.001 is spent"):
+        books.admit(tokens=1)
+    (row,) = books.rows()
+    assert (row.requests, row.cost_micro) == (10, 1000)
+
+
+def test_what_is_held_and_not_used_is_free_again(books: Books) -> None:
+    books.terms.set_price(TENANT, "m", Price(prompt_micro=1_000_000, completion_micro=2_000_000))
+    books.limit(budget_micro=1000, tokens_per_minute=1000)
+    first = books.admit(tokens=500)
+    with pytest.raises(InsufficientQuota):
+        books.admit(tokens=1)
+    first.settle(Usage(prompt=10, completion=20))
+    assert books.cost() == 50
+    books.admit(tokens=475).settle(None, "failed", "timed_out")
+    assert books.cost() == 50
+    second = books.admit(tokens=475)
+    assert dict(second.headers)[b"x-ratelimit-remaining-tokens"] == b"495"
+    second.settle(Usage(prompt=0, completion=475), "cancelled", "cancelled")
+    with pytest.raises(InsufficientQuota):
+        books.admit(tokens=1)
+    (row,) = books.rows()
+    assert (row.requests, row.failed, row.cancelled, row.cost_micro) == (3, 1, 1, 1000)
+
+
+def test_settled_twice_is_settled_once(books: Books) -> None:
+    books.terms.set_price(TENANT, "m", Price(request_micro=5))
+    books.limit(concurrent=1, budget_micro=100)
+    with books.admit() as one:
+        one.usage = Usage(prompt=1, completion=1)
+        one.settle(one.usage)
+        one.settle(None, "failed", "timed_out")
+    (row,) = books.rows()
+    assert (row.requests, row.failed, row.cost_micro) == (1, 0, 5)
+    two = books.admit()
+    with pytest.raises(RateLimited, match="at most 1"):
+        books.admit()
+    two.settle(None)
+
+
+def test_as_a_context_a_request_ends_with_what_ended_it(books: Books) -> None:
+    for error in (RateLimited("x"), KeyError(), asyncio.CancelledError()):
+        with pytest.raises(type(error)), books.admit():
+            raise error
+    with books.admit() as admission:
+        admission.usage = Usage(prompt=7)
+    (row,) = books.rows()
+    assert (row.requests, row.failed, row.cancelled, row.prompt_tokens) == (4, 2, 1, 7)
+
+
+def test_all_levels_must_allow_and_a_refusal_takes_nothing(books: Books) -> None:
+    books.limit(requests_per_minute=100, tokens_per_minute=1000)
+    books.limit(None, requests_per_minute=3, tokens_per_minute=50)
+    for _ in range(5):
+        with pytest.raises(RateLimited, match="tenant has 50"):
+            books.admit(tokens=60)
+    for _ in range(2):
+        books.admit(tokens=10).settle(Usage(prompt=10))
+    books.admit(tokens=10, key=books.other).settle(Usage(prompt=10))
+    with pytest.raises(RateLimited, match="tenant has 3 requests") as caught:
+        books.admit(tokens=10)
+    assert caught.value.retry_after_s == 20
+    books.pass_s(20)
+    headers = dict(books.admit(tokens=10).headers)
+    assert headers == {
+        b"x-ratelimit-limit-requests": b"3",
+        b"x-ratelimit-remaining-requests": b"0",
+        b"x-ratelimit-reset-requests": b"1m0s",
+        b"x-ratelimit-limit-tokens": b"50",
+        b"x-ratelimit-remaining-tokens": b"26",
+        b"x-ratelimit-reset-tokens": b"28s",
+    }
+    books.limit(None)
+    assert dict(books.admit().headers)[b"x-ratelimit-limit-requests"] == b"100"
+
+
+def test_a_request_that_can_never_run_says_so(books: Books) -> None:
+    books.limit(tokens_per_minute=50)
+    with pytest.raises(RateLimited, match="max_tokens") as caught:
+        books.admit(tokens=51)
+    assert caught.value.never
+
+
+def test_limits_of_another_process_are_seen_and_count_what_runs(books: Books) -> None:
+    running = [books.admit(tokens=100) for _ in range(3)]
+    other = Registry(books.home)
+    books.terms.set_price(TENANT, "m", Price(completion_micro=1_000_000))
+    priced = books.admit(tokens=100)
+    Terms(other.database).set_limits(
+        TENANT, books.key.id, Limits(concurrent=5, tokens_per_minute=600, budget_micro=250)
+    )
+    other.close()
+    # A commit of another connection shows after a millisecond.
+    books.registry.database._watched = (0, -1.0)
+    fifth = books.admit(tokens=100)
+    with pytest.raises(RateLimited, match="at most 5"):
+        books.admit()
+    priced.settle(Usage(prompt=0, completion=100))
+    with pytest.raises(InsufficientQuota):
+        books.admit(tokens=100)
+    for one in (*running, fifth):
+        one.settle(None)
+    books.admit(tokens=150).settle(Usage(prompt=0, completion=150))
+    assert books.cost() == 250
+
+
+def test_a_budget_set_later_knows_what_was_spent(books: Books) -> None:
+    books.terms.set_price(TENANT, "m", Price(request_micro=10))
+    books.admit().settle(None)
+    books.ledger.flush()
+    books.admit().settle(None)
+    held = books.admit()
+    books.limit(budget_micro=40)
+    books.admit().settle(None)
+    with pytest.raises(InsufficientQuota):
+        books.admit()
+    held.settle(None)
+    with pytest.raises(InsufficientQuota):
+        books.admit()
+    assert books.cost() == 40
+
+
+def test_a_period_ends_and_a_request_belongs_to_where_it_began(books: Books) -> None:
+    books.now = NOON // DAY_S * DAY_S + DAY_S - 1
+    books.terms.set_price(TENANT, "m", Price(request_micro=10))
+    books.limit(budget_micro=20, period="day")
+    books.admit().settle(None)
+    late = books.admit()
+    with pytest.raises(InsufficientQuota, match="starts again on 2030-03-18"):
+        books.admit()
+    books.now += 1
+    books.admit().settle(None)
+    late.settle(None)
+    books.admit().settle(None)
+    with pytest.raises(InsufficientQuota):
+        books.admit()
+    assert [row.cost_micro for row in books.rows("day")] == [20, 20]
+    # A clock that was wrong and is set back: that day's money is spent all the same.
+    books.now -= 1
+    with pytest.raises(InsufficientQuota):
+        books.admit()
+    books.now += 30 * DAY_S
+    books.admit().settle(None)
+
+
+def test_a_jump_of_the_wall_clock_moves_no_rate(books: Books) -> None:
+    books.limit(requests_per_minute=1)
+    books.admit()
+    books.now += 10 * DAY_S
+    with pytest.raises(RateLimited):
+        books.admit()
+    books.now -= 20 * DAY_S
+    books.monotonic_ns += 60 * 10**9
+    books.admit()
+
+
+def test_a_soft_budget_only_tells(books: Books) -> None:
+    books.terms.set_price(TENANT, "m", Price(request_micro=10))
+    books.limit(soft_budget_micro=10, period="month")
+    one = books.admit()
+    assert one.headers == []
+    one.settle(None)
+    assert books.admit().headers == [(b"x-lmaas-budget", b"soft budget passed")]
+
+
+def test_counters_are_what_the_table_adds_up_to(books: Books) -> None:
+    dice = random.Random(0)
+    books.terms.set_price(TENANT, "m", Price(prompt_micro=333_333, completion_micro=777_777))
+    books.limit(budget_micro=3000, period="day")
+    running: list[tuple[Admission, int]] = []
+    for _ in range(600):
+        if running and dice.random() < 0.5:
+            one, tokens = running.pop(dice.randrange(len(running)))
+            used = dice.randrange(tokens + 1)
+            one.settle(dice.choice([Usage(prompt=used), Usage(prompt=0, completion=used), None]))
+        else:
+            tokens = dice.randrange(1, 300)
+            try:
+                running.append((books.admit(tokens=tokens), tokens))
+            except InsufficientQuota:
+                books.pass_s(dice.randrange(DAY_S))
+        if dice.random() < 0.05:
+            books.ledger.flush()
+    for one, _ in running:
+        one.settle(None)
+    assert len(books.rows("day")) > 3
+    assert all(row.cost_micro <= 3000 for row in books.rows("day"))
+    (level,) = books.ledger._levels.values()
+    assert level.period is not None
+    assert level.period.reserved == 0
+    day = [r for r in books.rows("day") if r.cost_micro == level.period.spent]
+    assert day
+    assert level.running == 0
+
+
+def test_only_one_process_keeps_the_accounts(books: Books) -> None:
+    second = books.make()
+    second.open()
+    with pytest.raises(Unavailable):
+        second.admit(books.key, request_id="x", endpoint="e", model="m", tokens=0)
+    second.shut()
+    books.ledger.shut()
+    second.open()
+    second.admit(books.key, request_id="x", endpoint="e", model="m", tokens=0).settle(None)
+    second.shut()
+
+
+def test_what_was_not_written_is_found_once_at_the_next_start(books: Books) -> None:
+    books.terms.set_price(TENANT, "m", Price(request_micro=10))
+    books.limit(budget_micro=1000)
+    books.admit().settle(None)
+    lost = books.admit()
+    books.ledger.flush()
+    books.admit().settle(Usage(prompt=3, completion=4))
+    folder = books.home / FOLDER
+    spools = {path.name: path.read_bytes() for path in folder.glob("*.spool")}
+    assert spools
+    lost.settle(None)
+    books.ledger.shut()
+    for _ in range(2):  # As after a kill: the same notes, the second time with their rows there.
+        for name, content in spools.items():
+            (folder / name).write_bytes(content + b'["req-9","default","cut')
+        again = books.make()
+        again.open()
+        assert not list(folder.glob("*.spool"))
+        again.shut()
+    books.ledger = books.make()
+    books.ledger.open()
+    (row,) = books.rows()
+    assert (row.requests, row.prompt_tokens, row.cost_micro) == (3, 3, 30)
+    (level,) = books.ledger._levels.values()
+    assert level.period is not None
+    assert level.period.spent == 30
+
+
+def test_a_request_that_never_ended_becomes_a_failed_row(books: Books) -> None:
+    books.terms.set_price(TENANT, "m", Price(request_micro=10))
+    running = books.admit(tokens=100)
+    books.admit(tokens=5).settle(Usage(prompt=5))
+    (spool,) = (books.home / FOLDER).glob("*.spool")
+    content = spool.read_bytes()
+    running.settle(None)
+    books.ledger.shut()
+    with books.registry.database.write() as connection:
+        connection.exec_driver_sql("DELETE FROM usage")
+    spool.write_bytes(content)
+    books.ledger.open()
+    with books.registry.database.read() as connection:
+        query = "SELECT request_id, status, error_code, cost_micro FROM usage ORDER BY 1"
+        found = [tuple(row) for row in connection.exec_driver_sql(query)]
+    assert found == [("req-1", "failed", SERVER_ENDED, 0), ("req-2", "ok", None, 10)]
+
+
+def test_rows_are_grouped_and_bounded(books: Books) -> None:
+    books.admit(model="a:1").settle(Usage(prompt=1, cached=1))
+    books.admit(model="a:2", key=books.other).settle(Usage(prompt=2, completion=3, reasoning=1))
+    books.pass_s(DAY_S)
+    books.admit(model="b:1").settle(None, "failed", "x")
+    assert [(r.model, r.requests) for r in books.rows("model")] == [("a", 2), ("b", 1)]
+    assert [(r.day, r.prompt_tokens) for r in books.rows("day")] == [
+        ("2030-03-17", 3),
+        ("2030-03-18", 0),
+    ]
+    grouped = books.rows("day", "model", "key")
+    assert len(grouped) == 3
+    assert all(row.key and row.model and row.day for row in grouped)
+    (mine,) = books.rows(key_id=books.other.id)
+    assert (mine.completion_tokens, mine.reasoning_tokens, mine.key) == (3, 1, None)
+    database = books.registry.database
+    day = usage.report(database, TENANT, start="2030-03-18", end="2030-03-18")
+    assert day.data[0].requests == 1
+    assert usage.report(database, "nobody", start="2030-01-01", end="2030-12-31").data == (
+        usage.report(database, TENANT, start="2031-01-01", end="2031-12-31").data
+    )
+    for wrong in (
+        {"start": "soon"},
+        {"by": ["tenant"]},
+        {"start": "2031-01-02", "end": "2031-01-01"},
+        {"end": "9999-12-31"},
+        {"start": "1969-12-31"},
+    ):
+        with pytest.raises(InvalidInput):
+            usage.report(database, TENANT, **wrong)  # type: ignore[arg-type] # wrong on purpose
+
+
+def test_limits_and_prices_that_make_no_sense_are_refused(books: Books) -> None:
+    with pytest.raises(InvalidInput, match="period"):
+        books.limit(period="day")
+    with pytest.raises(InvalidInput, match="soft"):
+        books.limit(budget_micro=1, soft_budget_micro=2)
+    with pytest.raises(NotFound):
+        books.limit("nobody", concurrent=1)
+    with pytest.raises(NotFound):
+        books.terms.limits("another tenant", books.key.id)
+    with pytest.raises(InvalidInput):
+        books.terms.set_price(TENANT, "../m", FREE)
+    books.terms.set_price(TENANT, "m", Price(request_micro=1))
+    assert [item.model for item in books.terms.prices(TENANT)] == ["m"]
+    books.terms.set_price(TENANT, "m", FREE)
+    assert books.terms.prices(TENANT) == []
