@@ -73,6 +73,15 @@ class Admission:
         if not self.settled:
             self._ledger.settle(self, usage, status, error_code, self._start_ns)
 
+    def end(self, usage: Usage | None, status: Status, error: BaseException | None) -> None:
+        """Settle with what ended the request, if it was an error."""
+        code = error.code if isinstance(error, LMaaSError) else None
+        if status == "cancelled":
+            code = Cancelled.code
+        elif error is not None and code is None:
+            code = LMaaSError.code
+        self.settle(usage, status, code)
+
     def __enter__(self) -> Self:
         return self
 
@@ -175,6 +184,14 @@ class Ledger:
                 log.warning("Usage rows wait in the journal: %s", error)
 
     # Requests
+
+    def limits(self, key: KeyRecord) -> bool:
+        """Whether anything bounds what `key` may use."""
+        version = self._registry.data_version()
+        if version != self._seen:
+            self._refresh(version)
+        levels = self._levels_of.get((key.tenant, key.id))
+        return bool(self._find_levels(key.tenant, key.id) if levels is None else levels)
 
     def admit(
         self,

@@ -34,7 +34,7 @@ class Receiver(Protocol):
 
 Keep = Callable[[Ended, list[Delta]], None]
 """What takes a complete answer to be given again."""
-Run = Callable[[GenerateRequest, Receiver], Awaitable[Ended]]
+Run = Callable[[Receiver], Awaitable[Ended]]
 """What runs a request: a worker, or another service. Cancelling it cancels the request."""
 
 
@@ -65,9 +65,9 @@ class Generation:
         self._take(ended)
         self._end(Usage(0), "ok", None)
 
-    async def start(self, request: GenerateRequest, run: Run) -> None:
+    async def start(self, run: Run) -> None:
         """Begin, and wait for the first token or for what went wrong before it."""
-        self._task = asyncio.ensure_future(run(request, self))
+        self._task = asyncio.ensure_future(run(self))
         self._task.add_done_callback(self._over)
         try:
             await self._woken.wait()
