@@ -6,7 +6,6 @@ source with its weights rounded. Run by `placement.sandbox` only.
 
 import hashlib
 import math
-import os
 import shutil
 from collections.abc import Callable
 from importlib.resources import files
@@ -44,7 +43,6 @@ def run(body: bytes) -> bytes:
     """Make and measure one form; its VariantReport. Raises InvalidInput, MissingExtra."""
     request = msgspec.json.decode(body, type=Request)
     options = request.options
-    os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     compiled, target = Path(request.folder) / "compiled", Path(request.target)
     text = options.text if options.text is not None else built_in_text()
     ids = measure.tokens_of(compiled, text, request.context_length)

@@ -5,7 +5,6 @@ Knows folders, configs and tokenizers; what becomes of each architecture is its 
 """
 
 import importlib
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
@@ -23,6 +22,11 @@ CHECKPOINT_TASKS: dict[str, str] = {
 }
 """Who builds the package of a task: a function `(folder, options, target) -> Manifest`."""
 
+VOCABULARIES = (
+    "tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json",
+    "vocab.txt",
+)  # fmt: skip
+"""Files of which a tokenizer can be made."""
 KEPT = (
     "config.json", "generation_config.json",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -49,8 +53,6 @@ def build(path: Path, target: Path, options: PushOptions) -> Manifest:
     for field in ("labels", "image", "outputs_are", "sample"):
         if getattr(options, field) is not None:
             raise InvalidInput(f"A checkpoint takes no {field}.", param=field)
-    # Before any library of the family is imported: nothing may be asked of a hub.
-    os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     weights = refuse_checkpoint.check(path)
     task = options.task or task_of(read_config(path))
     if task not in CHECKPOINT_TASKS:
@@ -65,6 +67,7 @@ def build(path: Path, target: Path, options: PushOptions) -> Manifest:
     )
     target.mkdir(parents=True, exist_ok=True)
     keep(path, weights, target / "source")
+    check_config(target / "source")
     return builder(target / "source", options, target)
 
 
@@ -112,6 +115,18 @@ def keep(folder: Path, weights: list[Path], target: Path) -> None:
             shutil.copyfile(path, target / name)
 
 
+def check_config(folder: Path) -> None:
+    """Raise ModelRefused for a config that is not known or contradicts itself."""
+    from transformers import AutoConfig
+
+    try:
+        AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - a config that lies fails in any way it likes
+        raise ModelRefused(f"config.json is not valid: {short(error)}.") from None
+
+
 def load_model(kind: Any, folder: Path, dtype: Any, *, spare: Sequence[str] = ()) -> Any:
     """The torch model of `folder`, by the transformers class `kind`, ready to be called.
 
@@ -152,6 +167,9 @@ def load_tokenizer(folder: Path) -> Any:
     """
     from transformers import AutoTokenizer
 
+    if not any((folder / name).is_file() for name in VOCABULARIES):
+        # The library would make an empty tokenizer of the architecture's kind.
+        raise ModelRefused(f"The checkpoint has no tokenizer: expected {VOCABULARIES[0]}.")
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, use_fast=True

@@ -68,6 +68,7 @@ def run_child(
     folder = str(scratch)
     environment |= {"HOME": folder, "TMPDIR": folder, "KERAS_HOME": folder, "CI": "1"}
     environment |= {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONSAFEPATH": "1"}
+    environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     with (scratch / "log").open("wb") as log:
         child = subprocess.Popen(
             [sys.executable, "-m", "lmaas.placement.child", module, folder],
@@ -113,6 +114,8 @@ def _wait(
                     hint="Raise compile_disk_bytes.",
                 ) from None
         else:
+            if heard is not None:
+                _listen(scratch / PROGRESS, told, heard)
             return
 
 

@@ -130,6 +130,7 @@ class Registry:
                             created_at=time.time(),
                         )
                     )
+        self.collect_garbage()
         return self.resolve(version.tenant, version.ref)
 
     def set_alias(self, tenant: str, name: str, alias: str, version: int) -> None:
