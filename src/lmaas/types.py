@@ -338,12 +338,14 @@ class Answer(Record, frozen=True, kw_only=True):
 class TextsCall(Record, frozen=True, kw_only=True):
     """Texts, or lists of token ids, for an embedding model; for a reranker, what `query` asks.
 
-    `dimensions` cuts embeddings to their first so many numbers, at length 1 again.
+    `dimensions` cuts embeddings to their first so many numbers, at length 1 again. With
+    `count_only`, only the tokens are counted.
     """
 
     texts: tuple[str | tuple[int, ...], ...]
     query: str | None = None
     dimensions: int | None = None
+    count_only: bool = False
 
 
 class WorkerStatus(Record, frozen=True, kw_only=True):

@@ -105,7 +105,7 @@ def test_huggingface(texts: Running) -> None:
     client = InferenceClient(model=f"{texts.url}/models/minilm", token=texts.call_key)
     one = client.feature_extraction(CATS)
     assert one.shape == (384,)
-    many = client.feature_extraction(SENTENCES)  # type: ignore[arg-type]  # lists are taken too
+    many = client.feature_extraction(SENTENCES)
     assert many.shape == (4, 384)
     np.testing.assert_allclose(one, many[0], atol=5e-3)
     near, far = client.sentence_similarity(CATS, other_sentences=SENTENCES[1:3])

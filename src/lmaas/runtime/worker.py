@@ -204,6 +204,12 @@ class Worker:
             del self._live[request.id]
             self._send(failure(request.id, outcome))
             return
+        if not outcome.size:
+            del self._live[request.id]
+            record = self._record
+            answer = self._task.write({}, outcome, record.signature, record.model)
+            self._send(encode(Done(id=request.id, answer=answer)))
+            return
         request.begin(outcome)
         self._batcher.add(request)
 

@@ -72,7 +72,13 @@ class Embedding(text.TextTask):
             tokens = self._tokens(call, spec)
             check_dimensions(call.dimensions, spec)
             return text.batch(
-                tokens, signature, limits, param="input", raw=True, dimensions=call.dimensions
+                tokens,
+                signature,
+                limits,
+                param="input",
+                count_only=call.count_only,
+                raw=True,
+                dimensions=call.dimensions,
             )
         if payload.format != "json":
             raise InvalidInput("This model takes text.", hint='Send JSON {"inputs": "a text"}.')
@@ -130,6 +136,8 @@ class Embedding(text.TextTask):
         if batch.tensors is not None:
             return tensor.write(outputs, batch.tensors, signature, model)
         told = batch.parameters
+        if not batch.size:
+            return Answer(body=b"", tokens=told["tokens"])
         rows = text.in_order(outputs[signature.outputs[0].name], batch)
         if not np.isfinite(rows).all():
             raise LMaaSError("The model's vectors hold NaN or infinity for this input.")

@@ -184,7 +184,13 @@ def check_texts(texts: Any, *, param: str, allow_empty: bool = False) -> list[st
 
 
 def batch(
-    tokens: Sequence[Tokens], signature: Signature, limits: Limits, *, param: str, **told: Any
+    tokens: Sequence[Tokens],
+    signature: Signature,
+    limits: Limits,
+    *,
+    param: str,
+    count_only: bool = False,
+    **told: Any,
 ) -> Batch:
     """`tokens` as the model takes them, shortest first, in parts where they are many.
 
@@ -203,6 +209,8 @@ def batch(
         raise PayloadTooLarge(
             f"{param} has {total} tokens; at most {limits.max_elements} are taken.", param=param
         )
+    if count_only:
+        return Batch(arrays={}, size=0, parameters={"tokens": total})
     order = sorted(range(len(tokens)), key=lengths.__getitem__)
     padded = [min(bucket(lengths[index]), spec.context_length) for index in order]
     has_types = len(signature.inputs) > 2

@@ -52,7 +52,10 @@ class TextRanking(text.TextTask):
             return text.read_tensors(payload, signature, limits)
         if payload.format == "texts":
             call = text.read_call(payload.body)
-            return self._batch(call.query, call.texts, signature, limits, raw=True)
+            batch = self._batch(call.query, call.texts, signature, limits, raw=True)
+            if call.count_only:
+                return Batch(arrays={}, size=0, parameters=batch.parameters)
+            return batch
         if payload.format != "json":
             raise InvalidInput(
                 "This model takes text.",
@@ -82,6 +85,8 @@ class TextRanking(text.TextTask):
         """Relevance from 0 to 1: raw numbers for our own doors, JSON for the others."""
         if batch.tensors is not None:
             return tensor.write(outputs, batch.tensors, signature, model)
+        if not batch.size:
+            return Answer(body=b"", tokens=batch.parameters["tokens"])
         scores = relevance(text.in_order(outputs[signature.outputs[0].name], batch))[:, 0]
         if not np.isfinite(scores).all():
             raise LMaaSError("The model's scores hold NaN or infinity for this input.")
