@@ -204,10 +204,10 @@ class Worker:
             del self._live[request.id]
             self._send(failure(request.id, outcome))
             return
-        if not outcome.size:
-            del self._live[request.id]
+        if not outcome.arrays and not outcome.parts:
             record = self._record
             answer = self._task.write({}, outcome, record.signature, record.model)
+            del self._live[request.id]
             self._send(encode(Done(id=request.id, answer=answer)))
             return
         request.begin(outcome)

@@ -21,7 +21,7 @@ class Batch(msgspec.Struct, kw_only=True):
     `single` says that the caller sent one sample without a batch axis and wants one result.
     `tensors` is set when the request came as Open Inference Protocol tensors. Where samples differ
     in shape or are many, `parts` run one after another and `arrays` is empty; their outputs in this
-    order answer the request. With `size` 0 there is nothing to run: `write` gets no outputs.
+    order answer the request. With neither there is nothing to run: `write` gets no outputs.
     `row_cost` is how much work a row is, in units of the task's own.
     """
 
