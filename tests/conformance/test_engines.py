@@ -29,6 +29,8 @@ pytest.importorskip("transformers")
 ENGINES = ["openvino-genai", "torch"]
 LENGTHS = (3, 40, 7, 100, 1, 17)
 GREEDY = TokenSampling(max_tokens=24, temperature=0)
+TOLERANCE = 0.01
+"""Of log probabilities in f32: an engine may keep its cache in 16 bits."""
 OPTIONS = EngineOptions(precision="f32", cache_bytes=1 << 22)
 
 
@@ -40,7 +42,6 @@ class Made(NamedTuple):
     spec: LanguageSpec
     model: Any
     tokenizer: Any
-    written: dict[tuple[int, ...], list[int]]
 
     def folder(self, engine: str) -> Path:
         return self.compiled if engine == "openvino-genai" else self.source
@@ -63,7 +64,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
     source = tmp_path_factory.mktemp("source")
     package = tmp_path_factory.mktemp("package")
-    # Weights so large that the next token is seldom a close call.
+    # Weights so large that some tokens are clearly likelier than others.
     make_qwen3(source, initializer_range=0.15, max_position_embeddings=2048)
     with warnings.catch_warnings():
         # The exporter's own, which the server meets in a child process.
@@ -76,7 +77,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         manifest.signature.language,
         checkpoint.load_model(AutoModelForCausalLM, source, torch.float32),
         checkpoint.load_tokenizer(source),
-        {},
     )
 
 
@@ -101,20 +101,20 @@ def prompts(made: Made, lengths: Sequence[int] = LENGTHS) -> list[list[int]]:
     ]
 
 
-def reference(made: Made, prompt: list[int], count: int = GREEDY.max_tokens) -> list[int]:
-    """What transformers itself writes, greedily."""
-    known = made.written.get(tuple(prompt), [])
-    if len(known) < count:
-        out = made.model.generate(
-            torch.tensor([prompt]),
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            max_new_tokens=count,
-            do_sample=False,
-            eos_token_id=None,
-            pad_token_id=0,
-        )
-        known = made.written[tuple(prompt)] = out[0, len(prompt) :].tolist()
-    return known[:count]
+def logprobs(made: Made, prompt: list[int], tokens: list[int]) -> Any:
+    """The source's log probabilities at the place of each of `tokens`: (tokens, vocabulary)."""
+    with torch.inference_mode():
+        logits = made.model(torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1]
+    return logits.log_softmax(-1)
+
+
+def check_greedy(made: Made, prompt: list[int], tokens: list[int]) -> None:
+    """Each token is the one that the source holds most likely, or as good as that."""
+    assert tokens
+    values = logprobs(made, prompt, tokens)
+    own = values.gather(-1, torch.tensor(tokens)[:, None])[:, 0]
+    short = values.amax(-1) - own
+    assert float(short.max()) < TOLERANCE, f"token {int(short.argmax())} is not the likeliest"
 
 
 def drain(engine: LanguageEngine, answers: dict[int, Answer] | None = None) -> dict[int, Answer]:
@@ -164,8 +164,8 @@ def check_idle(engine: LanguageEngine) -> None:
 def test_greedy_is_the_source_s(engine: LanguageEngine, made: Made) -> None:
     for prompt in prompts(made):
         answer = run(engine, prompt)
-        assert answer.tokens == reference(made, prompt)
-        assert answer.finish == "length"
+        check_greedy(made, prompt, answer.tokens)
+        assert (len(answer.tokens), answer.finish) == (GREEDY.max_tokens, "length")
         assert not answer.scores
     check_idle(engine)
 
@@ -176,7 +176,7 @@ def test_many_at_once_are_as_alone(engine: LanguageEngine, made: Made) -> None:
         engine.add(number, prompt, GREEDY)
     answers = drain(engine)
     for number, prompt in enumerate(asked):
-        assert answers[number].tokens == reference(made, prompt)
+        check_greedy(made, prompt, answers[number].tokens)
     check_idle(engine)
 
 
@@ -190,7 +190,8 @@ def test_joining_and_leaving_changes_nothing(engine: LanguageEngine, made: Made)
             advance(engine, answers)
     drain(engine, answers)
     for number, prompt in enumerate(prompts(made)):
-        assert answers[number].tokens == reference(made, prompt, counts[number])
+        check_greedy(made, prompt, answers[number].tokens)
+        assert len(answers[number].tokens) == counts[number]
     check_idle(engine)
 
 
@@ -206,8 +207,8 @@ def test_long_prompt_beside_running(engine: LanguageEngine, made: Made) -> None:
         advance(engine, answers)
     assert len(answers[1].tokens) > before + 1, "the running answer goes on meanwhile"
     drain(engine, answers)
-    assert answers[1].tokens == reference(made, short, 40)
-    assert answers[2].tokens == reference(made, long)
+    check_greedy(made, short, answers[1].tokens)
+    check_greedy(made, long, answers[2].tokens)
 
 
 # Sampling
@@ -231,7 +232,7 @@ def test_seeds(engine: LanguageEngine, made: Made) -> None:
 
 def test_limits(engine: LanguageEngine, made: Made) -> None:
     (prompt,) = prompts(made, (5,))
-    free = reference(made, prompt)
+    free = run(engine, prompt).tokens
     one = run(engine, prompt, max_tokens=1)
     assert (one.tokens, one.finish) == (free[:1], "length")
     stop = next(token for token in free[3:] if token not in free[:3])
@@ -295,15 +296,14 @@ def test_logprobs_are_the_source_s(engine: LanguageEngine, made: Made) -> None:
     (prompt,) = prompts(made, (17,))
     top = 0 if "top_logprobs" in engine.unsupported else 3
     answer = run(engine, prompt, logprobs=top)
-    with torch.inference_mode():
-        logits = made.model(torch.tensor([prompt + answer.tokens])).logits[0, len(prompt) - 1 : -1]
-    values = logits.log_softmax(-1)
+    values = logprobs(made, prompt, answer.tokens)
     assert len(answer.scores) == len(answer.tokens)
     for row, token, score in zip(values, answer.tokens, answer.scores, strict=True):
-        assert score.logprob == pytest.approx(float(row[token]), abs=1e-3)
-        best = row.topk(top)
-        assert [other for other, _ in score.top] == best.indices.tolist()
-        assert [value for _, value in score.top] == pytest.approx(best.values.tolist(), abs=1e-3)
+        assert score.logprob == pytest.approx(float(row[token]), abs=TOLERANCE)
+        best = row.topk(top).values.tolist()
+        assert [value for _, value in score.top] == pytest.approx(best, abs=TOLERANCE)
+        for other, value in score.top:
+            assert value == pytest.approx(float(row[other]), abs=TOLERANCE)
 
 
 def test_prompt_logprobs(engine: LanguageEngine, made: Made) -> None:
@@ -316,8 +316,9 @@ def test_prompt_logprobs(engine: LanguageEngine, made: Made) -> None:
     assert scores[0] == TokenScore(None)
     told = [score.logprob for score in scores[1:]]
     want = [float(row[token]) for row, token in zip(values, prompt[1:], strict=False)]
-    assert told == pytest.approx(want, abs=1e-3)
-    assert [score.top[0][0] for score in scores[1:]] == values.argmax(-1).tolist()[:-1]
+    assert told == pytest.approx(want, abs=TOLERANCE)
+    best = [score.top[0][1] for score in scores[1:]]
+    assert best == pytest.approx(values.amax(-1).tolist()[:-1], abs=TOLERANCE)
     assert engine.score(prompt[:1], 0) == [TokenScore(None)]
     check_idle(engine)
 
@@ -333,7 +334,10 @@ SCHEMA = {
 TOOLS: dict[str, Any] = {
     "required": True,
     "parallel": False,
-    "tools": [{"name": "paint", "parameters": SCHEMA}, {"name": "look", "parameters": {}}],
+    "tools": [
+        {"name": "paint", "parameters": SCHEMA},
+        {"name": "look", "parameters": {"type": "object", "additionalProperties": False}},
+    ],
 }
 
 
@@ -341,31 +345,55 @@ def grammar(kind: Any, content: Any = None) -> Grammar:
     return Grammar(kind=kind, text="" if content is None else json.dumps(content))
 
 
-def written(engine: LanguageEngine, made: Made, form: Grammar, **fields: Any) -> str:
-    """The text that fits `form`, sampled so that a model without sense comes to an end."""
-    fields = {"seed": 1, "max_tokens": 400, "stop_token_ids": made.spec.stop_token_ids} | fields
+def written(engine: LanguageEngine, made: Made, form: Grammar) -> list[str]:
+    """The texts that the model wrote to the end. It has no sense, and may write blanks forever."""
     (prompt,) = prompts(made, (5,))
-    answer = run(engine, prompt, temperature=1.0, grammar=form, **fields)
-    assert answer.finish == "stop"
-    text: str = made.tokenizer.decode([t for t in answer.tokens if t not in (0, 1, 2)])
-    return text
+    hot = TokenSampling(
+        max_tokens=300, temperature=2.0, stop_token_ids=made.spec.stop_token_ids, grammar=form
+    )
+    for seed in range(8):
+        engine.add(seed, prompt, msgspec.structs.replace(hot, seed=seed))
+    whole = [answer.tokens for answer in drain(engine).values() if answer.finish == "stop"]
+    texts = [made.tokenizer.decode([t for t in tokens if t > 2]) for tokens in whole]
+    assert len(texts) > 2
+    return texts
 
 
 def test_a_schema_is_kept(engine: LanguageEngine, made: Made) -> None:
-    for seed in range(3):
-        value = json.loads(written(engine, made, grammar("json_schema", SCHEMA), seed=seed))
+    for text in written(engine, made, grammar("json_schema", SCHEMA)):
+        value = json.loads(text)
         assert set(value) == {"a", "b"}
         assert value["a"] in ("x", "y")
         assert isinstance(value["b"], bool)
 
 
 def test_a_required_tool_is_called(engine: LanguageEngine, made: Made) -> None:
-    text = written(engine, made, grammar("tools", TOOLS))
-    assert text.startswith("<tool_call>\n")
-    assert text.endswith("\n</tool_call>")
-    call = json.loads(text.removeprefix("<tool_call>").removesuffix("</tool_call>"))
-    assert call["name"] in ("paint", "look")
-    assert isinstance(call["arguments"], dict)
+    for text in written(engine, made, grammar("tools", TOOLS)):
+        assert text.startswith("<tool_call>\n")
+        assert text.endswith("\n</tool_call>")
+        call = json.loads(text.removeprefix("<tool_call>").removesuffix("</tool_call>"))
+        assert set(call) == {"name", "arguments"}
+        if call["name"] == "look":
+            assert call["arguments"] == {}
+        else:
+            assert call["name"] == "paint"
+            assert set(call["arguments"]) == {"a", "b"}
+
+
+def test_a_tool_may_be_called(engine: LanguageEngine, made: Made) -> None:
+    (prompt,) = prompts(made, (5,))
+    form = grammar("tools", {**TOOLS, "required": False, "parallel": True})
+    free = run(engine, prompt, grammar=form)
+    assert "tool_call" not in made.tokenizer.decode(free.tokens)
+    if "logit_bias" in engine.unsupported:
+        pytest.skip("nothing can make a model without sense call a tool")
+    begin = made.tokenizer.convert_tokens_to_ids("<tool_call>")
+    called = run(engine, prompt, grammar=form, logit_bias={begin: 100.0}, max_tokens=200)
+    calls = made.tokenizer.decode(called.tokens).split("<tool_call>")
+    assert len(calls) > 2, "it calls again and again"
+    assert calls[0] == ""
+    for call in calls[1:-1]:
+        assert json.loads(call.removesuffix("</tool_call>"))["name"] in ("paint", "look")
 
 
 def test_grammars_leave_neighbours_alone(engine: LanguageEngine, made: Made) -> None:
@@ -377,7 +405,7 @@ def test_grammars_leave_neighbours_alone(engine: LanguageEngine, made: Made) -> 
     engine.add(98, asked[1], msgspec.structs.replace(GREEDY, grammar=grammar("json_object")))
     answers = drain(engine)
     for number, prompt in enumerate(asked):
-        assert answers[number].tokens == reference(made, prompt)
+        check_greedy(made, prompt, answers[number].tokens)
     assert made.tokenizer.decode(answers[98].tokens).lstrip().startswith("{")
 
 
@@ -411,7 +439,7 @@ def test_a_bad_schema_is_refused(engine: LanguageEngine, made: Made, form: Gramm
     with pytest.raises(InvalidInput, match="schema") as caught:
         add_with(engine, made, prompt, form)
     assert caught.value.param == ("tools" if form.kind == "tools" else "response_format")
-    assert drain(engine)[1].tokens == reference(made, prompt)
+    check_greedy(made, prompt, drain(engine)[1].tokens)
     check_idle(engine)
 
 
@@ -437,7 +465,7 @@ def test_cancel_frees_the_cache(engine: LanguageEngine, made: Made) -> None:
     drain(engine, answers)
     assert len(answers[0].tokens) == got
     assert 3 not in answers
-    assert answers[1].tokens == reference(made, asked[1], 200)
+    check_greedy(made, asked[1], answers[1].tokens)
     check_idle(engine)
 
 
@@ -455,7 +483,7 @@ def test_a_full_cache_makes_wait(name: str, made: Made) -> None:
         most = max(most, engine.stats().cache_used)
     assert 0.3 < most <= 1
     for number, prompt in enumerate(asked):
-        assert answers[number].tokens == reference(made, prompt, 50), number
+        check_greedy(made, prompt, answers[number].tokens)
     check_idle(engine)
     engine.close()
 
@@ -474,7 +502,7 @@ def test_what_never_fits_ends(name: str, made: Made) -> None:
         drain(engine, answers)
         assert (answers[2].tokens, answers[2].finish) == ([], "length")
     drain(engine, answers)
-    assert answers[1].tokens == reference(made, short)
+    check_greedy(made, short, answers[1].tokens)
     check_idle(engine)
     engine.close()
 
@@ -488,10 +516,14 @@ def test_no_more_sequences_than_allowed(name: str, made: Made) -> None:
     while engine.busy():
         before = {number: len(answer.tokens) for number, answer in answers.items()}
         advance(engine, answers)
-        grown = [n for n, answer in answers.items() if len(answer.tokens) > before.get(n, 0)]
-        assert len(grown) <= 2
+        going = [
+            number
+            for number, answer in answers.items()
+            if len(answer.tokens) > before.get(number, 0) and not answer.finish
+        ]
+        assert len(going) <= 2
     for number, prompt in enumerate(prompts(made)):
-        assert answers[number].tokens == reference(made, prompt)
+        check_greedy(made, prompt, answers[number].tokens)
     engine.close()
 
 
