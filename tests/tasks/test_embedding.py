@@ -73,8 +73,8 @@ def test_texts_are_sorted_padded_little_and_answered_in_their_order(embedding: T
     batch = embedding.read(payload(*texts), EMBEDS, Limits())
     assert batch.size == len(lengths)
     widths = [part.arrays["input_ids"].shape for part in batch.parts]
-    assert widths == [(4, 16), (1, 48), (1, 112), (1, 256), (1, 300)]
-    assert [part.row_cost for part in batch.parts] == [16, 48, 112, 256, 300]
+    assert widths == [(4, 16), (1, 48), (1, 112), (1, 224), (1, 300)]
+    assert [part.row_cost for part in batch.parts] == [16, 48, 112, 224, 300]
     told = answer(embedding, EMBEDS, payload(*texts))
     got = np.frombuffer(told.body, "<f4").reshape(-1, 4)[:, 0]
     assert got.tolist() == [length + 2 for length in lengths]
@@ -91,7 +91,7 @@ def test_many_texts_run_in_parts_of_bounded_size(embedding: Task) -> None:
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 127, 128, 129, 192, 193])
 def test_buckets(length: int) -> None:
     padded = text.bucket(length)
-    assert length <= padded < length + (16 if length <= 128 else 64)
+    assert length <= padded < length + (16 if length <= 128 else 32)
     assert padded % 16 == 0
 
 

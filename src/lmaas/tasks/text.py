@@ -20,10 +20,10 @@ from lmaas.types import BATCH, LanguageSpec, Payload, Signature, TensorSpec, Tex
 MAX_TEXTS: Final = 2048
 CHARS_PER_TOKEN: Final = 64
 """A text with more characters for each token of the context is refused before it is tokenised."""
-PART_TOKENS: Final = 2048
+PART_TOKENS: Final = 1024
 """A request with more, padding counted, runs in parts, so that others get their turn between."""
 PART_ROWS: Final = 32
-FINE_STEP, COARSE_STEP, FINE_UP_TO = 16, 64, 128
+FINE_STEP, COARSE_STEP, FINE_UP_TO = 16, 32, 128
 IDS, MASK, TYPES = "input_ids", "attention_mask", "token_type_ids"
 
 Text = str | tuple[str, str]
