@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequen
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -25,7 +25,7 @@ from lmaas.config import Settings
 from lmaas.errors import FULL, InvalidInput, NotFound, StorageFull
 from lmaas.hub.download import check_task, download, locked
 from lmaas.hub.repo import default_name, parse_ref
-from lmaas.language import Delta, Ended, GenerateRequest
+from lmaas.language import Delta, Ended, GenerateRequest, Usage
 from lmaas.placement import sandbox
 from lmaas.registry.fsck import FsckReport
 from lmaas.registry.names import check_name
@@ -60,6 +60,8 @@ from lmaas.types import (
 )
 
 T = TypeVar("T")
+TOKEN_BYTES = 3
+"""Bytes of text that are held as one token until the model has counted them."""
 
 
 class Verified(Record, frozen=True, kw_only=True):
@@ -67,6 +69,14 @@ class Verified(Record, frozen=True, kw_only=True):
 
     manifest: Manifest
     parity: ParityReport
+
+
+class Predicted(NamedTuple):
+    """An answer, the version that gave it, and headers that tell what is left of the limits."""
+
+    version: ModelVersion
+    answer: Answer
+    headers: list[tuple[bytes, bytes]]
 
 
 class Service:
@@ -134,12 +144,34 @@ class Service:
         """The version that `name`, `name:3` or `name@alias` refers to. Raises ModelNotFound."""
         return self.router.resolve(tenant, ref)
 
-    async def predict(self, tenant: str, ref: str, payload: Payload) -> tuple[ModelVersion, Answer]:
+    async def predict(
+        self, key: KeyRecord, ref: str, payload: Payload, *, endpoint: str, request_id: str
+    ) -> Predicted:
         """Run one request; also says which version answered.
 
-        Cancelling the awaiting task cancels the request, queued or running.
+        `endpoint` and `request_id` name the request in the usage ledger. Cancelling the awaiting
+        task cancels the request, queued or running.
         """
-        return await self.router.call(tenant, ref, payload)
+        tenant = key.tenant
+        version = self.router.resolve(tenant, ref)
+        tokens = len(payload.body) // TOKEN_BYTES if payload.format == "texts" else 0
+        admission = self.ledger.admit(
+            key,
+            request_id=request_id,
+            endpoint=endpoint,
+            model=version.ref,
+            tokens=tokens,
+            prompt_tokens=tokens,
+        )
+        with admission:
+            version, answer = await self.router.call(tenant, ref, payload)
+            if answer.tokens:
+                admission.usage = Usage(answer.tokens)
+        return Predicted(version, answer, admission.headers)
+
+    async def predict_here(self, tenant: str, ref: str, payload: Payload) -> Answer:
+        """Run one request of whoever owns this home, without a key and without accounts."""
+        return (await self.router.call(tenant, ref, payload))[1]
 
     async def generate(
         self,

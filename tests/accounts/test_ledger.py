@@ -376,7 +376,7 @@ def test_rows_are_grouped_and_bounded(books: Books) -> None:
         {"start": "1969-12-31"},
     ):
         with pytest.raises(InvalidInput):
-            usage.report(database, TENANT, **wrong)  # type: ignore[arg-type] # wrong on purpose
+            usage.report(database, TENANT, **wrong)
 
 
 def test_limits_and_prices_that_make_no_sense_are_refused(books: Books) -> None:

@@ -58,7 +58,7 @@ def command(
 
                 async def call() -> "Answer":
                     async with service.running():
-                        return (await service.predict(TENANT, name, payload))[1]
+                        return await service.predict_here(TENANT, name, payload)
 
                 answer = asyncio.run(call())
     result = read_answer(answer)

@@ -66,7 +66,11 @@ async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> 
     require_task(service.model(exchange.tenant, request.model), "embedding", "/v1/embeddings")
     call = TextsCall(texts=inputs_of(request.input), dimensions=request.dimensions)
     payload = Payload(format="texts", body=msgspec.msgpack.encode(call))
-    version, answer = await service.predict(exchange.tenant, request.model, payload)
+    assert exchange.key is not None
+    version, answer, headers = await service.predict(
+        exchange.key, request.model, payload, endpoint="embeddings", request_id=exchange.id
+    )
+    exchange.extra += headers
     exchange.model = version.ref
     exchange.extra.append((b"x-lmaas-model", version.ref.encode()))
     exchange.send_json(
@@ -123,7 +127,7 @@ async def _data(raw: bytes, count: int, encoding: str) -> msgspec.Raw:
                 if encoding == "base64":
                     vector = base64.b64encode(row).decode()
                 else:
-                    vector = row.cast("f").tolist()
+                    vector = [float(number) for number in row.cast("f")]
                 rows.append(Embedding(index=index, embedding=vector))
             parts.append(msgspec.json.encode(rows)[1:-1])
     return msgspec.Raw(b"[%b]" % b",".join(parts))

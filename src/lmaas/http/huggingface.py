@@ -10,7 +10,11 @@ async def infer(service: Service, exchange: Exchange, path: dict[str, str]) -> N
     body = await exchange.body(service.settings.max_body_bytes)
     is_json = exchange.headers.get(b"content-type", b"").startswith(b"application/json")
     payload = Payload(format="json" if is_json else "image", body=body)
-    version, answer = await service.predict(exchange.tenant, path["ref"], payload)
+    assert exchange.key is not None
+    version, answer, headers = await service.predict(
+        exchange.key, path["ref"], payload, endpoint="models", request_id=exchange.id
+    )
+    exchange.extra += headers
     exchange.model = version.ref
     exchange.extra.append((b"x-lmaas-model", version.ref.encode()))
     exchange.send(answer.body)

@@ -72,7 +72,11 @@ async def infer(service: Service, exchange: Exchange, path: dict[str, str]) -> N
     if length is not None and not length.isdigit():
         raise InvalidInput("Inference-Header-Content-Length must be a number.")
     payload = Payload(format="tensors", body=body, json_bytes=int(length) if length else None)
-    version, answer = await service.predict(exchange.tenant, _ref(path), payload)
+    assert exchange.key is not None
+    version, answer, headers = await service.predict(
+        exchange.key, _ref(path), payload, endpoint="infer", request_id=exchange.id
+    )
+    exchange.extra += headers
     exchange.model = version.ref
     exchange.extra.append((b"x-lmaas-model", version.ref.encode()))
     kind = JSON

@@ -56,7 +56,11 @@ async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> 
     payload = Payload(
         format="texts", body=msgspec.msgpack.encode(TextsCall(texts=texts, query=request.query))
     )
-    version, answer = await service.predict(exchange.tenant, request.model, payload)
+    assert exchange.key is not None
+    version, answer, headers = await service.predict(
+        exchange.key, request.model, payload, endpoint="rerank", request_id=exchange.id
+    )
+    exchange.extra += headers
     with memoryview(answer.body) as view:
         scores = view.cast("f").tolist()
     best = sorted(range(len(scores)), key=lambda index: -scores[index])[: request.top_n]
