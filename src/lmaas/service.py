@@ -60,8 +60,6 @@ from lmaas.types import (
 )
 
 T = TypeVar("T")
-TOKEN_BYTES = 3
-"""Bytes of text that are held as one token until the model has counted them."""
 
 
 class Verified(Record, frozen=True, kw_only=True):
@@ -154,7 +152,7 @@ class Service:
         """
         tenant = key.tenant
         version = self.router.resolve(tenant, ref)
-        tokens = len(payload.body) // TOKEN_BYTES if payload.format == "texts" else 0
+        tokens = await self._text_tokens(key, version, ref, payload)
         admission = self.ledger.admit(
             key,
             request_id=request_id,
@@ -168,6 +166,15 @@ class Service:
             if answer.tokens:
                 admission.usage = Usage(answer.tokens)
         return Predicted(version, answer, admission.headers)
+
+    async def _text_tokens(
+        self, key: KeyRecord, version: ModelVersion, ref: str, payload: Payload
+    ) -> int:
+        """Tokens of the texts, counted only for keys with limits: others need not wait for it."""
+        if version.manifest.signature.language is None or not self.ledger.limits(key):
+            return 0
+        counting = msgspec.structs.replace(payload, count_only=True)
+        return (await self.router.call(key.tenant, ref, counting))[1].tokens
 
     async def predict_here(self, tenant: str, ref: str, payload: Payload) -> Answer:
         """Run one request of whoever owns this home, without a key and without accounts."""
@@ -325,7 +332,15 @@ class Service:
                 "path": str(path.absolute()),
                 "folder": str(scratch / "package"),
                 "options": options,
+                "base": None,
             }
+            if options.base is not None:
+                version = self.registry.resolve(tenant, options.base)
+                parent = version.ref
+                unpack = asyncio.to_thread(
+                    self.registry.unpack, version, scratch / "base", ("source",)
+                )
+                request["base"] = str(await _to_end(unpack) / "source")
             await self._child("lmaas.frameworks.importer", request, scratch)
             package = scratch / "package"
             return await self.publish_package(tenant, package, origin=origin, parent=parent)

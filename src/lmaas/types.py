@@ -165,7 +165,8 @@ class Manifest(Record, frozen=True, kw_only=True):
 
 
 class PushOptions(Record, frozen=True, kw_only=True):
-    """What a caller says of model files that it pushes. `sample` names a file of sample inputs.
+    """What a caller says of model files that it pushes. `sample` names a file of sample inputs,
+    `base` the model that a LoRA adapter was made for.
 
     `task` may be left out for a checkpoint, whose architecture tells it, and for a package.
     """
@@ -176,6 +177,7 @@ class PushOptions(Record, frozen=True, kw_only=True):
     image: ImageSpec | None = None
     outputs_are: Literal["logits", "probabilities"] | None = None
     sample: str | None = None
+    base: str | None = None
     card: str = ""
 
 
@@ -315,13 +317,15 @@ class Payload(Record, frozen=True, kw_only=True):
     Formats: "image" (any image file's bytes), "json" (`{"inputs": …, "parameters": …}`),
     "generate" (a `language.GenerateRequest` in msgpack), "texts" (a `TextsCall` in msgpack,
     answered by raw float32 numbers) and "tensors" (an Open Inference Protocol
-    v2 body; with the binary extension, `json_bytes` is the length of its JSON part).
+    v2 body; with the binary extension, `json_bytes` is the length of its JSON part). With
+    `count_only`, a model that reads text only counts the tokens.
     """
 
     format: Literal["image", "json", "tensors", "generate", "texts"]
     body: bytes
     parameters: dict[str, Any] = {}
     json_bytes: int | None = None
+    count_only: bool = False
 
 
 class Answer(Record, frozen=True, kw_only=True):
@@ -338,14 +342,12 @@ class Answer(Record, frozen=True, kw_only=True):
 class TextsCall(Record, frozen=True, kw_only=True):
     """Texts, or lists of token ids, for an embedding model; for a reranker, what `query` asks.
 
-    `dimensions` cuts embeddings to their first so many numbers, at length 1 again. With
-    `count_only`, only the tokens are counted.
+    `dimensions` cuts embeddings to their first so many numbers, at length 1 again.
     """
 
     texts: tuple[str | tuple[int, ...], ...]
     query: str | None = None
     dimensions: int | None = None
-    count_only: bool = False
 
 
 class WorkerStatus(Record, frozen=True, kw_only=True):

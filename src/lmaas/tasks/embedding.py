@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from lmaas.codecs import json, tensor
+from lmaas.codecs import json
 from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput, LMaaSError
 from lmaas.tasks import text
@@ -61,7 +61,7 @@ class Embedding(text.TextTask):
         text.check_signature(signature, spec.dimensions)
         return signature
 
-    def read(self, payload: Payload, signature: Signature, limits: Limits) -> Batch:
+    def read_all(self, payload: Payload, signature: Signature, limits: Limits) -> Batch:
         """Texts or token ids to padded batches."""
         if payload.format == "tensors":
             return text.read_tensors(payload, signature, limits)
@@ -72,13 +72,7 @@ class Embedding(text.TextTask):
             tokens = self._tokens(call, spec)
             check_dimensions(call.dimensions, spec)
             return text.batch(
-                tokens,
-                signature,
-                limits,
-                param="input",
-                count_only=call.count_only,
-                raw=True,
-                dimensions=call.dimensions,
+                tokens, signature, limits, param="input", raw=True, dimensions=call.dimensions
             )
         if payload.format != "json":
             raise InvalidInput("This model takes text.", hint='Send JSON {"inputs": "a text"}.')
@@ -131,13 +125,9 @@ class Embedding(text.TextTask):
         batch.single = isinstance(call.inputs, str)
         return batch
 
-    def write(self, outputs: Row, batch: Batch, signature: Signature, model: str) -> Answer:
+    def write_all(self, outputs: Row, batch: Batch, signature: Signature) -> Answer:
         """Raw numbers for our own doors; nested lists or similarities as JSON for the others."""
-        if batch.tensors is not None:
-            return tensor.write(outputs, batch.tensors, signature, model)
         told = batch.parameters
-        if not batch.size:
-            return Answer(body=b"", tokens=told["tokens"])
         rows = text.in_order(outputs[signature.outputs[0].name], batch)
         if not np.isfinite(rows).all():
             raise LMaaSError("The model's vectors hold NaN or infinity for this input.")
@@ -147,13 +137,13 @@ class Embedding(text.TextTask):
         elif told.get("normalize"):
             rows = unit(rows)
         if told.get("raw"):
-            return Answer(body=rows.tobytes(), tokens=told["tokens"])
+            return Answer(body=rows.tobytes())
         if told["similar"]:
             vectors = unit(rows)
             value: Any = (vectors[1:] @ vectors[0]).tolist()
         else:
             value = rows[0].tolist() if batch.single else rows.tolist()
-        return Answer(body=msgspec.json.encode(value), tokens=told["tokens"])
+        return Answer(body=msgspec.json.encode(value))
 
     def compare(self, outputs: Row, signature: Signature) -> Row:
         """Vectors are compared as they are."""

@@ -4,6 +4,7 @@ Owns the tokenizer, the bounds of a text and the batches in which little is padd
 results.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -11,11 +12,12 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from lmaas.codecs import tensor
 from lmaas.codecs.limits import Limits
 from lmaas.errors import ContextLengthExceeded, InvalidInput, PayloadTooLarge
 from lmaas.tasks import base
 from lmaas.tasks.base import Batch, Row
-from lmaas.types import BATCH, LanguageSpec, Payload, Signature, TensorSpec, TextsCall
+from lmaas.types import BATCH, Answer, LanguageSpec, Payload, Signature, TensorSpec, TextsCall
 
 MAX_TEXTS: Final = 2048
 CHARS_PER_TOKEN: Final = 64
@@ -94,13 +96,38 @@ class Tokenizer:
         )
 
 
-class TextTask:
+class TextTask(ABC):
     """What both tasks do alike. Text is read by the task that `bind` gives."""
 
     name: str
 
     def __init__(self, tokenizer: Tokenizer | None = None) -> None:
         self._tokenizer = tokenizer
+
+    def read(self, payload: Payload, signature: Signature, limits: Limits) -> Batch:
+        """One request's texts as padded batches; empty where they are only to be counted."""
+        batch = self.read_all(payload, signature, limits)
+        if payload.count_only:
+            return Batch(arrays={}, size=0, parameters=batch.parameters)
+        return batch
+
+    def write(self, outputs: Row, batch: Batch, signature: Signature, model: str) -> Answer:
+        """The answer, and how many tokens the texts had."""
+        if batch.tensors is not None:
+            answer = tensor.write(outputs, batch.tensors, signature, model)
+        elif batch.size:
+            answer = self.write_all(outputs, batch, signature)
+        else:
+            answer = Answer(body=b"")
+        return msgspec.structs.replace(answer, tokens=batch.parameters["tokens"])
+
+    @abstractmethod
+    def read_all(self, payload: Payload, signature: Signature, limits: Limits) -> Batch:
+        """The task's own part of `read`."""
+
+    @abstractmethod
+    def write_all(self, outputs: Row, batch: Batch, signature: Signature) -> Answer:
+        """The task's own part of `write`."""
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -163,7 +190,8 @@ def read_tensors(payload: Payload, signature: Signature, limits: Limits) -> Batc
             raise InvalidInput(f"{name} must be within 0 and {below - 1}.", param=name)
     if not batch.arrays[MASK].any(axis=1).all():
         raise InvalidInput(f"{MASK} hides a whole text.", param=MASK)
-    return msgspec.structs.replace(batch, row_cost=length)
+    tokens = int(batch.arrays[MASK].sum())
+    return msgspec.structs.replace(batch, row_cost=length, parameters={"tokens": tokens})
 
 
 def check_texts(texts: Any, *, param: str, allow_empty: bool = False) -> list[str]:
@@ -189,7 +217,6 @@ def batch(
     limits: Limits,
     *,
     param: str,
-    count_only: bool = False,
     **told: Any,
 ) -> Batch:
     """`tokens` as the model takes them, shortest first, in parts where they are many.
@@ -209,8 +236,6 @@ def batch(
         raise PayloadTooLarge(
             f"{param} has {total} tokens; at most {limits.max_elements} are taken.", param=param
         )
-    if count_only:
-        return Batch(arrays={}, size=0, parameters={"tokens": total})
     order = sorted(range(len(tokens)), key=lengths.__getitem__)
     padded = [min(bucket(lengths[index]), spec.context_length) for index in order]
     has_types = len(signature.inputs) > 2

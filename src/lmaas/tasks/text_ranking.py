@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from lmaas.codecs import json, tensor
+from lmaas.codecs import json
 from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput, LMaaSError
 from lmaas.tasks import text
@@ -46,16 +46,13 @@ class TextRanking(text.TextTask):
         text.check_signature(signature, 1)
         return signature
 
-    def read(self, payload: Payload, signature: Signature, limits: Limits) -> Batch:
+    def read_all(self, payload: Payload, signature: Signature, limits: Limits) -> Batch:
         """Each document with the query before it, to padded batches."""
         if payload.format == "tensors":
             return text.read_tensors(payload, signature, limits)
         if payload.format == "texts":
             call = text.read_call(payload.body)
-            batch = self._batch(call.query, call.texts, signature, limits, raw=True)
-            if call.count_only:
-                return Batch(arrays={}, size=0, parameters=batch.parameters)
-            return batch
+            return self._batch(call.query, call.texts, signature, limits, raw=True)
         if payload.format != "json":
             raise InvalidInput(
                 "This model takes text.",
@@ -81,22 +78,15 @@ class TextRanking(text.TextTask):
         tokens = self.tokenizer.encode(pairs, signature.language, param="documents")
         return text.batch(tokens, signature, limits, param="documents", raw=raw)
 
-    def write(self, outputs: Row, batch: Batch, signature: Signature, model: str) -> Answer:
+    def write_all(self, outputs: Row, batch: Batch, signature: Signature) -> Answer:
         """Relevance from 0 to 1: raw numbers for our own doors, JSON for the others."""
-        if batch.tensors is not None:
-            return tensor.write(outputs, batch.tensors, signature, model)
-        if not batch.size:
-            return Answer(body=b"", tokens=batch.parameters["tokens"])
         scores = relevance(text.in_order(outputs[signature.outputs[0].name], batch))[:, 0]
         if not np.isfinite(scores).all():
             raise LMaaSError("The model's scores hold NaN or infinity for this input.")
-        tokens = batch.parameters["tokens"]
         if batch.parameters["raw"]:
-            return Answer(body=scores.tobytes(), tokens=tokens)
+            return Answer(body=scores.tobytes())
         best = np.argsort(-scores, kind="stable").tolist()
-        return Answer(
-            body=msgspec.json.encode([Scored(i, float(scores[i])) for i in best]), tokens=tokens
-        )
+        return Answer(body=msgspec.json.encode([Scored(i, float(scores[i])) for i in best]))
 
     def compare(self, outputs: Row, signature: Signature) -> Row:
         """Relevance: what a caller sees."""
