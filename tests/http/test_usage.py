@@ -226,7 +226,7 @@ def test_a_caller_that_hangs_up_leaves_a_row_and_its_place(tmp_path: Path) -> No
     with serving(tmp_path / "home") as server, Client(server.url, server.key) as admin:
         record, key = admin.create_key("one", ("call",), Limits(concurrent=1))
         headers = {"authorization": f"Bearer {key}"}
-        url, body = f"{server.url}/models/slow", {"inputs": [float(STEPS_PER_S * 30)]}
+        url, body = f"{server.url}/models/slow", {"inputs": [float(STEPS_PER_S * 2)]}
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(url, json=body, headers=headers, timeout=httpx.Timeout(30, read=0.7))
 
