@@ -1,7 +1,6 @@
 """`lmaas pull` from end to end: killed, interrupted, out of disk; then registered and answering."""
 
 import json
-import os
 import resource
 import signal
 import subprocess
@@ -86,6 +85,11 @@ def part_bytes(home: Path, at_least: int = 0) -> int:
         time.sleep(0.02)
 
 
+def last_range(hub: Hub) -> str | None:
+    """From which byte on the weights were asked for, the last time."""
+    return [headers for _, path, headers in hub.asked if WEIGHTS in path][-1].get("range")
+
+
 def test_killed_it_continues_and_is_registered(hub: Hub, tmp_path: Path) -> None:
     home, commit = tmp_path / "home", hub.describe(hub.repos[TINY])["sha"]
     hub.holds[WEIGHTS] = 200_704
@@ -95,9 +99,8 @@ def test_killed_it_continues_and_is_registered(hub: Hub, tmp_path: Path) -> None
     process.communicate(timeout=60)
     hub.holds = {}
     hub.release.set()
-    hub.served.clear()
 
-    process = start(home, TINY, "--json")
+    process = start(home, TINY, "--json", "--keep")
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     version = json.loads(out)
@@ -106,8 +109,10 @@ def test_killed_it_continues_and_is_registered(hub: Hub, tmp_path: Path) -> None
     assert (lineage["origin"], lineage["parent"]) == ("pull", f"hf:{TINY}@{commit}")
     told = [json.loads(line) for line in err.splitlines()]
     assert told[-1]["done_bytes"] == told[-1]["total_bytes"]
-    assert hub.served[WEIGHTS] == len(hub.repos[TINY][WEIGHTS]) - 200_704
-    assert not [path for path in (home / "hub").rglob("*") if path.suffix != ".lock"]
+    assert last_range(hub) == "bytes=200704-"
+    kept = home / "hub" / TINY.replace("/", "--") / commit
+    assert (kept / WEIGHTS).read_bytes() == hub.repos[TINY][WEIGHTS]
+    assert (home / "hub").stat().st_mode & 0o777 == 0o700
 
 
 def test_interrupted_nothing_is_registered(hub: Hub, tmp_path: Path) -> None:
@@ -138,12 +143,11 @@ def test_a_full_disk_leaves_what_is_there(hub: Hub, tmp_path: Path) -> None:
     assert "continues" in error["hint"]
     assert part_bytes(home) == limit
     assert models(home) == []
-    hub.served.clear()
     # All of it comes now; then the weights turn out to be no Llama, and stay to be looked at.
     process = start(home, FAKE, "--quiet")
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1, err
-    assert hub.served[WEIGHTS] == len(hub.repos[FAKE][WEIGHTS]) - limit
+    assert last_range(hub) == f"bytes={limit}-"
 
 
 def test_two_at_once_and_bad_usage(hub: Hub, tmp_path: Path) -> None:
@@ -157,6 +161,10 @@ def test_two_at_once_and_bad_usage(hub: Hub, tmp_path: Path) -> None:
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "--keep is not for --url" in err
+    process = start(home, TINY, "--task", "dance")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "its tasks are" in err
     assert not hub.served
 
 
@@ -169,6 +177,7 @@ def test_onto_a_server(hub: Hub, tmp_path: Path) -> None:
                 client.pull("acme/nothing")
             with pytest.raises(InvalidInput, match="its tasks are"):
                 client.pull("acme/encoder", task="dance")
+        assert not [path for path in (server.home / "hub").rglob("*") if path.suffix != ".lock"]
         body = {"repo": TINY}
         refused = httpx.post(f"{server.url}/api/pull", json=body, headers=server.caller)
         assert refused.status_code == 403
@@ -179,15 +188,3 @@ def test_onto_a_server(hub: Hub, tmp_path: Path) -> None:
         sent = {"model": "finder", "input": "hello"}
         answer = httpx.post(f"{server.url}/v1/embeddings", json=sent, headers=server.caller)
         assert len(answer.json()["data"][0]["embedding"]) == 32
-
-
-def test_kept_files_are_checked_and_used_again(hub: Hub, tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    for number in (1, 2):
-        process = start(home, "acme/encoder", "--name", "finder", "--keep")
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == 0, err
-        assert f"Published finder:{number} (embedding) from hf:acme/encoder@" in out
-    content = hub.repos["acme/encoder"]
-    assert hub.served == {name: len(content[name]) for name in hub.served}
-    assert os.stat(home / "hub").st_mode & 0o777 == 0o700
