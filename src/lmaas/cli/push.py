@@ -26,6 +26,7 @@ from lmaas.cli.output import (
 @click.option(
     "--sample", type=click.Path(path_type=Path), help="Sample inputs (.npy, .safetensors)."
 )
+@click.option("--base", help="The model that a LoRA adapter was made for.")
 @click.option("--card", type=click.Path(path_type=Path), help="A description (Markdown file).")
 @json_option
 @home_options
@@ -40,13 +41,14 @@ def command(
     image: str | None,
     outputs_are: Any,
     sample: Path | None,
+    base: str | None,
     card: Path | None,
     as_json: bool,
 ) -> None:
     """Publish a model file or folder: into this home, or with --url onto a server.
 
     PATH is a .keras or .onnx file, a SavedModel folder, the folder of a Hugging Face checkpoint
-    (safetensors) or a package folder.
+    (safetensors), that of a LoRA adapter (with --base), or a package folder.
     """
     from lmaas.client import Client
     from lmaas.codecs.json import read
@@ -60,6 +62,7 @@ def command(
         image=read(image.encode(), ImageSpec) if image else None,
         outputs_are=outputs_are,
         sample=str(sample.absolute()) if sample else None,
+        base=base,
         card=card.read_text("utf-8") if card else "",
     )
     settings = load_settings(flags)
@@ -71,4 +74,7 @@ def command(
         with service_of(flags) as service:
             version = asyncio.run(service.push(TENANT, path, options))
     error = version.parity.max_abs_error("f32")
-    show(version, as_json, [f"Published {version.ref} (f32 error {error:.2g})."])
+    lines = [f"Published {version.ref} (f32 error {error:.2g})."]
+    if why := version.manifest.lineage.recipe.get("not_compiled"):
+        lines = [f"Published {version.ref}; served from its source by the engine torch: {why}"]
+    show(version, as_json, lines)

@@ -10,7 +10,7 @@ import numpy as np
 
 from lmaas import frameworks
 from lmaas.errors import InvalidInput, MissingExtra
-from lmaas.frameworks import checkpoint, package, refuse
+from lmaas.frameworks import adapter, checkpoint, package, refuse
 from lmaas.types import Lineage, Manifest, PushOptions, Record, TensorSpec
 
 CHECKS = {
@@ -23,17 +23,29 @@ SEED = 0
 
 
 class Request(Record, frozen=True, kw_only=True):
-    """The model at `path` becomes a package in `folder`."""
+    """The model at `path` becomes a package in `folder`.
+
+    `base` is the checkpoint that an adapter was made for.
+    """
 
     path: str
     folder: str
     options: PushOptions
+    base: str | None = None
 
 
 def run(body: bytes) -> bytes:
     """Import one model. Raises ModelRefused, InvalidInput."""
     request = msgspec.json.decode(body, type=Request)
     options = request.options
+    if (options.base is None) == adapter.is_adapter(Path(request.path)):
+        raise InvalidInput(
+            "A LoRA adapter needs the model that it was made for, and nothing else does.",
+            hint="lmaas push FOLDER --base NAME",
+            param="base",
+        )
+    if request.base is not None:
+        return msgspec.json.encode(_import_adapter(request, Path(request.base)))
     if checkpoint.is_checkpoint(Path(request.path)):
         return msgspec.json.encode(_import_checkpoint(request))
     name, path = refuse.of_path(Path(request.path))
@@ -68,6 +80,12 @@ def run(body: bytes) -> bytes:
         source=path,
     )
     return msgspec.json.encode(manifest)
+
+
+def _import_adapter(request: Request, base: Path) -> Manifest:
+    merged = Path(request.folder).with_name("merged")
+    adapter.merge(Path(request.path), base, merged)
+    return _import_checkpoint(msgspec.structs.replace(request, path=str(merged)))
 
 
 def _import_checkpoint(request: Request) -> Manifest:
