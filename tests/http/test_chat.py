@@ -221,7 +221,9 @@ def test_chunks_are_what_the_client_knows() -> None:
     assert logprobs.content is not None
     assert logprobs.content[0].logprob == -9999
     assert logprobs.content[0].top_logprobs[0].bytes == [0xC3, 0xA9]
-    (call,) = third.choices[0].delta.tool_calls or ()
+    called = third.choices[0].delta.tool_calls
+    assert called is not None
+    (call,) = called
     assert (call.index, call.id, call.type) == (0, "call_1", "function")
     pieces = fourth.choices[0].delta.tool_calls or ()
     assert [(piece.index, piece.id) for piece in pieces] == [(0, None), (1, "call_2")]
