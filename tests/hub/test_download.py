@@ -68,8 +68,8 @@ def model(tmp_path: Path) -> Path:
         "onnx/config.json": "{}",
         "tiny.gguf": "gguf",
         ".gitattributes": "",
-        "empty.json": "",
-        "added_tokens.json": "",
+        "added_tokens.json": "{}",
+        "chat_template.jinja": "",
     }.items():
         (folder / name).write_text(text, "utf-8")
     numbers = np.random.default_rng(0).integers(0, 255, 400_000, np.uint8)
@@ -106,7 +106,7 @@ def test_only_what_serves_is_downloaded_of_one_commit(hub: Hub, model: Path, pul
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert names == {
         "config.json", "tokenizer.json", "tokenizer_config.json", "added_tokens.json",
-        "README.md", "LICENSE", "1_Pooling/config.json", WEIGHTS,
+        "chat_template.jinja", "README.md", "LICENSE", "1_Pooling/config.json", WEIGHTS,
     }  # fmt: skip
     assert all((folder / name).read_bytes() == (model / name).read_bytes() for name in names)
     assert pulled.source == f"hf:{REPO}@{commit}"
@@ -169,6 +169,31 @@ def test_without_a_task_no_weights_are_downloaded(hub: Hub, model: Path, pull: P
         pull()
     assert WEIGHTS not in hub.served
     assert pull(task="embedding").task == "embedding"
+
+
+@pytest.mark.parametrize(
+    ("config", "match"),
+    [
+        ('{"architectures": ["XForCausalLM"], "auto_map": {"AutoModel": "x.X"}}', "has auto_map"),
+        ('{"architectures": ["XForCausalLM"], "quantization_config": {"a": 1}}', "quantised"),
+        ("[1", "is not JSON"),
+    ],
+)
+def test_what_the_configs_rule_out_costs_no_weights(
+    hub: Hub, model: Path, pull: Pull, config: str, match: str
+) -> None:
+    (model / "config.json").write_text(config)
+    hub.add(REPO, model)
+    with pytest.raises(ModelRefused, match=match):
+        pull()
+    assert WEIGHTS not in hub.served
+
+
+def test_redirects_in_a_circle(hub: Hub, model: Path, pull: Pull) -> None:
+    hub.add(REPO, model)
+    hub.content_host = hub.url
+    with pytest.raises(Unavailable, match="redirects"):
+        pull()
 
 
 def test_shards_are_taken_once(hub: Hub, model: Path, pull: Pull) -> None:
@@ -417,9 +442,9 @@ def test_the_library_itself_speaks_with_the_test_hub(hub: Hub, model: Path) -> N
     """The hub of these tests answers as huggingface_hub expects it."""
     hub.add(REPO, model)
     answer = httpx.get(f"{hub.url}/api/models/{REPO}", params={"blobs": "true"})
-    from huggingface_hub.hf_api import ModelInfo
+    from huggingface_hub import hf_api
 
-    info = ModelInfo(**answer.json())
+    parse: Any = hf_api.ModelInfo
+    info = parse(**answer.json())
     assert info.sha == commit_of(hub.repos[REPO])
-    assert info.siblings is not None
     assert {file.rfilename for file in info.siblings} == set(hub.repos[REPO])

@@ -32,9 +32,7 @@ CONVERT: Final = "Save it where you trust it: model.save_pretrained(folder) writ
 def check(folder: Path) -> list[Path]:
     """The weight files of the checkpoint. Raises ModelRefused for what may not be loaded."""
     _check_links(folder)
-    for path in sorted(folder.rglob("*.json")):
-        if path.name not in ("tokenizer.json", "vocab.json"):
-            _check_config(path, _read(path, MAX_CONFIG_BYTES))
+    check_configs(folder)
     weights = weight_files(folder)
     tensors: dict[str, str] = {}
     for path in weights:
@@ -51,6 +49,13 @@ def check(folder: Path) -> list[Path]:
             raise ModelRefused(f"config.json tells of {layers} layers; the weights have "
                                f"{len(tensors)} tensors.")  # fmt: skip
     return weights
+
+
+def check_configs(folder: Path) -> None:
+    """Raise ModelRefused for what the configs alone tell; the weights may still be missing."""
+    for path in sorted(folder.rglob("*.json")):
+        if path.name not in ("tokenizer.json", "vocab.json"):
+            _check_config(path, _read(path, MAX_CONFIG_BYTES))
 
 
 def _check_links(folder: Path) -> None:

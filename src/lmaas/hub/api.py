@@ -98,7 +98,7 @@ class Hub:
     ) -> Iterator[httpx.Response]:
         """A file's bytes from `start` on (status 206), or from its beginning (status 200).
 
-        Raises what `commit` raises, and httpx.TransportError when the hub breaks off.
+        Raises what `commit` raises, and httpx.RequestError when the hub breaks off.
         """
         from huggingface_hub import hf_hub_url
 

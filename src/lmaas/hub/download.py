@@ -25,7 +25,7 @@ from lmaas.errors import (
     StorageFull,
     Unavailable,
 )
-from lmaas.frameworks import checkpoint
+from lmaas.frameworks import checkpoint, refuse_checkpoint
 from lmaas.hub.api import Hub, told
 from lmaas.hub.repo import CARD, HubFile, HubRef, choose
 from lmaas.types import PullProgress, Record
@@ -95,11 +95,14 @@ def download(
         run = _Download(hub, ref, commit, folder, chosen, heard, stop)
         run.require_space()
         for file in chosen:
-            if file.is_weights and task is None:
-                # What cannot be served is told before its weights are downloaded.
-                task = task_of(folder)
-            run.fetch(file)
-    assert task is not None, "every choice has weights"
+            if not file.is_weights:
+                run.fetch(file)
+        # What cannot be served is told before its weights are downloaded.
+        refuse_checkpoint.check_configs(folder)
+        task = task_of(folder) if task is None else task
+        for file in chosen:
+            if file.is_weights:
+                run.fetch(file)
     card = folder / CARD
     return Pulled(
         folder=str(folder),
@@ -188,7 +191,7 @@ class _Download:
                 self._check_stop()
                 try:
                     self._append(file, out)
-                except (httpx.TransportError, Unavailable) as error:
+                except (httpx.RequestError, Unavailable) as error:
                     if out.tell() - begun_at >= STEP_BYTES:
                         tries, begun_at, pause_s = 0, out.tell(), FIRST_PAUSE_S
                     tries += 1
