@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -14,6 +15,7 @@ import pytest
 
 from checkpoints import make_encoder
 from lmaas.config import Settings
+from lmaas.frameworks import checkpoint
 from lmaas.service import Service
 from lmaas.types import TENANT, PushOptions
 from servers import Running, serving
@@ -37,13 +39,13 @@ def minilm() -> Path:
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A server with `minilm` and `ranker`."""
     home = tmp_path_factory.mktemp("texts")
-    checkpoint = make_encoder(tmp_path_factory.mktemp("ranker"), labels=1)
+    package = tmp_path_factory.mktemp("package") / "ranker"
+    ranker = make_encoder(tmp_path_factory.mktemp("ranker"), labels=1)
+    checkpoint.build(ranker, package, PushOptions(name="ranker", task="text-ranking"))
     with closing(Service(Settings(home=str(home)))) as service:
-        for path, name, task in (
-            (minilm(), "minilm", "embedding"),
-            (checkpoint, "ranker", "text-ranking"),
-        ):
-            asyncio.run(service.push(TENANT, path, PushOptions(name=name, task=task)))
+        options = PushOptions(name="minilm", task="embedding")
+        asyncio.run(service.push(TENANT, minilm(), options))
+        asyncio.run(service.push(TENANT, package))
     with serving(home, max_body_bytes=6_000_000) as running:
         yield running
 
@@ -239,3 +241,54 @@ def test_lone_surrogates_are_no_json(texts: Running) -> None:
         timeout=60,
     )
     assert answer.status_code == 400
+
+
+def test_tokens_are_counted_held_and_billed(texts: Running) -> None:
+    from lmaas.accounts.records import Limits
+
+    with closing(Service(Settings(home=str(texts.home)))) as service:
+        key, secret = service.create_key(TENANT, "bounded", ("call",))
+        service.set_limits(TENANT, key.id, Limits(tokens_per_minute=100))
+    headers = {"authorization": f"Bearer {secret}"}
+
+    def ask(words: int) -> httpx.Response:
+        body = {"model": "minilm", "input": "word " * words}
+        return httpx.post(f"{texts.url}/v1/embeddings", json=body, headers=headers, timeout=60)
+
+    first = ask(50)
+    assert first.status_code == 200
+    assert first.json()["usage"]["prompt_tokens"] == 52
+    assert int(first.headers["x-ratelimit-remaining-tokens"]) < 60
+    assert ask(90).status_code == 429
+    assert ask(20).status_code == 200
+    inputs = {"inputs": "word " * 80}
+    refused = httpx.post(f"{texts.url}/models/minilm", json=inputs, headers=headers, timeout=60)
+    assert refused.status_code == 429
+    told = httpx.get(f"{texts.url}/v1/usage", headers=headers, timeout=60).json()
+    assert sum(row["prompt_tokens"] for row in told["data"]) == 52 + 22
+    assert sum(row["requests"] for row in told["data"]) == 2
+
+
+def test_a_hang_up_ends_a_long_request(texts: Running) -> None:
+    long = ["word " * 200 + str(number) for number in range(2000)]
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(
+            f"{texts.url}/v1/embeddings",
+            json={"model": "minilm", "input": long},
+            headers=texts.caller,
+            timeout=httpx.Timeout(30, read=1.0),
+        )
+
+    def batches() -> str:
+        told = httpx.get(f"{texts.url}/metrics", headers=texts.admin, timeout=60).text
+        (line,) = (
+            line for line in told.splitlines() if line.startswith('lmaas_batch_size_count{model="m')
+        )
+        return line
+
+    deadline = time.monotonic() + 20
+    before = ""
+    while before != (now := batches()):
+        assert time.monotonic() < deadline
+        before = now
+        time.sleep(2.5)
