@@ -153,15 +153,20 @@ class Service:
         tenant = key.tenant
         version = self.router.resolve(tenant, ref)
         tokens = await self._text_tokens(key, version, ref, payload)
-        admission = self.ledger.admit(
+        if payload.format != "texts":
+            counted = self.ledger.count(key, endpoint=endpoint, model=version.ref)
+            if counted is not None:
+                with counted:
+                    version, answer = await self.router.call(tenant, ref, payload)
+                return Predicted(version, answer, [])
+        with self.ledger.admit(
             key,
             request_id=request_id,
             endpoint=endpoint,
             model=version.ref,
             tokens=tokens,
             prompt_tokens=tokens,
-        )
-        with admission:
+        ) as admission:
             version, answer = await self.router.call(tenant, ref, payload)
             if answer.tokens:
                 admission.usage = Usage(answer.tokens)
@@ -418,6 +423,13 @@ class Service:
             raise InvalidInput(
                 f"{version.ref} is a model for {version.manifest.task}; compressed are models for "
                 "text-generation.",
+                param="ref",
+            )
+        if not version.compiled_bytes:
+            raise InvalidInput(
+                f"{version.ref} was not compiled: "
+                f"{version.manifest.lineage.recipe.get('not_compiled')}",
+                hint="Only compiled models are compressed.",
                 param="ref",
             )
         precision, _ = choose_precision(

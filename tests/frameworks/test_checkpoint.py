@@ -12,19 +12,44 @@ import msgspec
 import numpy as np
 import pytest
 
-from checkpoints import make_llama, make_qwen3
+from checkpoints import make_llama, make_qwen3, tokenizer
 from lmaas.config import load_settings
 from lmaas.errors import InvalidInput, LMaaSError, MissingExtra, ModelRefused
 from lmaas.frameworks import checkpoint, importer, refuse_checkpoint
 from lmaas.frameworks.causal import context_length
 from lmaas.service import Service
-from lmaas.types import TENANT, ModelVersion, PushOptions
+from lmaas.types import TENANT, CompressOptions, ModelVersion, PushOptions
 
 
 def push(home: Path, folder: Path, **options: Any) -> ModelVersion:
     with closing(Service(load_settings({"home": str(home)}))) as service:
         given = PushOptions(name="tiny", **options)
         return asyncio.run(service.push(TENANT, folder, given))
+
+
+def compress(home: Path) -> None:
+    with closing(Service(load_settings({"home": str(home)}))) as service:
+        asyncio.run(service.compress(TENANT, "tiny", CompressOptions(to="int8")))
+
+
+def make_causal(folder: Path, config: Any, model: Any) -> Path:
+    """A checkpoint of another architecture, with the tokenizer of the tests."""
+    tokens = tokenizer()
+    model(
+        config(
+            vocab_size=len(tokens),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=512,
+            eos_token_id=tokens.eos_token_id,
+            pad_token_id=tokens.pad_token_id,
+        )
+    ).save_pretrained(folder)
+    tokens.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +126,20 @@ def test_weights_keep_their_type_and_shards_are_read(tmp_path: Path) -> None:
     weights = 2 * version.manifest.num_parameters
     assert 0.9 * weights < size["compiled/openvino_model.bin"] < 1.1 * weights
     assert version.parity.passed("f32")
+
+
+def test_an_architecture_that_does_not_compile_is_kept_as_it_is(tmp_path: Path) -> None:
+    from transformers import Olmo3Config, Olmo3ForCausalLM
+
+    folder = make_causal(tmp_path / "olmo", Olmo3Config, Olmo3ForCausalLM)
+    version = push(tmp_path / "home", folder)
+    assert "not know the architecture" in version.manifest.lineage.recipe["not_compiled"]
+    assert {file.role for file in version.files} == {"source", "sample"}
+    spec = version.manifest.signature.language
+    assert spec is not None
+    assert spec.kv_bytes_per_token == 2 * 2 * 2 * 16 * 2
+    with pytest.raises(InvalidInput, match="was not compiled"):
+        compress(tmp_path / "home")
 
 
 def test_another_task_than_the_architecture_has_is_refused(copy: Path, tmp_path: Path) -> None:

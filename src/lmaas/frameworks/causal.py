@@ -4,6 +4,7 @@ The weights keep the type they have in the checkpoint, so that nothing is lost o
 """
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,11 @@ KEPT_LENGTH = ("default", "llama3", "longrope", "su", "proportional")
 
 
 def build(folder: Path, options: PushOptions, target: Path) -> Manifest:
-    """A package in `target` of the checkpoint in `folder`. Raises ModelRefused."""
+    """A package in `target` of the checkpoint in `folder`. Raises ModelRefused.
+
+    An architecture that does not compile is kept as it is, for engines that run the source; why
+    stands in the lineage's recipe as `not_compiled`.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -39,19 +44,26 @@ def build(folder: Path, options: PushOptions, target: Path) -> Manifest:
     length = context_length(model.config.get_text_config())
     stops = stop_ids(model, tokenizer, vocabulary)
     write_sample(model, vocabulary, length, target / "sample.safetensors")
+    kv_bytes = kv_bytes_of(model.config.get_text_config())
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     own = stored_dtype(folder)
     if own != torch.float32:
         del model
         model = checkpoint.load_model(AutoModelForCausalLM, folder, own)
     compiled = target / "compiled"
-    export(model, compiled)
-    export_tokenizer(tokenizer, compiled)
+    recipe = {}
+    try:
+        export(model, compiled)
+        export_tokenizer(tokenizer, compiled)
+        kv_bytes = kv_bytes_per_token(compiled / MODEL)
+    except ModelRefused as error:
+        shutil.rmtree(compiled, ignore_errors=True)
+        recipe["not_compiled"] = error.message
     spec = LanguageSpec(
         architecture=checkpoint.architecture_of(checkpoint.read_config(folder)),
         context_length=length,
         vocabulary_size=vocabulary,
-        kv_bytes_per_token=kv_bytes_per_token(compiled / MODEL),
+        kv_bytes_per_token=kv_bytes,
         stop_token_ids=stops,
         chat_template=template is not None,
         reasoning="<think>" in (template or "") or "<think>" in tokenizer.get_vocab(),
@@ -64,7 +76,7 @@ def build(folder: Path, options: PushOptions, target: Path) -> Manifest:
         signature=Signature(inputs=(), outputs=(), language=spec),
         num_parameters=num_parameters,
         framework_version=str(torch.__version__),
-        lineage=Lineage(origin="push"),
+        lineage=Lineage(origin="push", recipe=recipe),
         card=options.card,
     )
     (target / "manifest.json").write_bytes(msgspec.json.encode(manifest))
@@ -181,10 +193,13 @@ def export(model: Any, folder: Path) -> None:
         )
     except (ImportError, MemoryError):
         raise
-    except Exception as error:  # noqa: BLE001 - tracing runs the model: it fails in any way it likes
-        raise ModelRefused(
-            f"{type(model).__name__} cannot be compiled: {checkpoint.short(error)}."
-        ) from None
+    except Exception as error:
+        told = checkpoint.short(error)
+        if "alloc" in told:
+            raise MemoryError from error
+        if "unsupported architecture" in told:
+            told = "OpenVINO's exporter does not know the architecture"
+        raise ModelRefused(f"{type(model).__name__} cannot be compiled: {told}.") from None
 
 
 def export_tokenizer(tokenizer: Any, folder: Path) -> None:
@@ -206,6 +221,14 @@ def export_tokenizer(tokenizer: Any, folder: Path) -> None:
     for name, part in zip(("tokenizer", "detokenizer"), both, strict=True):
         openvino.save_model(part, folder / f"openvino_{name}.xml")
     tokenizer.save_pretrained(folder)
+
+
+def kv_bytes_of(config: Any) -> int:
+    """What one token adds to the cache of keys and values in all layers, by the config."""
+    heads = int(config.num_attention_heads)
+    kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
+    head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
+    return 2 * int(config.num_hidden_layers) * kv_heads * head_dim * KV_ELEMENT_BYTES
 
 
 def kv_bytes_per_token(path: Path) -> int:

@@ -54,6 +54,8 @@ def build(path: Path, target: Path, options: PushOptions) -> Manifest:
         if getattr(options, field) is not None:
             raise InvalidInput(f"A checkpoint takes no {field}.", param=field)
     weights = refuse_checkpoint.check(path)
+    if (path / VOCABULARIES[0]).is_file():
+        check_tokenizer(path / VOCABULARIES[0])
     task = options.task or task_of(read_config(path))
     if task not in CHECKPOINT_TASKS:
         raise InvalidInput(
@@ -186,6 +188,16 @@ def load_tokenizer(folder: Path) -> Any:
     if not (folder / "tokenizer.json").is_file():
         tokenizer.save_pretrained(folder)
     return tokenizer
+
+
+def check_tokenizer(path: Path) -> None:
+    """Raise ModelRefused for a tokenizer.json that is damaged."""
+    from tokenizers import Tokenizer
+
+    try:
+        Tokenizer.from_file(str(path))
+    except Exception as error:  # noqa: BLE001 - the library raises nothing more exact
+        raise ModelRefused(f"{path.name} is not valid: {short(error)}.") from None
 
 
 def short(error: BaseException) -> str:

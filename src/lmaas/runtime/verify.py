@@ -11,7 +11,17 @@ from lmaas import tasks
 from lmaas.errors import InvalidInput
 from lmaas.runtime import ov, parity
 from lmaas.runtime.language import parity as language
-from lmaas.types import Manifest, ParityReport, Record, Signature, TensorSpec
+from lmaas.types import Manifest, ParityCheck, ParityReport, Record, Signature, TensorSpec
+
+SOURCE_ITSELF = ParityReport(
+    tolerance={},
+    checks=(
+        ParityCheck(
+            precision="f32", batch_size=1, max_abs_error=0.0, max_scaled_error=0.0, passed=True
+        ),
+    ),
+)
+"""The report of a package without a compiled model: an engine runs the source as it is."""
 
 
 class Request(Record, frozen=True, kw_only=True):
@@ -46,6 +56,9 @@ def run(body: bytes) -> bytes:
 def _language(folder: Path, signature: Signature) -> ParityReport:
     assert signature.language is not None
     compiled = folder / "compiled"
+    if not compiled.exists():
+        _require_files(folder, folder / "source" / "config.json", folder / "source/tokenizer.json")
+        return SOURCE_ITSELF
     _require_files(
         folder,
         *(

@@ -8,10 +8,11 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, TypeVar
 
-from lmaas.errors import CorruptBlob
+from lmaas.errors import CorruptBlob, InvalidInput
 from lmaas.language import Ended
 from lmaas.serving.generation import Receiver
 from lmaas.serving.pool import Pool
+from lmaas.tasks import text_generation
 from lmaas.types import Answer, ModelVersion, Payload
 
 log = logging.getLogger(__name__)
@@ -63,11 +64,17 @@ class Router:
     async def call(self, tenant: str, ref: str, payload: Payload) -> tuple[ModelVersion, Answer]:
         """The answer of the version that `ref` names, and that version.
 
-        Raises what `resolve` and `Pool.call` raise; CorruptBlob only when no version is left.
+        Raises what `resolve` and `Pool.call` raise, and InvalidInput for a language model, which is
+        not called with arrays; CorruptBlob only when no version is left.
         """
-        return await self._first(
-            self.resolve(tenant, ref), ref, lambda version: self._pool.call(version, payload)
-        )
+        version = self.resolve(tenant, ref)
+        if version.manifest.task == text_generation.NAME and payload.format != "generate":
+            raise InvalidInput(
+                f"{version.ref} is a language model: it is not called this way.",
+                hint=text_generation.HOW,
+                param="model",
+            )
+        return await self._first(version, ref, lambda v: self._pool.call(v, payload))
 
     async def generate(self, tenant: str, ref: str, payload: Payload, receiver: Receiver) -> Ended:
         """The end of a generation by the version that `ref` names. Raises as `call` does."""

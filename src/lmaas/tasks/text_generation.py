@@ -13,13 +13,14 @@ from lmaas.errors import InvalidInput
 from lmaas.tasks.base import Batch, Row, Task
 from lmaas.types import Answer, Payload, Signature
 
+NAME = "text-generation"
 HOW = "Send it to /v1/chat/completions, /v1/completions, /v1/responses or /v1/messages."
 
 
 class TextGenerationTask:
     """Text in, text out."""
 
-    name = "text-generation"
+    name = NAME
 
     def bind(self, folder: Path) -> Task:
         """The task itself: it reads no requests."""
