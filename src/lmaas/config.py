@@ -46,6 +46,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Cache of keys and values that a language model gets; 0: by the model's size and budget."""
     max_sequences: Annotated[int, Meta(ge=1, le=1024)] = 64
     """Most answers that a language model writes at once; more wait."""
+    drafts: tuple[str, ...] = ()
+    """Draft models for speculative decoding, `MODEL=DRAFT`; both need the same vocabulary."""
     prompt_lookup: Annotated[int, Meta(ge=0, le=16)] = 0
     """Tokens guessed from the prompt in each step (lookup decoding); 0: none."""
     cached_models: tuple[str, ...] = ()
@@ -151,7 +153,7 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
             continue
         name = variable.removeprefix("LMAAS_").lower()
         _refuse_unknown({name: text}, f"environment variable {variable}")
-        is_list = name in ("pinned", "cached_models", "allowed_hosts", "allowed_origins")
+        is_list = name in ("pinned", "cached_models", "drafts", "allowed_hosts", "allowed_origins")
         values[name] = [item for item in text.split(",") if item] if is_list else text
     return values
 

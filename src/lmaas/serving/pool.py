@@ -14,21 +14,16 @@ from typing import Final, Protocol
 
 import psutil
 
-from lmaas.codecs.limits import Limits
 from lmaas.config import Settings
 from lmaas.errors import DoesNotFit, LMaaSError, NotFound, Unavailable
 from lmaas.language import Ended
-from lmaas.runtime.cpu import has_bf16
-from lmaas.runtime.language.engine import EngineOptions
 from lmaas.runtime.messages import ServeRecord
-from lmaas.serving.engines import cache_bytes, choose_engine
 from lmaas.serving.generation import Receiver
 from lmaas.serving.launch import renewed
 from lmaas.serving.metrics import Metrics
-from lmaas.serving.plan import MIB, Held, machine_budget_bytes, make_plan, needed_bytes
-from lmaas.serving.precision import choose_precision
+from lmaas.serving.plan import MIB, Held, machine_budget_bytes, make_plan
+from lmaas.serving.prepare import need_of
 from lmaas.serving.quarantine import Quarantine
-from lmaas.serving.variant import choose_variant
 from lmaas.serving.worker import Worker
 from lmaas.types import TENANT, Answer, FileRole, ModelVersion, Payload, WorkerStatus
 
@@ -178,69 +173,17 @@ class Pool:
 
     async def _prepare(self, worker: Worker, folder: Path) -> ServeRecord:
         """Room, files and the record for `worker`."""
-        version, settings = worker.version, self._settings
-        if version.manifest.task == "text-generation":
-            return await self._prepare_language(worker, folder)
-        precision, reason = choose_precision(
-            settings.precision,
-            model=version.ref,
-            cpu_has_bf16=has_bf16(),
-            parity=version.parity,
-            compiled_bytes=version.compiled_bytes,
+        version = worker.version
+        need = need_of(
+            version,
+            self._settings,
+            self._budget,
+            lambda ref: self._registry.resolve(version.tenant, ref),
         )
-        await self._make_room(worker, needed_bytes(version.compiled_bytes))
-        await asyncio.to_thread(self._registry.unpack, version, folder, ("compiled",))
-        return ServeRecord(
-            model=version.ref,
-            task=version.manifest.task,
-            signature=version.manifest.signature,
-            folder=str(folder / "compiled"),
-            precision=precision,
-            reason=reason,
-            max_batch_size=settings.max_batch_size,
-            limits=Limits(max_image_pixels=settings.max_image_pixels),
-        )
-
-    async def _prepare_language(self, worker: Worker, folder: Path) -> ServeRecord:
-        """The same for a language model: engine, variant, cache."""
-        version, settings = worker.version, self._settings
-        spec = version.manifest.signature.language
-        assert spec is not None
-        engine, why_engine = choose_engine(settings.engine, version)
-        variant, why_variant = choose_variant(version, settings.variant)
-        role: FileRole = "variant" if variant else "compiled"
-        top = f"variants/{variant}" if variant else "compiled"
-        if engine == "torch":
-            variant, top, role, why_variant = None, "source", "source", "the source"
-        precision, why_precision = choose_precision(
-            settings.precision,
-            model=version.ref,
-            cpu_has_bf16=has_bf16(),
-            parity=version.parity,
-            compiled_bytes=version.compiled_bytes,
-        )
-        weights = sum(file.size_bytes for file in version.files if file.path.startswith(top + "/"))
-        cache = cache_bytes(spec, settings.kv_cache_bytes, settings.max_sequences, self._budget)
-        await self._make_room(worker, needed_bytes(weights) + cache)
-        await asyncio.to_thread(self._registry.unpack, version, folder, (role,))
-        return ServeRecord(
-            model=version.ref,
-            task=version.manifest.task,
-            signature=version.manifest.signature,
-            folder=str(folder / top),
-            precision=precision,
-            reason=f"{engine}: {why_engine}; {variant or 'source'} weights: {why_variant}; "
-            f"{precision}: {why_precision}",
-            max_batch_size=settings.max_batch_size,
-            engine=engine,
-            variant=variant,
-            options=EngineOptions(
-                precision=precision,
-                cache_bytes=cache,
-                max_sequences=settings.max_sequences,
-                lookup=settings.prompt_lookup,
-            ),
-        )
+        await self._make_room(worker, need.memory_bytes)
+        for part, role, name in need.files:
+            await asyncio.to_thread(self._registry.unpack, part, folder / name, (role,))
+        return need.record(folder)
 
     async def _make_room(self, worker: Worker, needed: int) -> None:
         """Promise `worker` its memory; ends idle models for it, or waits for busy ones."""

@@ -1,0 +1,98 @@
+"""What a language model gets before it starts, and that guessing changes no answer."""
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmaas.config import Settings
+from lmaas.errors import ConfigError, LMaaSError
+from lmaas.language import GenerateRequest, Sampling
+from lmaas.service import Service
+from lmaas.serving.engines import cache_bytes, choose_engine
+from lmaas.serving.prepare import need_of
+from lmaas.types import TENANT, LanguageSpec, ModelVersion, WorkerStatus
+
+SPEC = LanguageSpec(
+    architecture="x", context_length=1000, vocabulary_size=10, kv_bytes_per_token=100
+)
+REQUEST = GenerateRequest(
+    prompt="hello hello hello hello", sampling=Sampling(max_tokens=40, temperature=0)
+)
+
+
+@pytest.mark.parametrize(
+    ("setting", "sequences", "budget", "expected"),
+    [
+        (777, 64, 1 << 40, 777),
+        (0, 2, 1 << 40, 200_000),
+        (0, 64, 4_000_000, 1_000_000),
+        (0, 64, 1000, 100_000),
+    ],
+)
+def test_cache_size(setting: int, sequences: int, budget: int, expected: int) -> None:
+    assert cache_bytes(SPEC, setting, sequences, budget) == expected
+
+
+def answer(home: Path, **settings: Any) -> tuple[str, WorkerStatus]:
+    async def run() -> tuple[str, WorkerStatus]:
+        service = Service(Settings(home=str(home), **settings))
+        key, _ = service.create_key(TENANT, "k", ("call",))
+        try:
+            async with service.running():
+                made = await service.generate(key, "tiny", REQUEST, endpoint="t", request_id="1")
+                text = "".join([delta.text async for delta in made])
+                return text, service.ps(TENANT)[0]
+        finally:
+            service.close()
+
+    return asyncio.run(run())
+
+
+def test_guessing_changes_no_answer(tmp_path: Path, language_home: Path) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(language_home, home)
+    plain, status = answer(home)
+    assert plain
+    assert status.engine == "openvino-genai"
+    assert "fastest on a CPU" in status.reason
+    assert answer(home, prompt_lookup=4)[0] == plain
+    assert answer(home, drafts=("tiny=tiny",))[0] == plain
+
+
+@pytest.fixture
+def tiny(language_home: Path) -> ModelVersion:
+    service = Service(Settings(home=str(language_home)))
+    version = service.model(TENANT, "tiny")
+    service.close()
+    return version
+
+
+def test_the_engine_is_the_one_that_is_set(tiny: ModelVersion) -> None:
+    assert choose_engine("torch", tiny) == ("torch", "set by engine=torch")
+    need = need_of(tiny, Settings(engine="torch"), 1 << 30, lambda _: tiny)
+    assert need.files == ((tiny, "source", "model"),)
+    record = need.record(Path("x"))
+    assert record.engine == "torch"
+    assert record.folder == "x/model/source"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"drafts": ("tiny=tiny",), "prompt_lookup": 3},
+        {"drafts": ("tiny=tiny",), "engine": "torch"},
+    ],
+)
+def test_what_does_not_go_together_is_refused(tiny: ModelVersion, settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="combined"):
+        need_of(tiny, Settings(**settings), 1 << 30, lambda _: tiny)
+
+
+def test_too_small_a_budget_is_told_in_numbers(tmp_path: Path, language_home: Path) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(language_home, home)
+    with pytest.raises(LMaaSError, match="MiB"):
+        answer(home, memory_budget_bytes=1 << 20)
