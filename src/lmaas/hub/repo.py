@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from lmaas.errors import InvalidInput, ModelRefused
 from lmaas.frameworks.checkpoint import KEPT
 from lmaas.frameworks.refuse_checkpoint import CONVERT, INDEX, PICKLES, SINGLE
-from lmaas.registry.names import NAME, check_name, show
+from lmaas.registry.names import check_name, show
 from lmaas.types import Record
 
 PART = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?")
@@ -72,9 +72,7 @@ def parse_ref(text: str) -> HubRef:
 
 def default_name(ref: HubRef) -> str:
     """What the model is called here when nobody says: the hub's NAME in lower case."""
-    name = re.sub(r"\.{2,}", ".", ref.repo.partition("/")[2].lower())
-    assert NAME.fullmatch(name), "a repository's name is a model's name in lower case"
-    return check_name(name)
+    return check_name(ref.repo.partition("/")[2].lower())
 
 
 def choose(ref: HubRef, files: Sequence[HubFile]) -> list[HubFile]:
