@@ -156,3 +156,43 @@ def test_a_long_request_is_split_and_put_together(max_rows: int) -> None:
     assert isinstance(outcome, dict)
     assert outcome["y"][:, 0].tolist() == [2.0 * value for value in range(10)]
     assert max(sizes) <= max_rows
+
+
+def in_parts(id_: int, *widths: int) -> Request:
+    parts = tuple(
+        Batch(arrays={"x": np.full((1, width), width, np.float32)}, size=1, row_cost=width)
+        for width in widths
+    )
+    request = Request(id=id_)
+    request.begin(Batch(arrays={}, size=len(parts), parts=parts))
+    return request
+
+
+def test_a_request_in_parts_runs_one_after_another_with_others_between() -> None:
+    batcher = Batcher(8, joins=True)
+    long, short = in_parts(1, 2, 2, 3), request(2, 5.0, width=4)
+    batcher.add(long)
+    batcher.add(short)
+    order, answers = [], {}
+    while batch := batcher.next():
+        order.append([each.id for each in batch])
+        for each, outcome in run_batch(batch, double, joins=True, max_rows=8):
+            assert isinstance(outcome, dict)
+            whole = each.end_part({"y": outcome["y"][:, :1]})
+            if whole is None:
+                batcher.add(each)
+            else:
+                answers[each.id] = whole[1]["y"][:, 0].tolist()
+    assert order == [[1], [2], [1], [1]]
+    assert answers == {1: [4, 4, 6], 2: [10]}
+
+
+def test_rows_that_cost_more_join_less() -> None:
+    batcher = Batcher(32, joins=True)
+    batcher.took(100, TARGET_BATCH_S / 2)
+    assert batcher.max_rows(1) == 32
+    assert batcher.max_rows(20) == 10
+    assert batcher.max_rows(1000) == 1
+    for id_ in range(40):
+        batcher.add(in_parts(id_, 20, 20))
+    assert len(batcher.next()) == 10
