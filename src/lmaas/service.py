@@ -23,7 +23,7 @@ from lmaas.accounts.records import NO_LIMITS, Limits, ModelPrice, Price, UsageRe
 from lmaas.accounts.terms import Terms
 from lmaas.config import Settings
 from lmaas.errors import FULL, InvalidInput, NotFound, StorageFull
-from lmaas.hub.download import check_task, download, locked
+from lmaas.hub.pull import check_task, download, locked
 from lmaas.hub.repo import default_name, parse_ref
 from lmaas.language import Delta, Ended, GenerateRequest, Usage
 from lmaas.placement import sandbox
@@ -306,7 +306,7 @@ class Service:
         `name` is the hub's NAME in lower case where left out, `task` what the configs tell.
         `heard` is told how far the download is, in a thread of its own. Broken off, the next pull
         continues it; once registered, the downloaded files go, unless `keep`. Raises Conflict
-        while another pull of it runs, and what `hub.download` raises.
+        while another pull of it runs, and what `hub.pull.download` raises.
         """
         ref = parse_ref(repo)
         name = default_name(ref) if name is None else check_name(name)

@@ -11,8 +11,9 @@ import pytest
 from lmaas.accounts import usage
 from lmaas.accounts.journal import FOLDER
 from lmaas.accounts.keys import Keys
-from lmaas.accounts.ledger import SERVER_ENDED, Admission, Ledger
+from lmaas.accounts.ledger import SERVER_ENDED, Admission, Counted, Ledger
 from lmaas.accounts.records import FREE, Limits, Price, UsageRow
+from lmaas.accounts.tally import SLOTS
 from lmaas.accounts.terms import Terms
 from lmaas.errors import InsufficientQuota, InvalidInput, NotFound, RateLimited, Unavailable
 from lmaas.language import Usage
@@ -345,6 +346,78 @@ def test_a_request_that_never_ended_becomes_a_failed_row(books: Books) -> None:
         query = "SELECT request_id, status, error_code, cost_micro FROM usage ORDER BY 1"
         found = [tuple(row) for row in connection.exec_driver_sql(query)]
     assert found == [("req-1", "failed", SERVER_ENDED, 0), ("req-2", "ok", None, 10)]
+
+
+def test_calls_that_nothing_bounds_are_summed(books: Books) -> None:
+    def count(model: str = "m:1", key: KeyRecord | None = None) -> Counted:
+        counted = books.ledger.count(key or books.key, endpoint="models", model=model)
+        assert counted is not None
+        return counted
+
+    late = count()
+    for _ in range(1000):
+        with count():
+            books.pass_s(0.001)
+    for error in (KeyError(), asyncio.CancelledError()):
+        with pytest.raises(type(error)), count(key=books.other):
+            raise error
+    with count("n:2"):
+        pass
+    for _ in range(2):
+        assert [(r.model, r.requests, r.failed, r.cancelled) for r in books.rows("model")] == [
+            ("m", 1002, 1, 1),
+            ("n", 1, 0, 0),
+        ]
+    with late:
+        pass
+    assert books.rows("model")[0].requests == 1003
+    assert books.rows()[0].duration_ms == pytest.approx(2000)
+    with books.registry.database.read() as connection:
+        query = "SELECT count(*) FROM usage"
+        assert connection.exec_driver_sql(query).scalar_one() == 5
+    books.limit(concurrent=1)
+    assert books.ledger.count(books.key, endpoint="models", model="m:1") is None
+    books.terms.set_price(TENANT, "m", Price(request_micro=1))
+    assert books.ledger.count(books.other, endpoint="models", model="m:1") is None
+    count("n:2", books.other)
+
+
+def test_more_kinds_of_calls_than_there_is_room_for_get_rows(books: Books) -> None:
+    for _ in range(2):
+        found = [
+            books.ledger.count(books.key, endpoint="models", model=f"m{number}:1")
+            for number in range(SLOTS + 1)
+        ]
+        assert [one is None for one in found] == [False] * SLOTS + [True]
+        for one in found[:-1]:
+            assert one is not None
+            with one:
+                pass
+        books.ledger.flush()
+    assert books.rows()[0].requests == 2 * SLOTS
+    assert books.ledger.count(books.key, endpoint="models", model="x" * 500) is None
+
+
+def test_sums_of_a_killed_process_are_found_once(books: Books) -> None:
+    for _ in range(3):
+        with books.ledger.count(books.key, endpoint="models", model="m:1") or books.admit():
+            pass
+    running = books.ledger.count(books.key, endpoint="models", model="m:1")
+    assert running is not None
+    (tally,) = (books.home / FOLDER).glob("*.tally")
+    content = tally.read_bytes()
+    with running:
+        pass
+    books.ledger.shut()
+    with books.registry.database.write() as connection:
+        connection.exec_driver_sql("DELETE FROM usage")
+    for _ in range(2):
+        tally.write_bytes(content)
+        books.ledger.open()
+        (row,) = books.rows()
+        assert (row.requests, row.failed) == (4, 1)
+        books.ledger.shut()
+        assert not list((books.home / FOLDER).glob("*.tally"))
 
 
 def test_rows_are_grouped_and_bounded(books: Books) -> None:

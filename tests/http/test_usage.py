@@ -177,10 +177,15 @@ def test_what_was_not_written_survives_a_kill_of_the_server(tmp_path: Path) -> N
     with serving(home) as server, Client(server.url, server.key) as admin:
         admin.set_price("slow", Price(request_micro=5))
         record, key = admin.create_key("killed", ("call",), Limits(budget_micro=25, concurrent=9))
+        free, free_key = admin.create_key("free", ("call",))
+        admin.set_price("slow", Price())
+        ask(server, 1, free_key)
+        admin.set_price("slow", Price(request_micro=5))
         ask(server, 1, key)
         assert admin.usage(key_id=record.id).data[0].requests == 1
         for _ in range(3):
             ask(server, 1, key)
+            ask(server, 1, free_key)
         with ThreadPoolExecutor(1) as threads:
             running = threads.submit(ask, server, STEPS_PER_S * 30, key)
             spools = home / FOLDER
@@ -197,6 +202,7 @@ def test_what_was_not_written_survives_a_kill_of_the_server(tmp_path: Path) -> N
     with serving(home) as server, Client(server.url, server.key) as admin:
         (row,) = admin.usage(key_id=record.id).data
         assert (row.requests, row.failed, row.cost_micro) == (5, 1, 20)
+        assert admin.usage(key_id=free.id).data[0].requests == 4
         assert not list((home / FOLDER).glob("*.spool"))
         with Client(server.url, key) as client:
             assert client.predict("slow", [1.0])

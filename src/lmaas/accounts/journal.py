@@ -31,6 +31,7 @@ class Row(NamedTuple):
     model: str
     version: int | None
     endpoint: str
+    requests: int
     started_at: float
     duration_ms: float
     prompt_tokens: int

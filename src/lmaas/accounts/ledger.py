@@ -10,13 +10,15 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from lmaas.accounts.journal import Begun, Journal, Row, line_of, read_spools
 from lmaas.accounts.limits import Bucket, Level, Period, bounds, duration
 from lmaas.accounts.records import FREE, Limits, Price, Status
+from lmaas.accounts.tally import STATUSES, Counter, Place, Tally, read_tally
 from lmaas.accounts.terms import AllLimits, AllPrices, Terms
 from lmaas.accounts.usage import insert, spent
 from lmaas.errors import Cancelled, LMaaSError, Unavailable
@@ -30,6 +32,8 @@ FLUSH_S: Final = 2.0
 SERVER_ENDED: Final = "server_ended"
 """The error of requests that ran when the server was killed."""
 NOTHING: Final = Usage(prompt=0)
+GONE: Final = (asyncio.CancelledError, GeneratorExit, Cancelled)
+"""How a block ends whose caller went away."""
 
 
 class Admission:
@@ -93,11 +97,34 @@ class Admission:
     ) -> None:
         if error is None:
             self.settle(self.usage)
-        elif isinstance(error, asyncio.CancelledError | GeneratorExit | Cancelled):
+        elif isinstance(error, GONE):
             self.settle(self.usage, "cancelled", Cancelled.code)
         else:
             code = error.code if isinstance(error, LMaaSError) else LMaaSError.code
             self.settle(self.usage, "failed", code)
+
+
+class Counted:
+    """A call that is counted and no more, as a context manager."""
+
+    __slots__ = ("_counter", "_ledger", "_start_ns")
+
+    def __init__(self, ledger: "Ledger", counter: Counter, start_ns: int) -> None:
+        self._ledger = ledger
+        self._counter = counter
+        self._start_ns = start_ns
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        status = 0 if error is None else 2 if isinstance(error, GONE) else 1
+        self._ledger.counted(self._counter, status, self._start_ns)
 
 
 class Ledger:
@@ -113,6 +140,7 @@ class Ledger:
         self._registry = registry
         self._database = registry.database
         self._journal = Journal(self._database.path.parent)
+        self._tally = Tally(self._journal.folder)
         self._terms = Terms(registry.database)
         self._now = now
         self._monotonic_ns = monotonic_ns
@@ -152,10 +180,11 @@ class Ledger:
         if self._journal.held or not self._journal.hold():
             return
         left = self._journal.spools()
+        tallies = self._tally.files()
         running, rows = read_spools(left)
         failed = [_row_of(b, 0.0, NOTHING, 0, "failed", SERVER_ENDED) for b in running.values()]
-        insert(self._database, [*rows.values(), *failed])
-        for path in left:
+        insert(self._database, [*rows.values(), *failed, *_sums(tallies, ended=True)])
+        for path in (*left, *tallies):
             path.unlink()
         if rows or failed:
             log.info("Recovered %d usage rows, %d of killed requests.", len(rows), len(failed))
@@ -173,7 +202,7 @@ class Ledger:
             log.warning("Usage rows wait in the journal: %s", error)
         with self._lock:
             if not self._running:
-                self._journal.release()
+                self._release()
 
     async def _flush_often(self) -> None:
         while True:
@@ -192,6 +221,37 @@ class Ledger:
             self._refresh(version)
         levels = self._levels_of.get((key.tenant, key.id))
         return bool(self._find_levels(key.tenant, key.id) if levels is None else levels)
+
+    def count(self, key: KeyRecord, *, endpoint: str, model: str) -> "Counted | None":
+        """A call without tokens that nothing bounds and that costs nothing; None: use `admit`."""
+        version = self._registry.data_version()
+        if version != self._seen:
+            self._refresh(version)
+        place = key.tenant, key.id, model, endpoint
+        with self._lock:
+            counter = self._tally.find(place)
+            if counter is None:
+                if not self._open or not self._is_free(key, model):
+                    return None
+                counter = self._tally.add(Place(*place, self._now()))
+                if counter is None:
+                    return None
+            self._tally.numbers[counter.first] += 1
+        return Counted(self, counter, self._monotonic_ns())
+
+    def _is_free(self, key: KeyRecord, model: str) -> bool:
+        bounded = self._find_levels(key.tenant, key.id)
+        return not bounded and self._find_price(key.tenant, model) is FREE
+
+    def _release(self) -> None:
+        self._journal.release()
+        self._tally.release()
+
+    def counted(self, counter: Counter, status: int, start_ns: int) -> None:
+        """A counted call has ended."""
+        ns = self._monotonic_ns() - start_ns
+        with self._lock:
+            self._tally.end(counter, status, ns)
 
     def admit(
         self,
@@ -292,7 +352,7 @@ class Ledger:
             except LMaaSError as error:
                 log.warning("The row of %s is only in memory: %s", row.request_id, error)
             if not self._open and not self._running:
-                self._journal.release()
+                self._release()
 
     def headers(self, levels: tuple[Level, ...]) -> list[tuple[bytes, bytes]]:
         """Limit, what remains and when all is back, of the tightest level for each kind."""
@@ -321,15 +381,18 @@ class Ledger:
         stay in the journal and in memory."""
         with self._flushing:
             with self._lock:
-                if not self._journal.held or not (self._ended or self._batch):
+                if not self._journal.held:
                     return
-                self._journal.rotate([a.line for a in self._running.values()])
+                self._tally.rotate(self._now())
+                if self._ended:
+                    self._journal.rotate([a.line for a in self._running.values()])
                 self._batch += self._ended
                 self._ended = []
-            written = self._journal.spools()
-            insert(self._database, self._batch)
+                spools = self._journal.spools() if self._batch else []
+            tallies = self._tally.files()
+            insert(self._database, [*self._batch, *_sums(tallies, ended=False)])
             self._batch = []
-            for path in written:
+            for path in (*spools, *tallies):
                 path.unlink()
 
     def _refresh(self, version: int) -> None:
@@ -347,6 +410,7 @@ class Ledger:
                     self._set_level(place, given, now, now_ns)
             self._limits, self._prices = limits, prices
             self._levels_of, self._price_of = {}, {}
+            self._tally.forget()
             self._seen = version
 
     def _set_level(self, place: tuple[str, str], limits: Limits, now: float, now_ns: int) -> None:
@@ -429,10 +493,32 @@ def _row_of(
 ) -> Row:
     name, version = _name(begun.model)
     return Row(
-        begun.request_id, begun.tenant, begun.key_id, name, version, begun.endpoint,
+        begun.request_id, begun.tenant, begun.key_id, name, version, begun.endpoint, 1,
         begun.started_at, duration_ms, usage.prompt, usage.completion, usage.reasoning,
         usage.cached, cost_micro, status, error_code,
     )  # fmt: skip
+
+
+def _sums(tallies: Iterable[Path], *, ended: bool) -> list[Row]:
+    """The rows of counted calls; `ended`: also of those that ran when the server did not go on."""
+    rows = []
+    for one in (one for path in tallies for one in read_tally(path)):
+        name, version = _name(one.place.model)
+        counts: list[tuple[Status, int, str | None]] = [
+            (status, count, None) for status, count in zip(STATUSES, one.ended, strict=True)
+        ]
+        if ended:
+            counts.append(("failed", one.running, SERVER_ENDED))
+        total = max(1, sum(one.ended))
+        for status, count, error_code in counts:
+            if count:
+                ms = one.ns / 1e6 * count / total if error_code is None else 0.0
+                rows.append(Row(
+                    f"{one.id}-{error_code or status}", one.place.tenant, one.place.key_id, name,
+                    version, one.place.endpoint, count, one.place.started_at, ms, 0, 0, 0, 0, 0,
+                    status, error_code,
+                ))  # fmt: skip
+    return rows
 
 
 def _headers_of(kind: bytes, bucket: Bucket, now: int) -> list[tuple[bytes, bytes]]:

@@ -63,7 +63,7 @@ def report(
     keys = [columns[group].label(group) for group in groups]
     query = sa.select(
         *keys,
-        sa.func.count().label("requests"),
+        sa.func.coalesce(sa.func.sum(usage.c.requests), 0).label("requests"),
         _count("failed"),
         _count("cancelled"),
         *(
@@ -102,7 +102,7 @@ def _groups(by: Iterable[str]) -> list[str]:
 
 
 def _count(status: str) -> sa.Label[int]:
-    found = sa.case((usage.c.status == status, 1), else_=0)
+    found = sa.case((usage.c.status == status, usage.c.requests), else_=0)
     return sa.func.coalesce(sa.func.sum(found), 0).label(status)
 
 

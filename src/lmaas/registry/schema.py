@@ -99,6 +99,7 @@ usage = Table(
     Column("model", String, nullable=False),
     Column("version", Integer),
     Column("endpoint", String, nullable=False),
+    Column("requests", Integer, nullable=False),
     Column("started_at", Float, nullable=False),
     Column("duration_ms", Float, nullable=False),
     Column("prompt_tokens", Integer, nullable=False),
@@ -108,10 +109,12 @@ usage = Table(
     Column("cost_micro", Integer, nullable=False),
     Column("status", String, nullable=False),
     Column("error_code", String),
-    Index("usage_by_tenant", "tenant", "started_at"),
-    Index("usage_by_key", "key_id", "started_at"),
+    Index("usage_by_tenant", "tenant", "started_at", "cost_micro"),
+    Index("usage_by_key", "key_id", "started_at", "cost_micro"),
 )
-"""One row for every admitted request, written once; never changed."""
+"""One row for every admitted request, written once; never changed.
+
+Calls that nothing bounds and that cost nothing are summed: `requests` of them in one row."""
 
 limits = Table(
     "limits",

@@ -23,6 +23,7 @@ def _create_accounts() -> None:
         sa.Column("model", sa.String, nullable=False),
         sa.Column("version", sa.Integer),
         sa.Column("endpoint", sa.String, nullable=False),
+        sa.Column("requests", sa.Integer, nullable=False),
         sa.Column("started_at", sa.Float, nullable=False),
         sa.Column("duration_ms", sa.Float, nullable=False),
         sa.Column("prompt_tokens", sa.Integer, nullable=False),
@@ -33,8 +34,8 @@ def _create_accounts() -> None:
         sa.Column("status", sa.String, nullable=False),
         sa.Column("error_code", sa.String),
     )
-    op.create_index("usage_by_tenant", "usage", ["tenant", "started_at"])
-    op.create_index("usage_by_key", "usage", ["key_id", "started_at"])
+    op.create_index("usage_by_tenant", "usage", ["tenant", "started_at", "cost_micro"])
+    op.create_index("usage_by_key", "usage", ["key_id", "started_at", "cost_micro"])
     op.create_table(
         "limits",
         sa.Column("tenant", sa.String, primary_key=True),
