@@ -28,7 +28,7 @@ from lmaas.errors import (
     Unavailable,
 )
 from lmaas.hub import download as hub_download
-from lmaas.hub.download import Pulled, download, locked
+from lmaas.hub.pull import Pulled, download, locked
 from lmaas.hub.repo import default_name, parse_ref
 from lmaas.types import PullProgress
 

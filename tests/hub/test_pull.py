@@ -20,7 +20,7 @@ from hub_server import Hub, running_hub
 from lmaas.client import Client
 from lmaas.config import Settings
 from lmaas.errors import InvalidInput, ModelNotFound
-from lmaas.hub.download import locked
+from lmaas.hub.pull import locked
 from lmaas.hub.repo import parse_ref
 from lmaas.service import Service
 from lmaas.types import TENANT, ModelVersion

@@ -3,9 +3,7 @@
 What is not complete yet lies beside its place with the suffix `.part`; the next run goes on there.
 """
 
-import fcntl
 import hashlib
-import os
 import shutil
 import threading
 import time
@@ -19,16 +17,13 @@ import httpx
 from lmaas.errors import (
     FULL,
     Cancelled,
-    Conflict,
     CorruptBlob,
-    InvalidInput,
     StorageFull,
     Unavailable,
 )
-from lmaas.frameworks import checkpoint, refuse_checkpoint
 from lmaas.hub.api import Hub, told
-from lmaas.hub.repo import CARD, HubFile, HubRef, choose
-from lmaas.types import PullProgress, Record
+from lmaas.hub.repo import HubFile, HubRef
+from lmaas.types import PullProgress
 
 PART = ".part"
 TRIES = 6
@@ -43,93 +38,7 @@ CONTINUES = "Run it again: it continues where it stopped."
 Heard = Callable[[PullProgress], None]
 
 
-class Pulled(Record, frozen=True, kw_only=True):
-    """A downloaded and checked checkpoint. `source` names it as lineages do; `card` is its text."""
-
-    folder: str
-    source: str
-    task: str
-    card: str
-
-
-@contextmanager
-def locked(hub_folder: Path, ref: HubRef) -> Iterator[None]:
-    """The right to pull one repository into this home. Raises Conflict.
-
-    The kernel releases it when its holder dies, however it dies.
-    """
-    hub_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (hub_folder / f"{ref.folder}.lock").open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise Conflict(
-                f"{ref.repo} is being pulled into this home already, by process "
-                f"{file.read(20) or '?'}.",
-                hint="Wait until it is done.",
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
-
-
-def download(
-    ref: HubRef,
-    hub_folder: Path,
-    *,
-    task: str | None,
-    heard: Heard,
-    stop: threading.Event,
-) -> Pulled:
-    """Download one commit of a repository. Hold `locked` meanwhile.
-
-    `heard` is told how far it is, in this thread; `stop` ends it with Cancelled. Raises
-    ModelRefused, CorruptBlob, StorageFull and what `api.Hub` raises.
-    """
-    with Hub() as hub:
-        commit, files = hub.commit(ref)
-        chosen = choose(ref, files)
-        folder = hub_folder / ref.folder / commit
-        run = _Download(hub, ref, commit, folder, chosen, heard, stop)
-        run.require_space()
-        for file in chosen:
-            if not file.is_weights:
-                run.fetch(file)
-        # What cannot be served is told before its weights are downloaded.
-        refuse_checkpoint.check_configs(folder)
-        task = task_of(folder) if task is None else task
-        for file in chosen:
-            if file.is_weights:
-                run.fetch(file)
-    card = folder / CARD
-    return Pulled(
-        folder=str(folder),
-        source=f"hf:{ref.repo}@{commit}",
-        task=task,
-        card=card.read_text("utf-8", errors="replace") if card.is_file() else "",
-    )
-
-
-def check_task(task: str | None) -> None:
-    """Whether a checkpoint can have this task. Raises InvalidInput."""
-    if task is not None and task not in checkpoint.CHECKPOINT_TASKS:
-        raise InvalidInput(
-            f"A checkpoint cannot be {task!a}; its tasks are "
-            f"{', '.join(checkpoint.CHECKPOINT_TASKS)}.",
-            param="task",
-        )
-
-
-def task_of(folder: Path) -> str:
-    """The task that a checkpoint's configs tell of. Raises InvalidInput, ModelRefused."""
-    task = checkpoint.task_of(checkpoint.read_config(folder))
-    is_encoder = task != "text-ranking" and (folder / "modules.json").is_file()
-    return "embedding" if is_encoder else task
-
-
-class _Download:
+class Download:
     """One run over the chosen files of a commit."""
 
     def __init__(
@@ -159,7 +68,7 @@ class _Download:
 
     def require_space(self) -> None:
         """Whether the rest fits onto the device. Raises StorageFull with the numbers."""
-        with self._place("."):
+        with self._place("a folder"):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         missing = self._total - sum(self._there.values())
         free = shutil.disk_usage(self._folder).free
