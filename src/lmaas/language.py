@@ -4,6 +4,7 @@ Doors (OpenAI, Anthropic, Hugging Face) translate their bodies into a `GenerateR
 `Delta`s into their answers; engines know neither. This module knows no transport and no engine.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -20,6 +21,7 @@ MAX_TOP_LOGPROBS = 20
 MAX_LOGIT_BIAS = 1024
 MAX_TOOLS = 128
 MAX_SCHEMA_BYTES = 65_536
+MAX_SCHEMAS_BYTES = 524_288
 MAX_SCHEMA_DEPTH = 64
 MAX_SEED = (1 << 63) - 1
 
@@ -184,11 +186,9 @@ def check(request: GenerateRequest) -> GenerateRequest:
         if not -100 <= value <= 100:
             raise InvalidInput("A logit_bias must be within -100 to 100.", param="logit_bias")
     _check_tools(request)
-    schemas: list[tuple[str, dict[str, Any]]] = [("tools", t.parameters) for t in request.tools]
+    _check_schemas([tool.parameters for tool in request.tools], "tools")
     if request.format is not None:
-        schemas.append(("response_format", request.format.schema))
-    for param, schema in schemas:
-        check_schema(schema, param)
+        _check_schemas([request.format.schema], "response_format")
     return request
 
 
@@ -205,16 +205,23 @@ def _check_tools(request: GenerateRequest) -> None:
         raise InvalidInput("tool_choice asks for a call, but there are no tools.", param="tools")
 
 
-def check_schema(schema: dict[str, Any], param: str) -> None:
-    """Bound a JSON schema's size and depth. Raises InvalidInput."""
-    if _depth(schema, 0) > MAX_SCHEMA_DEPTH:
-        raise InvalidInput(f"A schema is nested deeper than {MAX_SCHEMA_DEPTH}.", param=param)
-    if len(msgspec.json.encode(schema)) > MAX_SCHEMA_BYTES:
-        raise InvalidInput(f"A schema has more than {MAX_SCHEMA_BYTES} bytes.", param=param)
-
-
-def _depth(value: Any, depth: int) -> int:
-    if depth > MAX_SCHEMA_DEPTH:
-        return depth
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return max((_depth(item, depth + 1) for item in inner), default=depth)
+def _check_schemas(schemas: Sequence[dict[str, Any]], param: str) -> None:
+    """Bound the size and depth of JSON schemas. Cheap to refuse, whatever was sent."""
+    sizes = [len(msgspec.json.encode(schema)) for schema in schemas]
+    if sum(sizes) > MAX_SCHEMAS_BYTES or max(sizes, default=0) > MAX_SCHEMA_BYTES:
+        raise InvalidInput(
+            f"A schema has at most {MAX_SCHEMA_BYTES} bytes, all of a request together "
+            f"{MAX_SCHEMAS_BYTES}; received {max(sizes)} and {sum(sizes)}.",
+            param=param,
+        )
+    level: list[Any] = list(schemas)
+    for _ in range(MAX_SCHEMA_DEPTH + 1):
+        level = [
+            inner
+            for value in level
+            for inner in (value.values() if isinstance(value, dict) else value)
+            if isinstance(inner, (dict, list))
+        ]
+        if not level:
+            return
+    raise InvalidInput(f"A schema is nested deeper than {MAX_SCHEMA_DEPTH}.", param=param)

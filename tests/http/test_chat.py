@@ -104,6 +104,9 @@ BAD: list[tuple[dict[str, Any], str | None]] = [
     ({"metadata": {"a": "x" * 600}}, "metadata"),
     ({"model": None}, "model"),
     ({"reasoning_effort": "extreme"}, "reasoning_effort"),
+    ({"chat_template_kwargs": {"a": "x" * 100_000}}, "chat_template_kwargs"),
+    ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
+    ({"messages": [USER] * 20_000}, "messages"),
 ]  # fmt: skip
 
 
@@ -315,3 +318,11 @@ def test_a_path_and_a_body_that_name_two_models(language: Running) -> None:
     response = httpx.post(url, json=body, headers=language.caller)
     assert response.status_code == 400
     assert "tiny" in response.json()["error"]
+
+
+def test_too_large_a_body_is_refused(language: Running) -> None:
+    url = f"{language.url}/v1/chat/completions"
+    body = json.dumps({"model": "tiny", "messages": [{**USER, "content": "x" * (8 << 20)}]})
+    response = httpx.post(url, content=body, headers=language.caller)
+    assert response.status_code == 413
+    assert response.json()["error"]["code"] == "payload_too_large"

@@ -5,7 +5,7 @@ Knows no protocol. Lone surrogates, NaN and Infinity are no JSON and end here.
 
 import re
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -18,13 +18,18 @@ _PLACE = re.compile(r"\A(?P<what>.*?)(?: - at (?:`key` in )?`\$\.?(?P<path>.*)`)
 _FIELD = re.compile(r"\AObject (?P<how>contains unknown|missing required) field `(?P<name>.*)`\Z")
 LISTED = "GET /openapi.json lists what is taken."
 MAX_SHOWN = 100
+MAX_BODY_BYTES: Final = 8 << 20
+"""Largest body of a request in text, so that none holds up the others while it is read."""
+MAX_TURNS: Final = 16_384
+"""So many turns, or parts of them, a conversation has at most."""
 MAX_METADATA = 16
 """So many pairs a request's metadata has at most."""
 
 
 async def read(service: Service, exchange: Exchange, decoder: "msgspec.json.Decoder[T]") -> T:
     """The request's body as the decoder's type. Raises InvalidInput, PayloadTooLarge."""
-    return decode(await exchange.body(service.settings.max_body_bytes), decoder)
+    limit_bytes = min(service.settings.max_body_bytes, MAX_BODY_BYTES)
+    return decode(await exchange.body(limit_bytes), decoder)
 
 
 def decode(body: bytes, decoder: "msgspec.json.Decoder[T]") -> T:

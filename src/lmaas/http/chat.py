@@ -7,7 +7,7 @@ from msgspec import Meta
 
 from lmaas.errors import InvalidInput
 from lmaas.http import sse
-from lmaas.http.body import check_metadata, model_of, read, refuse
+from lmaas.http.body import MAX_TURNS, check_metadata, model_of, read, refuse
 from lmaas.http.chat_answer import ChatWriter, completion
 from lmaas.http.chat_messages import ChatTurn, conversation
 from lmaas.http.collect import collect
@@ -27,6 +27,7 @@ from lmaas.http.reasoning import check_reasoning
 from lmaas.language import GenerateRequest, check
 from lmaas.service import Service
 
+MAX_TEMPLATE_BYTES = 65_536
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 
 
@@ -39,7 +40,7 @@ class ChatBody(SamplingBody, frozen=True, kw_only=True):
     """
 
     model: str | None = None
-    messages: tuple[ChatTurn, ...]
+    messages: Annotated[tuple[ChatTurn, ...], Meta(max_length=MAX_TURNS)]
     n: Choices | None = None
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
@@ -107,17 +108,24 @@ def to_request(body: ChatBody) -> GenerateRequest:
             tool_choice=tool_choice(body.tool_choice),
             parallel_tool_calls=body.parallel_tool_calls is not False,
             format=body.response_format.format() if body.response_format is not None else None,
-            template=template(body.reasoning_effort) | (body.chat_template_kwargs or {}),
+            template=_template(body),
             stream=bool(body.stream),
         )
     )
 
 
-def template(effort: "Effort | None") -> dict[str, Any]:
-    """Variables that tell a chat template how much to reason."""
+def _template(body: ChatBody) -> dict[str, Any]:
+    """Variables for the chat template: how much to reason, and what else is asked."""
+    more = body.chat_template_kwargs or {}
+    if more and len(msgspec.json.encode(more)) > MAX_TEMPLATE_BYTES:
+        raise InvalidInput(
+            f"chat_template_kwargs has more than {MAX_TEMPLATE_BYTES} bytes.",
+            param="chat_template_kwargs",
+        )
+    effort = body.reasoning_effort
     if effort is None:
-        return {}
-    return {"reasoning_effort": effort, "enable_thinking": effort != "none"}
+        return more
+    return {"reasoning_effort": effort, "enable_thinking": effort != "none", **more}
 
 
 def _max_tokens(body: ChatBody) -> int | None:

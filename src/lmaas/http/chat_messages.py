@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from lmaas.errors import InvalidInput
-from lmaas.http.body import refuse
+from lmaas.http.body import MAX_TURNS, refuse
 from lmaas.http.openai_types import Body
 from lmaas.language import ChatMessage, Role, ToolCall
 
@@ -43,7 +43,7 @@ class ChatTurn(Body, frozen=True, kw_only=True):
     """One turn. The last fields come back from clients that send an answer again as it came."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | tuple[Part, ...] | None = None
+    content: str | Annotated[tuple[Part, ...], Meta(max_length=MAX_TURNS)] | None = None
     name: str | None = None
     reasoning_content: str | None = None
     tool_calls: Annotated[tuple[MadeCall, ...], Meta(max_length=MAX_CALLS)] | None = None

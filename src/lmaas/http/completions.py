@@ -17,9 +17,10 @@ from lmaas.service import Service
 
 DEFAULT_MAX_TOKENS = 16
 """What OpenAI's API makes where `max_tokens` is not given."""
+MAX_IDS = 1 << 20
 
 Id = Annotated[int, Meta(ge=0, le=1 << 31)]
-Ids = tuple[Id, ...]
+Ids = Annotated[tuple[Id, ...], Meta(max_length=MAX_IDS)]
 
 
 class CompletionBody(SamplingBody, frozen=True, kw_only=True):
@@ -30,7 +31,7 @@ class CompletionBody(SamplingBody, frozen=True, kw_only=True):
     """
 
     model: str | None = None
-    prompt: str | tuple[str | Id | Ids, ...]
+    prompt: str | Annotated[tuple[str | Id | Ids, ...], Meta(max_length=MAX_IDS)]
     n: Choices | None = None
     best_of: Choices | None = None
     max_tokens: Count | None = None

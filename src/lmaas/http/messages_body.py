@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from lmaas.errors import InvalidInput
-from lmaas.http.body import refuse
+from lmaas.http.body import MAX_TURNS, refuse
 from lmaas.http.openai_types import Body, Count, Name
 from lmaas.language import (
     MAX_STOP_CHARS,
@@ -19,6 +19,8 @@ from lmaas.language import (
     ToolCall,
     check,
 )
+
+MAX_BLOCKS = 1024
 
 
 class CacheControl(Body, frozen=True, kw_only=True):
@@ -51,11 +53,14 @@ class Block(Body, frozen=True, kw_only=True):
     cache_control: CacheControl | None = None
 
 
+Blocks = Annotated[tuple[Block, ...], Meta(max_length=MAX_BLOCKS)]
+
+
 class Turn(Body, frozen=True, kw_only=True):
     """One turn: a text, or blocks."""
 
     role: Literal["user", "assistant"]
-    content: str | tuple[Block, ...]
+    content: str | Blocks
 
 
 class MessagesTool(Body, frozen=True, kw_only=True):
@@ -94,8 +99,8 @@ class CountBody(Body, frozen=True, kw_only=True):
     """A conversation whose tokens are counted."""
 
     model: str
-    messages: tuple[Turn, ...]
-    system: str | tuple[Block, ...] | None = None
+    messages: Annotated[tuple[Turn, ...], Meta(max_length=MAX_TURNS)]
+    system: str | Blocks | None = None
     tools: Annotated[tuple[MessagesTool, ...], Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: MessagesToolChoice | None = None
     thinking: Thinking | None = None
@@ -167,11 +172,15 @@ def to_request(body: CountBody) -> GenerateRequest:
         )
     else:
         refuse(body, _COUNT_NEUTRAL)
+    if not body.messages:
+        raise InvalidInput("There are no messages.", param="messages")
+    if sum(len(turn.content) for turn in body.messages if not isinstance(turn.content, str)) > (
+        MAX_TURNS
+    ):
+        raise InvalidInput(f"There are more than {MAX_TURNS} blocks.", param="messages")
     messages = [ChatMessage(role="system", content=text) for text in _system(body.system)]
     for i, turn in enumerate(body.messages):
         messages += _turn(turn, f"messages[{i}]")
-    if not body.messages:
-        raise InvalidInput("There are no messages.", param="messages")
     if messages[-1].role == "assistant":
         raise InvalidInput(
             "The last message is the assistant's: an answer that is begun is not supported.",
@@ -276,7 +285,7 @@ def _result(content: Any, place: str) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     try:
-        blocks = msgspec.convert(content, tuple[Block, ...])
+        blocks = msgspec.convert(content, Blocks)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"{place}: {error}.", param=place) from None
     for i, block in enumerate(blocks):

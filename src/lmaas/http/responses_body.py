@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from lmaas.errors import InvalidInput
-from lmaas.http.body import check_metadata, refuse
+from lmaas.http.body import MAX_TURNS, check_metadata, refuse
 from lmaas.http.openai_types import Body, Count, Name, SamplingBody, Top
 from lmaas.language import (
     MAX_TOOLS,
@@ -19,6 +19,7 @@ from lmaas.language import (
     check,
 )
 
+MAX_CONTENTS = 1024
 LOGPROBS = "message.output_text.logprobs"
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 
@@ -39,6 +40,9 @@ class Content(Body, frozen=True, kw_only=True):
     refusal: Any = None
 
 
+Contents = Annotated[tuple[Content, ...], Meta(max_length=MAX_CONTENTS)]
+
+
 class Item(Body, frozen=True, kw_only=True):
     """A part of the conversation. Served: message, function_call(_output), reasoning."""
 
@@ -46,12 +50,12 @@ class Item(Body, frozen=True, kw_only=True):
     id: str | None = None
     status: str | None = None
     role: Literal["system", "developer", "user", "assistant"] | None = None
-    content: str | tuple[Content, ...] | None = None
+    content: str | Contents | None = None
     call_id: str | None = None
     name: str | None = None
     arguments: str | None = None
-    output: str | tuple[Content, ...] | None = None
-    summary: tuple[Content, ...] | None = None
+    output: str | Contents | None = None
+    summary: Contents | None = None
     encrypted_content: Any = None
     phase: Any = None
 
@@ -110,7 +114,7 @@ class ResponsesBody(SamplingBody, frozen=True, kw_only=True):
     """
 
     model: str
-    input: str | tuple[Item, ...]
+    input: str | Annotated[tuple[Item, ...], Meta(max_length=MAX_TURNS)]
     instructions: str | None = None
     previous_response_id: str | None = None
     store: bool | None = None

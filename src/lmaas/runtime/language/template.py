@@ -78,7 +78,10 @@ class Template:
         more = more or {}
         for name in RESERVED:
             if name in more:
-                raise InvalidInput(f"The template variable {name!r} is not yours to set.")
+                raise InvalidInput(
+                    f"The template variable {name!r} is not yours to set.",
+                    param="chat_template_kwargs",
+                )
         shown = [_shown(message) for message in messages]
         offered = [_offered(tool) for tool in tools] or None
         pieces: list[str] = []
