@@ -90,7 +90,7 @@ class _Calls:
     def _push(self, path: Path, options: PushOptions | None) -> Call[ModelVersion]:
         if not path.exists():
             raise InvalidInput(f"{path} does not exist.", param="path")
-        files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+        files = _files_of(path)
         root = path.parent if path.is_file() else path
         with contextlib.ExitStack() as stack:
             parts = [("file", file.relative_to(root).as_posix(), file) for file in files]
@@ -530,6 +530,17 @@ def _build(
     from lmaas.frameworks import package
 
     package.build(model, name=name, task=task, sample=sample, folder=folder, **options)
+
+
+def _files_of(path: Path) -> list[Path]:
+    """What is sent of `path`: of a checkpoint its own files, of another folder all."""
+    from lmaas.frameworks import checkpoint
+
+    if path.is_file():
+        return [path]
+    if checkpoint.is_checkpoint(path):
+        return checkpoint.own_files(path)
+    return sorted(p for p in path.rglob("*") if p.is_file())
 
 
 def _pause_s(request: httpx.Request, response: httpx.Response, tries: int) -> float | None:

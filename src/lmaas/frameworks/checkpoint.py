@@ -7,7 +7,6 @@ Knows folders, configs and tokenizers; what becomes of each architecture is its 
 import importlib
 import shutil
 from collections.abc import Callable, Sequence
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, cast
 
@@ -53,7 +52,7 @@ def build(path: Path, target: Path, options: PushOptions) -> Manifest:
     for field in ("labels", "image", "outputs_are", "sample"):
         if getattr(options, field) is not None:
             raise InvalidInput(f"A checkpoint takes no {field}.", param=field)
-    weights = refuse_checkpoint.check(path)
+    refuse_checkpoint.check(path)
     if (path / VOCABULARIES[0]).is_file():
         check_tokenizer(path / VOCABULARIES[0])
     task = options.task or task_of(read_config(path))
@@ -68,7 +67,7 @@ def build(path: Path, target: Path, options: PushOptions) -> Manifest:
         getattr(importlib.import_module(module), function),
     )
     target.mkdir(parents=True, exist_ok=True)
-    keep(path, weights, target / "source")
+    keep(path, target / "source")
     check_config(target / "source")
     return builder(target / "source", options, target)
 
@@ -105,16 +104,24 @@ def read_config(folder: Path) -> dict[str, Any]:
     return refuse_checkpoint.read_json(folder / "config.json", refuse_checkpoint.MAX_CONFIG_BYTES)
 
 
-def keep(folder: Path, weights: list[Path], target: Path) -> None:
+def own_files(folder: Path) -> list[Path]:
+    """The files of a checkpoint that are kept: its weights and those of `KEPT`.
+
+    Raises ModelRefused when it has no weights that may be read.
+    """
+    weights = refuse_checkpoint.weight_files(folder)
+    if weights != [folder / refuse_checkpoint.SINGLE]:
+        weights.append(folder / refuse_checkpoint.INDEX)
+    beside = (p for pattern in KEPT for p in folder.glob(pattern) if p.is_file())
+    return sorted({*weights, *beside})
+
+
+def keep(folder: Path, target: Path) -> None:
     """Copy the checkpoint's own files, and nothing else of the folder."""
-    if len(weights) > 1 or weights[0].name != refuse_checkpoint.SINGLE:
-        weights = [*weights, folder / refuse_checkpoint.INDEX]
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        wanted = path in weights or any(fnmatch(name, pattern) for pattern in KEPT)
-        if wanted and path.is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target / name)
+    for path in own_files(folder):
+        kept = target / path.relative_to(folder)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, kept)
 
 
 def check_config(folder: Path) -> None:

@@ -29,8 +29,8 @@ ITEM_BYTES: Final = {
 CONVERT: Final = "Save it where you trust it: model.save_pretrained(folder) writes safetensors."
 
 
-def check(folder: Path) -> list[Path]:
-    """The weight files of the checkpoint. Raises ModelRefused for what may not be loaded."""
+def check(folder: Path) -> None:
+    """Raise ModelRefused for a checkpoint that may not be loaded."""
     _check_links(folder)
     check_configs(folder)
     weights = weight_files(folder)
@@ -48,7 +48,6 @@ def check(folder: Path) -> list[Path]:
         if isinstance(layers, int) and layers > len(tensors):
             raise ModelRefused(f"config.json tells of {layers} layers; the weights have "
                                f"{len(tensors)} tensors.")  # fmt: skip
-    return weights
 
 
 def check_configs(folder: Path) -> None:

@@ -11,7 +11,16 @@ from lmaas import tasks
 from lmaas.errors import InvalidInput
 from lmaas.runtime import ov, parity
 from lmaas.runtime.language import parity as language
-from lmaas.types import Manifest, ParityCheck, ParityReport, Record, Signature, TensorSpec
+from lmaas.runtime.language.template import Template
+from lmaas.types import (
+    LanguageSpec,
+    Manifest,
+    ParityCheck,
+    ParityReport,
+    Record,
+    Signature,
+    TensorSpec,
+)
 
 SOURCE_ITSELF = ParityReport(
     tolerance={},
@@ -46,16 +55,22 @@ def run(body: bytes) -> bytes:
         raise InvalidInput(f"The package has no valid manifest.json: {error}.") from None
     signature = tasks.get(manifest.task).check_signature(manifest.signature)
     if manifest.task == "text-generation":
-        report = _language(folder, signature)
+        assert signature.language is not None
+        report = _language(folder, signature.language)
     else:
         report = _tensors(folder, signature, manifest.task)
     checked = msgspec.structs.replace(manifest, signature=signature)
     return msgspec.json.encode(Reply(manifest=checked, parity=report))
 
 
-def _language(folder: Path, signature: Signature) -> ParityReport:
-    assert signature.language is not None
+def _language(folder: Path, spec: LanguageSpec) -> ParityReport:
+    if min(spec.context_length, spec.vocabulary_size, spec.kv_bytes_per_token) < 1:
+        raise InvalidInput("The signature's lengths and sizes must be at least 1.")
+    if any(not 0 <= token < spec.vocabulary_size for token in spec.stop_token_ids):
+        raise InvalidInput("The signature has a stop token outside the vocabulary.")
     compiled = folder / "compiled"
+    for place in (compiled, folder / "source"):
+        Template.load(place)
     if not compiled.exists():
         _require_files(folder, folder / "source" / "config.json", folder / "source/tokenizer.json")
         return SOURCE_ITSELF
@@ -69,7 +84,7 @@ def _language(folder: Path, signature: Signature) -> ParityReport:
         compiled / "tokenizer.json",
         folder / "sample.safetensors",
     )
-    return language.measure(compiled, folder / "sample.safetensors", signature.language)
+    return language.measure(compiled, folder / "sample.safetensors", spec)
 
 
 def _tensors(folder: Path, signature: Signature, task: str) -> ParityReport:
