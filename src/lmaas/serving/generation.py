@@ -56,6 +56,7 @@ class Generation:
         self._streamed = 0
         self._woken = asyncio.Event()
         self._task: asyncio.Future[Ended] | None = None
+        self._over_told = False
 
     def replay(self, ended: Ended) -> None:
         """Give an answer that was kept; nothing runs, and nothing is used."""
@@ -63,6 +64,7 @@ class Generation:
         done.set_result(ended)
         self._task = done
         self._take(ended)
+        self._over_told = True
         self._end(Usage(0), "ok", None)
 
     async def start(self, run: Run) -> None:
@@ -89,7 +91,8 @@ class Generation:
             while True:
                 while self._deltas:
                     yield self._deltas.popleft()
-                if self._task.done():
+                if self._over_told:
+                    # Not before: a task is done a moment before what it brought is taken.
                     self._task.result()
                     return
                 self._woken.clear()
@@ -129,6 +132,7 @@ class Generation:
             if self._keep is not None:
                 self._keep(ended, [*self._kept, *ended.deltas])
             self._end(ended.usage, "ok", None)
+        self._over_told = True
         self._woken.set()
 
     def _take(self, ended: Ended) -> None:
