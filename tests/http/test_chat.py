@@ -326,3 +326,11 @@ def test_too_large_a_body_is_refused(language: Running) -> None:
     response = httpx.post(url, content=body, headers=language.caller)
     assert response.status_code == 413
     assert response.json()["error"]["code"] == "payload_too_large"
+
+
+def test_choices_differ_without_a_seed(language: Running) -> None:
+    url = f"{language.url}/v1/chat/completions"
+    body = {"model": "tiny", "messages": [USER], "max_tokens": 12, "n": 2}
+    answers = [httpx.post(url, json=body, headers=language.caller).json() for _ in range(2)]
+    texts = {choice["message"]["content"] for answer in answers for choice in answer["choices"]}
+    assert len(texts) == 4

@@ -6,6 +6,7 @@ in another process before it comes here.
 """
 
 import json
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -174,8 +175,9 @@ class OpenVINOGenAI:
             if sampling.top_k:
                 config.top_k = sampling.top_k
             config.min_p = sampling.min_p
-            if sampling.seed is not None:
-                config.rng_seed = sampling.seed % (1 << 63)
+            # Its default is the same for every sequence.
+            seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
+            config.rng_seed = seed % (1 << 63)
         if self._lookup:
             config.num_assistant_tokens = self._lookup
             if self._by_lookup:
