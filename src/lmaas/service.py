@@ -154,7 +154,7 @@ class Service:
         version = self.router.resolve(tenant, ref)
         tokens = await self._text_tokens(key, version, ref, payload)
         if payload.format != "texts":
-            counted = self.ledger.count(key, endpoint=endpoint, model=version.ref)
+            counted = self.ledger.count(key, ref, endpoint, self.router.resolve)
             if counted is not None:
                 with counted:
                     version, answer = await self.router.call(tenant, ref, payload)
@@ -214,10 +214,14 @@ class Service:
             prompt_tokens=prompt,
         )
         generation = Generation(
-            version, admission.end, None if kept_as is None else partial(self._keep, kept_as)
+            version,
+            admission.end,
+            self.metrics,
+            None if kept_as is None else partial(self._keep, kept_as),
         )
         generation.headers += admission.headers
         if kept_as is not None:
+            self.metrics.cached(version.ref, hit=ended is not None)
             generation.headers.append((b"x-lmaas-cache", b"hit" if ended else b"miss"))
         if ended is not None:
             generation.replay(ended)
@@ -441,7 +445,10 @@ class Service:
         )
         with self.scratch("compress") as scratch:
             package, target = scratch / "package", scratch / "variant"
-            roles: tuple[FileRole, ...] = ("compiled", "source")
+            # Only bf16 is made from the source; the others from what was compiled.
+            roles: tuple[FileRole, ...] = ("compiled",)
+            if options.to == "bf16":
+                roles += ("source",)
             await _to_end(asyncio.to_thread(self.registry.unpack, version, package, roles))
             request = {
                 "folder": str(package),

@@ -210,3 +210,11 @@ def test_it_is_small_where_nothing_runs(language: Running) -> None:
     httpx.post(f"{language.url}/api/models/tiny/load", headers=language.admin, timeout=60)
     children = psutil.Process(status(language)["pid"]).children(recursive=True)
     assert len(children) <= 1, [child.cmdline() for child in children]
+
+
+def test_metrics_tell_tokens_and_first_tokens(language: Running, client: openai.OpenAI) -> None:
+    chat(client)
+    told = httpx.get(f"{language.url}/metrics", headers=language.admin).text
+    assert 'lmaas_tokens_total{kind="completion",model="tiny:1"}' in told
+    assert 'lmaas_first_token_seconds_count{model="tiny:1"}' in told
+    assert 'lmaas_kv_cache_used{model="tiny:1"} 0.0' in told

@@ -4,6 +4,7 @@ import asyncio
 
 from lmaas.language import Delta, Ended, Usage
 from lmaas.serving.generation import Generation, Receiver
+from lmaas.serving.metrics import Metrics
 from lmaas.types import Manifest, ModelVersion, ParityReport, Signature
 
 VERSION = ModelVersion(
@@ -28,7 +29,7 @@ ENDED = Ended(Usage(3, 1), (Delta(0, "hi", 1, "stop"),))
 def test_an_answer_that_comes_with_its_first_token_is_whole() -> None:
     async def once(pauses: int) -> None:
         settled: list[object] = []
-        generation = Generation(VERSION, lambda *told: settled.append(told))
+        generation = Generation(VERSION, lambda *told: settled.append(told), Metrics())
         ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
 
         async def run(receiver: Receiver) -> Ended:

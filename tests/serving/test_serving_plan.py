@@ -95,13 +95,14 @@ def test_metrics_render_what_they_were_told() -> None:
     metrics.request("m:1", "/models/{name}", 200, 0.01)
     metrics.batches("m:1", (1, 3))
     metrics.restart("m:1")
-    metrics.watch(lambda: {"m:1": 4})
+    metrics.watch(lambda: {"m:1": (4, 0.5)})
     text = metrics.render().decode()
     for line in (
         'lmaas_requests_total{model="m:1",route="/models/{name}",status="200"} 1.0',
         'lmaas_batch_size_count{model="m:1"} 2.0',
         'lmaas_worker_restarts_total{model="m:1"} 1.0',
         'lmaas_queue_depth{model="m:1"} 4.0',
+        'lmaas_kv_cache_used{model="m:1"} 0.5',
         "lmaas_loaded_models 1.0",
     ):
         assert line in text

@@ -15,6 +15,7 @@ from lmaas.frameworks.refuse_checkpoint import (
     check,
     header,
     read_json,
+    weight_files,
 )
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -51,7 +52,8 @@ def merge(adapter: Path, base: Path, target: Path) -> None:
     header(adapter / WEIGHTS)
     pairs = _pairs(load_file(adapter / WEIGHTS))
     shutil.copytree(base, target)
-    for path in check(target):
+    check(target)
+    for path in weight_files(target):
         tensors = load_file(path)
         for name, weight in tensors.items():
             pair = pairs.pop(name.removesuffix(".weight"), None)

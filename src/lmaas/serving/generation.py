@@ -5,6 +5,7 @@ closing it early cancels the request and still accounts for what it used.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Literal, Protocol
@@ -13,6 +14,7 @@ import msgspec
 
 from lmaas.errors import InvalidInput
 from lmaas.language import Delta, Ended, GenerateRequest, TokenLogprob, Usage
+from lmaas.serving.metrics import Metrics
 from lmaas.types import ModelVersion
 
 Status = Literal["ok", "failed", "cancelled"]
@@ -44,12 +46,16 @@ class Generation:
     `usage` and `prompt_logprobs` are complete after the last delta. Make it with `start`.
     """
 
-    def __init__(self, version: ModelVersion, settle: Settle, keep: Keep | None = None) -> None:
+    def __init__(
+        self, version: ModelVersion, settle: Settle, metrics: Metrics, keep: Keep | None = None
+    ) -> None:
         self.version = version
         self.headers: list[tuple[bytes, bytes]] = []
         self.usage = Usage(0)
         self.prompt_logprobs: tuple[TokenLogprob, ...] = ()
         self._settle: Settle | None = settle
+        self._metrics = metrics
+        self._asked = time.perf_counter()
         self._keep = keep
         self._kept: list[Delta] = []
         self._deltas: deque[Delta] = deque()
@@ -105,6 +111,7 @@ class Generation:
     def began(self, prompt_tokens: int) -> None:
         """The first token is there."""
         self.usage = Usage(prompt_tokens)
+        self._metrics.first_token(self.version.ref, time.perf_counter() - self._asked)
         self._woken.set()
 
     def part(self, delta: Delta) -> None:
@@ -147,6 +154,8 @@ class Generation:
         settle, self._settle = self._settle, None
         if settle is not None:
             settle(usage, status, error)
+            if usage is not None:
+                self._metrics.used(self.version.ref, usage)
 
 
 def check_language(version: ModelVersion) -> None:

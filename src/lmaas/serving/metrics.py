@@ -6,12 +6,15 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from lmaas.language import Usage
+
 LATENCY_BUCKETS = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0,
 )  # fmt: skip
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
-Depths = Callable[[], dict[str, int]]
+Depths = Callable[[], dict[str, tuple[int, float]]]
+"""Of each loaded model: requests in hand, and the share of its KV cache that is in use."""
 
 
 class Metrics(Collector):
@@ -49,6 +52,25 @@ class Metrics(Collector):
             ("model",),
             registry=self._registry,
         )
+        self._first_token = Histogram(
+            "lmaas_first_token_seconds",
+            "Time from a request's arrival to the first token of its answer.",
+            ("model",),
+            buckets=LATENCY_BUCKETS,
+            registry=self._registry,
+        )
+        self._tokens = Counter(
+            "lmaas_tokens",
+            "Tokens of language models, by kind: prompt, completion.",
+            ("model", "kind"),
+            registry=self._registry,
+        )
+        self._answers = Counter(
+            "lmaas_cached_answers",
+            "Requests that the response cache was asked for, by outcome: hit, miss.",
+            ("model", "outcome"),
+            registry=self._registry,
+        )
         self._registry.register(self)
 
     def request(self, model: str, route: str, status: int, seconds: float) -> None:
@@ -62,12 +84,25 @@ class Metrics(Collector):
         for size in sizes:
             histogram.observe(size)
 
+    def first_token(self, model: str, seconds: float) -> None:
+        """A generation has its first token."""
+        self._first_token.labels(model).observe(seconds)
+
+    def used(self, model: str, usage: Usage) -> None:
+        """A generation is over."""
+        self._tokens.labels(model, "prompt").inc(usage.prompt)
+        self._tokens.labels(model, "completion").inc(usage.completion)
+
+    def cached(self, model: str, *, hit: bool) -> None:
+        """The response cache was asked for an answer."""
+        self._answers.labels(model, "hit" if hit else "miss").inc()
+
     def restart(self, model: str) -> None:
         """A worker died and is started again."""
         self._restarts.labels(model).inc()
 
     def watch(self, depths: Depths) -> None:
-        """Take queue depths by loaded model from `depths` whenever metrics are read."""
+        """Ask `depths` whenever metrics are read."""
         self._depths = depths
 
     def render(self) -> bytes:
@@ -80,7 +115,14 @@ class Metrics(Collector):
         queue = GaugeMetricFamily(
             "lmaas_queue_depth", "Requests that wait or run.", labels=("model",)
         )
-        for model, depth in depths.items():
+        cache = GaugeMetricFamily(
+            "lmaas_kv_cache_used",
+            "Share of the cache of keys and values in use.",
+            labels=("model",),
+        )
+        for model, (depth, cache_used) in depths.items():
             queue.add_metric((model,), depth)
+            cache.add_metric((model,), cache_used)
         yield queue
+        yield cache
         yield GaugeMetricFamily("lmaas_loaded_models", "Models loaded now.", value=len(depths))

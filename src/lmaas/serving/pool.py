@@ -281,8 +281,11 @@ class Pool:
             worker.pinned = key in named
         self._pins_live = live
 
-    def _depths(self) -> dict[str, int]:
-        return {worker.version.ref: worker.depth for worker in self._workers.values()}
+    def _depths(self) -> dict[str, tuple[int, float]]:
+        return {
+            worker.version.ref: (worker.depth, worker.cache_used)
+            for worker in self._workers.values()
+        }
 
 
 def _clear(own: Path) -> None:

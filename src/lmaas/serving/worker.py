@@ -123,6 +123,11 @@ class Worker:
         return len(self._held)
 
     @property
+    def cache_used(self) -> float:
+        """The share of a language model's cache that is in use."""
+        return self._cache_used if self.live else 0.0
+
+    @property
     def memory_bytes(self) -> int:
         """What the process takes, or is expected to take where that is more."""
         return max(self.planned_bytes, self._memory_bytes)
@@ -243,7 +248,7 @@ class Worker:
             reason=str(self.error) if self.error else self.reason,
             pid=self._life.process.pid if self._life and self.live else None,
             memory_bytes=self._memory_bytes,
-            cache_used=self._cache_used,
+            cache_used=self.cache_used,
             requests=self._requests,
             queued=len(self._held),
             restarts=self._restarts,
