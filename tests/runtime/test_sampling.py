@@ -37,11 +37,10 @@ def test_bias_and_bans() -> None:
     biased = sampler(logit_bias={1: 5.0, 2: -100.0})
     assert adjusted(biased, [0.0, 0.0, 0.0]) == [0.0, 5.0, -100.0]
     short = sampler((), (0,), min_tokens=2, stop_token_ids=(2, 77))
-    assert short.adjusts
     assert adjusted(short, [0.0, 0.0, 9.0]) == [0.0, 0.0, -math.inf]
     short.take(0)
-    assert not short.adjusts
     assert adjusted(short, [0.0, 0.0, 9.0]) == [0.0, 0.0, 9.0]
+    assert not short.adjusts
 
 
 def test_a_grammar_goes_before_min_tokens() -> None:
@@ -78,6 +77,27 @@ def test_distribution(fields: dict[str, Any], want: tuple[float, ...]) -> None:
     torch.testing.assert_close(
         distribution(LOGITS.flip(-1), [sampling])[0].flip(-1), torch.tensor(want).float()
     )
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 6.0], ids=["flat", "middle", "sharp"])
+def test_a_large_vocabulary(scale: float) -> None:
+    logits = scale * torch.randn(3, 5000, generator=torch.Generator().manual_seed(0))
+    samplings = [
+        TokenSampling(max_tokens=1, top_p=0.9),
+        TokenSampling(max_tokens=1, top_k=2000, top_p=0.5),
+        TokenSampling(max_tokens=1, top_k=40),
+    ]
+    for row, sampling in zip(logits, samplings, strict=True):
+        ordered, order = row.softmax(-1).sort(descending=True)
+        top = sampling.top_k or 5000
+        ordered = ordered[:top] / ordered[:top].sum()
+        count = min(top, int((ordered.cumsum(-1) < sampling.top_p).sum()) + 1)
+        want = torch.zeros(5000)
+        want[order[:count]] = ordered[:count] / ordered[:count].sum()
+        torch.testing.assert_close(distribution(row[None], [sampling])[0], want)
+    together = distribution(logits, samplings)
+    alone = [distribution(row[None], [one])[0] for row, one in zip(logits, samplings, strict=True)]
+    torch.testing.assert_close(together, torch.stack(alone))
 
 
 def test_pick_follows_the_distribution() -> None:

@@ -15,6 +15,8 @@ from lmaas.runtime.language.engine import TokenSampling, TokenScore
 
 BELOW_ONE: Final = 1 - 2.0**-50
 """Keeps a draw, after rounding, below the sum of all probabilities."""
+CANDIDATES: Final = 1024
+"""Best tokens that top-k and top-p look at before they sort a whole vocabulary."""
 
 
 class Sampler:
@@ -120,7 +122,11 @@ def distribution(logits: Any, samplings: Sequence[TokenSampling]) -> Any:
     logits = logits / column([max(each.temperature, 1e-5) for each in samplings])
     rows = [row for row, each in enumerate(samplings) if each.top_k or each.top_p < 1]
     if rows:
-        logits[rows] = _keep_best(logits[rows], [samplings[row] for row in rows])
+        filtered = [samplings[row] for row in rows]
+        kept = _keep_best(logits[rows], filtered, min(CANDIDATES, logits.shape[-1]))
+        if kept is None:
+            kept = _keep_best(logits[rows], filtered, logits.shape[-1])
+        logits[rows] = kept
     probabilities = logits.softmax(-1)
     if any(each.min_p for each in samplings):
         least = column([each.min_p for each in samplings]) * probabilities.amax(-1, keepdim=True)
@@ -128,27 +134,38 @@ def distribution(logits: Any, samplings: Sequence[TokenSampling]) -> Any:
     return probabilities
 
 
-def _keep_best(logits: Any, samplings: Sequence[TokenSampling]) -> Any:
-    """`logits` (B, V) with -inf at all but the top k, and of them the fewest that make up top p."""
+def _keep_best(logits: Any, samplings: Sequence[TokenSampling], width: int) -> Any:
+    """`logits` (B, V) with -inf at all but the top k, and of them the fewest that make up top p.
+
+    Looks at the `width` best tokens of each row; None where these are too few to tell.
+    """
     import torch
 
     size = logits.shape[-1]
-    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-    ranks = torch.arange(size, device=logits.device)
-    most = torch.tensor([each.top_k or size for each in samplings], device=logits.device)
-    ordered = ordered.masked_fill(ranks >= most[:, None], -torch.inf)
-    probabilities = ordered.softmax(-1)
-    before = probabilities.cumsum(-1) - probabilities
+    tops = [min(each.top_k or size, size) for each in samplings]
+    if any(width < top < size for top in tops):
+        return None
+    most = torch.tensor(tops, device=logits.device)[:, None]
     # A top p of 1 keeps all, also where rounding makes the sum reach 1 early.
     mass = torch.tensor(
         [each.top_p if each.top_p < 1 else 2.0 for each in samplings],
         dtype=logits.dtype,
         device=logits.device,
+    )[:, None]
+    ordered, order = logits.topk(width, dim=-1)
+    ordered = ordered.masked_fill(torch.arange(width, device=logits.device) >= most, -torch.inf)
+    whole = torch.where(
+        most <= width,
+        ordered.logsumexp(-1, keepdim=True),
+        logits.logsumexp(-1, keepdim=True),
     )
-    cut = before >= mass[:, None]
+    sums = (ordered - whole).exp().cumsum(-1)
+    if width < size and bool(((most > width) & (sums[:, -1:] < mass)).any()):
+        return None
+    cut = sums - (ordered - whole).exp() >= mass
     cut[:, 0] = False
     ordered = ordered.masked_fill(cut, -torch.inf)
-    return torch.empty_like(logits).scatter_(-1, order, ordered)
+    return torch.full_like(logits, -torch.inf).scatter_(-1, order, ordered)
 
 
 def pick(probabilities: Any, draws: Sequence[float]) -> list[int]:

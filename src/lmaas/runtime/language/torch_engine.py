@@ -66,14 +66,10 @@ class TorchEngine:
 
     def load(self, folder: Path, spec: LanguageSpec, options: EngineOptions) -> None:
         """Read the weights. Raises LMaaSError for a model that it cannot run."""
-        import torch
-
         for field in ("lookup", "draft"):
             if getattr(options, field):
                 raise _cannot(field)
-        if options.threads:
-            torch.set_num_threads(options.threads)
-        self._model = TorchModel(folder, options.precision)
+        self._model = TorchModel(folder, options.precision, options.threads)
         self._grammars = Grammars(folder, self._model.vocabulary_size, spec.stop_token_ids)
         self._most_rows = options.max_sequences
         self._cache_bytes = options.cache_bytes

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from lmaas.errors import LMaaSError
+from lmaas.errors import LMaaSError, MissingExtra
 from lmaas.runtime.language.torch_cache import Slab
 from lmaas.types import Precision
 
@@ -18,12 +18,23 @@ ATTENTION: Final = frozenset({"full_attention", "sliding_attention", "chunked_at
 
 
 class TorchModel:
-    """The model in `folder`, on the GPU where there is one."""
+    """The model in `folder`, on the GPU where there is one. `threads` 0: all cores.
 
-    def __init__(self, folder: Path, precision: Precision) -> None:
-        import torch
-        from transformers import AutoModelForCausalLM
+    Raises LMaaSError for a model that cannot be loaded or run.
+    """
 
+    def __init__(self, folder: Path, precision: Precision, threads: int = 0) -> None:
+        try:
+            import torch
+            from safetensors import SafetensorError
+            from transformers import AutoModelForCausalLM
+        except ImportError as error:
+            raise MissingExtra(
+                f"The engine torch needs {error.name}.", hint="pip install 'lmaas[language]'"
+            ) from error
+
+        if threads:
+            torch.set_num_threads(threads)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
             model, told = AutoModelForCausalLM.from_pretrained(
@@ -34,7 +45,7 @@ class TorchModel:
                 use_safetensors=True,
                 output_loading_info=True,
             )
-        except (OSError, ValueError, ImportError) as error:
+        except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
             raise LMaaSError(f"The engine torch cannot load the model: {error}") from error
         for what in ("missing", "unexpected", "mismatched"):
             if names := sorted(map(str, told[f"{what}_keys"])):
