@@ -151,14 +151,14 @@ class Service:
         task cancels the request, queued or running.
         """
         tenant = key.tenant
-        version = self.router.resolve(tenant, ref)
-        tokens = await self._text_tokens(key, version, ref, payload)
         if payload.format != "texts":
             counted = self.ledger.count(key, ref, endpoint, self.router.resolve)
             if counted is not None:
                 with counted:
                     version, answer = await self.router.call(tenant, ref, payload)
                 return Predicted(version, answer, [])
+        version = self.router.resolve(tenant, ref)
+        tokens = await self._text_tokens(key, version, ref, payload)
         with self.ledger.admit(
             key,
             request_id=request_id,

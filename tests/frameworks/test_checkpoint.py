@@ -18,7 +18,7 @@ from lmaas.errors import InvalidInput, LMaaSError, MissingExtra, ModelRefused
 from lmaas.frameworks import checkpoint, importer, refuse_checkpoint
 from lmaas.frameworks.causal import context_length
 from lmaas.service import Service
-from lmaas.types import TENANT, CompressOptions, ModelVersion, PushOptions
+from lmaas.types import TENANT, CompressOptions, ModelVersion, PushOptions, VariantName
 
 
 def push(home: Path, folder: Path, **options: Any) -> ModelVersion:
@@ -27,9 +27,9 @@ def push(home: Path, folder: Path, **options: Any) -> ModelVersion:
         return asyncio.run(service.push(TENANT, folder, given))
 
 
-def compress(home: Path) -> None:
+def compress(home: Path, to: VariantName) -> None:
     with closing(Service(load_settings({"home": str(home)}))) as service:
-        asyncio.run(service.compress(TENANT, "tiny", CompressOptions(to="int8")))
+        asyncio.run(service.compress(TENANT, "tiny", CompressOptions(to=to)))
 
 
 def make_causal(folder: Path, config: Any, model: Any) -> Path:
@@ -126,6 +126,8 @@ def test_weights_keep_their_type_and_shards_are_read(tmp_path: Path) -> None:
     weights = 2 * version.manifest.num_parameters
     assert 0.9 * weights < size["compiled/openvino_model.bin"] < 1.1 * weights
     assert version.parity.passed("f32")
+    with pytest.raises(InvalidInput, match="weights are bf16 already"):
+        compress(tmp_path / "home", "bf16")
 
 
 def test_an_architecture_that_does_not_compile_is_kept_as_it_is(tmp_path: Path) -> None:
@@ -139,7 +141,7 @@ def test_an_architecture_that_does_not_compile_is_kept_as_it_is(tmp_path: Path) 
     assert spec is not None
     assert spec.kv_bytes_per_token == 2 * 2 * 2 * 16 * 2
     with pytest.raises(InvalidInput, match="was not compiled"):
-        compress(tmp_path / "home")
+        compress(tmp_path / "home", "int8")
 
 
 def test_another_task_than_the_architecture_has_is_refused(copy: Path, tmp_path: Path) -> None:
