@@ -18,10 +18,41 @@ from lmaas.accounts.terms import Terms
 from lmaas.errors import InsufficientQuota, InvalidInput, NotFound, RateLimited, Unavailable
 from lmaas.language import Usage
 from lmaas.registry.store import Registry
-from lmaas.types import TENANT, KeyRecord
+from lmaas.types import (
+    TENANT,
+    KeyRecord,
+    Manifest,
+    ModelVersion,
+    ParityReport,
+    Signature,
+    TensorSpec,
+)  # fmt: skip
 
 NOON = 1_900_000_000.0
 DAY_S = 86_400
+
+
+def version_of(tenant: str, ref: str) -> ModelVersion:
+    """A version of which only the name is looked at."""
+    name, _, number = ref.partition(":")
+    spec = TensorSpec(name="x", dtype="float32", shape=(-1, 4))
+    manifest = Manifest(
+        name=name,
+        task="tensor",
+        framework="pytorch",
+        signature=Signature(inputs=(spec,), outputs=(spec,)),
+        num_parameters=4,
+        framework_version="1",
+    )
+    return ModelVersion(
+        tenant=tenant,
+        name=name,
+        version=int(number),
+        manifest=manifest,
+        parity=ParityReport(tolerance={}, checks=()),
+        files=(),
+        created_at=0.0,
+    )
 
 
 class Books:
@@ -52,6 +83,9 @@ class Books:
             model=model,
             tokens=tokens,
         )
+
+    def calls(self, ref: str = "m:1", key: KeyRecord | None = None) -> Counted | None:
+        return self.ledger.count(key or self.key, ref, "models", version_of)
 
     def limit(self, key_id: str | None = "", **given: object) -> None:
         place = self.key.id if key_id == "" else key_id
@@ -350,7 +384,7 @@ def test_a_request_that_never_ended_becomes_a_failed_row(books: Books) -> None:
 
 def test_calls_that_nothing_bounds_are_summed(books: Books) -> None:
     def count(model: str = "m:1", key: KeyRecord | None = None) -> Counted:
-        counted = books.ledger.count(key or books.key, endpoint="models", model=model)
+        counted = books.calls(model, key)
         assert counted is not None
         return counted
 
@@ -376,18 +410,15 @@ def test_calls_that_nothing_bounds_are_summed(books: Books) -> None:
         query = "SELECT count(*) FROM usage"
         assert connection.exec_driver_sql(query).scalar_one() == 5
     books.limit(concurrent=1)
-    assert books.ledger.count(books.key, endpoint="models", model="m:1") is None
+    assert books.calls() is None
     books.terms.set_price(TENANT, "m", Price(request_micro=1))
-    assert books.ledger.count(books.other, endpoint="models", model="m:1") is None
+    assert books.calls(key=books.other) is None
     count("n:2", books.other)
 
 
 def test_more_kinds_of_calls_than_there_is_room_for_get_rows(books: Books) -> None:
     for _ in range(2):
-        found = [
-            books.ledger.count(books.key, endpoint="models", model=f"m{number}:1")
-            for number in range(SLOTS + 1)
-        ]
+        found = [books.calls(f"m{number}:1") for number in range(SLOTS + 1)]
         assert [one is None for one in found] == [False] * SLOTS + [True]
         for one in found[:-1]:
             assert one is not None
@@ -395,14 +426,14 @@ def test_more_kinds_of_calls_than_there_is_room_for_get_rows(books: Books) -> No
                 pass
         books.ledger.flush()
     assert books.rows()[0].requests == 2 * SLOTS
-    assert books.ledger.count(books.key, endpoint="models", model="x" * 500) is None
+    assert books.calls("x" * 500 + ":1") is None
 
 
 def test_sums_of_a_killed_process_are_found_once(books: Books) -> None:
     for _ in range(3):
-        with books.ledger.count(books.key, endpoint="models", model="m:1") or books.admit():
+        with books.calls() or books.admit():
             pass
-    running = books.ledger.count(books.key, endpoint="models", model="m:1")
+    running = books.calls()
     assert running is not None
     (tally,) = (books.home / FOLDER).glob("*.tally")
     content = tally.read_bytes()

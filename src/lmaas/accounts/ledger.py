@@ -24,7 +24,7 @@ from lmaas.accounts.usage import insert, spent
 from lmaas.errors import Cancelled, LMaaSError, Unavailable
 from lmaas.language import Usage
 from lmaas.registry.store import Registry
-from lmaas.types import KeyRecord
+from lmaas.types import KeyRecord, ModelVersion
 
 log = logging.getLogger(__name__)
 
@@ -222,20 +222,28 @@ class Ledger:
         levels = self._levels_of.get((key.tenant, key.id))
         return bool(self._find_levels(key.tenant, key.id) if levels is None else levels)
 
-    def count(self, key: KeyRecord, *, endpoint: str, model: str) -> "Counted | None":
-        """A call without tokens that nothing bounds and that costs nothing; None: use `admit`."""
-        version = self._registry.data_version()
+    def count(
+        self, key: KeyRecord, ref: str, endpoint: str, resolve: Callable[[str, str], ModelVersion]
+    ) -> "Counted | None":
+        """A call without tokens that nothing bounds and that costs nothing; None: use `admit`.
+
+        `resolve` says, for a tenant, which version `ref` names; it is asked once until something
+        changes.
+        """
+        version = self._database.data_version()
         if version != self._seen:
             self._refresh(version)
-        place = key.tenant, key.id, model, endpoint
         with self._lock:
-            counter = self._tally.find(place)
+            counter = self._tally.known.get((key.id, ref, endpoint))
             if counter is None:
+                model = resolve(key.tenant, ref).ref
                 if not self._open or not self._is_free(key, model):
                     return None
-                counter = self._tally.add(Place(*place, self._now()))
+                place = Place(key.tenant, key.id, model, endpoint, self._now())
+                counter = self._tally.counter(place)
                 if counter is None:
                     return None
+                self._tally.known[key.id, ref, endpoint] = counter
             self._tally.numbers[counter.first] += 1
         return Counted(self, counter, self._monotonic_ns())
 
@@ -248,10 +256,12 @@ class Ledger:
         self._tally.release()
 
     def counted(self, counter: Counter, status: int, start_ns: int) -> None:
-        """A counted call has ended."""
+        """A counted call has ended, with this index into STATUSES."""
         ns = self._monotonic_ns() - start_ns
         with self._lock:
-            self._tally.end(counter, status, ns)
+            numbers, first = self._tally.numbers, counter.first
+            numbers[first + 1 + status] += 1
+            numbers[first + 4] += ns
 
     def admit(
         self,
@@ -389,7 +399,7 @@ class Ledger:
                 self._batch += self._ended
                 self._ended = []
                 spools = self._journal.spools() if self._batch else []
-            tallies = self._tally.files()
+                tallies = self._tally.files()
             insert(self._database, [*self._batch, *_sums(tallies, ended=False)])
             self._batch = []
             for path in (*spools, *tallies):
@@ -399,6 +409,8 @@ class Ledger:
         """Read limits and prices again; running requests count against new limits, too."""
         limits, prices = self._terms.load()
         if limits == self._limits and prices == self._prices:
+            with self._lock:
+                self._tally.known.clear()
             self._seen = version
             return
         with self._flushing, self._lock:
@@ -410,7 +422,7 @@ class Ledger:
                     self._set_level(place, given, now, now_ns)
             self._limits, self._prices = limits, prices
             self._levels_of, self._price_of = {}, {}
-            self._tally.forget()
+            self._tally.known.clear()
             self._seen = version
 
     def _set_level(self, place: tuple[str, str], limits: Limits, now: float, now_ns: int) -> None:

@@ -69,16 +69,17 @@ class Tally:
         self._path: Path | None = None
         self._map: mmap.mmap | None = None
         self._counters: list[Counter] = []
-        self._known: dict[tuple[str, str, str, str], Counter] = {}
-        self._ended = False
+        self._places: dict[tuple[str, ...], Counter] = {}
+        self.known: dict[tuple[str, str, str], Counter] = {}
+        """Counters by key, what was asked for, and endpoint; whoever fills it empties it."""
         self.numbers: memoryview[int] = memoryview(b"").cast("q")
+        """NUMBERS for each counter, from `Counter.first` on."""
 
-    def find(self, key: tuple[str, str, str, str]) -> Counter | None:
-        """The counter of tenant, key, model and endpoint, where there is one."""
-        return self._known.get(key)
+    def counter(self, place: Place) -> Counter | None:
+        """The counter of a place, made where there is none; None: no room. Raises StorageFull."""
+        return self._places.get(place[:4]) or self._add(place)
 
-    def add(self, place: Place) -> Counter | None:
-        """A new counter; None when there is no room. Raises StorageFull."""
+    def _add(self, place: Place) -> Counter | None:
         if self._map is None:
             self._start(())
         line = msgspec.json.encode(place) + b"\n"
@@ -90,29 +91,19 @@ class Tally:
         self._map[start + NUMBERS * WORD : start + NUMBERS * WORD + len(line)] = line
         counter = Counter(place, start // WORD)
         self._counters.append(counter)
-        self._known[place[:4]] = counter
+        self._places[place[:4]] = counter
         return counter
-
-    def forget(self) -> None:
-        """Ask again who may be counted; calls that run end in their counters."""
-        self._known.clear()
-
-    def end(self, counter: Counter, status: int, ns: int) -> None:
-        """A call has ended, with this index into STATUSES, after so many nanoseconds."""
-        numbers, first = self.numbers, counter.first
-        numbers[first + 1 + status] += 1
-        numbers[first + 4] += ns
-        self._ended = True
 
     def rotate(self, now: float) -> None:
         """Go on in a new file, with the calls that run, unless none has ended in this one."""
-        if not self._ended:
-            return
-        running = []
+        running, ended = [], 0
         for counter in self._counters:
-            begun, ok, failed, cancelled, _ = self.numbers[counter.first : counter.first + NUMBERS]
-            running.append((counter, begun - ok - failed - cancelled))
-        running = [(counter, count) for counter, count in running if count]
+            begun, *done, _ = self.numbers[counter.first : counter.first + NUMBERS]
+            ended += sum(done)
+            if begun > sum(done):
+                running.append((counter, begun - sum(done)))
+        if not ended:
+            return
         if running:
             self._start(running, now)
         else:
@@ -123,10 +114,9 @@ class Tally:
         return [path for path in self._folder.glob(f"*{SUFFIX}") if path != self._path]
 
     def release(self) -> None:
-        """Write no more; what is in the folder stays."""
-        self.numbers = memoryview(b"").cast("q")
-        self._map, self._path, self._ended = None, None, False
-        self._counters, self._known = [], {}
+        """Begin no more in this file; it stays, and calls that run end in it."""
+        self._map = self._path = None
+        self._counters, self._places, self.known = [], {}, {}
 
     def _start(self, running: Iterable[tuple[Counter, int]], now: float = 0.0) -> None:
         path = self._folder / f"{secrets.token_hex(8)}{SUFFIX}"
@@ -146,14 +136,14 @@ class Tally:
             ) from error
         finally:
             os.close(file)
-        self._path, self._map, self._ended = path, mapping, False
+        self._path, self._map = path, mapping
         self.numbers = memoryview(mapping).cast("q")
-        self._counters, self._known = [], {}
+        self._counters, self._places, self.known = [], {}, {}
         for counter, count in running:
-            moved = self.add(counter.place._replace(started_at=now))
+            moved = self._add(counter.place._replace(started_at=now))
             assert moved is not None
             counter.first = moved.first
-            self._counters[-1] = self._known[moved.place[:4]] = counter
+            self._counters[-1] = self._places[moved.place[:4]] = counter
             self.numbers[moved.first] = count
 
 
