@@ -89,10 +89,13 @@ BAD: list[tuple[dict[str, Any], str | None]] = [
     ({"reasoning": {"summary": "auto"}}, "reasoning.summary"),
     ({"text": {"format": {"type": "json_schema", "name": "s"}}}, "text.format.schema"),
     ({"text": {"verbosity": "low"}}, "text.verbosity"),
+    ({"text": {"format": {"type": "json_schema", "name": "s", "schema": {"enum": ["x"] * 50_000}}}},
+     "text.format"),
+    ({"input": "hello " * 2000}, "input"),
     ({"stream_options": {}}, "stream_options"),
     ({"previous_response_id": "resp_none"}, "previous_response_id"),
     ({"metadata": {str(n): "" for n in range(17)}}, "metadata"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("fields", "param"), BAD, ids=lambda value: str(value)[:40])

@@ -28,6 +28,8 @@ from lmaas.service import Service
 
 PAGE = 20
 MAX_PAGE = 100
+NAMES = {"messages": "input", "response_format": "text.format"}
+"""Fields of this route that chat completions name otherwise."""
 _decoder = msgspec.json.Decoder(ResponsesBody)
 
 
@@ -41,10 +43,16 @@ async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> 
             service.responses.conversation, exchange.key, body.previous_response_id
         )
     given = read_input(body.input)
-    request = to_request(body, earlier, given)
-    if request.template.get("enable_thinking"):
-        check_reasoning(service.model(exchange.tenant, body.model), "reasoning")
-    generation = await sse.begin(service, exchange, body.model, request, "responses", body.cache)
+    try:
+        request = to_request(body, earlier, given)
+        if request.template.get("enable_thinking"):
+            check_reasoning(service.model(exchange.tenant, body.model), "reasoning")
+        generation = await sse.begin(
+            service, exchange, body.model, request, "responses", body.cache
+        )
+    except InvalidInput as error:
+        error.param = NAMES.get(error.param or "", error.param)
+        raise
     response = started(body, f"resp_{exchange.id}", time.time())
     writer = ResponseWriter(
         response,
