@@ -39,6 +39,10 @@ class OpenVINOGenAI:
     def __init__(self) -> None:
         self._pipe: Any = None
         self._handles: dict[int, tuple[Any, bool]] = {}
+        # With split prompts the scheduler does not bound how many sequences run: we do.
+        self._waiting: dict[int, tuple[Any, Any, bool]] = {}
+        self._max_sequences = 0
+        self._idle = self._settled = True
         self._lookup = 0
         self._vocabulary = 0
 
@@ -64,6 +68,7 @@ class OpenVINOGenAI:
             self._pipe = genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", properties)
         except RuntimeError as error:
             raise LMaaSError(f"OpenVINO GenAI cannot load the model: {_gist(error)}.") from error
+        self._max_sequences = options.max_sequences
         self._lookup = options.lookup or (5 if options.draft else 0)
         self._by_lookup = bool(options.lookup)
         self._vocabulary = spec.vocabulary_size
@@ -80,15 +85,21 @@ class OpenVINOGenAI:
                 f"The prompt must hold token ids from 0 to {self._vocabulary - 1}.", param="prompt"
             )
         try:
-            handle = self._pipe.add_request(sequence, ov.Tensor(ids[None, :]), config)
+            config.validate()
         except RuntimeError as error:
             raise InvalidInput(f"The engine refuses the request: {_gist(error)}.") from error
-        self._handles[sequence] = handle, sampling.logprobs is not None
+        self._idle = False
+        scored = sampling.logprobs is not None
+        self._waiting[sequence] = ov.Tensor(ids[None, :]), config, scored
 
     def step(self) -> list[Output]:
         """One forward pass for all running sequences."""
         import openvino_genai as genai
 
+        while self._waiting and len(self._handles) < self._max_sequences:
+            sequence = next(iter(self._waiting))
+            ids, config, scored = self._waiting.pop(sequence)
+            self._handles[sequence] = self._pipe.add_request(sequence, ids, config), scored
         self._pipe.step()
         finished: dict[Any, Finish] = {
             genai.GenerationFinishReason.STOP: "stop",
@@ -115,17 +126,25 @@ class OpenVINOGenAI:
                 over.append(sequence)
         for sequence in over:
             del self._handles[sequence]
+        self._settled = self._idle
+        held = self._handles or self._waiting
+        self._idle = not held and not self._pipe.has_non_finished_requests()
         return outputs
 
     def cancel(self, sequence: int) -> None:
         """Drop a sequence; its blocks are free after the next step."""
+        self._waiting.pop(sequence, None)
         running = self._handles.pop(sequence, None)
         if running is not None:
             running[0].cancel()
+            self._idle = False
 
     def busy(self) -> bool:
-        """Whether there is anything to run, or to clean up after a cancel."""
-        return bool(self._pipe.has_non_finished_requests())
+        """Whether there is anything to run, to clean up after a cancel, or to count anew.
+
+        The pipeline counts its blocks before a step, so one more tells that all are free.
+        """
+        return not (self._idle and self._settled)
 
     def score(self, prompt: Sequence[int], top: int) -> list[TokenScore]:
         """Not possible here: the pipeline keeps no logits of prompts."""
@@ -139,14 +158,15 @@ class OpenVINOGenAI:
         metrics = self._pipe.get_metrics()
         return EngineStats(
             cache_bytes=int(metrics.kv_cache_size_in_bytes),
-            cache_used=float(metrics.cache_usage) / 100 if self._handles else 0.0,
-            running=int(metrics.scheduled_requests) if self._handles else 0,
-            waiting=max(0, len(self._handles) - int(metrics.scheduled_requests)),
+            cache_used=float(metrics.cache_usage) / 100,
+            running=len(self._handles),
+            waiting=len(self._waiting),
         )
 
     def close(self) -> None:
         """Release the model."""
         self._handles.clear()
+        self._waiting.clear()
         self._pipe = None
 
     def _config(self, sampling: TokenSampling) -> Any:
