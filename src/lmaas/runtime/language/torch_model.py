@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lmaas.errors import LMaaSError, MissingExtra
+from lmaas.runtime.language.torch_attention import use_grouped
 from lmaas.runtime.language.torch_cache import Slab
 from lmaas.types import Precision
 
@@ -53,6 +54,7 @@ class TorchModel:
                     f"The checkpoint has {len(names)} {what} tensors: {', '.join(names[:5])}."
                 )
         _check_layers(model)
+        use_grouped(model)
         self._model = model.to(self.device).eval()
         takes = inspect.signature(model.forward).parameters
         self._takes_positions = "position_ids" in takes
