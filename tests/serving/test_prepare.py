@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lmaas.config import Settings
-from lmaas.errors import ConfigError, LMaaSError
+from lmaas.errors import ConfigError, DoesNotFit
 from lmaas.language import GenerateRequest, Sampling
 from lmaas.service import Service
 from lmaas.serving.engines import cache_bytes, choose_engine
@@ -58,6 +58,7 @@ def test_guessing_changes_no_answer(tmp_path: Path, language_home: Path) -> None
     assert plain
     assert status.engine == "openvino-genai"
     assert "fastest on a CPU" in status.reason
+    assert "fits" in status.reason
     assert answer(home, prompt_lookup=4)[0] == plain
     assert answer(home, drafts=("tiny=tiny",))[0] == plain
 
@@ -94,5 +95,5 @@ def test_what_does_not_go_together_is_refused(tiny: ModelVersion, settings: dict
 def test_too_small_a_budget_is_told_in_numbers(tmp_path: Path, language_home: Path) -> None:
     home = tmp_path / "home"
     shutil.copytree(language_home, home)
-    with pytest.raises(LMaaSError, match="MiB"):
+    with pytest.raises(DoesNotFit, match=r"weights .* KV cache .* does not fit"):
         answer(home, memory_budget_bytes=1 << 20)

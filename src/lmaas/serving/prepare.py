@@ -11,9 +11,9 @@ from lmaas.runtime.cpu import has_bf16
 from lmaas.runtime.language.engine import EngineOptions
 from lmaas.runtime.messages import ServeRecord
 from lmaas.serving.engines import cache_bytes, choose_engine
-from lmaas.serving.plan import needed_bytes
+from lmaas.serving.plan import language_plan, needed_bytes
 from lmaas.serving.precision import choose_precision
-from lmaas.serving.variant import choose_variant
+from lmaas.serving.variant import choose_variant, weights_bytes
 from lmaas.types import FileRole, LanguageSpec, ModelVersion, Precision
 
 
@@ -30,7 +30,8 @@ def need_of(
 ) -> Need:
     """What serving `version` needs; `resolve` finds a draft model by its name.
 
-    Raises ConfigError, MissingExtra, ParityFailed where a setting cannot be honoured.
+    Raises ConfigError, MissingExtra, ParityFailed where a setting cannot be honoured, DoesNotFit
+    where the whole budget is too small for a language model.
     """
     if version.manifest.task == "text-generation":
         return _language(version, settings, budget, resolve)
@@ -65,6 +66,16 @@ def _language(
     precision, why_precision = _precision(version, settings)
     cache = cache_bytes(spec, settings.kv_cache_bytes, settings.max_sequences, budget)
     weights = sum(file.size_bytes for file in version.files if file.path.startswith(f"{top}/"))
+    plan = language_plan(
+        version.ref,
+        weights_bytes=weights,
+        cache_bytes=cache,
+        kv_bytes_per_token=spec.kv_bytes_per_token,
+        context_length=spec.context_length,
+        budget=budget,
+        forms={form.name: weights_bytes(version, form.name) for form in version.variants},
+        num_parameters=version.manifest.num_parameters,
+    )
     memory, files = needed_bytes(weights) + cache, [(version, role, "model")]
     draft = _draft(version, spec, settings, engine, resolve)
     if draft is not None:
@@ -80,7 +91,7 @@ def _language(
             folder=str(folder / "model" / top),
             precision=precision,
             reason=f"{engine}: {why_engine}; {variant or 'source'} weights: {why_variant}; "
-            f"{precision}: {why_precision}",
+            f"{precision}: {why_precision}; {plan}",
             max_batch_size=settings.max_batch_size,
             engine=engine,
             variant=variant,
