@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from lmaas.accounts import usage
+from lmaas.accounts.admission import Admission, Counted
 from lmaas.accounts.journal import FOLDER
 from lmaas.accounts.keys import Keys
-from lmaas.accounts.ledger import SERVER_ENDED, Admission, Counted, Ledger
+from lmaas.accounts.ledger import SERVER_ENDED, Ledger
 from lmaas.accounts.records import FREE, Limits, Price, UsageRow
 from lmaas.accounts.tally import SLOTS
 from lmaas.accounts.terms import Terms
