@@ -202,7 +202,9 @@ def measure(url: str, key: str, data: Data, version: ModelVersion, own: np.ndarr
     """Call the served model with every held-out digit and compare with the source's answers."""
     served, p50_ms = asyncio.run(classify(url, key, version.name, data.test_x))
     with Client(url, key) as client:
-        (precision,) = {w.precision for w in client.ps() if w.model == version.ref}
+        (precision,) = {
+            w.precision for w in client.ps() if w.model == version.ref and w.precision is not None
+        }
     return Result(
         name=version.name,
         framework=version.manifest.framework,

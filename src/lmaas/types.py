@@ -12,10 +12,11 @@ TENANT = "default"
 """The tenant that owns everything until others are made."""
 
 Precision = Literal["f32", "bf16"]
-FrameworkName = Literal["pytorch", "keras", "tensorflow", "onnx"]
+FrameworkName = Literal["pytorch", "keras", "tensorflow", "onnx", "upstream"]
 FileRole = Literal["source", "compiled", "sample", "variant"]
 VariantName = Literal["bf16", "int8", "int4"]
 Scope = Literal["admin", "call"]
+KeyVariable = Annotated[str, msgspec.Meta(pattern=r"\A[A-Z][A-Z0-9_]{0,100}_API_KEY\Z")]
 
 MAX_TEXT_CHARS = 1 << 20
 """Longest text that a compressed model is measured on."""
@@ -138,11 +139,40 @@ class FileRef(Record, frozen=True, kw_only=True):
 class Lineage(Record, frozen=True, kw_only=True):
     """Where a version came from."""
 
-    origin: Literal["publish", "push", "pull", "demo"] = "publish"
+    origin: Literal["publish", "push", "pull", "demo", "connect"] = "publish"
     code: str | None = None
     parent: str | None = None
     data_sha256: str | None = None
     recipe: dict[str, Any] = {}
+
+
+class UpstreamSpec(Record, frozen=True, kw_only=True):
+    """A model that another service runs: an OpenAI-compatible base URL, and its name there.
+
+    `key_env` names the variable of the server's environment that holds the key: the key itself is
+    never stored. Only names that end in _API_KEY, so that no other secret can be sent out.
+    `dialect`: "compatible" sends OpenAI's fields with `max_tokens`, "openai" with
+    `max_completion_tokens`; "vllm" adds its further fields (`top_k`, `min_p`, …).
+    `context_length` is what is reserved at most for a request of a key with limits.
+    `timeout_s` is how long the service may be silent; times in seconds.
+    """
+
+    url: Annotated[str, msgspec.Meta(min_length=1, max_length=2048)]
+    model: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+    key_env: KeyVariable | None = None
+    dialect: Literal["compatible", "openai", "vllm"] = "compatible"
+    context_length: Annotated[int, msgspec.Meta(ge=1, le=1 << 30)] = 32_768
+    connect_timeout_s: Annotated[float, msgspec.Meta(gt=0, le=600)] = 10.0
+    timeout_s: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 600.0
+    max_connections: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 256
+
+
+class ConnectBody(Record, frozen=True, kw_only=True):
+    """A model of another service that is to be served here as `name`."""
+
+    name: str
+    upstream: UpstreamSpec
+    task: Literal["text-generation"] = "text-generation"
 
 
 class Manifest(Record, frozen=True, kw_only=True):
@@ -151,6 +181,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     A *package* is a folder that holds `manifest.json`, `source/`, `compiled/model.xml` and
     `model.bin`, and `sample.safetensors` with tensors `in.<batch>.<name>` and
     `out.<batch>.<name>`: sample inputs and the outputs of the source model for each batch size.
+    A model with `upstream` has no files: another service runs it.
     """
 
     name: str
@@ -162,6 +193,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     metrics: dict[str, float] = {}
     lineage: Lineage = Lineage()
     card: str = ""
+    upstream: UpstreamSpec | None = None
 
 
 class PushOptions(Record, frozen=True, kw_only=True):
@@ -351,13 +383,13 @@ class TextsCall(Record, frozen=True, kw_only=True):
 
 
 class WorkerStatus(Record, frozen=True, kw_only=True):
-    """What `lmaas ps` shows of one worker."""
+    """What `lmaas ps` shows of one worker. `precision` None: another service's matter."""
 
     model: str
     tenant: str
     state: Literal["loading", "ready", "draining", "failed"]
     engine: str
-    precision: Precision
+    precision: Precision | None
     variant: str | None = None
     reason: str
     pid: int | None

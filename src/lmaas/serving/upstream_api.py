@@ -1,0 +1,179 @@
+"""One OpenAI-compatible service: asks it, reads what it answers, and counts.
+
+Knows no pool: whoever holds an `Api` bounds how much is asked of it.
+"""
+
+import asyncio
+import logging
+from typing import Final
+
+import msgspec
+
+from lmaas.errors import Unavailable
+from lmaas.language import Ended, GenerateRequest, Usage
+from lmaas.serving.generation import Receiver
+from lmaas.serving.http_client import HttpClient, Response
+from lmaas.serving.upstream_answer import Events, Message, decode, delta_of, usage_of, whole
+from lmaas.serving.upstream_body import body_of, estimated_tokens, tokens_of
+from lmaas.serving.upstream_error import error_of, told_by
+from lmaas.types import UpstreamSpec
+
+log = logging.getLogger(__name__)
+
+MAX_ANSWER_BYTES: Final = 256 << 20
+MAX_ERROR_BYTES: Final = 1 << 20
+EVENTS: Final = b"text/event-stream"
+
+
+class TokensBody(msgspec.Struct):
+    """How many tokens a prompt has."""
+
+    count: int
+
+
+class Api:
+    """A service at `spec.url`, asked with `key`."""
+
+    def __init__(self, spec: UpstreamSpec, key: str | None) -> None:
+        self._spec = spec
+        self._key = key
+        self._headers = b"content-type: application/json\r\n"
+        if key is not None:
+            self._headers += b"authorization: Bearer %b\r\n" % key.encode()
+        self.client = HttpClient(
+            spec.url,
+            max_connections=spec.max_connections,
+            connect_timeout_s=spec.connect_timeout_s,
+            timeout_s=spec.timeout_s,
+        )
+        self.estimated = 0
+        """Answers that came without a usage, so that their tokens are estimated."""
+
+    async def generate(self, request: GenerateRequest, receiver: Receiver) -> Ended:
+        """The answer. Cancelling closes the connection, so that the service stops.
+
+        Tokens that the service does not tell are estimated: of the prompt by its bytes, of the
+        answer by its chunks, or by its bytes where it came whole. Raises InvalidInput,
+        ContextLengthExceeded, QueueFull, TimedOut, Unavailable.
+        """
+        path, body = body_of(request, self._spec)
+        sent = Sent(request)
+        try:
+            response = await self._post(path, body)
+            try:
+                if request.stream:
+                    return await self._stream(response, sent, receiver)
+                answer = await response.read(MAX_ANSWER_BYTES)
+            finally:
+                response.close()
+        except asyncio.CancelledError:
+            receiver.used(sent.usage())
+            raise
+        return self._whole(answer, sent)
+
+    async def count(self, request: GenerateRequest) -> int:
+        """Tokens of the prompt, as vLLM counts them."""
+        _, body = body_of(request, self._spec)
+        response = await self._post("/tokenize", body)
+        answer = await response.read(MAX_ERROR_BYTES)
+        return msgspec.json.decode(answer, type=TokensBody).count
+
+    async def healthy(self, path: str) -> bool:
+        """Whether the service says that it is ready."""
+        try:
+            response = await self.client.get(path)
+            await response.read(MAX_ERROR_BYTES)
+        except Unavailable:
+            return False
+        return response.status == 200
+
+    async def _post(self, path: str, body: bytes) -> Response:
+        response = await self.client.post(path, self._headers, body)
+        if response.status == 200 and b"content-encoding" not in response.headers:
+            return response
+        try:
+            if response.status == 200:
+                raise Unavailable(f"{self.client.origin} compresses answers though asked not to.")
+            answer = await response.read(MAX_ERROR_BYTES)
+        finally:
+            response.close()
+        raise error_of(response.status, response.headers, answer, self.client.origin, self._key)
+
+    async def _stream(self, response: Response, sent: "Sent", receiver: Receiver) -> Ended:
+        if not response.headers.get(b"content-type", b"").startswith(EVENTS):
+            raise Unavailable(f"{self.client.origin} does not stream, though asked to.")
+        events = Events(self.client.origin)
+        request = sent.request
+        usage: Usage | None = None
+        done = False
+        unfinished = set(range(request.choices))
+        async for data in response.chunks():
+            for event in events.feed(data):
+                if event == b"[DONE]":
+                    done = True
+                    continue
+                message = decode(event, self.client.origin)
+                self._check(message, request)
+                if message.usage is not None:
+                    usage = usage_of(message.usage)
+                for choice in message.choices:
+                    if not sent.began:
+                        sent.began = True
+                        receiver.began(sent.prompt)
+                    delta = delta_of(choice)
+                    if delta.tokens or delta.finish is not None:
+                        sent.tokens += delta.tokens
+                        receiver.part(delta)
+                    if delta.finish is not None:
+                        unfinished.discard(delta.index)
+        if unfinished and not done:
+            raise Unavailable(f"{self.client.origin} ended its answer too early.")
+        return Ended(usage or self._estimate(sent.usage()))
+
+    def _whole(self, answer: bytes, sent: "Sent") -> Ended:
+        message = decode(answer, self.client.origin)
+        self._check(message, sent.request)
+        if len(message.choices) != sent.request.choices:
+            raise Unavailable(
+                f"{self.client.origin} gave {len(message.choices)} choices; "
+                f"{sent.request.choices} were asked for."
+            )
+        if message.usage is not None:
+            usage = usage_of(message.usage)
+        else:
+            deltas = [delta_of(choice) for choice in message.choices]
+            sent.tokens = sum(tokens_of(delta.text + delta.reasoning) for delta in deltas)
+            usage = self._estimate(sent.usage())
+        return whole(message, sent.request, usage)
+
+    def _check(self, message: Message, request: GenerateRequest) -> None:
+        """Raises Unavailable for an error, and for a choice that nobody asked for."""
+        if message.error is not None:
+            told, _, _ = told_by(bytes(message.error), self._key)
+            raise Unavailable(f"{self.client.origin} failed: {told}")
+        if any(not 0 <= choice.index < request.choices for choice in message.choices):
+            raise Unavailable(f"{self.client.origin} gave a choice that was not asked for.")
+
+    def _estimate(self, usage: Usage) -> Usage:
+        if not self.estimated:
+            log.warning("%s tells no usage: its tokens are estimated.", self.client.origin)
+        self.estimated += 1
+        return usage
+
+
+class Sent:
+    """A request on its way: what it is known to use so far."""
+
+    def __init__(self, request: GenerateRequest) -> None:
+        self.request = request
+        self.began = False
+        self.tokens = 0
+
+    @property
+    def prompt(self) -> int:
+        """About how many tokens the prompt has."""
+        return estimated_tokens(self.request)
+
+    def usage(self) -> Usage:
+        """What it used so far, estimated."""
+        return Usage(self.prompt, self.tokens)

@@ -1,0 +1,85 @@
+"""What an upstream's refusal means here: whose fault it is, and never its key."""
+
+import email.utils
+import time
+from typing import Any, Final
+
+import msgspec
+
+from lmaas.errors import (
+    ContextLengthExceeded,
+    InvalidInput,
+    LMaaSError,
+    PayloadTooLarge,
+    QueueFull,
+    Unavailable,
+)
+
+MAX_TOLD_CHARS: Final = 500
+LONGEST_RETRY_S: Final = 3600
+OPERATOR: Final = "Only the operator of this server can change that."
+
+
+def error_of(
+    status: int, headers: dict[bytes, bytes], body: bytes, origin: str, key: str | None
+) -> LMaaSError:
+    """The error for an answer with this status (not 200)."""
+    message, code, param = told_by(body, key)
+    if status == 429 and code != "insufficient_quota":
+        return QueueFull(
+            f"{origin} takes no more requests now: {message}",
+            retry_after_s=retry_after_s(headers),
+            hint="Send it again after the time in Retry-After.",
+        )
+    if status in (401, 403):
+        return Unavailable(
+            f"{origin} refuses this server's key (status {status}).",
+            hint="The operator's upstream key is missing or not valid: the variable that key_env "
+            "names has to hold one that is.",
+        )
+    if status in (402, 404, 405, 429) or status < 400:
+        return Unavailable(f"{origin} cannot be used (status {status}): {message}", hint=OPERATOR)
+    if status in (408, 409, 425) or status >= 500:
+        return Unavailable(f"{origin} failed with status {status}: {message}")
+    told = f"{origin}: {message}"
+    if code == ContextLengthExceeded.code:
+        return ContextLengthExceeded(told, param=param)
+    return PayloadTooLarge(told) if status == 413 else InvalidInput(told, param=param)
+
+
+def told_by(body: bytes, key: str | None) -> tuple[str, str | None, str | None]:
+    """Message (bounded, without the key), code and field of an error's body."""
+    try:
+        value = msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        value = body.decode("utf-8", "replace")
+    code = param = None
+    if isinstance(value, dict) and "error" in value:
+        value = value["error"]
+    if isinstance(value, dict):
+        code, param = _text(value.get("code")), _text(value.get("param"))
+        value = value.get("message") or value.get("detail")
+    text = value if isinstance(value, str) else "" if value is None else repr(value)
+    if key:
+        text = text.replace(key, "***")
+    text = " ".join("".join(c if c.isprintable() else " " for c in text[:4096]).split())
+    if len(text) > MAX_TOLD_CHARS:
+        text = f"{text[:MAX_TOLD_CHARS]}…"
+    return text or "it did not say why.", code, param
+
+
+def retry_after_s(headers: dict[bytes, bytes]) -> int:
+    """Seconds to wait, from a number or a date; 1 where nothing is told."""
+    told = headers.get(b"retry-after", b"").decode("latin-1").strip()
+    try:
+        seconds = float(told)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(told).timestamp() - time.time()
+        except (ValueError, TypeError, OverflowError):
+            seconds = 1.0
+    return int(min(max(seconds, 1.0), LONGEST_RETRY_S) + 0.999) if seconds == seconds else 1
+
+
+def _text(value: Any) -> str | None:
+    return value[:128] if isinstance(value, str) else None
