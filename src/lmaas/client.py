@@ -29,6 +29,7 @@ from lmaas.tasks.image_classification import Label
 from lmaas.types import (
     Answer,
     CompressOptions,
+    ConnectBody,
     KeyRecord,
     ModelVersion,
     Payload,
@@ -116,6 +117,16 @@ class _Calls:
             content=msgspec.json.encode(body),
             headers={"content-type": "application/json"},
             extensions={"timeout": httpx.Timeout(TIMEOUT_S, read=PULL_TIMEOUT_S).as_dict()},
+        )
+        _check(response)
+        return msgspec.json.decode(response.content, type=ModelVersion)
+
+    def _connect_upstream(self, body: ConnectBody) -> Call[ModelVersion]:
+        response = yield self._request(
+            "POST",
+            "/api/upstreams",
+            content=msgspec.json.encode(body),
+            headers={"content-type": "application/json"},
         )
         _check(response)
         return msgspec.json.decode(response.content, type=ModelVersion)
@@ -282,6 +293,10 @@ class Client(_Calls):
         """
         return self._run(self._pull(PullBody(repo=repo, name=name, task=task)))
 
+    def connect_upstream(self, body: ConnectBody) -> ModelVersion:
+        """Serve a model that another service runs; needs a key with the scope admin."""
+        return self._run(self._connect_upstream(body))
+
     def compress(self, ref: str, options: CompressOptions) -> Variant:
         """Make a smaller form of a language model; needs a key with the scope admin.
 
@@ -426,6 +441,10 @@ class AsyncClient(_Calls):
     ) -> ModelVersion:
         """See `Client.pull`."""
         return await self._run(self._pull(PullBody(repo=repo, name=name, task=task)))
+
+    async def connect_upstream(self, body: ConnectBody) -> ModelVersion:
+        """See `Client.connect_upstream`."""
+        return await self._run(self._connect_upstream(body))
 
     async def compress(self, ref: str, options: CompressOptions) -> Variant:
         """See `Client.compress`."""

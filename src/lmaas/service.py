@@ -22,7 +22,7 @@ from lmaas.accounts.ledger import Ledger
 from lmaas.accounts.records import NO_LIMITS, Limits, ModelPrice, Price, UsageReport
 from lmaas.accounts.terms import Terms
 from lmaas.config import Settings
-from lmaas.errors import FULL, InvalidInput, NotFound, StorageFull
+from lmaas.errors import FULL, InvalidInput, ModelRefused, NotFound, StorageFull
 from lmaas.hub.pull import check_task, download, locked
 from lmaas.hub.repo import default_name, parse_ref
 from lmaas.language import Delta, Ended, GenerateRequest, Usage
@@ -35,6 +35,7 @@ from lmaas.runtime.cpu import has_bf16
 from lmaas.runtime.parity import require
 from lmaas.serving.cache import ResponseCache, key_of
 from lmaas.serving.generation import Generation, check_language, encode_request
+from lmaas.serving.http_client import check_url
 from lmaas.serving.metrics import Metrics
 from lmaas.serving.pool import Pool
 from lmaas.serving.precision import choose_precision
@@ -43,8 +44,11 @@ from lmaas.serving.variant import choose_variant, require_small_rise
 from lmaas.types import (
     Answer,
     CompressOptions,
+    ConnectBody,
     FileRole,
     KeyRecord,
+    LanguageSpec,
+    Lineage,
     Manifest,
     ModelVersion,
     ParityReport,
@@ -54,6 +58,7 @@ from lmaas.types import (
     PushOptions,
     Record,
     Scope,
+    Signature,
     Variant,
     VariantReport,
     WorkerStatus,
@@ -239,7 +244,7 @@ class Service:
         """
         if not self.ledger.limits(key):
             return 0, 0
-        prompt = await self.count_tokens(key, ref, request)
+        prompt = await self._prompt_tokens(key, ref, request)
         answer = request.sampling.max_tokens
         if answer is None:
             spec = version.manifest.signature.language
@@ -270,8 +275,20 @@ class Service:
         task.add_done_callback(self._keeping.discard)
 
     async def count_tokens(self, key: KeyRecord, ref: str, request: GenerateRequest) -> int:
-        """How many tokens the prompt of a request has for this model."""
-        check_language(self.router.resolve(key.tenant, ref))
+        """How many tokens the prompt of a request has for this model.
+
+        Raises InvalidInput for a model of another service: only that can count.
+        """
+        version = self.router.resolve(key.tenant, ref)
+        check_language(version)
+        if version.manifest.upstream is not None:
+            raise InvalidInput(
+                f"{version.ref} runs at another service, which alone can count its tokens.",
+                param="model",
+            )
+        return await self._prompt_tokens(key, ref, request)
+
+    async def _prompt_tokens(self, key: KeyRecord, ref: str, request: GenerateRequest) -> int:
         body = encode_request(msgspec.structs.replace(request, count_only=True))
         _, answer = await self.router.call(key.tenant, ref, Payload(format="generate", body=body))
         return int(answer.body)
@@ -354,6 +371,39 @@ class Service:
             package = scratch / "package"
             return await self.publish_package(tenant, package, origin=origin, parent=parent)
 
+    async def connect_upstream(self, tenant: str, body: ConnectBody) -> ModelVersion:
+        """Register a model that another service runs. Nothing is sent to it yet.
+
+        Raises InvalidInput for a URL that is none or leads to a machine's own credentials.
+        """
+        check_name(body.name)
+        check_url(body.upstream.url)
+        manifest = Manifest(
+            name=body.name,
+            task=body.task,
+            framework="upstream",
+            signature=Signature(
+                inputs=(),
+                outputs=(),
+                language=LanguageSpec(
+                    architecture="upstream",
+                    context_length=body.upstream.context_length,
+                    vocabulary_size=0,
+                    chat_template=True,
+                    reasoning=True,
+                    tools=True,
+                ),
+            ),
+            num_parameters=0,
+            framework_version=body.upstream.dialect,
+            lineage=Lineage(origin="connect", parent=body.upstream.url),
+            upstream=body.upstream,
+        )
+        nothing = ParityReport(tolerance={}, checks=())
+        with self.scratch("connect") as empty:
+            add = asyncio.to_thread(self.registry.add, tenant, manifest, nothing, empty)
+            return await _to_end(add)
+
     async def _push_package(
         self, tenant: str, folder: Path, options: PushOptions | None
     ) -> ModelVersion:
@@ -399,6 +449,11 @@ class Service:
         if name is not None:
             manifest = msgspec.structs.replace(manifest, name=name)
         check_name(manifest.name)
+        if manifest.upstream is not None:
+            raise ModelRefused(
+                "A package has its own files, and no upstream.",
+                hint="`lmaas models connect` registers a model that another service runs.",
+            )
         require(verified.parity)
         if origin is not None:
             told = manifest.lineage
@@ -427,6 +482,12 @@ class Service:
             raise InvalidInput(
                 f"{version.ref} is a model for {version.manifest.task}; compressed are models for "
                 "text-generation.",
+                param="ref",
+            )
+        if version.manifest.upstream is not None:
+            raise InvalidInput(
+                f"{version.ref} runs at {version.manifest.upstream.url}: there are no files to "
+                "compress.",
                 param="ref",
             )
         if not version.compiled_bytes:

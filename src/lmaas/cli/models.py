@@ -1,4 +1,4 @@
-"""`lmaas models list|show|alias|rm`."""
+"""`lmaas models list|show|connect|alias|rm`."""
 
 import sys
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def command() -> None:
-    """List, show, alias and remove models."""
+    """List, show, connect, alias and remove models."""
 
 
 @command.command("list")
@@ -73,7 +73,7 @@ def _version_row(v: "ModelVersion") -> tuple[str, ...]:
         f"{v.manifest.framework} {v.manifest.framework_version}",
         f"{v.manifest.num_parameters:,}",
         size(v.compiled_bytes),
-        f"{v.parity.max_abs_error('f32'):.2g}",
+        f"{v.parity.max_abs_error('f32'):.2g}" if v.parity.checks else "-",
         " ".join(f"{metric} {value:.4g}" for metric, value in v.manifest.metrics.items()),
         " ".join(v.aliases),
     )
@@ -86,6 +86,58 @@ def _variant_row(variant: "Variant") -> tuple[str, ...]:
         f"agreement {report.token_agreement:.0%}"
     )
     return (f"  {variant.name}", "", "", size(report.compressed.size_bytes), "", told, "")
+
+
+@command.command()
+@click.argument("name")
+@click.option("--base-url", required=True, help="The service, as https://host/v1.")
+@click.option("--model", required=True, help="The model's name at the service.")
+@click.option("--key-env", help="Variable of the server's environment that holds the key.")
+@click.option(
+    "--dialect",
+    type=click.Choice(("compatible", "openai", "vllm")),
+    default="compatible",
+    help="Which fields the service takes; vllm: also top_k, min_p and more.",
+)
+@click.option("--context-length", type=int, help="Its longest prompt and answer, in tokens.")
+@json_option
+@home_options
+@server_options
+@click.pass_obj
+def connect(
+    flags: dict[str, Any],
+    name: str,
+    base_url: str,
+    model: str,
+    key_env: str | None,
+    dialect: str,
+    context_length: int | None,
+    as_json: bool,
+) -> None:
+    """Serve as NAME a model that another OpenAI-compatible service runs.
+
+    The key is not stored: --key-env names a variable, ending in _API_KEY, that the server reads.
+    """
+    import msgspec
+
+    from lmaas.errors import InvalidInput
+    from lmaas.types import ConnectBody
+
+    given = {
+        "url": base_url,
+        "model": model,
+        "key_env": key_env,
+        "dialect": dialect,
+        "context_length": context_length,
+    }
+    upstream = {field: value for field, value in given.items() if value is not None}
+    try:
+        body = msgspec.convert({"name": name, "upstream": upstream}, ConnectBody)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"This cannot be connected: {error}.") from None
+    with operator_of(flags) as operator:
+        version = operator.connect_upstream(body)
+    show(version, as_json, [f"{version.ref} is {model} at {base_url}."])
 
 
 @command.command()

@@ -27,7 +27,7 @@ def command(flags: dict[str, Any], as_json: bool) -> None:
             w.model,
             w.state,
             w.engine,
-            w.precision,
+            w.precision or "-",
             w.pid or "-",
             size(w.memory_bytes),
             w.requests,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lmaas.accounts.records import Limits, ModelPrice, Price, UsageReport
     from lmaas.client import Client
     from lmaas.service import Service
-    from lmaas.types import KeyRecord, ModelVersion, Scope
+    from lmaas.types import ConnectBody, KeyRecord, ModelVersion, Scope
 
 KEY_NAME = "lmaas command line"
 """The name of keys that live as long as one command; `lmaas keys list` hides revoked keys."""
@@ -76,6 +76,10 @@ class Home:
     def versions(self, name: str) -> "list[ModelVersion]":
         """All versions of a model."""
         return self._service.versions(self._tenant, name)
+
+    def connect_upstream(self, body: "ConnectBody") -> "ModelVersion":
+        """Serve a model that another service runs."""
+        return asyncio.run(self._service.connect_upstream(self._tenant, body))
 
     def set_alias(self, name: str, alias: str, version: int) -> "ModelVersion":
         """Point an alias at a version."""

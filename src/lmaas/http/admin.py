@@ -9,7 +9,7 @@ from lmaas.codecs.json import read
 from lmaas.errors import InvalidInput
 from lmaas.http.exchange import Exchange
 from lmaas.service import Service
-from lmaas.types import CompressOptions, KeyRecord, PullBody, Record, Scope
+from lmaas.types import CompressOptions, ConnectBody, KeyRecord, PullBody, Record, Scope
 
 MAX_BODY_BYTES = 65_536
 MAX_COMPRESS_BYTES = 8 << 20
@@ -85,6 +85,12 @@ async def pull(service: Service, exchange: Exchange, path: dict[str, str]) -> No
     body = read(await exchange.body(MAX_BODY_BYTES), PullBody)
     version = await service.pull(exchange.tenant, body.repo, name=body.name, task=body.task)
     exchange.send_json(version, status=201)
+
+
+async def connect(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+    """Serve a model that another OpenAI-compatible service runs."""
+    body = read(await exchange.body(MAX_BODY_BYTES), ConnectBody)
+    exchange.send_json(await service.connect_upstream(exchange.tenant, body), status=201)
 
 
 async def compress(service: Service, exchange: Exchange, path: dict[str, str]) -> None:

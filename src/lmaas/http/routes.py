@@ -31,7 +31,15 @@ from lmaas.http.responses_body import ResponsesBody
 from lmaas.http.route import Operation, Route
 from lmaas.service import Service
 from lmaas.tasks.image_classification import Label
-from lmaas.types import CompressOptions, KeyRecord, ModelVersion, PullBody, Variant, WorkerStatus
+from lmaas.types import (
+    CompressOptions,
+    ConnectBody,
+    KeyRecord,
+    ModelVersion,
+    PullBody,
+    Variant,
+    WorkerStatus,
+)
 
 OCTETS = "application/octet-stream"
 EVENTS = "text/event-stream"
@@ -160,6 +168,10 @@ ROUTES = [
     ),
     Route("/api/models/{ref}/load", {"POST": Operation(admin.load, (), (ModelVersion,))}),
     Route("/api/pull", {"POST": Operation(admin.pull, (PullBody,), (ModelVersion,), status=201)}),
+    Route(
+        "/api/upstreams",
+        {"POST": Operation(admin.connect, (ConnectBody,), (ModelVersion,), status=201)},
+    ),
     Route(
         "/api/models/{ref}/compress",
         {"POST": Operation(admin.compress, (CompressOptions,), (Variant,), status=201)},

@@ -90,10 +90,11 @@ class Registry:
                         created_at=time.time(),
                     )
                 )
-                connection.execute(
-                    files.insert(),
-                    [{**key, "version": number, **msgspec.structs.asdict(f)} for f in stored],
-                )
+                if stored:
+                    connection.execute(
+                        files.insert(),
+                        [{**key, "version": number, **msgspec.structs.asdict(f)} for f in stored],
+                    )
         return self.resolve(tenant, f"{manifest.name}:{number}")
 
     def add_variant(

@@ -24,6 +24,8 @@ from lmaas.serving.metrics import Metrics
 from lmaas.serving.plan import MIB, Held, machine_budget_bytes, make_plan
 from lmaas.serving.prepare import need_of
 from lmaas.serving.quarantine import Quarantine
+from lmaas.serving.served import Served
+from lmaas.serving.upstream import Upstream
 from lmaas.serving.worker import Worker
 from lmaas.types import TENANT, Answer, FileRole, ModelVersion, Payload, WorkerStatus
 
@@ -64,9 +66,9 @@ class Pool:
         self._files = settings.home_path / "run" / str(os.getpid())
         self._folders = itertools.count(1)
         self._sockets: Path | None = None
-        self._workers: dict[Key, Worker] = {}
-        self._failed: dict[Key, tuple[Worker, float]] = {}
-        self._leaving: set[Worker] = set()
+        self._workers: dict[Key, Served] = {}
+        self._failed: dict[Key, tuple[Served, float]] = {}
+        self._leaving: set[Served] = set()
         self._planning = asyncio.Lock()
         self._ticker: asyncio.Task[None] | None = None
         self._unpinned: set[str] = set()
@@ -151,7 +153,7 @@ class Pool:
         lost = any(worker.lost for worker in self._workers.values())
         return not self._closing and self._pins_live and not lost
 
-    def _worker(self, version: ModelVersion) -> Worker:
+    def _worker(self, version: ModelVersion) -> Served:
         """The worker of `version`; a new one, loading, at first. All first calls share it."""
         if self._closing or self._sockets is None:
             raise Unavailable("The server is not taking requests now.", hint="Send it again soon.")
@@ -163,6 +165,11 @@ class Pool:
             if asyncio.get_running_loop().time() < until and worker.error:
                 raise renewed(worker.error)
             del self._failed[key]
+        if version.manifest.upstream is not None:
+            upstream = Upstream(version, self._settings)
+            upstream.start()
+            self._workers[key] = upstream
+            return upstream
         worker = Worker(version, self._settings, self._sockets, self._quarantine, self._metrics)
         folder = self._files / str(next(self._folders))
         self._workers[key] = worker
@@ -191,7 +198,8 @@ class Pool:
         deadline = loop.time() + self._settings.load_timeout_s
         while True:
             async with self._planning:
-                held = [self._holding(w) for w in (*self._workers.values(), *self._leaving)]
+                there = (*self._workers.values(), *self._leaving)
+                held = [self._holding(w) for w in there if w.memory_bytes]
                 plan = make_plan(worker.version.ref, needed, held, self._budget)
                 if plan.enough:
                     worker.planned_bytes = needed
@@ -208,7 +216,7 @@ class Pool:
                 )
             await asyncio.sleep(ROOM_POLL_S)
 
-    def _holding(self, worker: Worker) -> Held[Key]:
+    def _holding(self, worker: Served) -> Held[Key]:
         """What `worker` holds: nothing yet while it waits for room itself."""
         return Held(
             key=_key(worker.version),
@@ -218,7 +226,7 @@ class Pool:
             pinned=worker.pinned,
         )
 
-    async def _unload(self, worker: Worker, deadline: float) -> None:
+    async def _unload(self, worker: Served, deadline: float) -> None:
         """End `worker`. It leaves the table first: from now on, calls get a new one."""
         key = _key(worker.version)
         if self._workers.get(key) is worker:
