@@ -1,6 +1,7 @@
 """What is given again, and what never is."""
 
 import asyncio
+import logging
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -78,6 +79,7 @@ def test_a_lost_redis_is_a_miss(caplog: pytest.LogCaptureFixture) -> None:
         await cache.close()
         return found
 
+    caplog.set_level(logging.WARNING, "lmaas.serving.cache")
     assert asyncio.run(run()) is None
     assert "does not answer" in caplog.text
 
