@@ -3,9 +3,9 @@
     python recipes/private_llm.py [--quick] [--home DIR]
 
 A Qwen3-shaped network of about 1.7 million parameters learns a closed little world for a minute or
-two on two CPU cores: capitals and currencies, sums, and when to call a tool. Its right answers are known,
-so every answer that comes back through the stock `openai` client is checked. Only the training is
-special here; the rest is what you would do with a model of any size:
+two on two CPU cores: capitals and currencies, sums, and when to call a tool. Its right answers are
+known, so every answer that comes back through the stock `openai` client is checked. Only the
+training is special here; the rest is what you would do with a model of any size:
 
     lmaas pull ORG/MODEL --name assistant
     lmaas compress assistant --to int8
@@ -31,7 +31,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import openai
 import torch
@@ -296,10 +296,10 @@ def call(client: openai.OpenAI, model: str, checks: Checks, size: int) -> None:
     def chat(messages: Conversation, **more: Any) -> Any:
         return client.chat.completions.create(
             model=model,
-            messages=messages,
+            messages=cast(Any, messages),  # plain dicts: shown as they are sent
             temperature=0,
             max_tokens=80,
-            **more,  # type: ignore[arg-type]
+            **more,
         )
 
     def user(text: str) -> Conversation:

@@ -11,9 +11,10 @@ import io
 import os
 import tempfile
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from contextlib import aclosing, closing
 from pathlib import Path
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, NamedTuple, Self, TypeVar, Unpack
 
 import httpx
 import msgspec
@@ -147,6 +148,18 @@ class _Calls:
         _check(response)
         return msgspec.json.decode(response.content, type=list[ModelVersion])
 
+    def _chat(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, Any]],
+        stream: bool,
+        options: Mapping[str, Any],
+    ) -> httpx.Request:
+        body = {"model": model, "messages": list(messages), **options, "stream": stream}
+        if stream:
+            body["stream_options"] = {"include_usage": True}
+        return self._request("POST", "/v1/chat/completions", json=body)
+
     def _list_keys(self) -> Call[list[KeyRecord]]:
         response = yield self._request("GET", "/api/keys")
         _check(response)
@@ -221,6 +234,15 @@ class _Calls:
         response = yield self._request("POST", f"/api/models/{ref}/stop")
         _check(response)
         return msgspec.json.decode(response.content, type=ModelVersion)
+
+
+class ChatPiece(NamedTuple):
+    """A piece of a chat answer; `usage` counts tokens as OpenAI's API does."""
+
+    text: str
+    reasoning: str = ""
+    finish: str | None = None
+    usage: dict[str, Any] | None = None
 
 
 class Client(_Calls):
@@ -382,6 +404,35 @@ class Client(_Calls):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def chat(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        stream: bool = True,
+        **options: Any,
+    ) -> Generator[ChatPiece, None, None]:
+        """A language model's answer to a conversation, in pieces as they come.
+
+        `messages` and `options` (temperature, max_tokens, seed, …) are those of OpenAI's chat
+        completions. The last piece has `finish` and `usage`. Closing it cancels the request.
+        """
+        request = self._chat(model, messages, stream, options)
+        with _explained(self.url):
+            response = self._http.send(request, stream=True)
+        with closing(response):
+            if not response.is_success:
+                response.read()
+                _check(response)
+            with _explained(self.url):
+                if not stream:
+                    response.read()
+                    yield _whole(response.content)
+                    return
+                for line in response.iter_lines():
+                    if piece := _piece(line):
+                        yield piece
+
 
 class AsyncClient(_Calls):
     """The same calls, to be awaited; an async context manager."""
@@ -410,6 +461,31 @@ class AsyncClient(_Calls):
     async def predict(self, model: str, given: Any, **parameters: Any) -> Any:
         """See `Client.predict`."""
         return await self._run(self._predict(model, given, parameters))
+
+    async def chat(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        stream: bool = True,
+        **options: Any,
+    ) -> AsyncGenerator[ChatPiece, None]:
+        """See `Client.chat`."""
+        request = self._chat(model, messages, stream, options)
+        with _explained(self.url):
+            response = await self._http.send(request, stream=True)
+        async with aclosing(response):
+            if not response.is_success:
+                await response.aread()
+                _check(response)
+            with _explained(self.url):
+                if not stream:
+                    await response.aread()
+                    yield _whole(response.content)
+                    return
+                async for line in response.aiter_lines():
+                    if piece := _piece(line):
+                        yield piece
 
     async def answer(self, model: str, payload: Payload) -> Answer:
         """See `Client.answer`."""
@@ -588,6 +664,31 @@ class _explained:
             raise Unavailable(
                 f"No answer from {self._url}: {error}.", hint="Start a server with `lmaas serve`."
             ) from error
+
+
+def _piece(line: str) -> ChatPiece | None:
+    """What one line of a stream of events adds. Raises the error that it tells."""
+    if not line.startswith("data:") or line[5:].strip() == "[DONE]":
+        return None
+    return _whole(line[5:].encode())
+
+
+def _whole(body: bytes) -> ChatPiece:
+    told = msgspec.json.decode(body)
+    if "error" in told:
+        error = told["error"]
+        raise BY_CODE.get(str(error.get("code")), LMaaSError)(str(error.get("message")))
+    usage = told.get("usage")
+    if not told["choices"]:
+        return ChatPiece("", usage=usage)
+    choice = told["choices"][0]
+    message = choice.get("delta") or choice.get("message") or {}
+    return ChatPiece(
+        message.get("content") or "",
+        message.get("reasoning_content") or "",
+        choice.get("finish_reason"),
+        usage,
+    )
 
 
 def _check(response: httpx.Response) -> None:
