@@ -2,8 +2,8 @@
 
     python recipes/private_llm.py [--quick] [--home DIR]
 
-A Qwen3-shaped network of about 1.7 million parameters learns a closed little world for a minute or
-two on two CPU cores: capitals and currencies, sums, and when to call a tool. Its right answers are
+A Qwen3-shaped network of half a million parameters learns a closed little world for half a minute on
+two CPU cores: capitals and currencies, sums, and when to call a tool. Its right answers are
 known, so every answer that comes back through the stock `openai` client is checked. Only the
 training is special here; the rest is what you would do with a model of any size:
 
@@ -189,15 +189,15 @@ def train(folder: Path, steps: int, size: int) -> None:
     torch.manual_seed(SEED)
     model = Qwen3ForCausalLM(
         Qwen3Config(
-            vocab_size=len(tokenizer), hidden_size=192, intermediate_size=512,
-            num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, head_dim=48,
+            vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384,
+            num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=32,
             max_position_embeddings=512, tie_word_embeddings=True,
             eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
             bos_token_id=None,
         )
     )  # fmt: skip
     say(f"Training {model.num_parameters() / 1e6:.1f} M parameters on {len(rows)} conversations …")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95))
     warmup = max(1, steps // 20)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
@@ -206,7 +206,7 @@ def train(folder: Path, steps: int, size: int) -> None:
     chance = random.Random(SEED)
     started = time.perf_counter()
     for step in range(steps):
-        ids, labels = batch(chance.choices(rows, k=40), tokenizer.pad_token_id)
+        ids, labels = batch(chance.choices(rows, k=64), tokenizer.pad_token_id)
         loss = model(
             input_ids=ids, labels=labels, attention_mask=ids != tokenizer.pad_token_id
         ).loss
@@ -369,7 +369,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a smaller world, half the time")
     parser.add_argument("--home", type=Path, help="keep the models here, not in a scratch folder")
     given = parser.parse_args()
-    steps, size = (260, 6) if given.quick else (500, 10)
+    steps, size = (200, 6) if given.quick else (350, 10)
     checks = Checks()
     with tempfile.TemporaryDirectory(prefix="private-llm-") as scratch:
         home = given.home or Path(scratch) / "home"
