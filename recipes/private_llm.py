@@ -2,8 +2,8 @@
 
     python recipes/private_llm.py [--quick] [--home DIR]
 
-A Qwen3-shaped network of half a million parameters learns a closed little world for half a minute on
-two CPU cores: capitals and currencies, sums, and when to call a tool. Its right answers are
+A Qwen3-shaped network of half a million parameters learns a closed little world in half a minute
+on two CPU cores: capitals and currencies, sums, and when to call a tool. Its right answers are
 known, so every answer that comes back through the stock `openai` client is checked. Only the
 training is special here; the rest is what you would do with a model of any size:
 
