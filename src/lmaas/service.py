@@ -207,6 +207,7 @@ class Service:
         """
         version = self.router.resolve(key.tenant, ref)
         check_language(version)
+        payload = Payload(format="generate", body=encode_request(request))
         kept_as = self._cache_key(version, request, cache)
         ended = None if kept_as is None else await self.cache.get(kept_as)
         prompt, most = (0, 0) if ended else await self._most_tokens(key, ref, version, request)
@@ -231,7 +232,6 @@ class Service:
         if ended is not None:
             generation.replay(ended)
             return generation
-        payload = Payload(format="generate", body=encode_request(request))
         await generation.start(lambda to: self.router.generate(key.tenant, ref, payload, to))
         return generation
 

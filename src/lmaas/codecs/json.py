@@ -26,7 +26,7 @@ def read_call(body: bytes) -> CallBody:
     """Decode `{"inputs": …, "parameters": …}`. Raises InvalidInput for anything else."""
     try:
         return _call_decoder.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _invalid(error) from None
 
 
@@ -34,7 +34,7 @@ def read(body: bytes, kind: type[T]) -> T:
     """Decode a JSON body as `kind`. Raises InvalidInput naming the field that is wrong."""
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _invalid(error) from None
 
 

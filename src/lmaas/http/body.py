@@ -50,7 +50,7 @@ def decode(body: bytes, decoder: "msgspec.json.Decoder[T]") -> T:
 def _wrong(text: str) -> InvalidInput:
     place = _PLACE.match(text)
     assert place is not None, "the pattern matches every text"
-    what, path = place["what"], place["path"] or ""
+    what, path = place["what"], (place["path"] or "")[:MAX_SHOWN]
     field = _FIELD.match(what)
     if field is None:
         hint = LISTED if what.startswith("Invalid enum value") else None

@@ -9,6 +9,7 @@ from lmaas.errors import InvalidInput
 from lmaas.http.body import MAX_TURNS, refuse
 from lmaas.http.openai_types import Body, Count, Name
 from lmaas.language import (
+    MAX_SEED,
     MAX_STOP_CHARS,
     MAX_STOPS,
     MAX_TOOLS,
@@ -123,7 +124,7 @@ class MessagesBody(CountBody, frozen=True, kw_only=True):
     temperature: Annotated[float, Meta(ge=0, le=1)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     top_k: Annotated[int, Meta(ge=0, le=1 << 30)] | None = None
-    seed: int | None = None
+    seed: Annotated[int, Meta(ge=-MAX_SEED, le=MAX_SEED)] | None = None
     stream: bool | None = None
     metadata: Metadata | None = None
     cache: bool | None = None

@@ -173,8 +173,14 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 def encode_request(request: GenerateRequest) -> bytes:
-    """A request as a worker reads it."""
-    return _encoder.encode(request)
+    """A request as a worker reads it. Raises InvalidInput for numbers that do not fit."""
+    try:
+        return _encoder.encode(request)
+    except OverflowError:
+        raise InvalidInput(
+            "The request has an integer of more than 64 bits.",
+            hint="It may be in logit_bias, a schema or chat_template_kwargs.",
+        ) from None
 
 
 CANCEL_REPORT_S = 2.0

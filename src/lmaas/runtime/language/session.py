@@ -210,6 +210,13 @@ class Session:
                     f"{self._spec.vocabulary_size - 1}.",
                     param="logit_bias",
                 )
+        for token in given.stop_token_ids:
+            if not 0 <= token < self._spec.vocabulary_size:
+                raise InvalidInput(
+                    f"stop_token_ids has the token {token}; the model's are 0 to "
+                    f"{self._spec.vocabulary_size - 1}.",
+                    param="stop_token_ids",
+                )
         room = self._context - prompt
         stops = () if given.ignore_eos else self._spec.stop_token_ids
         return TokenSampling(
