@@ -97,6 +97,7 @@ class HttpClient:
         self._idle: deque[Connection] = deque()
         self._free = asyncio.Semaphore(max_connections)
         self._open: set[Connection] = set()
+        self._closed = False
 
     async def post(self, path: str, headers: bytes, body: bytes) -> "Response":
         """Send a body to `path` below the URL; the response once its head is there.
@@ -143,7 +144,8 @@ class HttpClient:
             raise
 
     def close(self) -> None:
-        """End all connections now."""
+        """End all connections now, and take no more requests."""
+        self._closed = True
         for connection in list(self._open):
             connection.abort()
 
@@ -174,6 +176,8 @@ class HttpClient:
         return None
 
     async def _connect(self) -> "Connection":
+        if self._closed:
+            raise Unavailable(f"{self.origin} is not asked any more.", hint="Send it again.")
         loop = asyncio.get_running_loop()
         problem: OSError | None = None
         try:

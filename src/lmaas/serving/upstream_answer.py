@@ -4,7 +4,7 @@ Token ids are not told by such services: log probabilities have the id -1.
 """
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -110,7 +110,7 @@ class Message(msgspec.Struct):
 
     choices: list[Choice] = []
     usage: UsageBody | None = None
-    error: msgspec.Raw | None = None
+    error: Any = None
 
 
 _decoder: Final = msgspec.json.Decoder(Message)

@@ -15,7 +15,7 @@ from lmaas.serving.generation import Receiver
 from lmaas.serving.http_client import HttpClient, Response
 from lmaas.serving.upstream_answer import Events, Message, decode, delta_of, usage_of, whole
 from lmaas.serving.upstream_body import body_of, estimated_tokens, tokens_of
-from lmaas.serving.upstream_error import error_of, told_by
+from lmaas.serving.upstream_error import error_of, told_of
 from lmaas.types import UpstreamSpec
 
 log = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ class Api:
     def _check(self, message: Message, request: GenerateRequest) -> None:
         """Raises Unavailable for an error, and for a choice that nobody asked for."""
         if message.error is not None:
-            told, _, _ = told_by(bytes(message.error), self._key)
+            told, _, _ = told_of(message.error, self._key)
             raise Unavailable(f"{self.client.origin} failed: {told}")
         if any(not 0 <= choice.index < request.choices for choice in message.choices):
             raise Unavailable(f"{self.client.origin} gave a choice that was not asked for.")

@@ -24,7 +24,11 @@ def error_of(
     status: int, headers: dict[bytes, bytes], body: bytes, origin: str, key: str | None
 ) -> LMaaSError:
     """The error for an answer with this status (not 200)."""
-    message, code, param = told_by(body, key)
+    try:
+        value = msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        value = body.decode("utf-8", "replace")
+    message, code, param = told_of(value, key)
     if status == 429 and code != "insufficient_quota":
         return QueueFull(
             f"{origin} takes no more requests now: {message}",
@@ -47,12 +51,8 @@ def error_of(
     return PayloadTooLarge(told) if status == 413 else InvalidInput(told, param=param)
 
 
-def told_by(body: bytes, key: str | None) -> tuple[str, str | None, str | None]:
-    """Message (bounded, without the key), code and field of an error's body."""
-    try:
-        value = msgspec.json.decode(body)
-    except msgspec.DecodeError:
-        value = body.decode("utf-8", "replace")
+def told_of(value: Any, key: str | None) -> tuple[str, str | None, str | None]:
+    """Message (bounded, without the key), code and field of what an error's body holds."""
     code = param = None
     if isinstance(value, dict) and "error" in value:
         value = value["error"]
