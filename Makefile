@@ -42,8 +42,9 @@ fix: $(STAMP) ## Format, and repair what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## Measure LMaaS beside its peers (ninety minutes; QUICK=1 for five)
-	$(BIN)/python -m benchmarks.predictive $(if $(QUICK),--quick)
+BENCH ?= predictive
+bench: $(STAMP) ## Measure LMaaS beside its peers (ninety minutes; QUICK=1 for five; BENCH=generation)
+	$(BIN)/python -m benchmarks.$(BENCH) $(if $(QUICK),--quick)
 
 docs: $(STAMP) ## Rewrite docs/reference from the code
 	$(BIN)/python docs/generate.py
