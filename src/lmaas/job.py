@@ -1,0 +1,45 @@
+"""The records of a job, shared by the queue, the process that does the work and the doors."""
+
+from typing import Any, Literal
+
+import msgspec
+
+from lmaas.types import Record
+
+JobState = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
+JobKind = Literal["train"]
+ENDED: tuple[JobState, ...] = ("succeeded", "failed", "cancelled")
+
+EVENTS_FILE = "events.jsonl"
+"""In a job's folder: what its process tells, one `JobEvent` in JSON a line, flushed at once."""
+CONTROL_FILE = "control"
+"""In a job's folder: the word "pause" or "cancel" for the process to find between two steps."""
+RESULT_FOLDER = "result"
+"""In a job's folder: the package of the finished model, complete once the process exits with 0."""
+PAUSED_EXIT = 75
+"""Exit code of a process that has written a checkpoint because it was asked to pause."""
+
+
+class JobError(Record, frozen=True, kw_only=True):
+    """Why a job failed, as an error of ours tells it."""
+
+    code: str
+    message: str
+    hint: str | None = None
+    param: str | None = None
+
+
+class JobEvent(Record, frozen=True, kw_only=True):
+    """One thing that happened, in order. `created_at` is Unix seconds.
+
+    `type` "metrics" has numbers in `data`: `step`, `total_steps`, `epoch`, `train_loss`,
+    `learning_rate`, `samples_per_s`, and after an evaluation `valid_…`. "resolved" carries the
+    recipe with every "auto" replaced, "checkpoint" the `step` and `folder` of one that can be
+    resumed from, "error" a `JobError`.
+    """
+
+    type: Literal["message", "metrics", "resolved", "checkpoint", "error"]
+    message: str
+    created_at: float
+    level: Literal["info", "warn", "error"] = "info"
+    data: dict[str, Any] = msgspec.field(default_factory=dict)

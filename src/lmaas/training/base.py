@@ -1,0 +1,152 @@
+"""The two contracts of training: a problem says what is learned, a learner how a framework does it.
+
+Gradients are always those of (sum of losses) / (sum of weights) over the whole batch, so that one
+batch, its micro-batches and its shards on several workers give the same step.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import msgspec
+import numpy as np
+
+from lmaas.recipe import Recipe, TrainingFramework
+from lmaas.tasks import Row
+
+Split = Literal["train", "validation", "test"]
+
+LossName = Literal["cross-entropy", "mean-squared-error", "next-token"]
+"""What a learner minimises. Targets, by name:
+
+- cross-entropy: `labels` (N,) int64 class numbers, or (N, C) float32 probabilities; outputs are
+  logits (N, C);
+- mean-squared-error: `values` (N, D) float32; outputs (N, D);
+- next-token: `labels` (N, T) int64, already shifted to stand under the logits (N, T, V) that
+  predict them, -100 where nothing is learned.
+"""
+IGNORED = -100
+
+
+class Loss(msgspec.Struct, frozen=True, kw_only=True):
+    """A loss and its options. `smoothing` moves that share of each target to all classes evenly."""
+
+    name: LossName
+    smoothing: float = 0.0
+
+
+class Feed(msgspec.Struct, kw_only=True):
+    """Samples as the model takes them: inputs and targets by name, batch axis first.
+
+    `size` is how many samples, `weight` what the summed loss is divided by: samples, or for
+    next-token the labels that are not ignored.
+    """
+
+    inputs: Row
+    targets: Row
+    size: int
+    weight: float
+
+
+class Meter(Protocol):
+    """Adds up a task's metrics over the feeds of an evaluation."""
+
+    def add(self, outputs: Row, feed: Feed) -> None:
+        """Count the model's raw outputs for one feed."""
+        ...
+
+    def result(self) -> dict[str, float]:
+        """The metrics over all that was added."""
+        ...
+
+
+class Problem(Protocol):
+    """A task's training data and what becomes of it."""
+
+    loss: Loss
+    primary: str
+    """The metric by which models are compared, as `Meter.result` calls it."""
+
+    def size(self, split: Split) -> int:
+        """How many samples a split has."""
+        ...
+
+    def feed(self, split: Split, indices: np.ndarray, *, epoch: int | None) -> Feed:
+        """The samples at `indices`.
+
+        In training `epoch` is given: augmentation is drawn from (seed, epoch, index) alone, so that
+        a resumed run and another number of workers see the same.
+        """
+        ...
+
+    def meter(self) -> Meter:
+        """A meter with nothing in it."""
+        ...
+
+    def build(self, framework: TrainingFramework) -> Any:
+        """The live model to train: new, with weights drawn from the seed, or the base's."""
+        ...
+
+    def package(self, model: Any, folder: Path, facts: "Facts") -> None:
+        """Write a package of the trained model into `folder`."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """What the data was: its digest, sizes, labels, overlap; goes into lineage and card."""
+        ...
+
+
+class Facts(msgspec.Struct, kw_only=True):
+    """What the run has found out about the trained model."""
+
+    recipe: Recipe
+    metrics: dict[str, float]
+    data: dict[str, Any]
+    job: str | None = None
+    card: str = ""
+
+
+class Learner(Protocol):
+    """A live model in training. Arrays are numpy's on the outside."""
+
+    model: Any
+
+    def step(self, feeds: Sequence[Feed], *, learning_rate: float, weight: float) -> float:
+        """One update from micro-batches that are in the end one batch; the summed loss over them.
+
+        `weight` is that of the whole batch, over all workers. Raises `Diverged` for a loss that is
+        no finite number, and then changes nothing.
+        """
+        ...
+
+    def evaluate(self, feed: Feed) -> tuple[float, Row]:
+        """The summed loss and the raw outputs in inference mode."""
+        ...
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Copies of everything that inference needs, by a stable name."""
+        ...
+
+    def set_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Put weights from `weights()` back."""
+        ...
+
+    def prunable(self) -> list[str]:
+        """Names in `weights()` of the matrices and kernels that pruning may thin out."""
+        ...
+
+    def set_masks(self, masks: Mapping[str, np.ndarray]) -> None:
+        """From now on hold these weights at zero where the mask is False, after every step too."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write weights, optimizer state and random states into `folder`; no pickle."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Continue exactly where `save` was."""
+        ...
+
+
+class Diverged(ArithmeticError):
+    """The loss is no finite number."""
