@@ -135,6 +135,10 @@ class Learner(Protocol):
         """Names in `weights()` of the matrices and kernels that pruning may thin out."""
         ...
 
+    def input_axis(self, name: str) -> int:
+        """Which axis of a prunable weight runs over what it sums up (its inputs)."""
+        ...
+
     def set_masks(self, masks: Mapping[str, np.ndarray]) -> None:
         """From now on hold these weights at zero where the mask is False, after every step too."""
         ...
