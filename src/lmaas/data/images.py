@@ -1,0 +1,115 @@
+"""Folders of images, one folder a class, or a zip of such folders: names now, files when asked for.
+
+Nothing is unpacked: a zip's members are read by name, so no name in it can reach a path.
+"""
+
+import hashlib
+import stat
+import zipfile
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+import pyarrow as pa
+
+from lmaas.data.table import Table, digest_of
+from lmaas.errors import InvalidInput
+
+IMAGE, LABEL = "image", "label"
+SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+MAX_FILES: Final = 5_000_000
+MAX_FILE_BYTES: Final = 256 << 20
+LAYOUT: Final = "Lay it out as CLASS/IMAGE: cat/1.png, dog/2.jpg."
+
+
+def read_folder(folder: Path) -> Table:
+    """The images in the folders of `folder`. Links are not followed out of it."""
+    root = folder.resolve()
+    names = []
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not _hidden(path.relative_to(folder).as_posix()):
+            if not path.resolve().is_relative_to(root):
+                raise InvalidInput(
+                    f"{folder.name}: {path.relative_to(folder)} is a link out of the folder.",
+                    param="data",
+                )
+            names.append(path.relative_to(folder).as_posix())
+
+    def read(name: str) -> bytes:
+        path = folder / name
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise _too_large(name)
+        return path.read_bytes()
+
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(f"{digest_of(folder / name)}  {name}\n".encode())
+    arrow = _table(names, folder.name, "")
+    return Table(arrow, name=folder.name, digest=digest.hexdigest(), unit="image", open_bytes=read)
+
+
+def read_zip(path: Path) -> Table:
+    """The images in the folders of the zip at `path`; one folder around all of them is left out."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise InvalidInput(
+            f"{path.name} is no zip that can be read: {error}.", param="data"
+        ) from None
+    names = []
+    for member in archive.infolist():
+        _check_member(member, path.name)
+        if not member.is_dir() and not _hidden(member.filename):
+            names.append(member.filename)
+    if len(set(names)) != len(names):
+        raise InvalidInput(f"{path.name} names a file twice.", param="data")
+    firsts = {PurePosixPath(name).parts[0] for name in names}
+    deep = all(len(PurePosixPath(name).parts) > 2 for name in names)
+    around = f"{firsts.pop()}/" if len(firsts) == 1 and deep else ""
+
+    def read(name: str) -> bytes:
+        try:
+            return archive.read(around + name)
+        except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
+            raise InvalidInput(f"{path.name}: {name} is damaged: {error}.", param="data") from None
+
+    arrow = _table(sorted(name.removeprefix(around) for name in names), path.name, around)
+    return Table(arrow, name=path.name, digest=digest_of(path), unit="image", open_bytes=read)
+
+
+def _check_member(member: zipfile.ZipInfo, file: str) -> None:
+    name = member.filename
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in parts[0]:
+        raise InvalidInput(f"{file} names a file outside itself: {name[:200]!r}.", param="data")
+    if stat.S_ISLNK(member.external_attr >> 16):
+        raise InvalidInput(f"{file}: {name} is a link.", param="data")
+    if member.flag_bits & 1:
+        raise InvalidInput(f"{file}: {name} is encrypted.", param="data")
+    if member.file_size > MAX_FILE_BYTES:
+        raise _too_large(name)
+
+
+def _table(names: list[str], file: str, around: str) -> pa.Table:
+    if len(names) > MAX_FILES:
+        raise InvalidInput(f"{file} has more than {MAX_FILES} files.", param="data")
+    labels = []
+    for name in names:
+        parts = PurePosixPath(name).parts
+        if len(parts) != 2 or not name.lower().endswith(SUFFIXES):
+            raise InvalidInput(
+                f"{file}: {around}{name} is not an image in the folder of a class.",
+                hint=LAYOUT,
+                param="data",
+            )
+        labels.append(parts[0])
+    if not names:
+        raise InvalidInput(f"{file} holds no images.", hint=LAYOUT, param="data")
+    return pa.table({IMAGE: pa.array(names, pa.string()), LABEL: pa.array(labels, pa.string())})
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
+
+
+def _too_large(name: str) -> InvalidInput:
+    return InvalidInput(f"{name} has more than {MAX_FILE_BYTES >> 20} MiB.", param="data")

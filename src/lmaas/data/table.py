@@ -1,0 +1,273 @@
+"""A data set as columns of equally many samples, each of which knows where it stands in its file.
+
+Columns lie in an Arrow file that is mapped, not read, so a table larger than memory can be used.
+Knows no task: what a column means is for others to say.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lmaas.errors import InvalidInput
+
+LINE: Final = "\x00line"
+"""The column with each sample's line number; no file can have a column of that name."""
+NESTED: Final = b"json"
+"""Metadata of a column whose texts are JSON: lists and objects of a JSONL file."""
+BATCH_ROWS: Final = 16_384
+MAX_COLUMNS: Final = 4096
+MISSING: Final = ("", "NA", "N/A", "#N/A", "NaN", "nan", "null", "NULL", "None", "?")
+"""What a cell of text says when it has no value, blanks around it aside."""
+NUMBER: Final = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+
+
+class Table:
+    """Samples by number, values by column.
+
+    `name` is the file's, for errors; `digest` the sha256 of its content; `unit` what a place is
+    called ("line", "row", "image"). `open_bytes`, where given, reads what a column of paths names.
+    """
+
+    def __init__(
+        self,
+        arrow: pa.Table,
+        *,
+        name: str,
+        digest: str,
+        unit: str = "row",
+        open_bytes: Callable[[str], bytes] | None = None,
+    ) -> None:
+        if arrow.num_rows == 0:
+            raise InvalidInput(f"{name} holds no samples.", param="data")
+        self._arrow = arrow
+        self._open = open_bytes
+        self.name = name
+        self.digest = digest
+        self.unit = unit
+
+    def __len__(self) -> int:
+        return int(self._arrow.num_rows)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns' names, in the file's order."""
+        return tuple(name for name in self._arrow.column_names if name != LINE)
+
+    def place(self, index: int) -> str:
+        """Where a sample stands: "train.csv, line 17"."""
+        if LINE in self._arrow.column_names:
+            return f"{self.name}, {self.unit} {self._arrow[LINE][index].as_py()}"
+        return f"{self.name}, {self.unit} {index + 1}"
+
+    def require(self, column: str) -> None:
+        """Raise InvalidInput for a column that is not there."""
+        if column not in self.columns:
+            raise InvalidInput(
+                f"{self.name} has no column {column!r}; it has {', '.join(self.columns[:50])}.",
+                hint="`data.columns` says which column is which.",
+                param="data.columns",
+            )
+
+    def values(self, column: str, indices: Sequence[int] | np.ndarray | None = None) -> list[Any]:
+        """The column's values as plain Python, at `indices` or all; None where there is none."""
+        self.require(column)
+        cells = self._arrow[column]
+        if indices is not None:
+            cells = cells.take(pa.array(indices, pa.int64()))
+        values: list[Any] = cells.to_pylist()
+        if (self._arrow.schema.field(column).metadata or {}).get(NESTED):
+            return [None if v is None else msgspec.json.decode(v) for v in values]
+        return values
+
+    def texts(self, column: str) -> list[str]:
+        """All values as texts. Raises InvalidInput, with the place, where there is none."""
+        found = self.values(column)
+        for index, value in enumerate(found):
+            if not isinstance(value, str) or not value.strip():
+                told = "is empty" if value is None or value == "" else f"is {str(value)[:80]!r}"
+                raise InvalidInput(
+                    f"{self.place(index)}: {column!r} must be a text that is not empty; it {told}.",
+                    param="data",
+                )
+        return found
+
+    def labels(self, column: str) -> list[str]:
+        """All values as names of classes. Raises InvalidInput, with the place, where there is none.
+
+        Whole numbers and booleans are taken as they are written.
+        """
+        names = []
+        for index, value in enumerate(self.values(column)):
+            name = _label(value)
+            if name is None:
+                raise InvalidInput(
+                    f"{self.place(index)}: {column!r} must be a label; received "
+                    f"{'nothing' if value in (None, '') else repr(value)[:80]}.",
+                    param="data",
+                )
+            names.append(name)
+        return names
+
+    def content(self, column: str, index: int) -> bytes:
+        """The bytes in a column of bytes, or of the file that a column of paths names."""
+        value = self._arrow[column][index].as_py()
+        if isinstance(value, dict):
+            value = value.get("bytes")
+        if isinstance(value, str) and self._open is not None:
+            value = self._open(value)
+        if not isinstance(value, bytes):
+            raise InvalidInput(
+                f"{self.place(index)}: {column!r} must hold a file's bytes; received "
+                f"{type(value).__name__}.",
+                hint="Give images as a folder with one folder a class, a zip of one, or Parquet.",
+                param="data",
+            )
+        return value
+
+    def number_share(self, column: str) -> float | None:
+        """Which share of the values that are there are numbers; None where no value is there."""
+        self.require(column)
+        cells = self._arrow[column]
+        if pa.types.is_boolean(cells.type):
+            return 0.0
+        if _is_number(cells.type):
+            return 1.0 if cells.null_count < len(cells) else None
+        if not _is_text(cells.type):
+            return 0.0
+        known = _present(cells).drop_null()
+        if not len(known):
+            return None
+        return float(pc.mean(pc.match_substring_regex(known, NUMBER)).as_py())
+
+    def numbers(self, column: str) -> np.ndarray:
+        """The values as float64 (N,), NaN where there is none.
+
+        Raises InvalidInput, with the place, for a value that is no finite number.
+        """
+        self.require(column)
+        cells = self._arrow[column]
+        if _is_text(cells.type):
+            cells = _present(cells)
+            good = pc.fill_null(pc.match_substring_regex(cells, NUMBER), True)
+            if not pc.all(good).as_py():
+                index = pc.index(good, False).as_py()
+                raise InvalidInput(
+                    f"{self.place(index)}: {column!r} must be a number; received "
+                    f"{str(cells[index].as_py())[:80]!r}.",
+                    hint=f"A missing value is one of {', '.join(filter(None, MISSING))} or empty.",
+                    param="data",
+                )
+        elif not (_is_number(cells.type) or pa.types.is_boolean(cells.type)):
+            raise InvalidInput(
+                f"{self.name}: {column!r} must hold numbers; it holds {cells.type}.", param="data"
+            )
+        values = pc.cast(cells, pa.float64()).to_numpy()
+        infinite = np.isinf(values)
+        if infinite.any():
+            raise InvalidInput(
+                f"{self.place(int(infinite.argmax()))}: {column!r} is infinite.", param="data"
+            )
+        return np.asarray(values, np.float64)
+
+    def categories(self, column: str) -> list[str | None]:
+        """The values as names of categories, None where there is none."""
+        names = []
+        for value in self.values(column):
+            name = _label(value) if not isinstance(value, float) else f"{value:g}"
+            names.append(None if name is None or name in MISSING or name == "nan" else name)
+        return names
+
+    def hashes(self, columns: Sequence[str]) -> Iterator[bytes]:
+        """A digest of each sample's content in `columns`: equal content, equal digest."""
+        for column in columns:
+            self.require(column)
+        for start in range(0, len(self), BATCH_ROWS):
+            rows = range(start, min(start + BATCH_ROWS, len(self)))
+            if self._open is not None and len(columns) == 1:
+                parts = [[self.content(columns[0], i) for i in rows]]
+            else:
+                parts = [self.values(column, list(rows)) for column in columns]
+            for row in zip(*parts, strict=True):
+                content = msgspec.msgpack.encode(row)
+                yield hashlib.blake2b(content, digest_size=16).digest()
+
+
+def write(path: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
+    """An Arrow file of `batches`, complete or not there. Raises InvalidInput without samples."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with pa.OSFile(str(part), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+            rows = 0
+            for batch in batches:
+                rows += batch.num_rows
+                writer.write_batch(batch)
+        if not rows:
+            raise InvalidInput("The data holds no samples.", param="data")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def mapped(path: Path) -> pa.Table:
+    """The table in an Arrow file, mapped into memory."""
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+
+
+def digest_of(path: Path) -> str:
+    """The sha256 of a file's content, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_columns(names: Sequence[str], place: str) -> None:
+    """Refuse no columns, too many, and names that are empty, twice or bad."""
+    if not names:
+        raise InvalidInput(f"{place}: there are no columns.", param="data")
+    if len(names) > MAX_COLUMNS:
+        raise InvalidInput(
+            f"{place}: {len(names)} columns; at most {MAX_COLUMNS} are read.", param="data"
+        )
+    seen = set()
+    for number, name in enumerate(names, 1):
+        if not name.strip() or "\x00" in name:
+            raise InvalidInput(f"{place}: column {number} has no name.", param="data")
+        if name in seen:
+            raise InvalidInput(f"{place}: the column {name!r} is there twice.", param="data")
+        seen.add(name)
+
+
+def _label(value: Any) -> str | None:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, str) and value.strip():
+        return value.strip()
+    return None
+
+
+def _present(cells: Any) -> Any:
+    trimmed = pc.utf8_trim_whitespace(cells)
+    return pc.if_else(pc.is_in(trimmed, pa.array(MISSING, trimmed.type)), None, trimmed)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_decimal(kind)
+        or pa.types.is_null(kind)
+    )
