@@ -43,3 +43,52 @@ class JobEvent(Record, frozen=True, kw_only=True):
     created_at: float
     level: Literal["info", "warn", "error"] = "info"
     data: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class StoredEvent(JobEvent, frozen=True, kw_only=True):
+    """An event as the database has it; `seq` counts from 1 without gaps."""
+
+    seq: int
+
+
+class JobCheckpoint(Record, frozen=True, kw_only=True):
+    """A state that the run can be taken up from, with the metrics last seen before it."""
+
+    id: str
+    job: str
+    step: int
+    metrics: dict[str, float]
+    created_at: float
+
+
+class Job(Record, frozen=True, kw_only=True):
+    """A job as the queue has it. Times are Unix seconds.
+
+    `wanted` is what a running job is asked for and has not done yet. `resolved` is the recipe with
+    every "auto" replaced, `model` what it was registered as (`name:3`), `progress` the newest
+    metrics, `attempts` how often it was started.
+    """
+
+    id: str
+    tenant: str
+    key_id: str
+    kind: JobKind
+    name: str
+    state: JobState
+    wanted: Literal["pause", "cancel"] | None = None
+    priority: int = 0
+    recipe: dict[str, Any]
+    resolved: dict[str, Any] | None = None
+    error: JobError | None = None
+    model: str | None = None
+    progress: dict[str, Any] = msgspec.field(default_factory=dict)
+    created_at: float
+    started_at: float | None = None
+    finished_at: float | None = None
+    attempts: int = 0
+    checkpoints: tuple[JobCheckpoint, ...] = ()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing will happen to it any more."""
+        return self.state in ENDED

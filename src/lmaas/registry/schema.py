@@ -12,7 +12,7 @@ from sqlalchemy import (
     Text,
 )
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest migration: what this code's tables are."""
 
 metadata = MetaData()
@@ -151,4 +151,61 @@ responses = Table(
     Column("expires_at", Float, nullable=False),
     Column("body", Text, nullable=False),
     Index("responses_by_expiry", "expires_at"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("tenant", String, nullable=False),
+    Column("key_id", String, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("state", String, nullable=False),
+    Column("wanted", String),
+    Column("priority", Integer, nullable=False),
+    Column("recipe", Text, nullable=False),
+    Column("resolved", Text),
+    Column("error", Text),
+    Column("model", String),
+    Column("progress", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("started_at", Float),
+    Column("finished_at", Float),
+    Column("attempts", Integer, nullable=False),
+    Column("crashes", Integer, nullable=False),
+    Column("lease_owner", String),
+    Column("lease_until", Float),
+    Column("fence", Integer, nullable=False),
+    Column("events_offset", Integer, nullable=False),
+    Index("jobs_by_state", "state", "priority", "created_at"),
+    Index("jobs_by_tenant", "tenant", "created_at", "id"),
+)
+"""`wanted` is what a running job is asked for: "pause" or "cancel". `fence` rises with every claim:
+who writes with an older one writes nothing. `events_offset`: so many bytes of the events' file are
+rows of `job_events`; `crashes` counts since the newest checkpoint."""
+
+job_events = Table(
+    "job_events",
+    metadata,
+    Column("job", String, primary_key=True),
+    Column("seq", Integer, primary_key=True),
+    Column("created_at", Float, nullable=False),
+    Column("level", String, nullable=False),
+    Column("type", String, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("data", Text, nullable=False),
+    ForeignKeyConstraint(["job"], ["jobs.id"], ondelete="CASCADE"),
+)
+
+job_checkpoints = Table(
+    "job_checkpoints",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("job", String, nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("metrics", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+    ForeignKeyConstraint(["job"], ["jobs.id"], ondelete="CASCADE"),
+    Index("job_checkpoints_by_step", "job", "step", unique=True),
 )

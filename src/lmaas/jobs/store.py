@@ -1,0 +1,189 @@
+"""The queue of jobs as its users see it: add, read, and ask for what a running job is to do.
+
+Knows rows and transitions in SQL, no process; `lmaas.jobs.claims` is the runner's side.
+"""
+
+import secrets
+import time
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from lmaas.errors import Conflict, InvalidInput
+from lmaas.job import ENDED, Job, JobCheckpoint, JobKind, JobState, StoredEvent
+from lmaas.jobs.rows import check_limit, event_of, job_of, message, put, row_of, tell, text
+from lmaas.registry.database import Database
+from lmaas.registry.schema import job_checkpoints, job_events, jobs
+
+MAX_PRIORITY = 100
+
+
+class Jobs:
+    """The queue of one home. Synchronous and thread-safe."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(
+        self,
+        tenant: str,
+        key_id: str,
+        kind: JobKind,
+        name: str,
+        recipe: dict[str, Any],
+        *,
+        priority: int = 0,
+    ) -> Job:
+        """A new job at the end of the queue of its priority. Raises InvalidInput."""
+        if not -MAX_PRIORITY <= priority <= MAX_PRIORITY:
+            raise InvalidInput(
+                f"priority is from {-MAX_PRIORITY} to {MAX_PRIORITY}; received {priority}.",
+                param="priority",
+            )
+        job_id = f"ftjob-{secrets.token_hex(12)}"
+        now = time.time()
+        with self._database.write() as connection:
+            connection.execute(
+                jobs.insert().values(
+                    id=job_id,
+                    tenant=tenant,
+                    key_id=key_id,
+                    kind=kind,
+                    name=name,
+                    state="queued",
+                    priority=priority,
+                    recipe=text(recipe),
+                    progress="{}",
+                    created_at=now,
+                    attempts=0,
+                    crashes=0,
+                    fence=0,
+                    events_offset=0,
+                )
+            )
+            tell(connection, job_id, message("The job is queued."))
+        return self.get(tenant, job_id)
+
+    def get(self, tenant: str, job_id: str) -> Job:
+        """One job with its checkpoints. Raises NotFound."""
+        with self._database.read() as connection:
+            row = row_of(connection, tenant, job_id)
+            found = connection.execute(
+                sa.select(job_checkpoints)
+                .where(job_checkpoints.c.job == job_id)
+                .order_by(job_checkpoints.c.step)
+            ).all()
+        checkpoints = tuple(
+            JobCheckpoint(**{**point._mapping, "metrics": msgspec.json.decode(point.metrics)})
+            for point in found
+        )
+        return msgspec.structs.replace(job_of(row), checkpoints=checkpoints)
+
+    def page(
+        self,
+        tenant: str,
+        *,
+        after: str | None = None,
+        limit: int = 20,
+        state: JobState | None = None,
+    ) -> list[Job]:
+        """Jobs, newest first; `after` is the id of the last one of the page before."""
+        check_limit(limit)
+        query = sa.select(jobs).where(jobs.c.tenant == tenant)
+        if state is not None:
+            query = query.where(jobs.c.state == state)
+        with self._database.read() as connection:
+            if after is not None:
+                last = row_of(connection, tenant, after)
+                place = sa.tuple_(jobs.c.created_at, jobs.c.id)
+                query = query.where(place < sa.tuple_(last.created_at, last.id))
+            query = query.order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit)
+            return [job_of(row) for row in connection.execute(query)]
+
+    def events(
+        self, tenant: str, job_id: str, *, after: int = 0, limit: int = 100
+    ) -> list[StoredEvent]:
+        """Events in order, those after number `after`. Raises NotFound."""
+        check_limit(limit)
+        query = (
+            sa.select(job_events)
+            .where(job_events.c.job == job_id, job_events.c.seq > after)
+            .order_by(job_events.c.seq)
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            row_of(connection, tenant, job_id)
+            rows = connection.execute(query).all()
+        return [event_of(row) for row in rows]
+
+    def last_events(self, tenant: str, job_id: str, limit: int) -> list[StoredEvent]:
+        """The newest `limit` events, in order."""
+        check_limit(limit)
+        query = (
+            sa.select(job_events)
+            .where(job_events.c.job == job_id)
+            .order_by(job_events.c.seq.desc())
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            row_of(connection, tenant, job_id)
+            rows = connection.execute(query).all()
+        return [event_of(row) for row in reversed(rows)]
+
+    def cancel(self, tenant: str, job_id: str) -> Job:
+        """End a job: at once if it waits, else as soon as its process has stopped.
+
+        Raises Conflict for one that has ended.
+        """
+        with self._database.write() as connection:
+            row = row_of(connection, tenant, job_id)
+            if row.state in ENDED:
+                raise Conflict(f"The job {job_id} has {row.state} already.", param="job")
+            if row.state == "running":
+                put(connection, job_id, wanted="cancel")
+                tell(connection, job_id, message("The job is being cancelled."))
+            else:
+                put(
+                    connection,
+                    job_id,
+                    state="cancelled",
+                    fence=row.fence + 1,
+                    finished_at=time.time(),
+                )
+                tell(connection, job_id, message("The job is cancelled."))
+        return self.get(tenant, job_id)
+
+    def pause(self, tenant: str, job_id: str) -> Job:
+        """Hold a job: at once if it waits, else at its next checkpoint, which it writes now.
+
+        Raises Conflict for one that has ended or is being cancelled.
+        """
+        with self._database.write() as connection:
+            row = row_of(connection, tenant, job_id)
+            if row.state in ENDED:
+                raise Conflict(f"The job {job_id} has {row.state} already.", param="job")
+            if row.wanted == "cancel":
+                raise Conflict(f"The job {job_id} is being cancelled.", param="job")
+            if row.state == "queued":
+                put(connection, job_id, state="paused")
+                tell(connection, job_id, message("The job is paused."))
+            elif row.state == "running" and row.wanted is None:
+                put(connection, job_id, wanted="pause")
+                tell(connection, job_id, message("The job is being paused."))
+        return self.get(tenant, job_id)
+
+    def resume(self, tenant: str, job_id: str) -> Job:
+        """Put a paused job back into the queue, at its old place. Raises Conflict for others."""
+        with self._database.write() as connection:
+            row = row_of(connection, tenant, job_id)
+            if row.state != "paused":
+                hint = "Wait until it is paused." if row.wanted == "pause" else None
+                raise Conflict(
+                    f"Only a paused job is resumed; {job_id} is {row.state}.",
+                    hint=hint,
+                    param="job",
+                )
+            put(connection, job_id, state="queued", crashes=0)
+            tell(connection, job_id, message("The job is queued again."))
+        return self.get(tenant, job_id)
