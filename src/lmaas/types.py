@@ -139,7 +139,7 @@ class FileRef(Record, frozen=True, kw_only=True):
 class Lineage(Record, frozen=True, kw_only=True):
     """Where a version came from."""
 
-    origin: Literal["publish", "push", "pull", "demo", "connect"] = "publish"
+    origin: Literal["publish", "push", "pull", "demo", "connect", "train"] = "publish"
     code: str | None = None
     parent: str | None = None
     data_sha256: str | None = None

@@ -12,10 +12,9 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from lmaas.data.lines import lines
 from lmaas.errors import InvalidInput
 from lmaas.language import ChatMessage, Tool, ToolCall
-
-MAX_LINE_BYTES: Final = 16 << 20
 
 
 class Part(msgspec.Struct, forbid_unknown_fields=True):
@@ -141,28 +140,20 @@ def read_pairs(path: Path) -> list[Pair]:
     return pairs
 
 
-def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):
-            place = f"{path.name}, line {number}"
-            if len(line) > MAX_LINE_BYTES:
-                raise InvalidInput(f"{place} is longer than {MAX_LINE_BYTES >> 20} MiB.")
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")
-            if line.strip():
-                yield place, line
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    for number, line in lines(path):
+        if line.strip():
+            yield f"{path.name}, line {number}", line
 
 
-def _decoded(decoder: Any, line: bytes, place: str) -> Any:
+def _decoded(decoder: Any, line: str, place: str) -> Any:
     try:
         return decoder.decode(line)
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"{place} is not UTF-8: {error.reason}.", param="data") from None
     except msgspec.DecodeError as error:
         raise InvalidInput(f"{place}: {error}.", param="data") from None
 
 
-def _example(line: bytes, place: str) -> Example:
+def _example(line: str, place: str) -> Example:
     given = _decoded(_any, line, place)
     for key, decoder in _KINDS:
         if key in given:

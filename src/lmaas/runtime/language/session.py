@@ -13,19 +13,17 @@ import msgspec
 
 from lmaas.errors import ContextLengthExceeded, InvalidInput
 from lmaas.language import (
-    ChatMessage,
     Delta,
     Ended,
     GenerateRequest,
     LanguageSpec,
     TokenLogprob,
-    ToolCall,
     Usage,
 )
 from lmaas.runtime.language.engine import Grammar, LanguageEngine, TokenSampling
 from lmaas.runtime.language.template import Template
 from lmaas.runtime.language.text import THINK, Writer
-from lmaas.runtime.language.tokens import Tokens, texts_of
+from lmaas.runtime.language.tokens import Tokens
 
 
 class Prepared(msgspec.Struct, kw_only=True, frozen=True):
@@ -169,36 +167,11 @@ class Session:
                 hint="Use /v1/completions, or push the model with a chat_template.jinja.",
                 param="messages",
             )
-        mark, messages = self._guarded(request.messages)
+        mark, messages = self._tokens.guard_messages(request.messages)
         tools = () if request.tool_choice == "none" else request.tools
         if tools and not self._spec.tools:
             raise InvalidInput("This model's chat template takes no tools.", param="tools")
         return self._template.render(messages, tools, request.template), mark
-
-    def _guarded(self, messages: Sequence[ChatMessage]) -> tuple[str, list[ChatMessage]]:
-        """The messages with nothing left in them that would be read as a special token."""
-        mark, _ = self._tokens.guard(texts_of(messages))
-        guarded = []
-        for message in messages:
-            own = message.role == "assistant"
-
-            def safe(text: str, own: bool = own) -> str:
-                return self._tokens.guard((text,), only_special=own, mark=mark)[1][0]
-
-            guarded.append(
-                ChatMessage(
-                    role=message.role,
-                    content=safe(message.content),
-                    name=None if message.name is None else safe(message.name),
-                    reasoning=None if message.reasoning is None else safe(message.reasoning),
-                    tool_call_id=message.tool_call_id,
-                    tool_calls=tuple(
-                        ToolCall(id=call.id, name=safe(call.name), arguments=safe(call.arguments))
-                        for call in message.tool_calls
-                    ),
-                )
-            )
-        return mark, guarded
 
     def _sampling(self, request: GenerateRequest, prompt: int) -> TokenSampling:
         given = request.sampling

@@ -68,8 +68,10 @@ class Template:
         messages: Sequence[ChatMessage],
         tools: Sequence[Tool] = (),
         more: Mapping[str, Any] | None = None,
+        *,
+        complete: bool = False,
     ) -> str:
-        """The prompt, ending where the assistant's turn begins.
+        """The prompt, ending where the assistant's turn begins; `complete`: without that beginning.
 
         Raises InvalidInput when the template refuses the conversation or passes its bounds.
         """
@@ -91,7 +93,7 @@ class Template:
                 for piece in self._template.generate(
                     messages=shown,
                     tools=offered,
-                    add_generation_prompt=True,
+                    add_generation_prompt=not complete,
                     **self._variables,
                     **more,
                 ):

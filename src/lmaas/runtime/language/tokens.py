@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lmaas.errors import InvalidInput, LMaaSError
-from lmaas.language import ChatMessage
+from lmaas.language import ChatMessage, ToolCall
 
 BREAKS = tuple(chr(code) for code in range(0xFDD0, 0xFDF0))
 """Unicode's noncharacters: no text has them, so they can mark where a prompt is cut."""
@@ -75,6 +75,31 @@ class Tokens:
             return spelled[0] + mark + spelled[1:] if len(spelled) > 1 else spelled
 
         return mark, [pattern.sub(cut, text) for text in texts]
+
+    def guard_messages(self, messages: Sequence[ChatMessage]) -> tuple[str, list[ChatMessage]]:
+        """A mark, and messages in which nothing is left that would be read as a special token."""
+        mark, _ = self.guard(texts_of(messages))
+        guarded = []
+        for message in messages:
+            own = message.role == "assistant"
+
+            def safe(text: str, own: bool = own) -> str:
+                return self.guard((text,), only_special=own, mark=mark)[1][0]
+
+            guarded.append(
+                ChatMessage(
+                    role=message.role,
+                    content=safe(message.content),
+                    name=None if message.name is None else safe(message.name),
+                    reasoning=None if message.reasoning is None else safe(message.reasoning),
+                    tool_call_id=message.tool_call_id,
+                    tool_calls=tuple(
+                        ToolCall(id=call.id, name=safe(call.name), arguments=safe(call.arguments))
+                        for call in message.tool_calls
+                    ),
+                )
+            )
+        return mark, guarded
 
     def text_of(self, token: int) -> str:
         """One token as text, as far as it is text by itself."""

@@ -1,0 +1,130 @@
+"""Examples as token ids with labels: what a language model reads, and of that what it learns.
+
+The chat template and the tokenizer are those of serving, so what is learned is what is asked.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from lmaas.data.conversations import Example
+from lmaas.errors import InvalidInput
+from lmaas.runtime.language.template import Template
+from lmaas.runtime.language.tokens import Tokens
+from lmaas.training.base import IGNORED
+
+
+class Encoded(msgspec.Struct, frozen=True):
+    """One sample: `ids` (T,) and `labels` (T,), where labels[t] is what follows ids[t] or -100."""
+
+    ids: np.ndarray
+    labels: np.ndarray
+
+
+class Encoder:
+    """Encodes examples for one model. `end` is the token that ends an answer."""
+
+    def __init__(
+        self, tokens: Tokens, template: Template | None, end: int, context_length: int
+    ) -> None:
+        self._tokens = tokens
+        self._template = template
+        self._end = end
+        self._longest = context_length
+
+    def encode(self, example: Example, place: str) -> list[Encoded]:
+        """The samples of an example: one, or where the template changes earlier turns when later
+        ones follow, one for each turn that is learned.
+
+        Raises InvalidInput for one that is too long: nothing is cut.
+        """
+        if not example.messages:
+            spans = [(example.prompt, False), (example.completion, True)]
+            return [self._sample(spans, None, place, end=True)]
+        if self._template is None:
+            raise InvalidInput(
+                "The model has no chat template, so it cannot learn conversations.",
+                hint="Give prompt and completion, or text; or a chat_template.jinja.",
+                param="data",
+            )
+        mark, messages = self._tokens.guard_messages(example.messages)
+        last = example.learned[-1]
+        whole = self._template.render(messages[: last + 1], example.tools, complete=True)
+        spans, told = [], 0
+        for turn in example.learned:
+            before = self._template.render(messages[:turn], example.tools)
+            after = self._template.render(messages[: turn + 1], example.tools, complete=True)
+            after = after.rstrip()
+            if not (after.startswith(before) and whole.startswith(after)):
+                return self._turn_by_turn(example, place)
+            spans += [(whole[told : len(before)], False), (whole[len(before) : len(after)], True)]
+            told = len(after)
+        return [self._sample(spans, mark, place, end=False)]
+
+    def _turn_by_turn(self, example: Example, place: str) -> list[Encoded]:
+        if len(example.learned) == 1:
+            raise InvalidInput(
+                f"{place}: the chat template does not put the answer after the prompt that it "
+                "writes when the model is asked.",
+                hint="Only templates whose prompt is the beginning of the whole can be trained on.",
+                param="data",
+            )
+        return [
+            sample
+            for turn in example.learned
+            for sample in self.encode(
+                msgspec.structs.replace(
+                    example, messages=example.messages[: turn + 1], learned=(turn,)
+                ),
+                place,
+            )
+        ]
+
+    def _sample(
+        self, spans: Sequence[tuple[str, bool]], mark: str | None, place: str, *, end: bool
+    ) -> Encoded:
+        ids: list[int] = []
+        learned: list[bool] = []
+        for text, learn in spans:
+            if mark is None:
+                piece = self._tokens.encode(text)
+            else:
+                piece = self._tokens.encode_prompt(text, mark)
+            ids += piece
+            learned += [learn] * len(piece)
+        if end:
+            ids.append(self._end)
+            learned.append(True)
+        if len(ids) > self._longest:
+            raise InvalidInput(
+                f"{place} has {len(ids)} tokens; the model takes {self._longest}.",
+                hint="Leave it out, shorten it, or raise data.options.max_length.",
+                param="data",
+            )
+        labels = [
+            token if learn else IGNORED for token, learn in zip(ids[1:], learned[1:], strict=True)
+        ]
+        if all(label == IGNORED for label in labels):
+            raise InvalidInput(f"{place} has nothing to be learned.", param="data")
+        return Encoded(np.array(ids, np.int64), np.array([*labels, IGNORED], np.int64))
+
+
+def pack(samples: Sequence[Encoded], length: int) -> list[list[int]]:
+    """Which samples share a row of `length` tokens: first fit, longest first.
+
+    Each keeps its own positions, so that none attends to another.
+    """
+    order = sorted(range(len(samples)), key=lambda i: -len(samples[i].ids))
+    rows: list[list[int]] = []
+    free: list[int] = []
+    for index in order:
+        size = len(samples[index].ids)
+        row = next((r for r, room in enumerate(free) if room >= size), None)
+        if row is None:
+            rows.append([])
+            free.append(length)
+            row = len(rows) - 1
+        rows[row].append(index)
+        free[row] -= size
+    return rows

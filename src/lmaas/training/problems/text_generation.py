@@ -1,0 +1,288 @@
+"""Language models that write: fine-tuned on conversations, whole or by low-rank adapters.
+
+The base is a Hugging Face checkpoint (a registered model's source), or a new one of an
+`architecture` with a tokenizer trained on the data. PyTorch only: transformers has no other.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from lmaas.data.conversations import Example, read_examples
+from lmaas.errors import InvalidInput
+from lmaas.frameworks import checkpoint
+from lmaas.recipe import Recipe, TrainingFramework
+from lmaas.runtime.language.template import Template
+from lmaas.runtime.language.tokens import Tokens
+from lmaas.tasks import Row
+from lmaas.training.base import IGNORED, Facts, Feed, Loss, Meter, Problem, Split
+from lmaas.training.encoding import Encoded, Encoder, pack
+from lmaas.types import PushOptions
+
+SPECIAL: Final = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+CHATML: Final = """\
+{%- for message in messages %}<|im_start|>{{ message.role }}
+{{ message.content }}<|im_end|>
+{% endfor %}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+class DataOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`max_length`: longest sample in tokens; 0 takes the model's context."""
+
+    max_length: Annotated[int, Meta(ge=0)] = 0
+
+
+class Sizes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A new model: Qwen3 or Llama shaped, with a vocabulary learned from the data."""
+
+    vocabulary: Annotated[int, Meta(ge=300, le=200_000)] = 2000
+    hidden: Annotated[int, Meta(ge=8)] = 128
+    layers: Annotated[int, Meta(ge=1)] = 2
+    heads: Annotated[int, Meta(ge=1)] = 4
+    kv_heads: Annotated[int, Meta(ge=1)] = 2
+    mlp: Annotated[int, Meta(ge=8)] = 384
+    context: Annotated[int, Meta(ge=16)] = 512
+
+
+ARCHITECTURES: Final = {"qwen3": "Qwen3", "llama": "Llama"}
+
+
+class TextGeneration:
+    """The problem of one recipe; `folder` is the job's, `base` a checkpoint's."""
+
+    primary = "loss"
+
+    def __init__(self, recipe: Recipe, folder: Path, base: Path | None) -> None:
+        if recipe.framework != "pytorch":
+            raise InvalidInput(
+                f"text-generation is trained in pytorch; received {recipe.framework}.",
+                param="framework",
+            )
+        if recipe.method.type != "supervised":
+            raise InvalidInput(
+                f"The method {recipe.method.type} is not there yet.", param="method.type"
+            )
+        for name in ("augmentation", "label_smoothing"):
+            if getattr(recipe, name):
+                raise InvalidInput(f"text-generation takes no {name}.", param=name)
+        if recipe.adapter is not None and base is None:
+            raise InvalidInput("An adapter needs a base to adapt.", param="adapter")
+        self.loss = Loss(name="next-token")
+        self._recipe = recipe
+        self._folder = folder
+        options = _convert(recipe.data.options, DataOptions, "data.options")
+        train = read_examples(Path(recipe.data.train))
+        self._base = base if base is not None else _new(recipe, train, folder / "new")
+        config = checkpoint.read_config(self._base)
+        tokenizer = checkpoint.load_tokenizer(self._base)
+        if tokenizer.eos_token_id is None:
+            raise InvalidInput("The base's tokenizer has no end token.", param="model.base")
+        from transformers import AutoConfig
+
+        from lmaas.frameworks.causal import context_length
+
+        longest = context_length(
+            AutoConfig.from_pretrained(self._base, local_files_only=True).get_text_config()
+        )
+        if options.max_length > longest:
+            raise InvalidInput(
+                f"max_length is {options.max_length}; the model takes {longest} tokens.",
+                param="data.options.max_length",
+            )
+        self._longest = options.max_length or longest
+        self._pad = int(tokenizer.pad_token_id or tokenizer.eos_token_id)
+        self._architecture = checkpoint.architecture_of(config)
+        encoder = Encoder(
+            Tokens(self._base),
+            Template.load(self._base),
+            int(tokenizer.eos_token_id),
+            self._longest,
+        )
+        self._rows: dict[Split, list[list[Encoded]]] = {}
+        self._read(train, encoder)
+
+    def _read(self, train: list[Example], encoder: Encoder) -> None:
+        data, seed = self._recipe.data, self._recipe.seed
+        held: dict[Split, str | float | None] = {"validation": data.validation, "test": data.test}
+        order = np.random.default_rng(seed).permutation(len(train))
+        name = Path(data.train).name
+        taken = 0
+        for split, given in held.items():
+            if given is None:
+                self._rows[split] = []
+                continue
+            if isinstance(given, str):
+                path = Path(given)
+                found = [(e, f"{path.name}, sample {i + 1}")
+                         for i, e in enumerate(read_examples(path))]  # fmt: skip
+            else:
+                count = round(given * len(train))
+                picked = order[taken : taken + count]
+                taken += count
+                found = [(train[i], f"{name}, sample {i + 1}") for i in picked]
+            self._rows[split] = [[s] for e, place in found for s in encoder.encode(e, place)]
+        rest = [int(i) for i in sorted(order[taken:])]
+        if not rest:
+            raise InvalidInput("Nothing is left to train on.", param="data.validation")
+        samples = [s for i in rest for s in encoder.encode(train[i], f"{name}, sample {i + 1}")]
+        if self._recipe.method.packing:
+            packed = pack(samples, self._longest)
+            self._rows["train"] = [[samples[i] for i in row] for row in packed]
+        else:
+            self._rows["train"] = [[sample] for sample in samples]
+        seen = {s.ids.tobytes() for s in samples}
+        self._overlap = {
+            split: sum(row[0].ids.tobytes() in seen for row in self._rows[split]) for split in held
+        }
+
+    def size(self, split: Split) -> int:
+        """Rows of a split: samples, or for training with packing what they were packed into."""
+        return len(self._rows[split])
+
+    def feed(self, split: Split, indices: np.ndarray, *, epoch: int | None) -> Feed:
+        """Rows padded to the longest: `input_ids`, `position_ids` and, unless samples share a row,
+        `attention_mask`, each (N, T) int64."""
+        rows = [self._rows[split][i] for i in indices]
+        length = max(sum(len(s.ids) for s in row) for row in rows)
+        ids = np.full((len(rows), length), self._pad, np.int64)
+        labels = np.full((len(rows), length), IGNORED, np.int64)
+        positions = np.zeros((len(rows), length), np.int64)
+        mask = np.zeros((len(rows), length), np.int64)
+        for r, row in enumerate(rows):
+            at = 0
+            for sample in row:
+                end = at + len(sample.ids)
+                ids[r, at:end], labels[r, at:end] = sample.ids, sample.labels
+                positions[r, at:end] = np.arange(len(sample.ids))
+                at = end
+            mask[r, :at] = 1
+            # Padding is a sample of its own: nothing attends to it.
+            positions[r, at:] = np.arange(length - at)
+        inputs: Row = {"input_ids": ids, "position_ids": positions}
+        if all(len(row) == 1 for row in rows):
+            inputs["attention_mask"] = mask
+        return Feed(
+            inputs=inputs,
+            targets={"labels": labels},
+            size=len(rows),
+            weight=float((labels != IGNORED).sum()),
+        )
+
+    def meter(self) -> Meter:
+        """Perplexity and the share of tokens that greedy decoding would have given."""
+        return _Tokens()
+
+    def build(self, framework: TrainingFramework) -> Any:
+        """The model in float32, with adapters where the recipe has them."""
+        from lmaas.training.pytorch.language import load
+
+        return load(self._base, self._recipe.adapter, self._recipe.seed)
+
+    def package(self, model: Any, folder: Path, facts: Facts) -> None:
+        """The trained checkpoint (adapters merged), compiled for serving."""
+        from lmaas.training.pytorch.language import save
+
+        trained = self._folder / "trained"
+        save(model, self._base, trained)
+        options = PushOptions(
+            name=self._recipe.name, task="text-generation", card=facts.card or self._recipe.card
+        )
+        manifest = checkpoint.build(trained, folder, options)
+        lineage = msgspec.structs.replace(
+            manifest.lineage,
+            origin="train",
+            parent=self._recipe.model.base,
+            recipe={
+                **manifest.lineage.recipe,
+                "recipe": msgspec.to_builtins(facts.recipe),
+                "job": facts.job,
+            },
+            data_sha256=facts.data.get("sha256"),
+        )
+        manifest = msgspec.structs.replace(manifest, metrics=facts.metrics, lineage=lineage)
+        (folder / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+
+    def facts(self) -> dict[str, Any]:
+        """Digest, sizes and overlap of the data."""
+        import hashlib
+
+        digest = hashlib.sha256()
+        for split in ("train", "validation", "test"):
+            for row in self._rows[split]:
+                for sample in row:
+                    digest.update(sample.ids.tobytes())
+        return {
+            "sha256": digest.hexdigest(),
+            "rows": {split: len(rows) for split, rows in self._rows.items()},
+            "tokens": sum(len(s.ids) for row in self._rows["train"] for s in row),
+            "overlap": self._overlap,
+        }
+
+
+class _Tokens:
+    """Counts over the learned tokens."""
+
+    def __init__(self) -> None:
+        self._right = 0
+        self._tokens = 0
+        self._nll = 0.0
+
+    def add(self, outputs: Row, feed: Feed) -> None:
+        """Count one feed."""
+        (logits,) = outputs.values()
+        labels = feed.targets["labels"]
+        where = labels != IGNORED
+        chosen = logits[where].astype(np.float32)
+        wanted = labels[where]
+        self._right += int((chosen.argmax(-1) == wanted).sum())
+        self._tokens += len(wanted)
+        top = chosen.max(-1, keepdims=True)
+        summed = np.log(np.exp(chosen - top).sum(-1)) + top[:, 0]
+        self._nll += float((summed - chosen[np.arange(len(wanted)), wanted]).sum())
+
+    def result(self) -> dict[str, float]:
+        """The metrics."""
+        tokens = max(1, self._tokens)
+        return {
+            "perplexity": float(np.exp(self._nll / tokens)),
+            "token_accuracy": self._right / tokens,
+        }
+
+
+def _convert(given: dict[str, Any], kind: Any, param: str) -> Any:
+    try:
+        return msgspec.convert(given, kind)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"{param}: {error}.", param=param) from None
+
+
+def _new(recipe: Recipe, examples: list[Example], folder: Path) -> Path:
+    """A new checkpoint with weights from the seed and a tokenizer trained on the examples."""
+    name = recipe.model.architecture or "qwen3"
+    if name not in ARCHITECTURES:
+        raise InvalidInput(
+            f"Unknown architecture {name!r} for text-generation; known: "
+            f"{', '.join(ARCHITECTURES)}.",
+            param="model.architecture",
+        )
+    sizes: Sizes = _convert(recipe.model.options, Sizes, "model.options")
+    if (folder / "config.json").is_file():
+        return folder
+    from lmaas.training.pytorch.language import create
+
+    texts = [message.content for e in examples for message in e.messages]
+    texts += [text for e in examples for text in (e.prompt, e.completion) if text]
+    texts += [json.dumps(tool.parameters) for e in examples for tool in e.tools]
+    create(folder, ARCHITECTURES[name], sizes, texts, SPECIAL, CHATML, recipe.seed)
+    return folder
+
+
+def open_problem(recipe: Recipe, folder: Path, base: Path | None) -> Problem:
+    """The problem of a recipe."""
+    return TextGeneration(recipe, folder, base)

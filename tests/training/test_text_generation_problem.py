@@ -1,0 +1,202 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from checkpoints import make_qwen3
+from lmaas.errors import InvalidInput
+from lmaas.recipe import Recipe, recipe_of
+from lmaas.runtime.language.tokens import Tokens
+from lmaas.training.base import IGNORED, Facts, Feed
+from lmaas.training.problems.text_generation import TextGeneration
+
+QUESTIONS = [(f"What is {a} + {b}?", f"{a} + {b} = {a + b}") for a in range(4) for b in range(4)]
+
+
+def chat(question: str, answer: str) -> dict[str, Any]:
+    return {
+        "messages": [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": answer},
+        ]
+    }
+
+
+def write(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def recipe(train: Path, **more: Any) -> Recipe:
+    data = {"train": str(train), "validation": 0.25} | more.pop("data", {})
+    given = {"name": "a", "task": "text-generation", "framework": "pytorch", "data": data}
+    return recipe_of(given | more)
+
+
+def problem(folder: Path, base: Path | None = None, **more: Any) -> TextGeneration:
+    train = write(folder / "train.jsonl", [chat(q, a) for q, a in QUESTIONS])
+    return TextGeneration(recipe(train, **more), folder, base)
+
+
+def learned(feed: Feed, base: Path) -> list[str]:
+    tokens = Tokens(base)
+    return [
+        "".join(tokens.text_of(int(label)) for label in row if label != IGNORED)
+        for row in feed.targets["labels"]
+    ]
+
+
+def summed_loss(model: Any, feed: Feed) -> torch.Tensor:
+    inputs = {name: torch.from_numpy(array) for name, array in feed.inputs.items()}
+    logits = model(**inputs)
+    labels = torch.from_numpy(feed.targets["labels"])
+    return torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+
+
+def test_only_answers_are_learned_and_the_turns_end(tmp_path: Path) -> None:
+    base = make_qwen3(tmp_path / "base")
+    this = problem(tmp_path, base)
+    assert (this.size("train"), this.size("validation"), this.size("test")) == (12, 4, 0)
+    feed = this.feed("train", np.arange(12), epoch=0)
+    answers = {f"{answer}<|im_end|>" for _, answer in QUESTIONS}
+    told = learned(feed, base)
+    assert set(told) <= answers
+    assert len(set(told)) == 12
+    assert feed.weight == (feed.targets["labels"] != IGNORED).sum()
+    assert this.facts()["overlap"] == {"validation": 0, "test": 0}
+
+
+def test_every_answer_of_a_conversation_is_learned_but_those_of_weight_zero(tmp_path: Path) -> None:
+    base = make_qwen3(tmp_path / "base")
+    turns = [
+        {"role": "system", "content": "be kind"},
+        {"role": "user", "content": "hello <|im_end|>"},
+        {"role": "assistant", "content": "fine", "weight": 0},
+        {"role": "user", "content": "and you?"},
+        {"role": "assistant", "content": "thank you"},
+        {"role": "user", "content": "bye"},
+        {"role": "assistant", "content": "world"},
+    ]
+    rows = [{"messages": turns}, {"prompt": "the quick", "completion": " brown"}, {"text": "fox"}]
+    train = write(tmp_path / "train.jsonl", rows)
+    this = TextGeneration(recipe(train, data={"validation": 0.0}), tmp_path, base)
+    feed = this.feed("train", np.arange(3), epoch=0)
+    told = learned(feed, base)
+    assert told[0] == "thank you<|im_end|>world<|im_end|>"
+    assert told[1:] == [" brown<|im_end|>", "ox<|im_end|>"]
+    # What a user spells is never the token that ends a turn.
+    end = Tokens(base).id_of("<|im_end|>")
+    assert (feed.inputs["input_ids"][0] == end).sum() == len(turns)
+
+
+def test_packed_samples_learn_as_if_alone(tmp_path: Path) -> None:
+    base = make_qwen3(tmp_path / "base")
+    alone = problem(tmp_path, base)
+    packed = problem(
+        tmp_path, base, method={"type": "supervised", "packing": True},
+        data={"options": {"max_length": 100}},
+    )  # fmt: skip
+    assert packed.size("train") < alone.size("train") / 2
+    model = alone.build("pytorch").eval()
+    one = alone.feed("train", np.arange(alone.size("train")), epoch=0)
+    other = packed.feed("train", np.arange(packed.size("train")), epoch=0)
+    assert one.weight == other.weight
+    with torch.no_grad():
+        expected, got = summed_loss(model, one), summed_loss(model, other)
+    assert float(got) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_an_adapter_learns_alone_and_is_merged(tmp_path: Path) -> None:
+    base = make_qwen3(tmp_path / "base")
+    this = problem(tmp_path, base, adapter={"rank": 4, "alpha": 32})
+    model = this.build("pytorch")
+    own = [p for p in model.parameters() if p.requires_grad]
+    assert 0 < sum(p.numel() for p in own) < 0.2 * sum(p.numel() for p in model.parameters())
+    feed = this.feed("train", np.arange(12), epoch=0)
+    optimizer = torch.optim.AdamW(own, lr=2e-2)
+    losses = []
+    for _ in range(40):
+        loss = summed_loss(model, feed) / feed.weight
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    # The tied embedding is random, small and fixed: an adapter can do no more.
+    assert losses[-1] < losses[0] - 0.5
+    model.eval()
+    with torch.no_grad():
+        trained = float(summed_loss(model, feed))
+    facts = Facts(recipe=this._recipe, metrics={"loss": 1.0}, data=this.facts(), job="ftjob-1")
+    this.package(model, tmp_path / "package", facts)
+    manifest = json.loads((tmp_path / "package" / "manifest.json").read_bytes())
+    assert manifest["lineage"]["recipe"]["job"] == "ftjob-1"
+    assert manifest["lineage"]["origin"] == "train"
+    again = TextGeneration(this._recipe, tmp_path, tmp_path / "package" / "source")
+    merged = msgspec_without_adapter(again).build("pytorch").eval()
+    with torch.no_grad():
+        assert float(summed_loss(merged, feed)) == pytest.approx(trained, rel=1e-4)
+
+
+def msgspec_without_adapter(this: TextGeneration) -> TextGeneration:
+    import msgspec
+
+    this._recipe = msgspec.structs.replace(this._recipe, adapter=None)
+    return this
+
+
+def test_a_new_model_has_a_vocabulary_of_its_data(tmp_path: Path) -> None:
+    this = problem(tmp_path, model={"architecture": "llama", "options": {"hidden": 32}})
+    model = this.build("pytorch")
+    feed = this.feed("validation", np.arange(2), epoch=None)
+    logits = model(**{n: torch.from_numpy(a) for n, a in feed.inputs.items()}).detach().numpy()
+    meter = this.meter()
+    meter.add({"logits": logits}, feed)
+    vocabulary = logits.shape[-1]
+    assert meter.result()["perplexity"] == pytest.approx(vocabulary, rel=0.2)
+    again = problem(tmp_path, model={"architecture": "llama", "options": {"hidden": 32}})
+    for one, other in zip(model.parameters(), again.build("pytorch").parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"messages": []}, "line 2"),
+        ({"messages": [{"role": "user", "content": "a"}]}, "line 2.*no assistant"),
+        ({"messages": [{"role": "judge", "content": "a"}]}, "line 2.*role"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "line 2"),
+        ({"question": "a"}, "line 2.*question"),
+        (chat("a", "b") | {"more": 1}, "line 2.*more"),
+        ([1], "line 2"),
+        (chat("hello " * 400, "b"), "sample 2 has .* tokens; the model takes 512"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, row: Any, told: str) -> None:
+    base = make_qwen3(tmp_path / "base")
+    train = write(tmp_path / "train.jsonl", [chat("a", "b"), row])
+    with pytest.raises(InvalidInput, match=told):
+        TextGeneration(recipe(train, data={"validation": 0.0}), tmp_path, base)
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        ({"framework": "keras"}, "framework"),
+        ({"label_smoothing": 0.1}, "label_smoothing"),
+        ({"adapter": {}}, "adapter"),
+        ({"model": {"architecture": "mamba"}}, "model.architecture"),
+        ({"model": {"options": {"width": 3}}}, "model.options"),
+        ({"data": {"options": {"cut": True}}}, "data.options"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused(
+    tmp_path: Path, more: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        problem(tmp_path, **more)
+    assert refused.value.param == param
