@@ -1,0 +1,1 @@
+"""Training in PyTorch: the learner, and the networks that recipes name."""
