@@ -5,9 +5,12 @@
 
 import ctypes
 import errno
+import fcntl
 import importlib
 import os
 import resource
+import socket
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,8 @@ from lmaas.placement.sandbox import Bounds, ChildError
 
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
+SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 NETWORK_EVENTS = ("socket.connect", "socket.bind", "socket.getaddrinfo", "socket.sendto")
 
 
@@ -68,20 +73,45 @@ def main(module: str, scratch: Path) -> None:
         (scratch / "reply.json").write_bytes(reply)
 
 
-def leave_network() -> bool:
+def leave_network(*, loopback: bool = False) -> bool:
     """Enter a network namespace without any interface; whether the kernel allowed it.
 
-    Where it does not, Python's own network calls are still refused.
+    With `loopback` it has one of its own, for processes that share a piece of work. Where the
+    kernel does not allow it, Python's own network calls are still refused, but to loopback.
     """
-    sys.addaudithook(_refuse_network)
     unshare = getattr(ctypes.CDLL(None, use_errno=True), "unshare", None)
     flags = CLONE_NEWNET if os.geteuid() == 0 else CLONE_NEWNET | CLONE_NEWUSER
-    return unshare is not None and bool(unshare(flags) == 0)
+    left = unshare is not None and bool(unshare(flags) == 0)
+    if loopback and left:
+        _raise_loopback()
+    else:
+        sys.addaudithook(_refuse_but_loopback if loopback else _refuse_network)
+    return left
+
+
+def _raise_loopback() -> None:
+    """Bring `lo` up: a new namespace has it, but down."""
+    request = struct.Struct("16sH22x")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        told = fcntl.ioctl(any_socket, SIOCGIFFLAGS, request.pack(b"lo", 0))
+        flags = request.unpack(told)[1] | IFF_UP
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, request.pack(b"lo", flags))
 
 
 def _refuse_network(event: str, args: tuple[Any, ...]) -> None:
     if event in NETWORK_EVENTS and not (len(args) > 1 and isinstance(args[1], str | bytes)):
         raise PermissionError(f"No network here: {event} is refused while a model is loaded.")
+
+
+def _refuse_but_loopback(event: str, args: tuple[Any, ...]) -> None:
+    if event not in NETWORK_EVENTS:
+        return
+    target = args[0] if event == "socket.getaddrinfo" else args[1]
+    host = target[0] if isinstance(target, tuple) else target
+    if host not in LOOPBACK and not (
+        isinstance(target, str | bytes) and event != "socket.getaddrinfo"
+    ):
+        raise PermissionError(f"No network here: {event} to {host!r} is refused in a job.")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Synchronous and thread-safe. Several processes may open the same home.
 import difflib
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -56,12 +56,18 @@ class Registry:
     # Writing
 
     def add(
-        self, tenant: str, manifest: Manifest, parity: ParityReport, package: Path
+        self,
+        tenant: str,
+        manifest: Manifest,
+        parity: ParityReport,
+        package: Path,
+        beside: Callable[[sa.Connection, str], None] | None = None,
     ) -> ModelVersion:
         """Store a package's files and make it the next version of `manifest.name`.
 
-        A version number is never used twice, even after deletion. Raises StorageFull with
-        nothing registered.
+        A version number is never used twice, even after deletion. `beside` writes what is to be
+        true together with it, in the same transaction, and is given the version's reference.
+        Raises StorageFull, and what `beside` raises, with nothing registered.
         """
         check_name(manifest.name)
         with self.blobs.adding():
@@ -95,6 +101,8 @@ class Registry:
                         files.insert(),
                         [{**key, "version": number, **msgspec.structs.asdict(f)} for f in stored],
                     )
+                if beside is not None:
+                    beside(connection, f"{manifest.name}:{number}")
         return self.resolve(tenant, f"{manifest.name}:{number}")
 
     def add_variant(

@@ -1,0 +1,290 @@
+"""The runner of jobs: an asyncio task inside the server that gives each job a process of its own.
+
+Knows the queue through `Claims`, processes through `JobProcess`; what a result becomes, and where
+a base model comes from, it is told. All that it writes carries its claim's fence.
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import shutil
+import signal
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from lmaas.errors import DoesNotFit, LMaaSError, StorageFull, Unavailable
+from lmaas.job import PAUSED_EXIT, RESULT_FOLDER, Job, JobError, JobState
+from lmaas.jobs import process
+from lmaas.jobs.child import BASE_FOLDER, DONE_FILE, Task, message
+from lmaas.jobs.claims import LEASE_S, Claim, Claims, Heard, LeaseLost
+from lmaas.jobs.process import JobProcess
+
+log = logging.getLogger(__name__)
+POLL_S = 0.2
+MAX_CRASHES = 3
+"""So often a job may crash without a new checkpoint in between."""
+CANCEL_GRACE_S = 5.0
+PAUSE_GRACE_S = 60.0
+
+Succeed = Callable[[sa.Connection, str], None]
+Publish = Callable[[Job, Path, Succeed], Awaitable[None]]
+"""Register the package in a folder; `Succeed` is called in the transaction that does."""
+Unpack = Callable[[Job, Path], bool]
+"""Put the base model of a job into a folder; whether it has one."""
+
+
+class Runner:
+    """Runs the jobs of one home. One lives at a time: its server holds the home's lock."""
+
+    def __init__(
+        self,
+        folder: Path,
+        claims: Claims,
+        data_version: Callable[[], int],
+        *,
+        publish: Publish,
+        unpack: Unpack,
+        max_running: int,
+        max_per_tenant: int,
+        memory_bytes: int,
+        command: Sequence[str] = process.COMMAND,
+        cancel_grace_s: float = CANCEL_GRACE_S,
+        pause_grace_s: float = PAUSE_GRACE_S,
+    ) -> None:
+        self._folder = folder
+        self._claims = claims
+        self._data_version = data_version
+        self._publish = publish
+        self._unpack = unpack
+        self._max_running = max_running
+        self._max_per_tenant = max_per_tenant
+        self._memory_bytes = memory_bytes
+        self._command = command
+        self._grace_s = {"cancel": cancel_grace_s, "pause": pause_grace_s}
+        self._owner = secrets.token_hex(8)
+        self._running: dict[Claim, asyncio.Task[None]] = {}
+        self._work: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    async def start(self) -> None:
+        """Queue what an earlier server had running, and begin."""
+        requeued = await asyncio.to_thread(self._claims.requeue, all_of_others=self._owner)
+        if requeued:
+            log.warning("Queued again: %s", ", ".join(requeued))
+        self._work = asyncio.create_task(self._keep_working())
+
+    async def close(self, timeout_s: float) -> None:
+        """Ask running jobs to pause; those that have not within `timeout_s` are ended.
+
+        All of them are queued again, and go on from their newest checkpoint.
+        """
+        self._stopping = True
+        if self._work is not None:
+            self._work.cancel()
+            await asyncio.wait((self._work,))
+        tasks = list(self._running.values())
+        if not tasks:
+            return
+        keeping = asyncio.create_task(self._keep_leases())
+        _, late = await asyncio.wait(tasks, timeout=timeout_s)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late)
+        keeping.cancel()
+
+    async def _keep_working(self) -> None:
+        """Claim jobs while there is room, and keep the leases of those that run."""
+        seen, room, renewed = -1, True, time.monotonic()
+        while True:
+            try:
+                version = self._data_version()
+                free = len(self._running) < self._max_running
+                if free and (version != seen or not room):
+                    seen = version
+                    while len(self._running) < self._max_running and await self._claim():
+                        pass
+                room = free
+                if time.monotonic() - renewed > LEASE_S / 3:
+                    renewed = time.monotonic()
+                    await self._renew()
+                    await asyncio.to_thread(self._claims.requeue)
+            except LMaaSError as error:
+                log.error("The queue of jobs cannot be read or written: %s", error)
+            except Exception:
+                log.exception("The runner of jobs failed; it goes on")
+            await asyncio.sleep(POLL_S)
+
+    async def _keep_leases(self) -> None:
+        while True:
+            await asyncio.sleep(LEASE_S / 3)
+            with contextlib.suppress(LMaaSError):
+                await self._renew()
+
+    async def _claim(self) -> bool:
+        limit = self._max_per_tenant or self._max_running
+        claimed = await asyncio.to_thread(self._claims.claim, self._owner, limit)
+        if claimed is None:
+            return False
+        claim, job = claimed
+        task = asyncio.create_task(self._run(claim, job))
+        self._running[claim] = task
+        task.add_done_callback(lambda _: self._running.pop(claim))
+        return True
+
+    async def _renew(self) -> None:
+        if not self._running:
+            return
+        lost = await asyncio.to_thread(self._claims.renew, list(self._running))
+        for claim in lost:
+            if claim in self._running:
+                self._running[claim].cancel()
+
+    # One job
+
+    async def _run(self, claim: Claim, job: Job) -> None:
+        folder = self._folder / job.id
+        try:
+            await asyncio.to_thread(self._prepare, job, folder)
+            if (folder / DONE_FILE).exists() or await self._work_on(claim, folder):
+                await self._register(claim, job, folder)
+        except LeaseLost:
+            log.warning("The job %s is not this server's any more.", job.id)
+        except asyncio.CancelledError:
+            with contextlib.suppress(LeaseLost, LMaaSError):
+                self._claims.release(claim, "queued", message("The server stops."))
+            raise
+        except LMaaSError as error:
+            await self._fail(claim, folder, _job_error(error))
+        except Exception as error:
+            log.exception("The job %s failed", job.id)
+            told = LMaaSError(f"{type(error).__name__}: {error}")
+            await self._fail(claim, folder, _job_error(told))
+
+    def _prepare(self, job: Job, folder: Path) -> None:
+        base = folder / BASE_FOLDER
+        has_base = True
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not base.exists():
+            half = folder / f"{BASE_FOLDER}.new"
+            shutil.rmtree(half, ignore_errors=True)
+            has_base = self._unpack(job, half)
+            if has_base:
+                half.rename(base)
+        process.prepare(folder, Task(id=job.id, kind=job.kind, recipe=job.recipe, base=has_base))
+
+    async def _work_on(self, claim: Claim, folder: Path) -> bool:
+        """Run the job's process to its end and write what became of it; True: it is done."""
+        child = await asyncio.to_thread(JobProcess, folder, self._command)
+        try:
+            asked, too_big = await self._watch(claim, folder, child)
+        finally:
+            child.kill()
+        code = child.poll()
+        heard = await asyncio.to_thread(self._drain, claim, folder)
+        if code == 0 and (folder / DONE_FILE).exists() and heard.wanted != "cancel":
+            return True
+        if heard.wanted == "cancel" or asked == "cancel":
+            await self._release(claim, "cancelled", "The job is cancelled.")
+            await asyncio.to_thread(process.tidy, folder)
+            return False
+        if too_big:
+            raise DoesNotFit(
+                f"The job used {too_big >> 20} MiB of memory; it may use "
+                f"{self._memory_bytes >> 20} MiB.",
+                hint="Use a smaller batch or model, or raise job_memory_bytes.",
+            )
+        error = process.read_error(folder)
+        if error is not None:
+            await self._fail(claim, folder, error)
+        elif asked == "pause" and heard.wanted == "pause":
+            await self._release(claim, "paused", "The job is paused.")
+        elif asked == "pause" or code == PAUSED_EXIT:
+            await self._release(claim, "queued", "The server stops; the job waits for the next.")
+        else:
+            await self._crashed(claim, folder, code, heard.crashes + 1)
+        return False
+
+    async def _watch(self, claim: Claim, folder: Path, child: JobProcess) -> tuple[str | None, int]:
+        """Until the process ends or is ended: what it was asked for, and its bytes if too many."""
+        asked: str | None = None
+        deadline = float("inf")
+        while child.poll() is None:
+            with contextlib.suppress(StorageFull, Unavailable):
+                heard = await asyncio.to_thread(self._listen, claim, folder)
+                wanted = heard.wanted or ("pause" if self._stopping else None)
+                if wanted is not None and wanted != asked:
+                    asked = wanted
+                    await asyncio.to_thread(child.ask, wanted)
+                    deadline = time.monotonic() + self._grace_s[wanted]
+            used = await asyncio.to_thread(child.memory_bytes)
+            if used > self._memory_bytes:
+                return asked, used
+            if time.monotonic() > deadline:
+                return asked, 0
+            await asyncio.sleep(POLL_S)
+        return asked, 0
+
+    def _listen(self, claim: Claim, folder: Path) -> Heard:
+        heard = self._claims.write(claim)
+        events, offset = process.read_events(folder, heard.offset)
+        if offset != heard.offset:
+            heard = self._claims.write(claim, events, offset=offset)
+        return heard
+
+    def _drain(self, claim: Claim, folder: Path) -> Heard:
+        """All that a process that has ended had told."""
+        heard = self._listen(claim, folder)
+        while True:
+            again = self._listen(claim, folder)
+            if again.offset == heard.offset:
+                return again
+            heard = again
+
+    async def _register(self, claim: Claim, job: Job, folder: Path) -> None:
+        """Make the result a version of its model, in one transaction with the job's end."""
+
+        def succeed(connection: sa.Connection, ref: str) -> None:
+            self._claims.succeed(connection, claim, ref)
+
+        try:
+            await self._publish(job, folder / RESULT_FOLDER, succeed)
+        except LeaseLost:
+            heard = await asyncio.to_thread(self._claims.write, claim)
+            if heard.wanted != "cancel":
+                raise
+            await self._release(claim, "cancelled", "The job is cancelled.")
+        await asyncio.to_thread(process.tidy, folder)
+
+    async def _release(self, claim: Claim, state: JobState, text: str) -> None:
+        await asyncio.to_thread(self._claims.release, claim, state, message(text))
+
+    async def _fail(self, claim: Claim, folder: Path, error: JobError) -> None:
+        with contextlib.suppress(LeaseLost):
+            await asyncio.to_thread(self._claims.fail, claim, error)
+            await asyncio.to_thread(process.tidy, folder)
+
+    async def _crashed(self, claim: Claim, folder: Path, code: int | None, times: int) -> None:
+        how = f"code {code}"
+        if code is not None and code < 0:
+            how = f"signal {signal.Signals(-code).name}"
+        if times < MAX_CRASHES:
+            told = message(f"The job's process ended with {how}; it is started again.", "warn")
+            await asyncio.to_thread(self._claims.release, claim, "queued", told, crashed=True)
+            return
+        tail = await asyncio.to_thread(process.log_tail, folder)
+        error = JobError(
+            code=LMaaSError.code,
+            message=f"The job's process ended {times} times without a new checkpoint, at last with "
+            f"{how}. {tail}".strip(),
+            hint="`lmaas jobs logs` shows all that it printed.",
+        )
+        await self._fail(claim, folder, error)
+
+
+def _job_error(error: LMaaSError) -> JobError:
+    return JobError(code=error.code, message=error.message, hint=error.hint, param=error.param)
