@@ -181,7 +181,7 @@ def running(name: str, ready: Ready, tools: Tools) -> Iterator[Live]:
     )
     try:
         if server == "in-process":
-            yield _in_process(process, ready, start)
+            yield _in_process(process, ready, start, log.name)
             return
         url = f"http://127.0.0.1:{PORT}/v1/completions"
 
@@ -236,7 +236,7 @@ def _first(
         time.sleep(0.02)
 
 
-def _in_process(process: subprocess.Popen[bytes], ready: Ready, start: float) -> Live:
+def _in_process(process: subprocess.Popen[bytes], ready: Ready, start: float, log: str) -> Live:
     assert process.stdin
     assert process.stdout
     into, out = process.stdin, process.stdout
@@ -244,7 +244,10 @@ def _in_process(process: subprocess.Popen[bytes], ready: Ready, start: float) ->
     def ask(plan: Plan) -> Window:
         into.write(msgspec.json.encode(plan) + b"\n")
         into.flush()
-        return msgspec.json.decode(out.readline(), type=Window)
+        line = out.readline()
+        if not line:
+            raise SystemExit(f"{log}: ended:\n{Path(log).read_text()[-2000:]}")
+        return msgspec.json.decode(line, type=Window)
 
     out.readline()
     ask(Plan(prompts=Prompts(ready.checkpoint).unique(1, 32), tokens=1, concurrency=1))

@@ -32,7 +32,7 @@ def run(engine: LanguageEngine, plan: Plan) -> Window:
     gaps = np.zeros(len(plan.prompts))
     if plan.rate:
         gaps = np.random.default_rng(plan.seed).exponential(1 / plan.rate, len(plan.prompts))
-    due = deque(time.perf_counter() + np.cumsum(gaps) - gaps[0])
+    due = deque((time.perf_counter() + np.cumsum(gaps) - gaps[0]).tolist())
     waiting = deque(plan.prompts)
     running: dict[int, Request] = {}
     over: list[Request] = []
