@@ -170,7 +170,15 @@ class TensorFlow:
 
 def trace(model: Any, call: Callable[[Any, dict[str, Any]], Any], arrays: Row) -> Any:
     """An `openvino.Model` of `call(model, tensors by name)`."""
-    return ov.load().convert_model(_concrete(model, call, arrays, named=False))
+    concrete = _concrete(model, call, arrays, named=False)
+    converted = ov.load().convert_model(concrete)
+    if len(converted.outputs) > len(concrete.outputs):
+        # The converter also gives out what nothing reads: sizes that Keras's layers ask for.
+        wanted = {tensor.name for tensor in concrete.outputs}
+        for result in converted.get_results():
+            if not wanted & set(result.input_value(0).get_names()):
+                converted.remove_result(result)
+    return converted
 
 
 def _concrete(

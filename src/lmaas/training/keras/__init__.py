@@ -1,0 +1,1 @@
+"""Training in Keras: networks and the learner. Imported on demand."""

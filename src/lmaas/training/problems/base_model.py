@@ -1,0 +1,112 @@
+"""The model that training starts from: a package's, built again and filled with its weights."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lmaas.errors import InvalidInput
+from lmaas.recipe import ModelChoice, Recipe, TrainingFramework
+from lmaas.types import Manifest
+
+
+class BaseModel:
+    """A package that a run of ours made. Raises InvalidInput for any other."""
+
+    def __init__(self, folder: Path, recipe: Recipe, framework: TrainingFramework) -> None:
+        try:
+            content = (folder / "manifest.json").read_bytes()
+            self.manifest = msgspec.json.decode(content, type=Manifest)
+        except (OSError, msgspec.DecodeError) as error:
+            raise _refused(f"has no package that can be read ({error})") from None
+        if (self.manifest.task, self.manifest.framework) != (recipe.task, framework):
+            raise _refused(
+                f"is a model of {self.manifest.task} in {self.manifest.framework}; the run trains "
+                f"{recipe.task} in {framework}"
+            )
+        try:
+            told = self.manifest.lineage.recipe["recipe"]["model"]
+            self.model = msgspec.convert(told, ModelChoice)
+        except (KeyError, TypeError, msgspec.ValidationError):
+            raise _refused("was not trained here, so its network is not known") from None
+        self.folder = folder
+
+    def fill(self, model: Any, *, head: bool) -> None:
+        """Put the base's weights into `model`, a new network like it.
+
+        Without `head`, the last layer keeps its own: the base's classes are other ones.
+        """
+        FILLERS[self.manifest.framework](model, self.folder / "source", head)
+
+
+def _torch(model: Any, source: Path, head: bool) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    given = load_file(source / "weights.safetensors")
+    own = model.state_dict()
+    last = list(model.named_parameters())[-1][0].rpartition(".")[0]
+    skipped = () if head else (f"{last}.weight", f"{last}.bias")
+    _check(
+        {n: tuple(t.shape) for n, t in own.items()},
+        {n: tuple(t.shape) for n, t in given.items()},
+        skipped,
+    )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            if name not in skipped:
+                tensor.copy_(given[name])
+
+
+def _keras(model: Any, source: Path, head: bool) -> None:
+    from lmaas import frameworks
+
+    given = frameworks.get("keras").load(source)
+    skipped = () if head else tuple(f"{len(model.weights) - n}" for n in (1, 2))
+    own = {str(i): tuple(w.shape) for i, w in enumerate(model.weights)}
+    _check(own, {str(i): tuple(w.shape) for i, w in enumerate(given.weights)}, skipped)
+    for index, (to, weight) in enumerate(zip(model.weights, given.weights, strict=True)):
+        if str(index) not in skipped:
+            to.assign(weight)
+
+
+def _tensorflow(model: Any, source: Path, head: bool) -> None:
+    import tensorflow as tf
+
+    reader = tf.train.load_checkpoint(str(source / "variables" / "variables"))
+    key = "/.ATTRIBUTES/VARIABLE_VALUE"
+    given = {n.removesuffix(key): tuple(s) for n, s in reader.get_variable_to_shape_map().items()}
+    own = {name: tuple(variable.shape) for name, variable in paths(model).items()}
+    skipped = () if head else tuple(n for n in own if n.startswith("head/"))
+    _check(own, given, skipped)
+    for name, variable in paths(model).items():
+        if name not in skipped:
+            variable.assign(reader.get_tensor(name + key))
+
+
+FILLERS = {"pytorch": _torch, "keras": _keras, "tensorflow": _tensorflow}
+
+
+def paths(model: Any) -> dict[str, Any]:
+    """A TensorFlow module's variables by the way to them: "blocks/0/kernel"."""
+    import tensorflow as tf
+
+    options = {"predicate": lambda value: isinstance(value, tf.Variable), "with_path": True}
+    found = model._flatten(**options)
+    return {"/".join(map(str, path)): variable for path, variable in found}
+
+
+def _check(own: dict[str, Any], given: dict[str, Any], skipped: tuple[str, ...]) -> None:
+    for name, shape in own.items():
+        if name not in skipped and given.get(name) != shape:
+            raise _refused(
+                f"has weights of another network: {name} is {given.get(name)}; expected {shape}"
+            )
+
+
+def _refused(why: str) -> InvalidInput:
+    return InvalidInput(
+        f"The base model {why}.",
+        hint="Train on a version that a run of the same task, framework and sizes made.",
+        param="model.base",
+    )

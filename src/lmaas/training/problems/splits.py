@@ -1,0 +1,154 @@
+"""The samples of a run: learned from, looked at while learning, and kept for the end."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from lmaas.data import splitting
+from lmaas.data.reading import read
+from lmaas.data.table import Table
+from lmaas.errors import InvalidInput
+from lmaas.recipe import Recipe
+from lmaas.training.base import Split
+
+EXAMPLES: Final = 5
+"""How many places of an overlap are named."""
+
+
+class Part(msgspec.Struct, frozen=True):
+    """Some samples of a table: their numbers in it."""
+
+    table: Table
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+class Splits:
+    """The three parts of a recipe's data, and what was found about them.
+
+    `columns` maps each field of the task to the column that it is in; those in `content` tell
+    samples apart. With `label`, a field, each class keeps its share when a part is drawn.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        *,
+        fields: Sequence[str],
+        content: Sequence[str] | None = None,
+        label: str | None = None,
+    ) -> None:
+        train = read(Path(recipe.data.train), folder / "data")
+        self.columns = columns_of(recipe, train, fields)
+        given = {
+            split: read(Path(path), folder / "data")
+            for split, path in (("validation", recipe.data.validation), ("test", recipe.data.test))
+            if isinstance(path, str)
+        }
+        for split, table in given.items():
+            for column in self.columns.values():
+                table.require(column)
+            if table.digest == train.digest:
+                raise InvalidInput(
+                    f"data.{split} is the same data as data.train.",
+                    hint="Name other data, or a share of the training data, as 0.1.",
+                    param=f"data.{split}",
+                )
+        keep = train.labels(self.columns[label]) if label is not None else None
+        rows = np.arange(len(train))
+        self.parts: dict[Split, Part] = {}
+        for number, split in enumerate(("test", "validation")):
+            share = getattr(recipe.data, split) or 0.0
+            if split in given:
+                part = Part(given[split], np.arange(len(given[split])))
+            else:
+                # The shares are of all samples, so what is left must give a larger share.
+                share = min(share * len(train) / len(rows), 0.9)
+                labels = [keep[i] for i in rows] if keep is not None else None
+                kept, held = splitting.hold_out(len(rows), share, recipe.seed + number, labels)
+                part = Part(train, rows[held])
+                rows = rows[kept]
+            self.parts[split] = part  # type: ignore[index]
+        self.parts["train"] = Part(train, rows)
+        self._content = [self.columns[f] for f in content or ()] or None
+
+    @property
+    def train(self) -> Part:
+        """The samples that are learned from."""
+        return self.parts["train"]
+
+    def labels(self, field: str) -> tuple[tuple[str, ...], dict[Split, np.ndarray]]:
+        """The classes among all training data, and each part's class numbers.
+
+        Raises InvalidInput for one class only, and for a label that is not learned.
+        """
+        column = self.columns[field]
+        found = splitting.classes(self.train.table.labels(column))
+        numbers: dict[int, np.ndarray] = {}
+        parts: dict[Split, np.ndarray] = {}
+        for split, part in self.parts.items():
+            table = part.table
+            if id(table) not in numbers:
+                places = [table.place(i) for i in range(len(table))]
+                numbers[id(table)] = splitting.numbers_of(table.labels(column), found, places)
+            parts[split] = numbers[id(table)][part.rows]
+        return found, parts
+
+    def facts(self) -> dict[str, Any]:
+        """The data's digest, sizes, and what of the held-out samples is learned from as well."""
+        tables = {id(part.table): part.table for part in self.parts.values()}
+        if len(tables) == 1:
+            sha256 = self.train.table.digest
+        else:
+            digests = "".join(sorted({table.digest for table in tables.values()}))
+            sha256 = hashlib.sha256(digests.encode()).hexdigest()
+        return {
+            "sha256": sha256,
+            "samples": {split: len(part) for split, part in self.parts.items()},
+            "overlap": self._overlap(),
+        }
+
+    def _overlap(self) -> dict[str, Any]:
+        known: dict[int, list[bytes]] = {}
+
+        def hashes(part: Part) -> list[bytes]:
+            table = part.table
+            if id(table) not in known:
+                known[id(table)] = list(table.hashes(self._content or table.columns))
+            return [known[id(table)][row] for row in part.rows.tolist()]
+
+        learned = set(hashes(self.train))
+        told = {}
+        for split in ("validation", "test"):
+            part = self.parts[split]
+            twice = splitting.overlap(learned, hashes(part))
+            if twice:
+                places = [part.table.place(int(part.rows[i])) for i in twice[:EXAMPLES]]
+                told[split] = {"samples": len(twice), "places": places}
+        return told
+
+
+def columns_of(recipe: Recipe, table: Table, fields: Sequence[str]) -> dict[str, str]:
+    """Which column each field is in: as `data.columns` says, else the one of its name."""
+    unknown = set(recipe.data.columns) - set(fields)
+    if unknown:
+        raise InvalidInput(
+            f"data.columns names {', '.join(sorted(unknown))}; the fields of {recipe.task} are "
+            f"{', '.join(fields)}.",
+            param="data.columns",
+        )
+    columns = {field: recipe.data.columns.get(field, field) for field in fields}
+    for column in columns.values():
+        table.require(column)
+    twice = [name for name, count in Counter(columns.values()).items() if count > 1]
+    if twice:
+        raise InvalidInput(f"data.columns gives {twice[0]!r} to two fields.", param="data.columns")
+    return columns

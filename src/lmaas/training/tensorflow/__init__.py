@@ -1,0 +1,1 @@
+"""Training in plain TensorFlow: networks and the learner. Imported on demand."""
