@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import aclosing, closing
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeVar, Unpack
+from typing import Any, Literal, NamedTuple, Self, TypeVar, Unpack
 
 import httpx
 import msgspec
@@ -25,6 +25,8 @@ from lmaas.accounts.records import NO_LIMITS, Limits, ModelPrice, Price, UsageRe
 from lmaas.codecs.tensor import DATATYPES, DTYPES
 from lmaas.config import load_settings
 from lmaas.errors import BY_CODE, InvalidInput, LMaaSError, Unavailable
+from lmaas.job import Job, JobState, StoredEvent
+from lmaas.recipe import Recipe
 from lmaas.registry.lock import HomeLock
 from lmaas.tasks.image_classification import Label
 from lmaas.types import (
@@ -230,6 +232,49 @@ class _Calls:
         _check(response)
         return msgspec.json.decode(response.content, type=list[WorkerStatus])
 
+    def _train(self, recipe: Recipe, priority: int) -> Call[Job]:
+        body = {"recipe": msgspec.to_builtins(recipe), "priority": priority}
+        response = yield self._request("POST", "/api/jobs", json=body)
+        _check(response)
+        return msgspec.json.decode(response.content, type=Job)
+
+    def _jobs(self, after: str | None, limit: int, state: JobState | None) -> Call[list[Job]]:
+        asked = {"after": after, "limit": str(limit), "state": state}
+        params = {name: value for name, value in asked.items() if value is not None}
+        response = yield self._request("GET", "/api/jobs", params=params)
+        _check(response)
+        return msgspec.json.decode(response.content, type=list[Job])
+
+    def _job(self, job_id: str, verb: Literal["cancel", "pause", "resume"] | None) -> Call[Job]:
+        path = f"/api/jobs/{job_id}"
+        if verb is None:
+            response = yield self._request("GET", path)
+        else:
+            response = yield self._request("POST", f"{path}/{verb}")
+        _check(response)
+        return msgspec.json.decode(response.content, type=Job)
+
+    def _job_events(self, job_id: str, after: int, limit: int) -> Call[list[StoredEvent]]:
+        params = {"after": after, "limit": limit}
+        response = yield self._request("GET", f"/api/jobs/{job_id}/events", params=params)
+        _check(response)
+        return msgspec.json.decode(response.content, type=list[StoredEvent])
+
+    def _job_log(self, job_id: str) -> Call[str]:
+        response = yield self._request("GET", f"/api/jobs/{job_id}/log")
+        _check(response)
+        return str(response.json()["log"])
+
+    def _follow_job(self, job_id: str, after: int) -> httpx.Request:
+        params = {"after": str(after), "stream": "true"}
+        timeout = httpx.Timeout(TIMEOUT_S, read=None).as_dict()
+        return self._request(
+            "GET",
+            f"/api/jobs/{job_id}/events",
+            params=params,
+            extensions={"timeout": timeout},
+        )
+
     def _stop(self, ref: str) -> Call[ModelVersion]:
         response = yield self._request("POST", f"/api/models/{ref}/stop")
         _check(response)
@@ -393,6 +438,54 @@ class Client(_Calls):
     def stop(self, ref: str) -> ModelVersion:
         """Unload a model after its running requests; needs a key with the scope admin."""
         return self._run(self._stop(ref))
+
+    def train(self, recipe: Recipe, *, priority: int = 0) -> Job:
+        """Queue a training run; needs a key with the scope admin. Paths are the server's."""
+        return self._run(self._train(recipe, priority))
+
+    def jobs(
+        self, *, after: str | None = None, limit: int = 20, state: JobState | None = None
+    ) -> list[Job]:
+        """Jobs, newest first; `after` is the last id of the page before."""
+        return self._run(self._jobs(after, limit, state))
+
+    def job(self, job_id: str) -> Job:
+        """One job with its checkpoints."""
+        return self._run(self._job(job_id, None))
+
+    def cancel_job(self, job_id: str) -> Job:
+        """End a job within seconds."""
+        return self._run(self._job(job_id, "cancel"))
+
+    def pause_job(self, job_id: str) -> Job:
+        """Hold a job, with a checkpoint of where it is."""
+        return self._run(self._job(job_id, "pause"))
+
+    def resume_job(self, job_id: str) -> Job:
+        """Put a paused job back into the queue."""
+        return self._run(self._job(job_id, "resume"))
+
+    def job_events(self, job_id: str, *, after: int = 0, limit: int = 100) -> list[StoredEvent]:
+        """A job's events in order, those after number `after`."""
+        return self._run(self._job_events(job_id, after, limit))
+
+    def job_log(self, job_id: str) -> str:
+        """The end of what a job's process has printed."""
+        return self._run(self._job_log(job_id))
+
+    def follow_job(self, job_id: str, *, after: int = 0) -> Generator[StoredEvent, None, None]:
+        """A job's events as they come, until it ends or is paused."""
+        request = self._follow_job(job_id, after)
+        with _explained(self.url):
+            response = self._http.send(request, stream=True)
+        with closing(response):
+            if not response.is_success:
+                response.read()
+                _check(response)
+            with _explained(self.url):
+                for line in response.iter_lines():
+                    if event := _event(line):
+                        yield event
 
     def close(self) -> None:
         """Close the connections."""
@@ -591,6 +684,56 @@ class AsyncClient(_Calls):
         """See `Client.stop`."""
         return await self._run(self._stop(ref))
 
+    async def train(self, recipe: Recipe, *, priority: int = 0) -> Job:
+        """See `Client.train`."""
+        return await self._run(self._train(recipe, priority))
+
+    async def jobs(
+        self, *, after: str | None = None, limit: int = 20, state: JobState | None = None
+    ) -> list[Job]:
+        """See `Client.jobs`."""
+        return await self._run(self._jobs(after, limit, state))
+
+    async def job(self, job_id: str) -> Job:
+        """See `Client.job`."""
+        return await self._run(self._job(job_id, None))
+
+    async def cancel_job(self, job_id: str) -> Job:
+        """See `Client.cancel_job`."""
+        return await self._run(self._job(job_id, "cancel"))
+
+    async def pause_job(self, job_id: str) -> Job:
+        """See `Client.pause_job`."""
+        return await self._run(self._job(job_id, "pause"))
+
+    async def resume_job(self, job_id: str) -> Job:
+        """See `Client.resume_job`."""
+        return await self._run(self._job(job_id, "resume"))
+
+    async def job_events(
+        self, job_id: str, *, after: int = 0, limit: int = 100
+    ) -> list[StoredEvent]:
+        """See `Client.job_events`."""
+        return await self._run(self._job_events(job_id, after, limit))
+
+    async def job_log(self, job_id: str) -> str:
+        """See `Client.job_log`."""
+        return await self._run(self._job_log(job_id))
+
+    async def follow_job(self, job_id: str, *, after: int = 0) -> AsyncGenerator[StoredEvent, None]:
+        """See `Client.follow_job`."""
+        request = self._follow_job(job_id, after)
+        with _explained(self.url):
+            response = await self._http.send(request, stream=True)
+        async with aclosing(response):
+            if not response.is_success:
+                await response.aread()
+                _check(response)
+            with _explained(self.url):
+                async for line in response.aiter_lines():
+                    if event := _event(line):
+                        yield event
+
     async def close(self) -> None:
         """Close the connections."""
         await self._http.aclose()
@@ -664,6 +807,13 @@ class _explained:
             raise Unavailable(
                 f"No answer from {self._url}: {error}.", hint="Start a server with `lmaas serve`."
             ) from error
+
+
+def _event(line: str) -> StoredEvent | None:
+    """The event of a job that one line of a stream holds."""
+    if not line.startswith("data:") or line[5:].strip() == "[DONE]":
+        return None
+    return msgspec.json.decode(line[5:], type=StoredEvent)
 
 
 def _piece(line: str) -> ChatPiece | None:

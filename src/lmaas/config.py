@@ -93,6 +93,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Memory bound of a compile."""
     compile_disk_bytes: Count = 16384 * MIB
     """Disk bound of a compile's scratch folder."""
+    max_running_jobs: Annotated[int, Meta(ge=0, le=64)] = 1
+    """Most jobs that run at once; more wait. 0: this server runs none."""
+    max_tenant_jobs: Annotated[int, Meta(ge=0, le=64)] = 0
+    """Most jobs of one tenant that run at once; 0: no bound of its own."""
+    job_memory_bytes: Annotated[int, Meta(ge=0)] = 0
+    """Memory that one job may use, with all its processes; 0: 70 % of the machine's."""
     allowed_hosts: tuple[str, ...] = ()
     """Names beside loopback and the bound address that a `Host` header may give."""
     allowed_origins: tuple[str, ...] = ()

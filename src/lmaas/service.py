@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
+import sqlalchemy as sa
 
 from lmaas.accounts import usage
 from lmaas.accounts.keys import Keys
@@ -25,8 +26,14 @@ from lmaas.config import Settings
 from lmaas.errors import FULL, InvalidInput, ModelRefused, NotFound, StorageFull
 from lmaas.hub.pull import check_task, download, locked
 from lmaas.hub.repo import default_name, parse_ref
+from lmaas.job import Job, JobState, StoredEvent
+from lmaas.jobs.claims import Claims
+from lmaas.jobs.process import log_tail
+from lmaas.jobs.runner import Runner
+from lmaas.jobs.store import Jobs
 from lmaas.language import Delta, Ended, GenerateRequest, Usage
 from lmaas.placement import sandbox
+from lmaas.recipe import Recipe
 from lmaas.registry.fsck import FsckReport
 from lmaas.registry.names import check_name
 from lmaas.registry.responses import Responses
@@ -37,6 +44,7 @@ from lmaas.serving.cache import ResponseCache, key_of
 from lmaas.serving.generation import Generation, check_language, encode_request
 from lmaas.serving.http_client import check_url
 from lmaas.serving.metrics import Metrics
+from lmaas.serving.plan import machine_budget_bytes
 from lmaas.serving.pool import Pool
 from lmaas.serving.precision import choose_precision
 from lmaas.serving.router import Router
@@ -65,6 +73,9 @@ from lmaas.types import (
 )
 
 T = TypeVar("T")
+JOBS_FOLDER = "jobs"
+FOLLOW_S = 0.2
+MAX_LOG_BYTES = 1 << 20
 
 
 class Verified(Record, frozen=True, kw_only=True):
@@ -98,6 +109,9 @@ class Service:
         self.pool = Pool(settings, self.registry, self.metrics)
         self.router = Router(self.registry, self.pool)
         self.cache = ResponseCache(settings.response_cache_bytes, settings.redis_url)
+        self.queue = Jobs(self.registry.database)
+        self._runner: Runner | None = None
+        self._draining = False
         self._keeping: set[asyncio.Future[None]] = set()
 
     # Life of the service
@@ -107,10 +121,32 @@ class Service:
         await self.ledger.start()
         await self.pool.start()
 
+    async def start_jobs(self) -> None:
+        """Begin to run the queue's jobs. Only for who holds the home's lock."""
+        settings = self.settings
+        if not settings.max_running_jobs:
+            return
+        self._runner = Runner(
+            self.home / JOBS_FOLDER,
+            Claims(self.registry.database),
+            self.registry.data_version,
+            publish=self._publish_result,
+            unpack=self._unpack_base,
+            max_running=settings.max_running_jobs,
+            max_per_tenant=settings.max_tenant_jobs,
+            memory_bytes=settings.job_memory_bytes or machine_budget_bytes(),
+        )
+        await self._runner.start()
+
     async def drain(self, deadline_s: float) -> None:
-        """Let running requests finish for at most `deadline_s`, then stop every worker."""
+        """Let running requests finish for at most `deadline_s`, then stop every worker.
+
+        Running jobs write a checkpoint and are queued again.
+        """
+        self._draining = True
         try:
-            await self.pool.close(deadline_s)
+            jobs = self._runner.close(deadline_s) if self._runner is not None else asyncio.sleep(0)
+            await asyncio.gather(self.pool.close(deadline_s), jobs)
             await self.cache.close()
         finally:
             await self.ledger.close()
@@ -430,11 +466,13 @@ class Service:
         parent: str | None = None,
         name: str | None = None,
         task: str | None = None,
+        beside: Callable[[sa.Connection, str], None] | None = None,
     ) -> ModelVersion:
         """Verify a package in a sandboxed child and register it.
 
-        `name` renames it; another `task` than its own is refused. Raises ParityFailed when the
-        compiled model does not give the source's outputs.
+        `name` renames it; another `task` than its own is refused. `beside` writes into the
+        transaction that registers it. Raises ParityFailed when the compiled model does not give
+        the source's outputs.
         """
         with self.scratch("verify") as scratch:
             reply = await self._child(
@@ -460,7 +498,9 @@ class Service:
             parent = parent or told.parent
             lineage = msgspec.structs.replace(told, origin=origin, parent=parent)
             manifest = msgspec.structs.replace(manifest, lineage=lineage)
-        add = asyncio.to_thread(self.registry.add, tenant, manifest, verified.parity, folder)
+        add = asyncio.to_thread(
+            self.registry.add, tenant, manifest, verified.parity, folder, beside
+        )
         return await _to_end(add)
 
     async def compress(
@@ -566,6 +606,97 @@ class Service:
             )
         await self.pool.stop(tenant, version.ref)
         return version
+
+    # Jobs
+
+    def train(self, tenant: str, recipe: Recipe, *, key_id: str = "", priority: int = 0) -> Job:
+        """Put a training run into the queue; a server of this home runs it.
+
+        The base model is what its reference names now. Raises InvalidInput, ModelNotFound.
+        """
+        check_name(recipe.name)
+        if recipe.model.base is not None:
+            base = self.registry.resolve(tenant, recipe.model.base).ref
+            model = msgspec.structs.replace(recipe.model, base=base)
+            recipe = msgspec.structs.replace(recipe, model=model)
+        plain = msgspec.to_builtins(recipe)
+        return self.queue.add(tenant, key_id, "train", recipe.name, plain, priority=priority)
+
+    def jobs(
+        self,
+        tenant: str,
+        *,
+        after: str | None = None,
+        limit: int = 20,
+        state: JobState | None = None,
+    ) -> list[Job]:
+        """Jobs of `tenant`, newest first; `after` is the last id of the page before."""
+        return self.queue.page(tenant, after=after, limit=limit, state=state)
+
+    def job(self, tenant: str, job_id: str) -> Job:
+        """One job with its checkpoints. Raises NotFound."""
+        return self.queue.get(tenant, job_id)
+
+    def cancel_job(self, tenant: str, job_id: str) -> Job:
+        """End a job within seconds. Raises NotFound, and Conflict for one that has ended."""
+        return self.queue.cancel(tenant, job_id)
+
+    def pause_job(self, tenant: str, job_id: str) -> Job:
+        """Hold a job, with a checkpoint of where it is. Raises NotFound, Conflict."""
+        return self.queue.pause(tenant, job_id)
+
+    def resume_job(self, tenant: str, job_id: str) -> Job:
+        """Put a paused job back into the queue. Raises NotFound, Conflict."""
+        return self.queue.resume(tenant, job_id)
+
+    def job_events(
+        self, tenant: str, job_id: str, *, after: int = 0, limit: int = 100
+    ) -> list[StoredEvent]:
+        """A job's events in order, those after number `after`. Raises NotFound."""
+        return self.queue.events(tenant, job_id, after=after, limit=limit)
+
+    async def follow_job(
+        self, tenant: str, job_id: str, *, after: int = 0
+    ) -> AsyncIterator[StoredEvent]:
+        """A job's events as they come, until it ends or is paused, or the service drains.
+
+        Raises NotFound.
+        """
+        seen = -1
+        while not self._draining:
+            version = self.registry.data_version()
+            if version != seen:
+                seen = version
+                job = self.queue.get(tenant, job_id)
+                while events := self.queue.events(tenant, job_id, after=after, limit=1000):
+                    after = events[-1].seq
+                    for event in events:
+                        yield event
+                if job.ended or job.state == "paused":
+                    return
+            await asyncio.sleep(FOLLOW_S)
+
+    async def job_log(self, tenant: str, job_id: str) -> str:
+        """The end of what a job's process has printed. Raises NotFound."""
+        self.queue.get(tenant, job_id)
+        return await asyncio.to_thread(log_tail, self.home / JOBS_FOLDER / job_id, MAX_LOG_BYTES)
+
+    async def _publish_result(
+        self, job: Job, package: Path, succeed: Callable[[sa.Connection, str], None]
+    ) -> None:
+        await self.publish_package(
+            job.tenant, package, origin="train", name=job.name, beside=succeed
+        )
+
+    def _unpack_base(self, job: Job, folder: Path) -> bool:
+        """The package of the version that a job trains on, into `folder`."""
+        ref = job.recipe.get("model", {}).get("base")
+        if ref is None:
+            return False
+        version = self.registry.resolve(job.tenant, ref)
+        self.registry.unpack(version, folder, ("source", "sample"))
+        (folder / "manifest.json").write_bytes(msgspec.json.encode(version.manifest))
+        return True
 
     # Keys
 

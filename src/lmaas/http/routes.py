@@ -12,6 +12,7 @@ from lmaas.http import (
     embeddings,
     health,
     huggingface,
+    jobs,
     messages,
     oip,
     openai,
@@ -29,6 +30,7 @@ from lmaas.http.messages_body import CountBody, MessagesBody
 from lmaas.http.responses_answer import Deleted, ItemList, Response
 from lmaas.http.responses_body import ResponsesBody
 from lmaas.http.route import Operation, Route
+from lmaas.job import Job, StoredEvent
 from lmaas.service import Service
 from lmaas.tasks.image_classification import Label
 from lmaas.types import (
@@ -192,6 +194,22 @@ ROUTES = [
         },
     ),
     Route("/api/keys/{id}", {"DELETE": Operation(admin.revoke_key, (), (KeyRecord,))}),
+    Route(
+        "/api/jobs",
+        {
+            "GET": Operation(jobs.page, (), (list[Job],), query=jobs.LIST_QUERY),
+            "POST": Operation(jobs.create, (jobs.TrainBody,), (Job,), status=201),
+        },
+    ),
+    Route("/api/jobs/{id}", {"GET": Operation(jobs.get, (), (Job,))}),
+    Route("/api/jobs/{id}/cancel", {"POST": Operation(jobs.cancel, (), (Job,))}),
+    Route("/api/jobs/{id}/pause", {"POST": Operation(jobs.pause, (), (Job,))}),
+    Route("/api/jobs/{id}/resume", {"POST": Operation(jobs.resume, (), (Job,))}),
+    Route("/api/jobs/{id}/log", {"GET": Operation(jobs.log, (), (jobs.JobLog,))}),
+    Route(
+        "/api/jobs/{id}/events",
+        {"GET": Operation(jobs.events, (), (list[StoredEvent], EVENTS), query=jobs.EVENTS_QUERY)},
+    ),
     Route("/v1/usage", {"GET": Operation(usage.usage, (), (UsageReport,), query=usage.QUERY)}),
     Route(
         "/api/keys/{id}/limits",

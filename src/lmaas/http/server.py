@@ -51,6 +51,7 @@ async def serve(service: Service, listener: socket.socket) -> None:
         loop.add_signal_handler(number, signalled)
     connections = Connections(create_app(service), service.settings)
     await service.start()
+    await service.start_jobs()
     server = await loop.create_server(connections.make, sock=listener, backlog=BACKLOG)
     watch = asyncio.create_task(connections.watch())
     await stop.wait()

@@ -153,12 +153,12 @@ def read_error(folder: Path) -> JobError | None:
         return None
 
 
-def log_tail(folder: Path) -> str:
-    """The end of what the process has printed."""
+def log_tail(folder: Path, size_bytes: int = TAIL_BYTES) -> str:
+    """The last `size_bytes` of what the process has printed."""
     try:
         with (folder / LOG_FILE).open("rb") as file:
             file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - TAIL_BYTES))
+            file.seek(max(0, file.tell() - size_bytes))
             return file.read().decode("utf-8", "replace").strip()
     except FileNotFoundError:
         return ""

@@ -1,0 +1,117 @@
+"""Jobs over HTTP; every route needs the scope admin."""
+
+from typing import Annotated, cast, get_args
+
+import msgspec
+
+from lmaas.codecs.json import read
+from lmaas.errors import InvalidInput
+from lmaas.http import sse
+from lmaas.http.exchange import Exchange
+from lmaas.job import JobState
+from lmaas.jobs.store import MAX_PRIORITY
+from lmaas.recipe import Recipe
+from lmaas.service import Service
+from lmaas.types import Record
+
+MAX_BODY_BYTES = 1 << 20
+LIST_QUERY = ("after", "limit", "state")
+EVENTS_QUERY = ("after", "limit", "stream")
+
+
+class TrainBody(Record, frozen=True, kw_only=True):
+    """A training run to be queued; jobs of a higher `priority` run first."""
+
+    recipe: Recipe
+    priority: Annotated[int, msgspec.Meta(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
+
+
+class JobLog(Record, frozen=True, kw_only=True):
+    """The end of what a job's process has printed."""
+
+    log: str
+
+
+async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+    """Queue a training run."""
+    body = read(await exchange.body(MAX_BODY_BYTES), TrainBody)
+    assert exchange.key is not None
+    job = service.train(
+        exchange.tenant, body.recipe, key_id=exchange.key.id, priority=body.priority
+    )
+    exchange.send_json(job, status=201)
+
+
+async def page(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+    """Jobs, newest first; `after` is the last id of the page before."""
+    query = exchange.query
+    state = query.get("state")
+    if state is not None and state not in get_args(JobState):
+        raise InvalidInput(
+            f"state is one of {', '.join(get_args(JobState))}; received {state!r}.", param="state"
+        )
+    jobs = service.jobs(
+        exchange.tenant,
+        after=query.get("after"),
+        limit=number(exchange, "limit", 20),
+        state=cast(JobState | None, state),
+    )
+    exchange.send_json(jobs)
+
+
+async def get(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+    """One job with its checkpoints."""
+    exchange.send_json(service.job(exchange.tenant, path["id"]))
+
+
+async def cancel(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+    """End a job within seconds."""
+    exchange.send_json(service.cancel_job(exchange.tenant, path["id"]))
+
+
+async def pause(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+    """Hold a job, with a checkpoint of where it is."""
+    exchange.send_json(service.pause_job(exchange.tenant, path["id"]))
+
+
+async def resume(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+    """Put a paused job back into the queue."""
+    exchange.send_json(service.resume_job(exchange.tenant, path["id"]))
+
+
+async def log(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+    """The end of what a job's process has printed."""
+    exchange.send_json(JobLog(log=await service.job_log(exchange.tenant, path["id"])))
+
+
+async def events(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+    """A job's events in order, after number `after`; stream=true sends those to come as SSE."""
+    after = number(exchange, "after", 0)
+    stream = exchange.query.get("stream", "false")
+    if stream not in ("true", "false"):
+        raise InvalidInput(f"stream is true or false; received {stream!r}.", param="stream")
+    if stream == "false":
+        limit = number(exchange, "limit", 100)
+        exchange.send_json(
+            service.job_events(exchange.tenant, path["id"], after=after, limit=limit)
+        )
+        return
+    if "limit" in exchange.query:
+        raise InvalidInput("A stream takes no limit.", param="limit")
+    service.job(exchange.tenant, path["id"])
+    exchange.start()
+    async for event in service.follow_job(exchange.tenant, path["id"], after=after):
+        exchange.push(b"data: %b\n\n" % sse.encode(event))
+        await exchange.flowing()
+    exchange.push(sse.DONE)
+    exchange.finish()
+
+
+def number(exchange: Exchange, name: str, default: int) -> int:
+    """A query parameter that is a whole number from 0."""
+    text = exchange.query.get(name)
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdigit() or len(text) > 15:
+        raise InvalidInput(f"{name} is a whole number; received {text[:50]!r}.", param=name)
+    return int(text)

@@ -1,0 +1,167 @@
+"""A training run from a recipe to a package: resolve, open the data, train, package.
+
+Knows the parts and their order; what is learned is a problem's matter, how a learner's, when the
+loop's. May be called again in the same folder: it goes on from the newest checkpoint there.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from lmaas.errors import InvalidInput
+from lmaas.job import RESULT_FOLDER, JobEvent
+from lmaas.recipe import ModelChoice, Recipe
+from lmaas.training import learners, loop, problems
+from lmaas.training.base import Facts, Problem
+from lmaas.training.group import ALONE
+
+RUN_FILE = "run.json"
+TARGET_STEPS = 1500
+"""So many steps does a network learn from nothing, where the epochs are left open."""
+FEWEST_EPOCHS, MOST_EPOCHS = 3, 30
+FINE_TUNE_EPOCHS = 3
+LEAST_BATCH, MOST_BATCH = 8, 64
+LANGUAGE_BATCH = 8
+BATCHES_AN_EPOCH = 50
+
+Tell = Callable[[JobEvent], None]
+
+
+class Alone:
+    """The group of a run with one worker."""
+
+    rank = 0
+    workers = 1
+
+    def sum(self, array: np.ndarray) -> None:
+        """The sum over one worker is its own."""
+
+
+class Begun(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run began with: a later attempt must find the same."""
+
+    recipe: Recipe
+    data_sha256: str | None
+
+
+def run(
+    recipe: Recipe, folder: Path, job_id: str | None, tell: Tell, *, base: Path | None = None
+) -> bool:
+    """Train what `recipe` says and write the package into `folder`/result.
+
+    `base` is the folder of the model that is trained on. True: the package is complete; False: a
+    checkpoint is written because a pause was asked for. Raises InvalidInput for a recipe or data
+    that do not do, Cancelled when that was asked for.
+    """
+    if recipe.distribution.workers > 1:
+        raise InvalidInput(
+            f"Runs have one worker; received {recipe.distribution.workers}.",
+            param="distribution.workers",
+        )
+    framework = "pytorch" if recipe.framework == "auto" else recipe.framework
+    make_learner = learners.get(framework)
+    recipe = msgspec.structs.replace(recipe, framework=framework)
+    problem = problems.open(recipe, folder, base)
+    recipe = resolve(recipe, problem)
+    facts = problem.facts()
+    _same_as_before(folder, recipe, facts)
+    _tell(tell, "resolved", "The recipe, with every auto resolved.", recipe=recipe)
+    sizes = {split: problem.size(split) for split in ("train", "validation", "test")}
+    told = ", ".join(f"{count} {split}" for split, count in sizes.items() if count)
+    _tell(tell, "message", f"Samples: {told}.", **facts)
+    model = problem.build(framework)
+    learner = make_learner(model, problem.loss, recipe, ALONE)
+    outcome = loop.train(problem, learner, recipe, folder, tell)
+    if outcome.paused:
+        return False
+    if outcome.stopped_early:
+        text = f"Stopped early after step {outcome.steps}."
+        if outcome.best_step is not None:
+            text += f" The model has the weights of step {outcome.best_step}."
+        _tell(tell, "message", text)
+    _tell(tell, "message", "Packaging the model.", metrics=outcome.metrics)
+    problem.package(
+        learner.model,
+        folder / RESULT_FOLDER,
+        Facts(recipe=recipe, metrics=outcome.metrics, data=facts, job=job_id),
+    )
+    return True
+
+
+def resolve(recipe: Recipe, problem: Problem) -> Recipe:
+    """The recipe with every "auto" replaced, from the data's size and what is trained."""
+    rows = problem.size("train")
+    tuned = recipe.model.base is not None
+    batch = recipe.batch_size
+    if batch == "auto":
+        batch = LANGUAGE_BATCH
+        if recipe.task != "text-generation":
+            batch = _power_of_two(rows // BATCHES_AN_EPOCH, LEAST_BATCH, MOST_BATCH)
+    per_epoch = max(1, -(-rows // batch))
+    epochs = recipe.epochs
+    if epochs == "auto":
+        wanted = FINE_TUNE_EPOCHS if tuned else -(-TARGET_STEPS // per_epoch)
+        epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, wanted))
+    optimizer = recipe.optimizer
+    if optimizer.learning_rate == "auto":
+        rate = _learning_rate(recipe, tuned=tuned)
+        optimizer = msgspec.structs.replace(optimizer, learning_rate=rate)
+    every = recipe.checkpoints.every_steps
+    looks = recipe.evaluation.every_steps
+    chosen = getattr(problem, "model", None)
+    return msgspec.structs.replace(
+        recipe,
+        batch_size=batch,
+        epochs=epochs,
+        optimizer=optimizer,
+        model=chosen if isinstance(chosen, ModelChoice) else recipe.model,
+        checkpoints=msgspec.structs.replace(
+            recipe.checkpoints, every_steps=per_epoch if every == "auto" else every
+        ),
+        evaluation=msgspec.structs.replace(
+            recipe.evaluation, every_steps=per_epoch if looks == "auto" else looks
+        ),
+    )
+
+
+def _learning_rate(recipe: Recipe, *, tuned: bool) -> float:
+    """Usual first choices; an adapter's few weights bear larger steps than a whole model's."""
+    if recipe.method.type == "dpo":
+        return 5e-6 if recipe.adapter is None else 5e-5
+    if recipe.adapter is not None:
+        return 2e-4
+    if recipe.optimizer.name == "sgd":
+        return 0.01 if tuned else 0.05
+    return 5e-5 if tuned else 1e-3
+
+
+def _power_of_two(value: int, least: int, most: int) -> int:
+    return min(most, max(least, 1 << max(0, value).bit_length() - 1 if value > 0 else least))
+
+
+def _same_as_before(folder: Path, recipe: Recipe, facts: dict[str, Any]) -> None:
+    """Refuse to go on with other data than the run began with."""
+    now = Begun(recipe=recipe, data_sha256=facts.get("sha256"))
+    path = folder / RUN_FILE
+    if not path.exists():
+        written = path.with_suffix(".new")
+        written.write_bytes(msgspec.json.encode(now))
+        written.replace(path)
+        return
+    before = msgspec.json.decode(path.read_bytes(), type=Begun)
+    if before.data_sha256 != now.data_sha256:
+        raise InvalidInput(
+            "The data is not what it was when this run began "
+            f"(sha256 {now.data_sha256}, was {before.data_sha256}).",
+            hint="Put the old data back, or start a new run.",
+            param="data",
+        )
+
+
+def _tell(tell: Tell, kind: Any, text: str, **data: Any) -> None:
+    plain = {name: msgspec.to_builtins(value) for name, value in data.items()}
+    tell(JobEvent(type=kind, message=text, created_at=time.time(), data=plain))
