@@ -21,7 +21,7 @@ LossName = Literal["cross-entropy", "mean-squared-error", "next-token"]
 
 - cross-entropy: `labels` (N,) int64 class numbers, or (N, C) float32 probabilities; outputs are
   logits (N, C);
-- mean-squared-error: `values` (N, D) float32; outputs (N, D);
+- mean-squared-error: `values` (N, D) float32; outputs (N, D); a sample's loss is the mean over D;
 - next-token: `labels` (N, T) int64, already shifted to stand under the logits (N, T, V) that
   predict them, -100 where nothing is learned.
 """
@@ -106,16 +106,33 @@ class Facts(msgspec.Struct, kw_only=True):
     card: str = ""
 
 
+class Group(Protocol):
+    """The data-parallel workers of a run, of which this process is number `rank`."""
+
+    rank: int
+    workers: int
+
+    def sum(self, array: np.ndarray) -> None:
+        """Replace a contiguous float32 or float64 array by its sum over all workers, in place.
+
+        All workers call it with equally many numbers and get the same bits. Raises Unavailable when
+        a worker has ended.
+        """
+        ...
+
+
 class Learner(Protocol):
     """A live model in training. Arrays are numpy's on the outside."""
 
     model: Any
 
     def step(self, feeds: Sequence[Feed], *, learning_rate: float, weight: float) -> float:
-        """One update from micro-batches that are in the end one batch; the summed loss over them.
+        """One update from micro-batches that are in the end one batch; the summed loss over it.
 
-        `weight` is that of the whole batch, over all workers. Raises `Diverged` for a loss that is
-        no finite number, and then changes nothing.
+        `feeds` are this worker's, none where a batch has fewer samples than there are workers;
+        `weight` and the loss are those of the whole batch, over all workers. Raises `Diverged` for
+        a loss that is no finite number, in all workers, and then changes nothing. Weight decay is
+        decoupled (w - learning_rate * decay * w, then the step) and spares weights of one axis.
         """
         ...
 

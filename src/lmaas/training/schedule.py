@@ -60,12 +60,12 @@ class Plateau(msgspec.Struct, kw_only=True):
     """What "plateau" has seen: a factor that falls when the evaluated loss no longer does."""
 
     factor: float = 1.0
-    best: float = math.inf
+    best: float | None = None
     waited: int = 0
 
     def seen(self, loss: float, schedule: Schedule) -> None:
         """Take in an evaluation."""
-        if loss < self.best - schedule.min_delta:
+        if self.best is None or loss < self.best - schedule.min_delta:
             self.best, self.waited = loss, 0
             return
         self.waited += 1

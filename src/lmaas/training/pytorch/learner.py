@@ -1,0 +1,256 @@
+"""How PyTorch takes a training step, on the CPU or, where there is one, a CUDA device.
+
+Owns the optimizer, clipping, autocast, masks and torch's random states of the process. It knows no
+task, no schedule and no files but its own.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lmaas.errors import InvalidInput
+from lmaas.frameworks.base import by_name, takes_keywords
+from lmaas.recipe import Optimizer, Recipe
+from lmaas.tasks import Row
+from lmaas.training.base import Diverged, Feed, Group, Loss
+from lmaas.training.pytorch.losses import summed
+
+WEIGHTS_FILE = "weights.safetensors"
+STATE_FILE = "optimizer.safetensors"
+KERNELS = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
+"""Modules whose `weight` has its outputs on axis 0 and what is summed up on axis 1."""
+
+
+class PyTorchLearner:
+    """A `torch.nn.Module` in training. Frozen parameters stay as they were built."""
+
+    def __init__(self, model: Any, loss: Loss, recipe: Recipe, group: Group) -> None:
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self._device.type == "cuda":
+            self._device = torch.device("cuda", group.rank % torch.cuda.device_count())
+        elif group.workers > 1:
+            torch.set_num_threads(max(1, torch.get_num_threads() // group.workers))
+        # Dropout differs between workers and repeats between runs.
+        torch.manual_seed(recipe.seed + (group.rank << 32))
+        self.model = model.to(self._device)
+        self._loss = loss
+        self._group = group
+        self._clip_norm = recipe.clip_norm
+        self._bf16 = recipe.precision == "bf16"
+        self._trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self._parameters = list(self._trained.values())
+        if not self._parameters:
+            raise InvalidInput("The model has no weights to train.", param="model")
+        decay = recipe.optimizer.weight_decay
+        self._decay = decay
+        self._decayed = [p for p in self._parameters if decay and p.ndim > 1]
+        self._optimizer = _optimizer(recipe.optimizer, self._parameters)
+        self._masks: list[Any] = []
+        self._masked: list[Any] = []
+        self._keywords: dict[tuple[str, ...], bool] = {}
+        self._training: bool | None = None
+        self._flat: Any = None
+
+    def step(self, feeds: Sequence[Feed], *, learning_rate: float, weight: float) -> float:
+        """See `base.Learner.step`."""
+        self._mode(training=True)
+        self._optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        for feed in feeds:
+            _, loss = self._run(feed)
+            (loss / weight).backward()
+            total += loss.item()
+        if self._group.workers > 1:
+            total = self._share(total)
+        if not math.isfinite(total):
+            raise Diverged(f"The loss is {total}.")
+        if self._clip_norm is not None:
+            norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
+            if not math.isfinite(norm.item()):
+                raise Diverged(f"The norm of the gradients is {norm.item()}.")
+        with torch.no_grad():
+            if self._decayed:
+                torch._foreach_mul_(self._decayed, 1 - learning_rate * self._decay)
+            self._optimizer.param_groups[0]["lr"] = learning_rate
+            self._optimizer.step()
+            if self._masks:
+                torch._foreach_mul_(self._masked, self._masks)
+        return total
+
+    def evaluate(self, feed: Feed) -> tuple[float, Row]:
+        """See `base.Learner.evaluate`."""
+        self._mode(training=False)
+        with torch.no_grad():
+            outputs, loss = self._run(feed)
+        rows = {name: tensor.float().cpu().numpy() for name, tensor in outputs.items()}
+        return loss.item(), rows
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Parameters, shared ones once, and the buffers that the model saves. bf16 as float32."""
+        return {name: _array(tensor) for name, tensor in self._tensors().items()}
+
+    def set_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        """See `base.Learner.set_weights`."""
+        tensors = self._tensors()
+        if unknown := set(weights) - set(tensors):
+            raise InvalidInput(f"The model has no weights {sorted(unknown)[:5]}.", param="model")
+        with torch.no_grad():
+            for name, array in weights.items():
+                tensors[name].copy_(_tensor(array))
+
+    def prunable(self) -> list[str]:
+        """Weights of dense layers and convolutions that are trained."""
+        return [
+            f"{name}.weight" if name else "weight"
+            for name, module in self.model.named_modules()
+            if isinstance(module, KERNELS)
+            and (f"{name}.weight" if name else "weight") in self._trained
+        ]
+
+    def input_axis(self, name: str) -> int:
+        """Axis 1: outputs come first."""
+        return 1
+
+    def set_masks(self, masks: Mapping[str, np.ndarray]) -> None:
+        """See `base.Learner.set_masks`."""
+        self._masked = [self._trained[name] for name in masks]
+        self._masks = [
+            _tensor(mask).to(self._device, weight.dtype)
+            for weight, mask in zip(self._masked, masks.values(), strict=True)
+        ]
+        with torch.no_grad():
+            torch._foreach_mul_(self._masked, self._masks)
+
+    def save(self, folder: Path) -> None:
+        """Two files: what is trained and the buffers; the optimizer's and the random states."""
+        from safetensors.torch import save_file
+
+        save_file(_plain(self._changing()), str(folder / WEIGHTS_FILE))
+        state = {
+            f"{field}/{name}": value
+            for name, parameter in self._trained.items()
+            for field, value in self._optimizer.state.get(parameter, {}).items()
+            if value is not None
+        }
+        state["random/cpu"] = torch.get_rng_state()
+        if self._device.type == "cuda":
+            state["random/cuda"] = torch.cuda.get_rng_state(self._device)
+        save_file(_plain(state), str(folder / STATE_FILE))
+
+    def load(self, folder: Path) -> None:
+        """See `base.Learner.load`. Raises InvalidInput for another model's weights."""
+        from safetensors.torch import load_file
+
+        weights, mine = load_file(str(folder / WEIGHTS_FILE)), self._changing()
+        if weights.keys() != mine.keys():
+            raise InvalidInput(
+                "The checkpoint is another model's; they differ in "
+                f"{sorted(weights.keys() ^ mine.keys())[:5]}.",
+                hint="Start the run anew.",
+            )
+        with torch.no_grad():
+            for name, tensor in mine.items():
+                tensor.copy_(weights[name])
+        state = load_file(str(folder / STATE_FILE))
+        torch.set_rng_state(state.pop("random/cpu"))
+        cuda = state.pop("random/cuda", None)
+        if cuda is not None and self._device.type == "cuda":
+            torch.cuda.set_rng_state(cuda, self._device)
+        self._optimizer.state.clear()
+        for key, tensor in state.items():
+            field, name = key.split("/", 1)
+            # The optimizers are fused, so that their counts of steps are on the device too.
+            self._optimizer.state[self._trained[name]][field] = self._to(tensor)
+
+    def _run(self, feed: Feed) -> tuple[dict[str, Any], Any]:
+        inputs = {name: self._to(_tensor(array)) for name, array in feed.inputs.items()}
+        targets = {name: self._to(_tensor(array)) for name, array in feed.targets.items()}
+        names = tuple(inputs)
+        if names not in self._keywords:
+            self._keywords[names] = takes_keywords(self.model.forward, names)
+        if self._bf16:
+            with torch.autocast(self._device.type, torch.bfloat16):
+                outputs = self._call(inputs, keywords=self._keywords[names])
+        else:
+            outputs = self._call(inputs, keywords=self._keywords[names])
+        return outputs, summed(self._loss, next(iter(outputs.values())), targets)
+
+    def _call(self, inputs: dict[str, Any], *, keywords: bool) -> dict[str, Any]:
+        outputs = self.model(**inputs) if keywords else self.model(*inputs.values())
+        if isinstance(outputs, torch.Tensor):
+            return {"output_0": outputs}
+        if isinstance(outputs, Mapping) and "logits" in outputs:
+            return {"logits": outputs["logits"]}
+        return by_name(outputs)
+
+    def _share(self, loss: float) -> float:
+        """Sum the gradients and the loss over all workers, in one flat array."""
+        if self._flat is None:
+            count = sum(p.numel() for p in self._parameters)
+            self._flat = torch.zeros(count + 1, dtype=torch.float32)
+            sizes = [p.numel() for p in self._parameters]
+            self._parts = list(self._flat[:-1].split(sizes))
+        for part, parameter in zip(self._parts, self._parameters, strict=True):
+            if parameter.grad is None:
+                part.zero_()
+            else:
+                part.copy_(parameter.grad.reshape(-1))
+        self._flat[-1] = loss
+        self._group.sum(self._flat.numpy())
+        for part, parameter in zip(self._parts, self._parameters, strict=True):
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            parameter.grad.copy_(part.view_as(parameter))
+        return float(self._flat[-1])
+
+    def _mode(self, *, training: bool) -> None:
+        if self._training is not training:
+            self.model.train(training)
+            self._training = training
+
+    def _to(self, tensor: Any) -> Any:
+        return tensor.to(self._device)
+
+    def _tensors(self) -> dict[str, Any]:
+        saved = self.model.state_dict(keep_vars=True)
+        named = dict(self.model.named_parameters())
+        named.update((n, b) for n, b in self.model.named_buffers() if n in saved)
+        return named
+
+    def _changing(self) -> dict[str, Any]:
+        return {**self._trained, **dict(self.model.named_buffers())}
+
+
+def _optimizer(choice: Optimizer, parameters: list[Any]) -> Any:
+    """The optimizer without weight decay, which `step` does by itself."""
+    if choice.name == "sgd":
+        return torch.optim.SGD(parameters, lr=1.0, momentum=choice.momentum, fused=True)
+    return torch.optim.Adam(
+        parameters,
+        lr=1.0,
+        betas=(choice.beta1, choice.beta2),
+        eps=choice.epsilon,
+        fused=True,
+    )
+
+
+def _plain(tensors: dict[str, Any]) -> dict[str, Any]:
+    return {name: torch.as_tensor(t).detach().contiguous() for name, t in tensors.items()}
+
+
+def _array(tensor: Any) -> np.ndarray:
+    tensor = tensor.detach().cpu()
+    kept = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+    return np.array(kept.numpy(), copy=True)
+
+
+def _tensor(array: np.ndarray) -> Any:
+    # torch warns of arrays that it could write to but must not.
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+LEARNER = PyTorchLearner

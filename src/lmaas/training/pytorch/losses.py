@@ -1,0 +1,36 @@
+"""The losses of `training.base` on torch tensors, summed over a feed."""
+
+from typing import Any
+
+from lmaas.errors import InvalidInput
+from lmaas.training.base import IGNORED, Loss
+
+
+def summed(loss: Loss, outputs: Any, targets: dict[str, Any]) -> Any:
+    """The sum of the losses of all samples or labels, in float32. Raises InvalidInput for shapes."""
+    import torch.nn.functional as F
+
+    outputs = outputs.float()
+    if loss.name == "mean-squared-error":
+        values = targets["values"]
+        if outputs.shape != values.shape:
+            raise _misfit(list(outputs.shape), list(values.shape))
+        return (outputs - values).square().sum() / values.shape[-1]
+    labels = targets["labels"]
+    if loss.name == "next-token":
+        if outputs.shape[:-1] != labels.shape:
+            raise _misfit(list(outputs.shape), list(labels.shape))
+        outputs, labels = outputs.flatten(0, 1), labels.flatten()
+    elif outputs.ndim != 2 or len(outputs) != len(labels):
+        raise _misfit(list(outputs.shape), list(labels.shape))
+    return F.cross_entropy(
+        outputs, labels, reduction="sum", ignore_index=IGNORED, label_smoothing=loss.smoothing
+    )
+
+
+def _misfit(outputs: list[int], targets: list[int]) -> InvalidInput:
+    return InvalidInput(
+        f"The model's outputs {outputs} do not fit the targets {targets}.",
+        hint="Train a model whose outputs are logits (or values) for this task.",
+        param="model",
+    )

@@ -1,0 +1,216 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from learner_kit import Points, equal, learner, recipe
+from lmaas.errors import Cancelled, InvalidInput
+from lmaas.job import CONTROL_FILE, JobEvent
+from lmaas.recipe import Recipe, TrainingFramework
+from lmaas.training import checkpoint
+from lmaas.training.learners import LEARNERS
+from lmaas.training.loop import Outcome, train
+
+FRAMEWORKS = list(LEARNERS)
+LONG: dict[str, Any] = {
+    "epochs": 40,
+    "schedule": {"name": "cosine", "warmup": 0.1},
+    "checkpoints": {"every_steps": 5},
+    "early_stopping": {"patience": 1000},
+    "pruning": {"sparsity": 0.5, "end": 0.6},
+}
+
+
+def run(
+    given: Recipe, folder: Path, points: Points | None = None
+) -> tuple[Any, Outcome, list[JobEvent]]:
+    this = learner(given)
+    events: list[JobEvent] = []
+    outcome = train(points or Points(), this, given, folder, events.append)
+    return this, outcome, events
+
+
+def test_it_learns_and_tells(tmp_path: Path) -> None:
+    _, outcome, events = run(recipe(epochs=10), tmp_path)
+    assert outcome.metrics["valid_accuracy"] > 0.8
+    assert outcome.steps == 70
+    told = [e.data for e in events if e.type == "metrics" and "valid_loss" in e.data]
+    assert [data["step"] for data in told] == [7 * (i + 1) for i in range(10)]
+    assert told[0]["valid_loss"] > told[-1]["valid_loss"]
+    assert all(data["total_steps"] == 70 and data["samples_per_s"] > 0 for data in told)
+
+
+def test_every_sample_comes_once_an_epoch_in_an_order_of_the_seed(tmp_path: Path) -> None:
+    orders: list[list[int]] = []
+    for seed in (1, 1, 2):
+        points = Points()
+        run(recipe(epochs=2, seed=seed), tmp_path / str(len(orders)), points)
+        rows = np.concatenate(points.seen)
+        assert sorted(rows[:100]) == sorted(rows[100:]) == list(range(100))
+        assert not np.array_equal(rows[:100], rows[100:])
+        orders.append(rows.tolist())
+    assert orders[0] == orders[1]
+    assert orders[0] != orders[2]
+
+
+def test_steps_bound_the_run(tmp_path: Path) -> None:
+    assert run(recipe(steps=11, epochs=100), tmp_path)[1].steps == 11
+
+
+def killed_run(framework: TrainingFramework, folder: Path, after_s: float) -> bool:
+    """Start the long run in a process of its own and kill it; whether it was still running."""
+    argv = [sys.executable, __file__, framework, str(folder)]
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    child = subprocess.Popen(argv, env=environ, stdout=subprocess.PIPE)
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"begins\n"
+        time.sleep(after_s)
+        running = child.poll() is None
+        child.send_signal(signal.SIGKILL)
+    finally:
+        child.kill()
+        child.wait()
+        assert child.stdout is not None
+        child.stdout.close()
+    return running
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_killed_run_goes_on_bit_for_bit(framework: TrainingFramework, tmp_path: Path) -> None:
+    given = recipe(framework, **LONG)
+    whole, expected, _ = run(given, tmp_path / "whole")
+    chance = random.Random()
+    kills = sum(
+        killed_run(framework, tmp_path / "killed", chance.uniform(0.02, 0.3)) for _ in range(3)
+    )
+    assert kills
+    resumed, outcome, events = run(given, tmp_path / "killed")
+    assert any("Goes on from step" in event.message for event in events)
+    assert equal(whole.weights(), resumed.weights())
+    assert outcome.metrics == expected.metrics
+    assert outcome.best_step == expected.best_step
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    given = recipe(checkpoints={"every_steps": 3, "keep": 3}, epochs=2)
+    whole, _, _ = run(given, tmp_path)
+    found = sorted((tmp_path / "checkpoints").iterdir())
+    assert [path.name for path in found] == [f"step-{s:08d}" for s in (6, 9, 12)]
+    weights = next(found[-1].glob("weights*"))
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    (found[-2] / "digests.json").unlink()
+    assert checkpoint.newest(tmp_path) == found[0]
+    resumed, _, events = run(given, tmp_path)
+    assert "Goes on from step 6 of 14." in [event.message for event in events]
+    assert equal(whole.weights(), resumed.weights())
+
+
+def test_a_full_disk_costs_a_checkpoint_and_not_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = checkpoint._sync, []
+
+    def full(path: Path) -> None:
+        calls.append(path)
+        if "step-00000004" in str(path):
+            raise OSError(28, "No space left on device")
+        real(path)
+
+    monkeypatch.setattr(checkpoint, "_sync", full)
+    given = recipe(steps=6, checkpoints={"every_steps": 2})
+    _, outcome, events = run(given, tmp_path)
+    assert outcome.steps == 6
+    (warning,) = [event for event in events if event.level == "warn"]
+    assert "step 4" in warning.message
+    assert "The one of step 2 stays" in warning.message
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
+
+
+def test_pause_writes_a_checkpoint_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    given = recipe(epochs=2)
+    whole, _, _ = run(given, tmp_path / "whole")
+    folder = tmp_path / "paused"
+    folder.mkdir()
+    (folder / CONTROL_FILE).write_text("pause\n")
+    _, outcome, _ = run(given, folder)
+    assert outcome.paused
+    assert outcome.steps == 1
+    (folder / CONTROL_FILE).unlink()
+    resumed, outcome, _ = run(given, folder)
+    assert not outcome.paused
+    assert equal(whole.weights(), resumed.weights())
+
+
+def test_cancel_ends_it(tmp_path: Path) -> None:
+    (tmp_path / CONTROL_FILE).write_text("cancel")
+    with pytest.raises(Cancelled):
+        run(recipe(), tmp_path)
+
+
+def test_a_loss_that_is_no_number_names_step_batch_and_rate(tmp_path: Path) -> None:
+    points = Points()
+    points.x[37] = np.nan
+    place = np.random.default_rng([0, 0]).permutation(100).tolist().index(37) // 16 + 1
+    told = rf"step {place} \(batch {place} of epoch 1\) at learning rate 0.01"
+    with pytest.raises(InvalidInput, match=told):
+        run(recipe(), tmp_path, points)
+
+
+def test_accumulating_changes_nothing(tmp_path: Path) -> None:
+    from lmaas.training import learners
+
+    results = []
+    for parts in (1, 4):
+        given = recipe(accumulate=parts, epochs=2)
+        this = learner(given, plain=True)
+        train(Points(), this, given, tmp_path / str(parts), lambda _: None)
+        results.append(this.weights())
+    assert learners.LEARNERS
+    for name, value in results[0].items():
+        np.testing.assert_allclose(value, results[1][name], atol=1e-5)
+
+
+def test_the_rate_of_every_step_is_the_schedules(tmp_path: Path) -> None:
+    from lmaas.training.schedule import factor
+
+    rates: list[float] = []
+    given = recipe(schedule={"name": "cosine", "warmup": 3, "cycles": 2, "end": 0.1})
+    this = learner(given)
+    step = this.step
+
+    def noted(feeds: Any, *, learning_rate: float, weight: float) -> float:
+        rates.append(learning_rate)
+        return step(feeds, learning_rate=learning_rate, weight=weight)
+
+    this.step = noted  # type: ignore[method-assign]
+    train(Points(), this, given, tmp_path, lambda _: None)
+    assert rates == [0.01 * factor(given.schedule, i, 21) for i in range(21)]
+
+
+def test_pruning_reaches_its_sparsity(tmp_path: Path) -> None:
+    from lmaas.training.pruning import sparsity_of
+
+    # Of the first layer's six inputs, two make no whole group of four.
+    two_of_four = (16 * 2 + 3 * 8) / (16 * 6 + 3 * 16)
+    rules = (({"sparsity": 0.7}, 0.7), ({"method": "2:4", "sparsity": 0.5}, two_of_four))
+    for rule, share in rules:
+        this, outcome, _ = run(recipe(epochs=10, pruning=rule), tmp_path / str(share))
+        assert sparsity_of(this).share == pytest.approx(share, abs=0.01)
+        assert outcome.metrics["valid_accuracy"] > 0.8
+
+
+if __name__ == "__main__":
+    sys.stdout.write("begins\n")
+    sys.stdout.flush()
+    sys.stdout.write(json.dumps(run(recipe(sys.argv[1], **LONG), Path(sys.argv[2]))[1].steps))  # type: ignore[arg-type]
