@@ -132,7 +132,7 @@ class Learner(Protocol):
         `feeds` are this worker's, none where a batch has fewer samples than there are workers;
         `weight` and the loss are those of the whole batch, over all workers. Raises `Diverged` for
         a loss that is no finite number, in all workers, and then changes nothing. Weight decay is
-        decoupled (w - learning_rate * decay * w, then the step) and spares weights of one axis.
+        decoupled and for all that is trained: w - learning_rate * decay * w, then the step.
         """
         ...
 

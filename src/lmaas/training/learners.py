@@ -11,7 +11,7 @@ from lmaas.training.base import Group, Learner, Loss
 LEARNERS: dict[TrainingFramework, str] = {
     "pytorch": "lmaas.training.pytorch.learner",
 }
-"""Each framework's module, imported on first use; the module's `LEARNER` is called as `get` says."""
+"""Each framework's module, imported on first use; its `LEARNER` is called as `get` says."""
 
 MakeLearner = Callable[[Any, Loss, Recipe, Group], Learner]
 

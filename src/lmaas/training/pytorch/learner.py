@@ -45,9 +45,7 @@ class PyTorchLearner:
         self._parameters = list(self._trained.values())
         if not self._parameters:
             raise InvalidInput("The model has no weights to train.", param="model")
-        decay = recipe.optimizer.weight_decay
-        self._decay = decay
-        self._decayed = [p for p in self._parameters if decay and p.ndim > 1]
+        self._decay = recipe.optimizer.weight_decay
         self._optimizer = _optimizer(recipe.optimizer, self._parameters)
         self._masks: list[Any] = []
         self._masked: list[Any] = []
@@ -73,8 +71,8 @@ class PyTorchLearner:
             if not math.isfinite(norm.item()):
                 raise Diverged(f"The norm of the gradients is {norm.item()}.")
         with torch.no_grad():
-            if self._decayed:
-                torch._foreach_mul_(self._decayed, 1 - learning_rate * self._decay)
+            if self._decay:
+                torch._foreach_mul_(self._parameters, 1 - learning_rate * self._decay)
             self._optimizer.param_groups[0]["lr"] = learning_rate
             self._optimizer.step()
             if self._masks:

@@ -7,7 +7,7 @@ from lmaas.training.base import IGNORED, Loss
 
 
 def summed(loss: Loss, outputs: Any, targets: dict[str, Any]) -> Any:
-    """The sum of the losses of all samples or labels, in float32. Raises InvalidInput for shapes."""
+    """The float32 sum over all samples or labels. Raises InvalidInput for shapes."""
     import torch.nn.functional as F
 
     outputs = outputs.float()
