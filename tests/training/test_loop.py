@@ -1,4 +1,3 @@
-import json
 import os
 import random
 import signal
@@ -66,13 +65,13 @@ def test_steps_bound_the_run(tmp_path: Path) -> None:
 
 
 def killed_run(framework: TrainingFramework, folder: Path, after_s: float) -> bool:
-    """Start the long run in a process of its own and kill it; whether it was still running."""
+    """Go on with the long run in a process, killed after a checkpoint; whether it still ran."""
     argv = [sys.executable, __file__, framework, str(folder)]
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     child = subprocess.Popen(argv, env=environ, stdout=subprocess.PIPE)
     try:
         assert child.stdout is not None
-        assert child.stdout.readline() == b"begins\n"
+        assert child.stdout.readline() == b"saved\n"
         time.sleep(after_s)
         running = child.poll() is None
         child.send_signal(signal.SIGKILL)
@@ -90,7 +89,7 @@ def test_a_killed_run_goes_on_bit_for_bit(framework: TrainingFramework, tmp_path
     whole, expected, _ = run(given, tmp_path / "whole")
     chance = random.Random()
     kills = sum(
-        killed_run(framework, tmp_path / "killed", chance.uniform(0.02, 0.3)) for _ in range(3)
+        killed_run(framework, tmp_path / "killed", chance.uniform(0.0, 0.1)) for _ in range(3)
     )
     assert kills
     resumed, outcome, events = run(given, tmp_path / "killed")
@@ -105,7 +104,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     whole, _, _ = run(given, tmp_path)
     found = sorted((tmp_path / "checkpoints").iterdir())
     assert [path.name for path in found] == [f"step-{s:08d}" for s in (6, 9, 12)]
-    weights = next(found[-1].glob("weights*"))
+    weights = max(found[-1].iterdir(), key=lambda path: path.stat().st_size)
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
@@ -211,6 +210,11 @@ def test_pruning_reaches_its_sparsity(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.stdout.write("begins\n")
-    sys.stdout.flush()
-    sys.stdout.write(json.dumps(run(recipe(sys.argv[1], **LONG), Path(sys.argv[2]))[1].steps))  # type: ignore[arg-type]
+    made = recipe(sys.argv[1], **LONG)  # type: ignore[arg-type]
+
+    def heard(event: JobEvent) -> None:
+        if event.type == "checkpoint":
+            sys.stdout.write("saved\n")
+            sys.stdout.flush()
+
+    train(Points(), learner(made), made, Path(sys.argv[2]), heard)
