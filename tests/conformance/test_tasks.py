@@ -15,6 +15,7 @@ from lmaas import tasks
 from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput, LMaaSError, PayloadTooLarge
 from lmaas.tasks import Task
+from lmaas.tasks.columns import Category, Columns, Number
 from lmaas.types import ImageSpec, LanguageSpec, Payload, Signature, TensorSpec
 
 
@@ -50,6 +51,12 @@ READS = LanguageSpec(
 )
 EMBEDS = Signature(inputs=TOKENS, outputs=(spec("embedding", -1, 4),), language=READS)
 RANKS = Signature(inputs=(*TOKENS, TYPES), outputs=(spec("logits", -1, 1),), language=READS)
+TABLE = Signature(
+    inputs=(spec("features", -1, 4),),
+    outputs=(spec("y", -1, 2),),
+    labels=("no", "yes"),
+    outputs_are="logits",
+)
 EXAMPLES = [
     Example(
         "image-classification",
@@ -69,6 +76,12 @@ EXAMPLES = [
         json.dumps({"inputs": "a b c"}).encode(),
         msgspec.structs.replace(EMBEDS, outputs=(spec("embedding", -1, 5),)),
         takes=(b'{"inputs": "text!"}',),
+    ),
+    Example(
+        "tabular",
+        TABLE,
+        json.dumps({"inputs": {"age": 31, "job": "nurse"}}).encode(),
+        msgspec.structs.replace(TABLE, labels=("just one",)),
     ),
     Example(
         "text-ranking",
@@ -93,8 +106,12 @@ def example(request: pytest.FixtureRequest) -> Example:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is served beside a model: a tokenizer."""
-    return word_tokenizer(tmp_path_factory.mktemp("served"))
+    """What is served beside a model: a tokenizer, a table's columns."""
+    folder = word_tokenizer(tmp_path_factory.mktemp("served"))
+    age = Number(name="age", mean=40, std=10, missing=True)
+    job = Category(name="job", values=("nurse",))
+    Columns(columns=(age, job), target="ill").save(folder)
+    return folder
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lmaas.errors import InvalidInput
+from lmaas.tasks.columns import category
 
 LINE: Final = "\x00line"
 """The column with each sample's line number; no file can have a column of that name."""
@@ -177,11 +178,8 @@ class Table:
 
     def categories(self, column: str) -> list[str | None]:
         """The values as names of categories, None where there is none."""
-        names = []
-        for value in self.values(column):
-            name = _label(value) if not isinstance(value, float) else f"{value:g}"
-            names.append(None if name is None or name in MISSING or name == "nan" else name)
-        return names
+        names = (category(value) for value in self.values(column))
+        return [None if name in MISSING else name for name in names]
 
     def hashes(self, columns: Sequence[str]) -> Iterator[bytes]:
         """A digest of each sample's content in `columns`: equal content, equal digest."""

@@ -15,6 +15,7 @@ TASKS = {
     "text-generation": "lmaas.tasks.text_generation",
     "embedding": "lmaas.tasks.embedding",
     "text-ranking": "lmaas.tasks.text_ranking",
+    "tabular": "lmaas.tasks.tabular",
 }
 """Each task's module, imported on first use; the module's `TASK` is the task."""
 

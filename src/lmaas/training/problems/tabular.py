@@ -1,0 +1,304 @@
+"""Tables: one column is learned from the others, and served by the task `tabular`."""
+
+import importlib
+from collections import Counter
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+import numpy as np
+
+from lmaas.data.table import Table
+from lmaas.errors import InvalidInput
+from lmaas.frameworks import package
+from lmaas.recipe import ModelChoice, Recipe, TrainingFramework
+from lmaas.tasks import Row
+from lmaas.tasks.base import softmax
+from lmaas.tasks.columns import Category, Columns, Number, Values, fit_category, fit_number
+from lmaas.training.base import Facts, Feed, Loss, Meter, Problem, Split
+from lmaas.training.problems import architectures
+from lmaas.training.problems.base_model import BaseModel
+from lmaas.training.problems.classification import ClassMeter, lineage
+from lmaas.training.problems.splits import Splits
+
+FEW: Final = 20
+"""Whole numbers with no more different values are taken for classes."""
+NEARLY: Final = 0.9
+"""A column with this share of numbers is one of numbers, and the others are errors."""
+SAMPLE: Final = 64
+Kind = Literal["number", "category"]
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`data.options`: what the target is, what columns are, and which are left out."""
+
+    kind: Literal["auto", "classification", "regression"] = "auto"
+    kinds: dict[str, Kind] = msgspec.field(default_factory=dict)
+    ignore: tuple[str, ...] = ()
+
+
+class Tabular:
+    """The problem of one recipe."""
+
+    def __init__(self, recipe: Recipe, folder: Path, base: Path | None) -> None:
+        self._framework: TrainingFramework = (
+            "pytorch" if recipe.framework == "auto" else recipe.framework
+        )
+        try:
+            options = msgspec.convert(recipe.data.options, Options)
+        except msgspec.ValidationError as error:
+            raise InvalidInput(f"data.options: {error}.", param="data.options") from None
+        for name, unwanted in (
+            ("augmentation", recipe.augmentation),
+            ("adapter", recipe.adapter),
+            ("method", recipe.method.type != "supervised"),
+        ):
+            if unwanted:
+                raise InvalidInput(f"tabular has no {name}.", param=name)
+        self._recipe = recipe
+        table, target = _target(recipe, folder)
+        self.classifies = _classifies(table, target, options)
+        self._splits = Splits(
+            recipe, folder, fields=("target",), label="target" if self.classifies else None
+        )
+        table = self._splits.train.table
+        self._base = BaseModel(base, recipe, self._framework) if base is not None else None
+        self.left_out: dict[str, str] = {}
+        self.columns = self._fit(table, target, options, base)
+        self._features = {
+            id(part.table): self.columns.encode(_values(part.table, self.columns), len(part.table))
+            for part in self._splits.parts.values()
+        }
+        self.labels: tuple[str, ...] | None = None
+        if self.classifies:
+            self.labels, self._targets = self._splits.labels("target")
+        else:
+            self._targets = {
+                split: _numbers(part.table, target)[part.rows]
+                for split, part in self._splits.parts.items()
+            }
+        self._name, self._sizes = architectures.resolve(
+            recipe.task, self._base.model if self._base else recipe.model
+        )
+        self.model: ModelChoice = msgspec.structs.replace(
+            architectures.noted(self._name, self._sizes), base=recipe.model.base
+        )
+        if recipe.label_smoothing and not self.classifies:
+            raise InvalidInput("A regression has no label_smoothing.", param="label_smoothing")
+        self.primary = "accuracy" if self.classifies else "rmse"
+        self.loss = (
+            Loss(name="cross-entropy", smoothing=recipe.label_smoothing)
+            if self.classifies
+            else Loss(name="mean-squared-error")
+        )
+
+    def _fit(self, table: Table, target: str, options: Options, base: Path | None) -> Columns:
+        """What is read of a row: the base's columns, or those of the training samples."""
+        for name in (*options.kinds, *options.ignore):
+            table.require(name)
+        if base is not None:
+            columns = Columns.load(base / "compiled")
+            if columns.target != target:
+                raise InvalidInput(f"The base model tells {columns.target!r}.", param="model.base")
+            return columns
+        rows = self._splits.train.rows
+        found: list[Number | Category] = []
+        for name in table.columns:
+            if name == target or name in options.ignore:
+                continue
+            share = table.number_share(name)
+            if share is None:
+                self.left_out[name] = "no value is there"
+                continue
+            kind = options.kinds.get(name) or ("number" if share >= NEARLY else "category")
+            if kind == "number":
+                numbers = _numbers(table, name, missing=True)[rows]
+                if np.isnan(numbers).all():
+                    self.left_out[name] = "no value is there"
+                else:
+                    found.append(fit_number(name, numbers))
+                continue
+            cells = table.categories(name)
+            names = [cells[row] for row in rows]
+            if len(rows) > FEW and len(set(names)) == len(names):
+                self.left_out[name] = "every row has another value"
+            else:
+                found.append(fit_category(name, names))
+        if not found:
+            raise InvalidInput(f"{table.name} has no column to learn from.", param="data")
+        if self.classifies:
+            return Columns(columns=tuple(found), target=target)
+        scale = fit_number(target, _numbers(table, target)[rows])
+        return Columns(columns=tuple(found), target=target, mean=scale.mean, std=scale.std)
+
+    def size(self, split: Split) -> int:
+        """How many rows a split has."""
+        return len(self._splits.parts[split])
+
+    def feed(self, split: Split, indices: np.ndarray, *, epoch: int | None) -> Feed:
+        """Features of rows; class numbers, or values at mean 0 and deviation 1."""
+        part, targets = self._splits.parts[split], self._targets[split][indices]
+        features = self._features[id(part.table)][part.rows[indices]]
+        if self.classifies:
+            told = {"labels": targets}
+        else:
+            scaled = (targets - self.columns.mean) / self.columns.std
+            told = {"values": scaled[:, None].astype(np.float32)}
+        size = len(indices)
+        return Feed(inputs={"features": features}, targets=told, size=size, weight=size)
+
+    def meter(self) -> Meter:
+        """Accuracy, macro-F1, AUC and log-loss; or RMSE, MAE and R2 in the target's units."""
+        if self.labels is not None:
+            return ScoreMeter(len(self.labels))
+        return ErrorMeter(self.columns.mean, self.columns.std)
+
+    def build(self, framework: TrainingFramework) -> Any:
+        """A new network with weights from the seed, or with those of the base."""
+        assert framework == self._framework, (framework, self._framework)
+        module = importlib.import_module(f"lmaas.training.{framework}.table")
+        outputs = len(self.labels) if self.labels is not None else 1
+        model = module.build(
+            self._name, self._sizes, self.columns.width, outputs, self._recipe.seed
+        )
+        if self._base is not None:
+            self._base.fill(model, head=self._base.manifest.signature.labels == self.labels)
+        return model
+
+    def package(self, model: Any, folder: Path, facts: Facts) -> None:
+        """A package for the task `tabular`, with its columns."""
+        split: Split = "validation" if self.size("validation") else "train"
+        sample = self.feed(split, np.arange(min(SAMPLE, self.size(split))), epoch=None)
+        recipe = msgspec.structs.replace(facts.recipe, model=self.model)
+        package.build(
+            model,
+            name=recipe.name,
+            task=recipe.task,
+            sample=sample.inputs["features"],
+            folder=folder,
+            labels=self.labels,
+            outputs_are="logits" if self.classifies else None,
+            metrics=facts.metrics,
+            card=facts.card or recipe.card,
+            lineage=lineage(recipe, facts),
+        )
+        self.columns.save(folder / "compiled")
+
+    def facts(self) -> dict[str, Any]:
+        """The data's digest, sizes and overlap; what columns are, and which are left out."""
+        told = {
+            **self._splits.facts(),
+            "columns": msgspec.to_builtins(self.columns),
+            "left_out": self.left_out,
+        }
+        if self.labels is not None:
+            counts = Counter(self._targets["train"].tolist())
+            told["labels"] = {label: counts[i] for i, label in enumerate(self.labels)}
+        return told
+
+
+class ScoreMeter(ClassMeter):
+    """Adds log-loss, and the area under the ROC curve (of each class against all others, their
+    mean), as scikit-learn has them.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self._classes = classes
+        self._scores: list[np.ndarray] = []
+        self._labels: list[np.ndarray] = []
+
+    def add(self, outputs: Row, feed: Feed) -> None:
+        """Keep the probabilities of a feed."""
+        super().add(outputs, feed)
+        self._scores.append(softmax(next(iter(outputs.values()))).astype(np.float64))
+        self._labels.append(feed.targets["labels"])
+
+    def result(self) -> dict[str, float]:
+        """The AUC is left out where a class is not there."""
+        from sklearn import metrics
+
+        told = super().result()
+        if not told:
+            return told
+        scores, labels = np.concatenate(self._scores), np.concatenate(self._labels)
+        scores /= scores.sum(axis=1, keepdims=True)
+        every = list(range(self._classes))
+        told["log_loss"] = float(metrics.log_loss(labels, scores, labels=every))
+        if len(set(labels.tolist())) == self._classes:
+            given = scores[:, 1] if self._classes == 2 else scores
+            told["auc"] = float(metrics.roc_auc_score(labels, given, multi_class="ovr"))
+        return told
+
+
+class ErrorMeter:
+    """RMSE, MAE and R2, in the target's units."""
+
+    def __init__(self, mean: float, std: float) -> None:
+        self._mean, self._std = mean, std
+        self._told: list[np.ndarray] = []
+        self._true: list[np.ndarray] = []
+
+    def add(self, outputs: Row, feed: Feed) -> None:
+        """Keep a feed's values."""
+        self._told.append(next(iter(outputs.values()))[:, 0].astype(np.float64))
+        self._true.append(feed.targets["values"][:, 0].astype(np.float64))
+
+    def result(self) -> dict[str, float]:
+        """R2 is left out where all true values are one."""
+        from sklearn import metrics
+
+        if not self._told:
+            return {}
+        told, true = (np.concatenate(v) * self._std + self._mean for v in (self._told, self._true))
+        found = {
+            "rmse": float(metrics.root_mean_squared_error(true, told)),
+            "mae": float(metrics.mean_absolute_error(true, told)),
+        }
+        if np.ptp(true) > 0:
+            found["r2"] = float(metrics.r2_score(true, told))
+        return found
+
+
+def _target(recipe: Recipe, folder: Path) -> tuple[Table, str]:
+    from lmaas.data.reading import read
+    from lmaas.training.problems.splits import columns_of
+
+    table = read(Path(recipe.data.train), folder / "data")
+    return table, columns_of(recipe, table, ("target",))["target"]
+
+
+def _classifies(table: Table, target: str, options: Options) -> bool:
+    """Whether the target is one of few names."""
+    if options.kind != "auto":
+        return options.kind == "classification"
+    share = table.number_share(target)
+    if share is None or share < NEARLY:
+        return True
+    values = np.unique(_numbers(table, target))
+    return len(values) <= FEW and bool((values == np.rint(values)).all())
+
+
+def _numbers(table: Table, name: str, *, missing: bool = False) -> np.ndarray:
+    """A column of numbers. Raises InvalidInput, with the place, where one is missing."""
+    numbers = table.numbers(name)
+    if not missing and np.isnan(numbers).any():
+        place = table.place(int(np.isnan(numbers).argmax()))
+        raise InvalidInput(f"{place}: the target {name!r} is missing.", param="data")
+    return numbers
+
+
+def _values(table: Table, columns: Columns) -> dict[str, Values]:
+    return {
+        column.name: (
+            table.numbers(column.name)
+            if isinstance(column, Number)
+            else table.categories(column.name)
+        )
+        for column in columns.columns
+    }
+
+
+def open_problem(recipe: Recipe, folder: Path, base: Path | None) -> Problem:
+    """The problem of a recipe."""
+    return Tabular(recipe, folder, base)
