@@ -93,6 +93,7 @@ class _Run:
         self._looked = 0.0
         self._told = 0.0
         self._samples = 0
+        self._samples_per_s = 0.0
         self._epoch = -1
         self._last = (0, 0.0, 0.0)
         self._order = np.arange(0)
@@ -128,7 +129,7 @@ class _Run:
             steps=self.state.step,
             stopped_early=stopped and self.state.step < self.total,
             best_step=best_step,
-            metrics=self._final(),
+            metrics=self._final() if self.leads else {},
         )
 
     def _resume(self) -> None:
@@ -148,7 +149,9 @@ class _Run:
         if epoch != self._epoch:
             self._epoch = epoch
             self._order = np.random.default_rng([self.recipe.seed, epoch]).permutation(self.rows)
-        rows = self._order[at * self.batch : (at + 1) * self.batch]
+        # Equal but for one sample: a rest of one would be no batch to normalise over.
+        first, after = (self.rows * i // self.per_epoch for i in (at, at + 1))
+        rows = self._order[first:after]
         count = len(rows)
         rows = np.array_split(rows, self.group.workers)[self.group.rank]
         parts = np.array_split(rows, self.recipe.accumulate) if len(rows) else []
@@ -191,9 +194,21 @@ class _Run:
             return GOES_ON
 
     def _look(self) -> bool:
-        """Evaluate on the held-out samples; whether the run is to stop."""
+        """Evaluate on the held-out samples; whether the run is to stop.
+
+        The first worker looks and decides; the others are told.
+        """
         if not self.problem.size("validation"):
             return False
+        decided = np.zeros(2)
+        if self.leads:
+            decided[:] = self._evaluated(), self.state.plateau.factor
+        if self.group.workers > 1:
+            self.group.sum(decided)
+        self.state.plateau.factor = float(decided[1])
+        return bool(decided[0])
+
+    def _evaluated(self) -> bool:
         metrics = self.evaluate("validation")
         step = self.state.step
         self.state.evaluations.append({"step": step, **metrics})
@@ -203,7 +218,8 @@ class _Run:
         if self.recipe.schedule.name == "plateau":
             self.state.plateau.seen(metrics["loss"], self.recipe.schedule)
         rule = self.recipe.early_stopping
-        if rule is None:
+        # Weights from before the last of them is taken out are not those that were asked for.
+        if rule is None or (self.pruner is not None and not self.pruner.done(step)):
             return False
         if self.state.watch.seen(metrics, step, rule) and rule.restore_best:
             self.best = self.learner.weights()
@@ -256,14 +272,15 @@ class _Run:
     def _metrics(
         self, now: float, epoch: int, loss: float, rate: float, more: dict[str, float]
     ) -> None:
-        passed = max(1e-9, now - self._told)
+        if self._samples:
+            self._samples_per_s = self._samples / max(1e-9, now - self._told)
         data = {
             "step": self.state.step,
             "total_steps": self.total,
             "epoch": epoch + 1,
             "train_loss": loss,
             "learning_rate": rate,
-            "samples_per_s": self._samples / passed,
+            "samples_per_s": self._samples_per_s,
             **more,
         }
         self._told, self._samples = now, 0

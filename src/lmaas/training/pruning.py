@@ -108,6 +108,10 @@ class Pruner:
             weights = _prunable(learner)
             learner.set_masks({name: w != 0 for name, w in weights.items()})
 
+    def done(self, step: int) -> bool:
+        """Whether nothing more is taken out after `step` steps."""
+        return step >= self._updates[-1]
+
     def update(self, learner: Learner, step: int) -> None:
         """Make the masks of `step` (steps done so far), where one is due."""
         if step not in self._updates:

@@ -5,6 +5,7 @@ task, no schedule and no files but its own.
 """
 
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,20 @@ class PyTorchLearner:
     """A `torch.nn.Module` in training. Frozen parameters stay as they were built."""
 
     def __init__(self, model: Any, loss: Loss, recipe: Recipe, group: Group) -> None:
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if self._device.type == "cuda":
+        self._device = torch.device("cpu")
+        if torch.cuda.is_available():
+            torch.cuda.init()
             self._device = torch.device("cuda", group.rank % torch.cuda.device_count())
         elif group.workers > 1:
             torch.set_num_threads(max(1, torch.get_num_threads() // group.workers))
-        # Dropout differs between workers and repeats between runs.
-        torch.manual_seed(recipe.seed + (group.rank << 32))
+        on_cuda = self._device.type == "cuda"
+        self._generator = (
+            torch.cuda.default_generators[self._device.index]
+            if on_cuda
+            else torch.default_generator
+        )
+        self._seed = recipe.seed
+        self._steps = 0
         self.model = model.to(self._device)
         self._loss = loss
         self._group = group
@@ -56,6 +64,7 @@ class PyTorchLearner:
     def step(self, feeds: Sequence[Feed], *, learning_rate: float, weight: float) -> float:
         """See `base.Learner.step`."""
         self._mode(training=True)
+        self._draw_anew()
         self._optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for feed in feeds:
@@ -77,6 +86,7 @@ class PyTorchLearner:
             self._optimizer.step()
             if self._masks:
                 torch._foreach_mul_(self._masked, self._masks)
+        self._steps += 1
         return total
 
     def evaluate(self, feed: Feed) -> tuple[float, Row]:
@@ -124,7 +134,7 @@ class PyTorchLearner:
             torch._foreach_mul_(self._masked, self._masks)
 
     def save(self, folder: Path) -> None:
-        """Two files: what is trained and the buffers; the optimizer's and the random states."""
+        """Two files: what is trained and the buffers; the optimizer's and the count of steps."""
         from safetensors.torch import save_file
 
         save_file(_plain(self._changing()), str(folder / WEIGHTS_FILE))
@@ -134,9 +144,7 @@ class PyTorchLearner:
             for field, value in self._optimizer.state.get(parameter, {}).items()
             if value is not None
         }
-        state["random/cpu"] = torch.get_rng_state()
-        if self._device.type == "cuda":
-            state["random/cuda"] = torch.cuda.get_rng_state(self._device)
+        state["steps"] = torch.tensor(self._steps)
         save_file(_plain(state), str(folder / STATE_FILE))
 
     def load(self, folder: Path) -> None:
@@ -154,10 +162,7 @@ class PyTorchLearner:
             for name, tensor in mine.items():
                 tensor.copy_(weights[name])
         state = load_file(str(folder / STATE_FILE))
-        torch.set_rng_state(state.pop("random/cpu"))
-        cuda = state.pop("random/cuda", None)
-        if cuda is not None and self._device.type == "cuda":
-            torch.cuda.set_rng_state(cuda, self._device)
+        self._steps = int(state.pop("steps"))
         self._optimizer.state.clear()
         for key, tensor in state.items():
             field, name = key.split("/", 1)
@@ -204,6 +209,15 @@ class PyTorchLearner:
                 parameter.grad = torch.zeros_like(parameter)
             parameter.grad.copy_(part.view_as(parameter))
         return float(self._flat[-1])
+
+    def _draw_anew(self) -> None:
+        """What is random in a step, such as dropout, follows from seed, step and worker alone.
+
+        So a run that is taken up again needs no random states, of any worker.
+        """
+        # torch reads the low 32 bits of a seed.
+        seed = zlib.crc32(b"%d %d %d" % (self._seed, self._steps, self._group.rank))
+        self._generator.manual_seed(seed)
 
     def _mode(self, *, training: bool) -> None:
         if self._training is not training:
