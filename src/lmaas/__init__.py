@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from lmaas.client import connect, connect_async
     from lmaas.own_server import local
     from lmaas.publishing import publish
+    from lmaas.recipes import train
     from lmaas.types import ImageSpec
 
-__all__ = ["ImageSpec", "__version__", "connect", "connect_async", "local", "publish"]
+__all__ = ["ImageSpec", "__version__", "connect", "connect_async", "local", "publish", "train"]
 
 _HOMES = {
     "ImageSpec": "lmaas.types",
@@ -26,6 +27,7 @@ _HOMES = {
     "connect_async": "lmaas.client",
     "local": "lmaas.own_server",
     "publish": "lmaas.publishing",
+    "train": "lmaas.recipes",
 }
 
 

@@ -20,6 +20,8 @@ COMMANDS = {
     "serve": "lmaas.cli.serve",
     "pull": "lmaas.cli.pull",
     "push": "lmaas.cli.push",
+    "train": "lmaas.cli.train",
+    "jobs": "lmaas.cli.jobs",
     "compress": "lmaas.cli.compress",
     "chat": "lmaas.cli.chat",
     "predict": "lmaas.cli.predict",
@@ -37,6 +39,8 @@ COMMANDS = {
 SERVER_COMMANDS = (
     "pull",
     "push",
+    "train",
+    "jobs",
     "compress",
     "chat",
     "predict",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from lmaas.accounts.records import Limits, ModelPrice, Price, UsageReport
     from lmaas.client import Client
+    from lmaas.job import Job, JobState, StoredEvent
     from lmaas.service import Service
     from lmaas.types import ConnectBody, KeyRecord, ModelVersion, Scope
 
@@ -127,6 +128,47 @@ class Home:
         return asyncio.run(
             self._service.usage(self._tenant, start=start, end=end, by=by, key_id=key_id)
         )
+
+    def jobs(
+        self, *, after: str | None = None, limit: int = 20, state: "JobState | None" = None
+    ) -> "list[Job]":
+        """Jobs, newest first."""
+        return self._service.jobs(self._tenant, after=after, limit=limit, state=state)
+
+    def job(self, job_id: str) -> "Job":
+        """One job."""
+        return self._service.job(self._tenant, job_id)
+
+    def cancel_job(self, job_id: str) -> "Job":
+        """End a job."""
+        return self._service.cancel_job(self._tenant, job_id)
+
+    def pause_job(self, job_id: str) -> "Job":
+        """Hold a job."""
+        return self._service.pause_job(self._tenant, job_id)
+
+    def resume_job(self, job_id: str) -> "Job":
+        """Queue a paused job again."""
+        return self._service.resume_job(self._tenant, job_id)
+
+    def job_events(self, job_id: str, *, after: int = 0, limit: int = 100) -> "list[StoredEvent]":
+        """A job's events."""
+        return self._service.job_events(self._tenant, job_id, after=after, limit=limit)
+
+    def job_log(self, job_id: str) -> str:
+        """What a job's process has printed."""
+        return asyncio.run(self._service.job_log(self._tenant, job_id))
+
+    def follow_job(self, job_id: str) -> "Iterator[StoredEvent]":
+        """A job's events as they come."""
+        coming = self._service.follow_job(self._tenant, job_id)
+
+        async def following() -> "StoredEvent | None":
+            return await anext(coming, None)
+
+        with asyncio.Runner() as runner:
+            while (event := runner.run(following())) is not None:
+                yield event
 
     def revoke_key(self, key_id: str) -> "KeyRecord":
         """End a key."""

@@ -1,0 +1,170 @@
+"""`lmaas train`."""
+
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lmaas.cli.job_progress import result_lines, watched
+from lmaas.cli.output import (
+    home_options,
+    json_option,
+    progress,
+    server_options,
+    service_of,
+    show,
+)
+
+if TYPE_CHECKING:
+    from lmaas.recipe import Recipe
+
+FLAGS = {
+    "name": "name",
+    "task": "task",
+    "data": "data.train",
+    "validation": "data.validation",
+    "framework": "framework",
+    "base": "model.base",
+    "architecture": "model.architecture",
+    "epochs": "epochs",
+    "steps": "steps",
+    "batch_size": "batch_size",
+    "learning_rate": "optimizer.learning_rate",
+    "precision": "precision",
+    "seed": "seed",
+}
+"""What each flag says in a recipe."""
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path), required=False)
+@click.option("--name", help="What the model is registered as; by default after the data.")
+@click.option("--task", help="What is learned, e.g. image-classification.")
+@click.option("--data", help="The samples to learn from: a file or folder.")
+@click.option("--validation", help="The samples to check on, or the share of --data to hold out.")
+@click.option("--framework", help="pytorch, keras or tensorflow.")
+@click.option("--base", help="A registered model to train on.")
+@click.option("--architecture", help="A new model of this kind.")
+@click.option("--epochs", type=click.IntRange(1), help="How often to go through the samples.")
+@click.option("--steps", type=click.IntRange(1), help="So many updates, instead of --epochs.")
+@click.option("--batch-size", type=click.IntRange(1))
+@click.option("--learning-rate", type=click.FloatRange(0, min_open=True))
+@click.option("--precision", type=click.Choice(["f32", "bf16"]))
+@click.option("--seed", type=click.IntRange(0))
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Any key of a recipe, e.g. --set early_stopping.patience=2; the value is YAML.",
+)
+@click.option("--priority", type=click.IntRange(-100, 100), default=0, help="Higher runs first.")
+@click.option("--detach", is_flag=True, help="Queue the job and return.")
+@click.option("--schema", is_flag=True, help="Print the JSON schema of a recipe.")
+@json_option
+@home_options
+@server_options
+@click.pass_obj
+def command(
+    flags: dict[str, Any],
+    /,
+    recipe: Path | None,
+    assignments: tuple[str, ...],
+    priority: int,
+    detach: bool,
+    schema: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Train a model as RECIPE (a YAML file) and the flags say, and register it.
+
+    The live server of this home runs it, or one that is started for it, or with --url another. With
+    --detach and no server it waits in the queue for the next `lmaas serve`. With --json each event
+    is a line, and the job the last one. Ctrl-C leaves the job to the server, or to the next one.
+    """
+    from lmaas.config import load_settings
+    from lmaas.recipe import recipe_schema
+    from lmaas.recipes import server_for, wait_for
+    from lmaas.registry.lock import HomeLock
+    from lmaas.types import TENANT
+
+    if schema:
+        show(recipe_schema(), True, ())
+        return
+    if recipe is None and (given["task"] is None or given["data"] is None):
+        raise click.UsageError("Give a recipe file, or --task and --data.")
+    settings = load_settings(flags)
+    chosen = _recipe(recipe, given, assignments, here=settings.url is None)
+    lives = settings.url is not None or "url" in (HomeLock.read(settings.home_path) or {})
+    if detach and not lives:
+        with service_of(flags) as service:
+            job = service.train(TENANT, chosen, priority=priority)
+        show(job, as_json, [f"Queued {job.id}; the next `lmaas serve` runs it."])
+        return
+    with _terminated_like_interrupted(), server_for(settings) as client:
+        job = client.train(chosen, priority=priority)
+        if detach:
+            show(job, as_json, [f"Queued {job.id}: `lmaas jobs watch {job.id}`."])
+            return
+        progress(f"Job {job.id}")
+        try:
+            with watched(as_json) as heard:
+                job = wait_for(client, job, heard)
+        except KeyboardInterrupt:
+            where = "goes on at the server" if lives else "goes on at the next `lmaas serve`"
+            progress(f"The job {job.id} {where}; `lmaas jobs cancel {job.id}` ends it.")
+            raise
+    show(job, as_json, result_lines(job))
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM ends the command like Ctrl-C, so that no server that it has started stays behind."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _recipe(
+    path: Path | None, given: dict[str, Any], assignments: tuple[str, ...], *, here: bool
+) -> "Recipe":
+    import yaml
+
+    from lmaas.errors import InvalidInput
+    from lmaas.recipes import make_recipe, read_recipe
+
+    plain: dict[str, Any] = {} if path is None else read_recipe(path)
+    for flag, key in FLAGS.items():
+        if given[flag] is not None:
+            value = given[flag]
+            if flag == "validation" and re.fullmatch(r"0?\.\d+|0", value):
+                value = float(value)
+            _put(plain, key, value)
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise InvalidInput(f"--set takes KEY=VALUE; received {text!r}.", param="set")
+        try:
+            _put(plain, key, yaml.safe_load(value))
+        except yaml.YAMLError:
+            raise InvalidInput(f"--set {key}: {value!r} is no YAML.", param=key) from None
+    if "name" not in plain and given["data"] is not None:
+        stem = Path(given["data"]).name.partition(".")[0].lower()
+        plain["name"] = re.sub(r"[^a-z0-9-]+", "-", stem).strip("-") or "model"
+    return make_recipe(plain, {}, here=here)
+
+
+def _put(plain: dict[str, Any], key: str, value: Any) -> None:
+    """Set `a.b.c` in nested mappings."""
+    *path, last = key.split(".")
+    for name in path:
+        inner = plain.get(name)
+        plain[name] = dict(inner) if isinstance(inner, dict) else {}
+        plain = plain[name]
+    plain[last] = value

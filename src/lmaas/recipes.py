@@ -1,0 +1,148 @@
+"""`lmaas.train`, and what the command line shares with it: recipe files, a server for a run."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lmaas.client import Client
+from lmaas.config import Settings, load_settings
+from lmaas.errors import BY_CODE, Cancelled, InvalidInput, LMaaSError
+from lmaas.job import Job, StoredEvent
+from lmaas.own_server import local
+from lmaas.recipe import Recipe, recipe_of
+from lmaas.registry.lock import HomeLock
+from lmaas.service import Service
+from lmaas.types import TENANT
+
+KEY_NAME = "lmaas.train"
+MAX_RECIPE_BYTES = 1 << 20
+WAITING = ("queued", "running")
+
+
+def train(
+    recipe: Recipe | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    *,
+    home: str | Path | None = None,
+    url: str | None = None,
+    key: str | None = None,
+    priority: int = 0,
+    heard: Callable[[StoredEvent], None] = lambda _: None,
+    **fields: Any,
+) -> Job:
+    """Train a model, register it, and return its job.
+
+    `recipe` is a `Recipe`, a mapping or a YAML file; `fields` are keys of a recipe that replace
+    its own: `lmaas.train(name="digits", task="image-classification", data={"train": "digits/"})`.
+    `heard` is told each event. The run happens at the server at `url` (or LMAAS_URL), else at the
+    live server of `home` (or LMAAS_HOME), else at one that is started for it. Raises the error
+    that the job failed with, Cancelled when somebody cancelled it; a job that somebody paused is
+    returned as it is.
+    """
+    settings = load_settings({"home": home and str(home), "url": url, "key": key})
+    remote = settings.url is not None and (url is not None or home is None)
+    if not remote:
+        settings = msgspec.structs.replace(settings, url=None)
+    chosen = make_recipe(recipe, fields, here=not remote)
+    with server_for(settings) as client:
+        job = client.train(chosen, priority=priority)
+        return wait_for(client, job, heard)
+
+
+def make_recipe(
+    recipe: Recipe | Mapping[str, Any] | str | os.PathLike[str] | None,
+    fields: Mapping[str, Any],
+    *,
+    here: bool,
+) -> Recipe:
+    """One recipe of a base and what replaces its keys. Raises InvalidInput naming the key.
+
+    `here`: paths of this machine become absolute.
+    """
+    if isinstance(recipe, str | os.PathLike):
+        plain = read_recipe(Path(recipe))
+    else:
+        plain = {} if recipe is None else dict(msgspec.to_builtins(recipe))
+    made = recipe_of({**plain, **msgspec.to_builtins(dict(fields))})
+    if not here:
+        return made
+    data = made.data
+    paths = {
+        split: str(Path(value).absolute())
+        for split in ("train", "validation", "test")
+        if isinstance(value := getattr(data, split), str) and Path(value).exists()
+    }
+    return msgspec.structs.replace(made, data=msgspec.structs.replace(data, **paths))
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """A YAML (or JSON) file as plain data. Raises InvalidInput."""
+    import yaml
+
+    try:
+        if path.stat().st_size > MAX_RECIPE_BYTES:
+            raise InvalidInput(
+                f"The recipe {path} has more than {MAX_RECIPE_BYTES} bytes.", param="recipe"
+            )
+        value = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        told = " ".join(str(error).split())
+        raise InvalidInput(f"The recipe {path} cannot be read: {told}.", param="recipe") from None
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        raise InvalidInput(
+            f"The recipe {path} is no mapping of keys to values.",
+            hint="`lmaas train --schema` prints what a recipe may say.",
+            param="recipe",
+        )
+    return value
+
+
+@contextmanager
+def server_for(settings: Settings) -> Iterator[Client]:
+    """A client of the named server, of this home's live one, or of one for the time of the block.
+
+    Whoever can write the home can make keys in it: for the live server one is made and revoked.
+    """
+    if settings.url is not None:
+        with Client(settings.url, settings.key) as client:
+            yield client
+        return
+    live = (HomeLock.read(settings.home_path) or {}).get("url")
+    if live is None:
+        with local(settings.home_path) as client:
+            yield client
+        return
+    with closing(Service(settings)) as service:
+        record, key = service.create_key(TENANT, KEY_NAME, ("admin", "call"))
+        try:
+            with Client(str(live), key) as client:
+                yield client
+        finally:
+            service.revoke_key(TENANT, record.id)
+
+
+def wait_for(
+    client: Client, job: Job, heard: Callable[[StoredEvent], None], *, after: int = 0
+) -> Job:
+    """The job at its end, or once it is paused; raises what it failed with."""
+    while True:
+        for event in client.follow_job(job.id, after=after):
+            after = event.seq
+            heard(event)
+        job = client.job(job.id)
+        if job.state not in WAITING:
+            raise_error(job)
+            return job
+
+
+def raise_error(job: Job) -> None:
+    """Raise what a job failed with, and Cancelled for a cancelled one."""
+    if job.state == "cancelled":
+        raise Cancelled(f"The job {job.id} was cancelled.")
+    if job.error is not None:
+        error = BY_CODE.get(job.error.code, LMaaSError)(job.error.message, hint=job.error.hint)
+        error.param = job.error.param
+        raise error
