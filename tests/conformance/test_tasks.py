@@ -51,6 +51,14 @@ READS = LanguageSpec(
 )
 EMBEDS = Signature(inputs=TOKENS, outputs=(spec("embedding", -1, 4),), language=READS)
 RANKS = Signature(inputs=(*TOKENS, TYPES), outputs=(spec("logits", -1, 1),), language=READS)
+FIXED = (spec("input_ids", -1, 16, dtype="int64"), spec("attention_mask", -1, 16, dtype="int64"))
+SORTS = Signature(
+    inputs=FIXED,
+    outputs=(spec("logits", -1, 2),),
+    labels=("bad", "good"),
+    outputs_are="logits",
+    language=READS,
+)
 TABLE = Signature(
     inputs=(spec("features", -1, 4),),
     outputs=(spec("y", -1, 2),),
@@ -75,6 +83,13 @@ EXAMPLES = [
         EMBEDS,
         json.dumps({"inputs": "a b c"}).encode(),
         msgspec.structs.replace(EMBEDS, outputs=(spec("embedding", -1, 5),)),
+        takes=(b'{"inputs": "text!"}',),
+    ),
+    Example(
+        "text-classification",
+        SORTS,
+        json.dumps({"inputs": "a b c"}).encode(),
+        msgspec.structs.replace(SORTS, language=None),
         takes=(b'{"inputs": "text!"}',),
     ),
     Example(
@@ -168,7 +183,7 @@ def test_tensors_pass_through_as_json_and_as_binary(example: Example, task: Task
     for tensor in signature.inputs:
         shape = of_one(tensor, 2)
         array = np.arange(int(np.prod(shape))).reshape(shape).astype(tensor.dtype)
-        if tensor in (*TOKENS, TYPES):
+        if tensor in (*TOKENS, TYPES, *FIXED):
             array = np.ones_like(array)
         raw = array.tobytes()
         described.append(

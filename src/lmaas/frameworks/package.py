@@ -18,7 +18,7 @@ from lmaas.frameworks.base import Framework, run_source
 from lmaas.frameworks.base import outputs_are as kind_of
 from lmaas.runtime import ov
 from lmaas.tasks import Row
-from lmaas.types import BATCH, ImageSpec, Lineage, Manifest, Signature, TensorSpec
+from lmaas.types import BATCH, ImageSpec, LanguageSpec, Lineage, Manifest, Signature, TensorSpec
 
 EXTRA_BATCHES = (1, 3)
 """Batch sizes at which every package carries reference outputs, beside the sample's own."""
@@ -33,6 +33,7 @@ def build(
     folder: Path,
     labels: Sequence[str] | None = None,
     image: ImageSpec | None = None,
+    language: LanguageSpec | None = None,
     outputs_are: Literal["logits", "probabilities"] | None = None,
     metrics: Mapping[str, float] | None = None,
     card: str = "",
@@ -65,6 +66,7 @@ def build(
         batch=batch,
         labels=tuple(map(str, labels)) if labels is not None else None,
         image=image,
+        language=language,
         outputs_are=outputs_are,
     )
     if task == "image-classification" and outputs_are is None:

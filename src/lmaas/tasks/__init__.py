@@ -15,6 +15,7 @@ TASKS = {
     "text-generation": "lmaas.tasks.text_generation",
     "embedding": "lmaas.tasks.embedding",
     "text-ranking": "lmaas.tasks.text_ranking",
+    "text-classification": "lmaas.tasks.text_classification",
     "tabular": "lmaas.tasks.tabular",
 }
 """Each task's module, imported on first use; the module's `TASK` is the task."""
