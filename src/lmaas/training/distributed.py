@@ -140,7 +140,7 @@ class Workers:
 
     def _lost(self, number: int) -> Unavailable:
         if self.rank:
-            return Unavailable("Worker 0, which leads the run, has ended.")
+            return Unavailable("Worker 1, which leads the run, has ended.")
         how = "has gone"
         with contextlib.suppress(subprocess.TimeoutExpired):
             code = self._children[number].wait(END_S)
@@ -150,7 +150,7 @@ class Workers:
                 else f"ended with exit code {code}"
             )
         return Unavailable(
-            f"Worker {number + 1} of {self.workers} {how} in the middle of the run.",
+            f"Worker {number + 2} of {self.workers} {how} in the middle of the run.",
             hint="The job's log has what it said. The run can be resumed from its checkpoint.",
         )
 
@@ -181,11 +181,16 @@ def lead(workers: int, command: Sequence[str]) -> Iterator[Workers]:
         group.end()
 
 
-def join() -> Workers:
+@contextlib.contextmanager
+def join() -> Iterator[Workers]:
     """The group that this process was started for by `lead`."""
     place = msgspec.json.decode(os.environ.pop(VARIABLE), type=Place)
     link = socket.socket(fileno=place.link)
-    return Workers(place.rank, place.workers, [link], place.memory)
+    group = Workers(place.rank, place.workers, [link], place.memory)
+    try:
+        yield group
+    finally:
+        group.end()
 
 
 def _shared_file() -> int:
