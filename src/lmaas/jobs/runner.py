@@ -199,14 +199,18 @@ class Runner:
                 hint="Use a smaller batch or model, or raise job_memory_bytes.",
             )
         error = process.read_error(folder)
-        if error is not None:
+        if error is not None and error.code == Unavailable.code:
+            await self._crashed(claim, folder, error.message, heard.crashes + 1)
+        elif error is not None:
             await self._fail(claim, folder, error)
         elif asked == "pause" and heard.wanted == "pause":
             await self._release(claim, "paused", "The job is paused.")
         elif asked == "pause" or code == PAUSED_EXIT:
             await self._release(claim, "queued", "The server stops; the job waits for the next.")
         else:
-            await self._crashed(claim, folder, code, heard.crashes + 1)
+            how = f"code {code}" if code is None or code >= 0 else signal.Signals(-code).name
+            how = f"Its process ended with {how}."
+            await self._crashed(claim, folder, how, heard.crashes + 1)
         return False
 
     async def _watch(self, claim: Claim, folder: Path, child: JobProcess) -> tuple[str | None, int]:
@@ -268,19 +272,16 @@ class Runner:
             await asyncio.to_thread(self._claims.fail, claim, error)
             await asyncio.to_thread(process.tidy, folder)
 
-    async def _crashed(self, claim: Claim, folder: Path, code: int | None, times: int) -> None:
-        how = f"code {code}"
-        if code is not None and code < 0:
-            how = f"signal {signal.Signals(-code).name}"
+    async def _crashed(self, claim: Claim, folder: Path, how: str, times: int) -> None:
+        """Start a job again that may yet succeed: its process, or a worker of it, was lost."""
         if times < MAX_CRASHES:
-            told = message(f"The job's process ended with {how}; it is started again.", "warn")
+            told = message(f"The job is started again. {how}", "warn")
             await asyncio.to_thread(self._claims.release, claim, "queued", told, crashed=True)
             return
         tail = await asyncio.to_thread(process.log_tail, folder)
         error = JobError(
             code=LMaaSError.code,
-            message=f"The job's process ended {times} times without a new checkpoint, at last with "
-            f"{how}. {tail}".strip(),
+            message=f"The job crashed {times} times without a new checkpoint. {how} {tail}".strip(),
             hint="`lmaas jobs logs` shows all that it printed.",
         )
         await self._fail(claim, folder, error)

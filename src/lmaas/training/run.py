@@ -4,19 +4,21 @@ Knows the parts and their order; what is learned is a problem's matter, how a le
 loop's. May be called again in the same folder: it goes on from the newest checkpoint there.
 """
 
+import contextlib
+import os
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from lmaas.errors import InvalidInput
 from lmaas.job import RESULT_FOLDER, JobEvent
 from lmaas.recipe import ModelChoice, Recipe
-from lmaas.training import learners, loop, problems
-from lmaas.training.base import Facts, Problem
+from lmaas.training import distributed, learners, loop, problems
+from lmaas.training.base import Facts, Group, Problem
 from lmaas.training.group import ALONE
 
 RUN_FILE = "run.json"
@@ -29,16 +31,6 @@ LANGUAGE_BATCH = 8
 BATCHES_AN_EPOCH = 50
 
 Tell = Callable[[JobEvent], None]
-
-
-class Alone:
-    """The group of a run with one worker."""
-
-    rank = 0
-    workers = 1
-
-    def sum(self, array: np.ndarray) -> None:
-        """The sum over one worker is its own."""
 
 
 class Begun(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,13 +49,9 @@ def run(
     checkpoint is written because a pause was asked for. Raises InvalidInput for a recipe or data
     that do not do, Cancelled when that was asked for.
     """
-    if recipe.distribution.workers > 1:
-        raise InvalidInput(
-            f"Runs have one worker; received {recipe.distribution.workers}.",
-            param="distribution.workers",
-        )
+    _share_cores(recipe.distribution.workers)
     framework = "pytorch" if recipe.framework == "auto" else recipe.framework
-    make_learner = learners.get(framework)
+    learners.get(framework)
     recipe = msgspec.structs.replace(recipe, framework=framework)
     problem = problems.open(recipe, folder, base)
     recipe = resolve(recipe, problem)
@@ -73,9 +61,9 @@ def run(
     sizes = {split: problem.size(split) for split in ("train", "validation", "test")}
     told = ", ".join(f"{count} {split}" for split, count in sizes.items() if count)
     _tell(tell, "message", f"Samples: {told}.", **facts)
-    model = problem.build(framework)
-    learner = make_learner(model, problem.loss, recipe, ALONE)
-    outcome = loop.train(problem, learner, recipe, folder, tell)
+    command = [sys.executable, "-P", "-m", "lmaas.training.run", str(folder), str(base or "")]
+    with _group(recipe.distribution.workers, command) as group:
+        model, outcome = _train(problem, recipe, folder, tell, group)
     if outcome.paused:
         return False
     if outcome.stopped_early:
@@ -85,11 +73,46 @@ def run(
         _tell(tell, "message", text)
     _tell(tell, "message", "Packaging the model.", metrics=outcome.metrics)
     problem.package(
-        learner.model,
+        model,
         folder / RESULT_FOLDER,
         Facts(recipe=recipe, metrics=outcome.metrics, data=facts, job=job_id),
     )
     return True
+
+
+def follow(folder: Path, base: Path | None) -> None:
+    """Be one of the other workers of the run that has begun in `folder`."""
+    recipe = msgspec.json.decode((folder / RUN_FILE).read_bytes(), type=Begun).recipe
+    with distributed.join() as group:
+        problem = problems.open(recipe, folder, base)
+        _train(problem, recipe, folder, lambda _: None, group)
+
+
+def _train(
+    problem: Problem, recipe: Recipe, folder: Path, tell: Tell, group: Group
+) -> tuple[Any, loop.Outcome]:
+    assert recipe.framework != "auto"
+    model = problem.build(recipe.framework)
+    learner = learners.get(recipe.framework)(model, problem.loss, recipe, group)
+    outcome = loop.train(problem, learner, recipe, folder, tell, group)
+    return learner.model, outcome
+
+
+@contextlib.contextmanager
+def _group(workers: int, command: list[str]) -> Iterator[Group]:
+    if workers == 1:
+        yield ALONE
+        return
+    with distributed.lead(workers, command) as group:
+        yield group
+
+
+def _share_cores(workers: int) -> None:
+    """Let each worker's libraries use its share; they read this when they are loaded."""
+    if workers > 1:
+        share = str(max(1, (os.cpu_count() or 1) // workers))
+        for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"):
+            os.environ.setdefault(name, share)
 
 
 def resolve(recipe: Recipe, problem: Problem) -> Recipe:
@@ -165,3 +188,7 @@ def _same_as_before(folder: Path, recipe: Recipe, facts: dict[str, Any]) -> None
 def _tell(tell: Tell, kind: Any, text: str, **data: Any) -> None:
     plain = {name: msgspec.to_builtins(value) for name, value in data.items()}
     tell(JobEvent(type=kind, message=text, created_at=time.time(), data=plain))
+
+
+if __name__ == "__main__":
+    follow(Path(sys.argv[1]), Path(sys.argv[2]) if sys.argv[2] else None)
