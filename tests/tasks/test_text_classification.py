@@ -59,3 +59,11 @@ def test_a_long_text_is_refused_and_cut_only_when_asked(folder: Path) -> None:
 def test_bad_parameters_are_refused(folder: Path, parameters: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput):
         ask(folder, "a", **parameters)
+
+
+def test_tokens_can_be_counted_without_running_the_model(folder: Path) -> None:
+    task = tasks.get("text-classification").bind(folder)
+    payload = Payload(format="json", body=b'{"inputs": ["a b", "c"]}', count_only=True)
+    batch = task.read(payload, SIGNATURE, Limits())
+    assert (batch.size, batch.arrays) == (0, {})
+    assert task.write({}, batch, SIGNATURE, "m:1").tokens == 7

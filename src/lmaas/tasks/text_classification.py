@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from lmaas.codecs import json, tensor
+from lmaas.codecs import json
 from lmaas.codecs.limits import Limits
 from lmaas.errors import ContextLengthExceeded, InvalidInput, LMaaSError, PayloadTooLarge
 from lmaas.tasks import text
@@ -27,13 +27,10 @@ class Parameters(msgspec.Struct, forbid_unknown_fields=True):
     truncation: bool = False
 
 
-class TextClassification:
+class TextClassification(text.TextTask):
     """Texts in, labels with scores out."""
 
     name = "text-classification"
-
-    def __init__(self, tokenizer: text.Tokenizer | None = None) -> None:
-        self._tokenizer = tokenizer
 
     def bind(self, folder: Path) -> Task:
         """This task with the tokenizer in `folder`."""
@@ -69,7 +66,7 @@ class TextClassification:
             raise InvalidInput("outputs_are must be logits or probabilities.", param="outputs_are")
         return signature
 
-    def read(self, payload: Payload, signature: Signature, limits: Limits) -> Batch:
+    def read_all(self, payload: Payload, signature: Signature, limits: Limits) -> Batch:
         """Texts to rows of token ids, all of the model's length."""
         assert signature.language is not None
         if payload.format == "tensors":
@@ -87,8 +84,7 @@ class TextClassification:
                 f"{limits.max_elements} are accepted.",
                 param="inputs",
             )
-        assert self._tokenizer is not None
-        rows = encode(self._tokenizer, texts, signature.language, cut=parameters.truncation)
+        rows = encode(self.tokenizer, texts, signature.language, cut=parameters.truncation)
         return Batch(
             arrays=rows,
             size=len(texts),
@@ -96,10 +92,8 @@ class TextClassification:
             parameters={"top_k": parameters.top_k, "tokens": int(rows[text.MASK].sum())},
         )
 
-    def write(self, outputs: Row, batch: Batch, signature: Signature, model: str) -> Answer:
+    def write_all(self, outputs: Row, batch: Batch, signature: Signature) -> Answer:
         """A list of labels with scores for each text."""
-        if batch.tensors is not None:
-            return tensor.write(outputs, batch.tensors, signature, model)
         assert signature.labels is not None
         scores = self.compare(outputs, signature)[signature.outputs[0].name]
         if not np.isfinite(scores).all():
@@ -109,7 +103,7 @@ class TextClassification:
             [Label(signature.labels[i], float(row[i])) for i in order]
             for row, order in zip(scores, best.tolist(), strict=True)
         ]
-        return Answer(body=msgspec.json.encode(results), tokens=batch.parameters["tokens"])
+        return Answer(body=msgspec.json.encode(results))
 
     def compare(self, outputs: Row, signature: Signature) -> Row:
         """Probabilities: what a caller sees."""

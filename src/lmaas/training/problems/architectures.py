@@ -65,14 +65,6 @@ class Transformer(Architecture, frozen=True, kw_only=True):
     heads: Depth = 4
 
 
-class Trees(Architecture, frozen=True, kw_only=True):
-    """Gradient-boosted decision trees (LightGBM). `count` trees a class at most."""
-
-    count: Annotated[int, Meta(ge=1, le=10_000)] = 200
-    leaves: Annotated[int, Meta(ge=2, le=1024)] = 15
-    least_in_leaf: Annotated[int, Meta(ge=1)] = 20
-
-
 KNOWN: dict[str, dict[str, type[Architecture]]] = {
     "image-classification": {"cnn": Cnn, "mlp": Mlp, "resnet18": ResNet18, "vit": Vit},
     "tabular": {"mlp": Mlp},
