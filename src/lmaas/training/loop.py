@@ -153,8 +153,11 @@ class _Run:
         first, after = (self.rows * i // self.per_epoch for i in (at, at + 1))
         rows = self._order[first:after]
         count = len(rows)
-        rows = np.array_split(rows, self.group.workers)[self.group.rank]
-        parts = np.array_split(rows, self.recipe.accumulate) if len(rows) else []
+        if self.group.workers > 1:
+            rows = np.array_split(rows, self.group.workers)[self.group.rank]
+        parts = [rows]
+        if self.recipe.accumulate > 1:
+            parts = np.array_split(rows, self.recipe.accumulate)
         feeds = [self.problem.feed("train", part, epoch=epoch) for part in parts if len(part)]
         weight, word = sum(feed.weight for feed in feeds), self._control()
         if self.group.workers > 1:

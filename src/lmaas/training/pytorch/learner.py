@@ -1,10 +1,11 @@
 """How PyTorch takes a training step, on the CPU or, where there is one, a CUDA device.
 
-Owns the optimizer, clipping, autocast, masks and torch's random states of the process. It knows no
+Owns the optimizer, clipping, autocast, masks, and torch's seed in the process. It knows no
 task, no schedule and no files but its own.
 """
 
 import math
+import os
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,7 +36,8 @@ class PyTorchLearner:
             torch.cuda.init()
             self._device = torch.device("cuda", group.rank % torch.cuda.device_count())
         elif group.workers > 1:
-            torch.set_num_threads(max(1, torch.get_num_threads() // group.workers))
+            share = max(1, (os.cpu_count() or 1) // group.workers)
+            torch.set_num_threads(min(share, torch.get_num_threads()))
         on_cuda = self._device.type == "cuda"
         self._generator = (
             torch.cuda.default_generators[self._device.index]
@@ -65,7 +67,8 @@ class PyTorchLearner:
         """See `base.Learner.step`."""
         self._mode(training=True)
         self._draw_anew()
-        self._optimizer.zero_grad(set_to_none=True)
+        for parameter in self._parameters:
+            parameter.grad = None
         total = 0.0
         for feed in feeds:
             _, loss = self._run(feed)
