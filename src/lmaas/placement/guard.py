@@ -1,0 +1,158 @@
+"""Runs a program of another environment, and lets none of its processes outlive the server.
+
+`python -m lmaas.placement.guard PROGRAM ARGUMENT…` runs the program until it ends or the guard's
+standard input closes, which a kernel does for a server that is killed. Then every descendant is
+killed, those that left the process group too. Knows nothing of what the program does.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from lmaas.placement.child import leave_network
+
+PR_SET_PDEATHSIG: Final = 1
+PR_SET_CHILD_SUBREAPER: Final = 36
+SWEEP_S: Final = 5.0
+"""How long killed processes get to be gone."""
+CANNOT_START: Final = 127
+OURS: Final = "PYTHONPATH"
+"""What the guard needs and its program must not have: that has another Python."""
+
+
+async def start_guarded(
+    argv: Sequence[str], environ: Mapping[str, str], output: int
+) -> asyncio.subprocess.Process:
+    """Start `argv` under a guard, which leads a process group of its own.
+
+    Closing the process's `stdin` ends all of it. What it writes goes to the descriptor `output`,
+    which is no pipe of the process: waiting for its end would be waiting for every descendant's.
+    It has no network but loopback where the kernel permits that, and of our environment only
+    `environ`.
+    """
+    ours = {name: os.environ[name] for name in (OURS,) if name in os.environ}
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-P",
+        "-m",
+        "lmaas.placement.guard",
+        *argv,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=output,
+        stderr=asyncio.subprocess.STDOUT,
+        env={**environ, **ours},
+        start_new_session=True,
+    )
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `argv` to its end, or to ours; its exit code, 128 and the signal for one that was killed.
+
+    Linux makes this process the parent of orphaned descendants, so that all of them are found.
+    """
+    isolate()
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    wake_read, wake_write = os.pipe()
+    os.set_blocking(wake_write, False)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    child = _start(argv)
+    code = _watch(child, wake_read)
+    _sweep()
+    return code
+
+
+def isolate() -> None:
+    """Leave the network but for loopback, where the kernel allows it, and stay who we are."""
+    user, group = os.geteuid(), os.getegid()
+    if leave_network(loopback=True) and user != 0:
+        # Who we are is not known in the new namespace until it is told.
+        with contextlib.suppress(OSError):
+            Path("/proc/self/setgroups").write_text("deny", "ascii")
+            Path("/proc/self/gid_map").write_text(f"{group} {group} 1", "ascii")
+            Path("/proc/self/uid_map").write_text(f"{user} {user} 1", "ascii")
+
+
+def _start(argv: Sequence[str]) -> int:
+    """The child's process id. It is killed should this process be."""
+    guard = os.getpid()
+    child = os.fork()
+    if child:
+        return child
+    try:
+        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() == guard:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            os.environ.pop(OURS, None)
+            os.execvp(argv[0], list(argv))  # noqa: S606 - a shell would only be in between
+    except OSError as error:
+        os.write(2, f"{argv[0]} cannot be run: {error.strerror}.\n".encode())
+    finally:
+        os._exit(CANNOT_START)
+
+
+def _watch(child: int, wake: int) -> int:
+    """Wait for the child's end, for ours to be wished, or for the closing of standard input."""
+    while True:
+        ready, _, _ = select.select((0, wake), (), ())
+        if wake in ready:
+            told = os.read(wake, 4096)
+            status = _reap(child)
+            if status is not None:
+                code = os.waitstatus_to_exitcode(status)
+                return code if code >= 0 else 128 - code
+            if {signal.SIGTERM, signal.SIGINT} & set(told):
+                return 0
+        if 0 in ready and not os.read(0, 4096):
+            return 0
+
+
+def _reap(child: int) -> int | None:
+    """Clear away what has ended, adopted processes too; the child's status when it is among it."""
+    found = None
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            ended, status = os.waitpid(-1, os.WNOHANG)
+            if ended == 0:
+                break
+            if ended == child:
+                found = status
+    return found
+
+
+def _sweep() -> None:
+    """Kill all descendants, and whoever of them is adopted meanwhile."""
+    deadline = time.monotonic() + SWEEP_S
+    while time.monotonic() < deadline:
+        left = psutil.Process().children(recursive=True)
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        _reap(0)
+        if not left:
+            return
+        time.sleep(0.01)
+
+
+def _prctl(option: int, value: int) -> None:
+    """Nothing on systems that have no such call."""
+    call = getattr(ctypes.CDLL(None), "prctl", None)
+    if call is not None:
+        call(option, value, 0, 0, 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
