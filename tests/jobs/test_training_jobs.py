@@ -1,0 +1,123 @@
+"""Real training in jobs: killed and taken up again, and shared by workers."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from job_runner import Bench
+from lmaas.job import Job
+from lmaas.jobs import process
+
+RECIPE: dict[str, Any] = {
+    "name": "bars",
+    "task": "image-classification",
+    "framework": "pytorch",
+    "model": {"architecture": "mlp"},
+    "epochs": 20,
+    "batch_size": 8,
+    "checkpoints": {"every_steps": 20},
+    "evaluation": {"every_steps": 50},
+    "augmentation": [{"name": "flip", "p": 0.5}],
+    "seed": 5,
+}
+PATIENCE_S = 150
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Images of bars, lying and standing."""
+    random = np.random.default_rng(0)
+    for label in ("lying", "standing"):
+        folder = tmp_path / "bars" / label
+        folder.mkdir(parents=True)
+        for number in range(40):
+            pixels = random.integers(0, 60, (8, 8), np.uint8)
+            at = int(random.integers(8))
+            pixels[(at, slice(None)) if label == "lying" else (slice(None), at)] = 255
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    return tmp_path / "bars"
+
+
+def add(bench: Bench, data: Path, **more: Any) -> Job:
+    recipe = {**RECIPE, "data": {"train": str(data), "validation": 0.2}, **more}
+    return bench.jobs.add("t", "key", "train", "bars", recipe)
+
+
+async def at_step(bench: Bench, job: Job, step: int) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while bench.get(job).progress.get("step", 0) < step:
+            assert not bench.get(job).ended, bench.get(job).error
+            await asyncio.sleep(0.02)
+
+
+async def ended(bench: Bench, job: Job) -> Job:
+    async with asyncio.timeout(PATIENCE_S):
+        while not bench.get(job).ended:
+            await asyncio.sleep(0.05)
+    return bench.get(job)
+
+
+def weights(bench: Bench, ref: str | None) -> dict[str, str]:
+    """The digests of a version's own files."""
+    assert ref is not None
+    files = bench.registry.resolve("t", ref).files
+    return {file.path: file.sha256 for file in files if file.path.endswith(".safetensors")}
+
+
+def group_of(bench: Bench, job: Job) -> list[psutil.Process]:
+    mark = (bench.home / "jobs" / job.id / process.PROCESS_FILE).read_text()
+    leader = psutil.Process(int(mark.partition(":")[2].partition(",")[0]))
+    return [leader, *leader.children(recursive=True)]
+
+
+@pytest.mark.timeout(400)
+def test_a_killed_run_has_the_weights_of_an_undisturbed_one(tmp_path: Path, data: Path) -> None:
+    async def test() -> None:
+        bench = Bench(tmp_path / "home", command=process.COMMAND, max_running=1)
+        await bench.runner.start()
+        try:
+            whole = await ended(bench, add(bench, data))
+            assert whole.state == "succeeded", whole.error
+            killed = add(bench, data)
+            # Any step will do, but one after a checkpoint and not on one shows the most.
+            await at_step(bench, killed, int(np.random.default_rng().integers(25, 110)))
+            os.kill(group_of(bench, killed)[0].pid, signal.SIGKILL)
+            found = await ended(bench, killed)
+            assert found.state == "succeeded", found.error
+            assert found.attempts == 2
+            assert weights(bench, found.model) == weights(bench, whole.model)
+        finally:
+            await bench.runner.close(5)
+            bench.close()
+
+    asyncio.run(test())
+
+
+@pytest.mark.timeout(400)
+def test_a_run_that_loses_a_worker_is_started_again(tmp_path: Path, data: Path) -> None:
+    async def test() -> None:
+        bench = Bench(tmp_path / "home", command=process.COMMAND, memory_bytes=8 << 30)
+        await bench.runner.start()
+        try:
+            job = add(bench, data, distribution={"workers": 2})
+            await at_step(bench, job, 60)
+            leader, worker = group_of(bench, job)
+            worker.kill()
+            found = await ended(bench, job)
+            assert found.state == "succeeded", found.error
+            assert found.attempts == 2
+            told = [event.message for event in bench.jobs.events("t", job.id, limit=1000)]
+            assert any("ended by SIGKILL" in message for message in told), told
+            assert not leader.is_running()
+        finally:
+            await bench.runner.close(5)
+            bench.close()
+
+    asyncio.run(test())
