@@ -78,6 +78,9 @@ class TextGeneration:
         self._folder = folder
         options = _convert(recipe.data.options, DataOptions, "data.options")
         train = read_examples(Path(recipe.data.train))
+        if base is not None and not (base / "config.json").is_file():
+            # A package: the checkpoint is what it was made of.
+            base = base / "source"
         self._base = base if base is not None else _new(recipe, train, folder / "new")
         config = checkpoint.read_config(self._base)
         tokenizer = checkpoint.load_tokenizer(self._base)
