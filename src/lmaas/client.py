@@ -319,7 +319,8 @@ class Client(_Calls):
 
         An image file's path or bytes, a PIL image or uint8 pixels give labels with scores; other
         arrays and nested lists go in as the model's own input; a mapping of arrays by input name
-        gives a mapping of output arrays.
+        gives a mapping of output arrays. A list of texts gives labels for each; a row of named
+        values (`{"age": 31, "job": "nurse"}`), or a list of rows, gives labels or a number.
         """
         return self._run(self._predict(model, given, parameters))
 
@@ -857,6 +858,12 @@ def _check(response: httpx.Response) -> None:
 
 def to_payload(given: Any, parameters: Mapping[str, Any]) -> Payload:
     """What `Client.predict` sends for `given`. Raises InvalidInput."""
+    if isinstance(given, Mapping) and all(
+        value is None or isinstance(value, str | int | float) for value in given.values()
+    ):
+        # A row of named values: a tensor has at least the batch axis.
+        row = {"inputs": given, "parameters": parameters}
+        return Payload(format="json", body=msgspec.json.encode(row))
     if isinstance(given, Mapping):
         if parameters:
             raise InvalidInput(f"Tensors take no parameters; received {sorted(parameters)}.")
@@ -880,12 +887,14 @@ def to_payload(given: Any, parameters: Mapping[str, Any]) -> Payload:
 
 
 def read_answer(answer: Answer) -> Any:
-    """What `Client.predict` gives: labels, nested lists by output name, or arrays by it."""
+    """What `Client.predict` gives: labels, values, nested lists by output name, or arrays by it."""
     if answer.json_bytes is not None:
         return _read_tensors(answer.body, answer.json_bytes)
     result = msgspec.json.decode(answer.body)
     if isinstance(result, dict):
-        return result["outputs"]
+        return result["value"] if "value" in result else result["outputs"]
+    if result and isinstance(result[0], dict) and "value" in result[0]:
+        return [each["value"] for each in result]
     several = bool(result) and isinstance(result[0], list)
     return msgspec.convert(result, list[list[Label]] if several else list[Label])
 
