@@ -78,11 +78,18 @@ class BrokenOff(Exception):
 class HttpClient:
     """Connections to one origin, at most `max_connections`, used again while they live.
 
-    `timeout_s` is how long the other side may be silent while it owes an answer.
+    `timeout_s` is how long the other side may be silent while it owes an answer. With
+    `socket_path` it listens there, and the URL's host is only a name.
     """
 
     def __init__(
-        self, url: str, *, max_connections: int, connect_timeout_s: float, timeout_s: float
+        self,
+        url: str,
+        *,
+        max_connections: int,
+        connect_timeout_s: float,
+        timeout_s: float,
+        socket_path: str | None = None,
     ) -> None:
         parts = check_url(url)
         assert parts.hostname is not None
@@ -93,6 +100,7 @@ class HttpClient:
         self._path = parts.path.rstrip("/")
         self._netloc = parts.netloc
         self._connect_timeout_s = connect_timeout_s
+        self._socket_path = socket_path
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._idle: deque[Connection] = deque()
         self._free = asyncio.Semaphore(max_connections)
@@ -182,6 +190,12 @@ class HttpClient:
         problem: OSError | None = None
         try:
             async with asyncio.timeout(self._connect_timeout_s):
+                if self._socket_path is not None:
+                    _, connection = await loop.create_unix_connection(
+                        lambda: Connection(self), self._socket_path
+                    )
+                    self._open.add(connection)
+                    return connection
                 found = await loop.getaddrinfo(self._host, self._port, type=1)
                 for *_, address in found:
                     # Checked here too: a name may lead anywhere, another time elsewhere.

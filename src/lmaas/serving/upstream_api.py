@@ -9,8 +9,8 @@ from typing import Final
 
 import msgspec
 
-from lmaas.errors import Unavailable
-from lmaas.language import Ended, GenerateRequest, Usage
+from lmaas.errors import TimedOut, Unavailable
+from lmaas.language import Delta, Ended, GenerateRequest, Usage
 from lmaas.serving.generation import Receiver
 from lmaas.serving.http_client import HttpClient, Response
 from lmaas.serving.upstream_answer import Events, Message, decode, delta_of, usage_of, whole
@@ -32,9 +32,14 @@ class TokensBody(msgspec.Struct):
 
 
 class Api:
-    """A service at `spec.url`, asked with `key`."""
+    """A service at `spec.url`, asked with `key`.
 
-    def __init__(self, spec: UpstreamSpec, key: str | None) -> None:
+    With `socket_path` it is a server of our own on that unix socket, and `spec.url` its root.
+    """
+
+    def __init__(
+        self, spec: UpstreamSpec, key: str | None, *, socket_path: str | None = None
+    ) -> None:
         self._spec = spec
         self._key = key
         self._headers = b"content-type: application/json\r\n"
@@ -45,7 +50,9 @@ class Api:
             max_connections=spec.max_connections,
             connect_timeout_s=spec.connect_timeout_s,
             timeout_s=spec.timeout_s,
+            socket_path=socket_path,
         )
+        self._base = "" if socket_path is None else "/v1"
         self.estimated = 0
         """Answers that came without a usage, so that their tokens are estimated."""
 
@@ -59,7 +66,7 @@ class Api:
         path, body = body_of(request, self._spec)
         sent = Sent(request)
         try:
-            response = await self._post(path, body)
+            response = await self._post(self._base + path, body)
             try:
                 if request.stream:
                     return await self._stream(response, sent, receiver)
@@ -72,20 +79,20 @@ class Api:
         return self._whole(answer, sent)
 
     async def count(self, request: GenerateRequest) -> int:
-        """Tokens of the prompt, as vLLM counts them."""
+        """Tokens of the prompt, as a vLLM server counts whose root `spec.url` is."""
         _, body = body_of(request, self._spec)
         response = await self._post("/tokenize", body)
-        answer = await response.read(MAX_ERROR_BYTES)
+        answer = await response.read(MAX_ANSWER_BYTES)
         return msgspec.json.decode(answer, type=TokensBody).count
 
-    async def healthy(self, path: str) -> bool:
-        """Whether the service says that it is ready."""
+    async def read(self, path: str) -> bytes | None:
+        """What the service shows at `path`; None unless it answers well."""
         try:
             response = await self.client.get(path)
-            await response.read(MAX_ERROR_BYTES)
-        except Unavailable:
-            return False
-        return response.status == 200
+            shown = await response.read(MAX_ERROR_BYTES)
+        except (Unavailable, TimedOut):
+            return None
+        return shown if response.status == 200 else None
 
     async def _post(self, path: str, body: bytes) -> Response:
         response = await self.client.post(path, self._headers, body)
@@ -116,14 +123,16 @@ class Api:
                 self._check(message, request)
                 if message.usage is not None:
                     usage = usage_of(message.usage)
+                    if message.choices and self._spec.dialect == "vllm":
+                        sent.tell(message.choices[0].index, usage)
+                        usage = None
                 for choice in message.choices:
                     if not sent.began:
                         sent.began = True
                         receiver.began(sent.prompt)
                     delta = delta_of(choice)
                     if delta.tokens or delta.finish is not None:
-                        sent.tokens += delta.tokens
-                        receiver.part(delta)
+                        receiver.part(sent.counted(delta))
                     if delta.finish is not None:
                         unfinished.discard(delta.index)
         if unfinished and not done:
@@ -162,18 +171,36 @@ class Api:
 
 
 class Sent:
-    """A request on its way: what it is known to use so far."""
+    """A request on its way: what it is known to use so far, told or estimated."""
 
     def __init__(self, request: GenerateRequest) -> None:
         self.request = request
         self.began = False
         self.tokens = 0
+        self._prompt: int | None = None
+        self._told: dict[int, int] = {}
+        self._counted: dict[int, int] = {}
 
     @property
     def prompt(self) -> int:
-        """About how many tokens the prompt has."""
-        return estimated_tokens(self.request)
+        """How many tokens the prompt has, or about how many."""
+        return estimated_tokens(self.request) if self._prompt is None else self._prompt
+
+    def tell(self, index: int, usage: Usage) -> None:
+        """So far choice `index` has used this: vLLM says so with every chunk."""
+        self._prompt = usage.prompt
+        self._told[index] = usage.completion
+
+    def counted(self, delta: Delta) -> Delta:
+        """The delta with the tokens told since the last one; unchanged where none are told."""
+        told = self._told.get(delta.index)
+        if told is not None:
+            made = max(0, told - self._counted.get(delta.index, 0))
+            self._counted[delta.index] = told
+            delta = msgspec.structs.replace(delta, tokens=made)
+        self.tokens += delta.tokens
+        return delta
 
     def usage(self) -> Usage:
-        """What it used so far, estimated."""
-        return Usage(self.prompt, self.tokens)
+        """What it used so far."""
+        return Usage(self.prompt, max(self.tokens, sum(self._told.values())))

@@ -44,9 +44,10 @@ class Turn(msgspec.Struct, omit_defaults=True):
 
 
 class StreamOptions(msgspec.Struct):
-    """A last chunk is to have the usage."""
+    """A last chunk is to have the usage; vLLM can tell it with every chunk."""
 
     include_usage: bool = True
+    continuous_usage_stats: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class Body(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -100,7 +101,7 @@ def body_of(request: GenerateRequest, spec: UpstreamSpec) -> tuple[str, bytes]:
     body = Body(
         model=spec.model,
         stream=request.stream,
-        stream_options=StreamOptions() if request.stream else None,
+        stream_options=_stream_options(spec) if request.stream else None,
         n=request.choices,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
@@ -144,6 +145,12 @@ def tokens_of(text: str) -> int:
 
 def _bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode())
+
+
+def _stream_options(spec: UpstreamSpec) -> StreamOptions:
+    if spec.dialect == "vllm":
+        return StreamOptions(continuous_usage_stats=True)
+    return StreamOptions()
 
 
 def _more(body: Body, sampling: Sampling, spec: UpstreamSpec) -> None:

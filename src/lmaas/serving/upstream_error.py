@@ -1,6 +1,7 @@
 """What an upstream's refusal means here: whose fault it is, and never its key."""
 
 import email.utils
+import re
 import time
 from typing import Any, Final
 
@@ -17,6 +18,8 @@ from lmaas.errors import (
 
 MAX_TOLD_CHARS: Final = 500
 LONGEST_RETRY_S: Final = 3600
+TOO_LONG: Final = re.compile(r"maximum context length|greater than max_model_len")
+"""How servers that have no code for it say that a request needs more tokens than there are."""
 OPERATOR: Final = "Only the operator of this server can change that."
 
 
@@ -46,7 +49,7 @@ def error_of(
     if status in (408, 409, 425) or status >= 500:
         return Unavailable(f"{origin} failed with status {status}: {message}")
     told = f"{origin}: {message}"
-    if code == ContextLengthExceeded.code:
+    if code == ContextLengthExceeded.code or TOO_LONG.search(message):
         return ContextLengthExceeded(told, param=param)
     return PayloadTooLarge(told) if status == 413 else InvalidInput(told, param=param)
 
