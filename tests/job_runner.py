@@ -91,6 +91,7 @@ class Bench:
             self.registry.data_version,
             publish=self._publish,
             unpack=lambda job, folder: False,
+            locate=lambda job: job.recipe,
             **{**given, **options},
         )
 

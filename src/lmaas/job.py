@@ -65,8 +65,8 @@ class Job(Record, frozen=True, kw_only=True):
     """A job as the queue has it. Times are Unix seconds.
 
     `wanted` is what a running job is asked for and has not done yet. `resolved` is the recipe with
-    every "auto" replaced, `model` what it was registered as (`name:3`), `progress` the newest
-    metrics, `attempts` how often it was started.
+    every "auto" replaced, `metadata` what its caller noted with it, `model` what it was registered
+    as (`name:3`), `progress` the newest metrics, `attempts` how often it was started.
     """
 
     id: str
@@ -78,6 +78,7 @@ class Job(Record, frozen=True, kw_only=True):
     wanted: Literal["pause", "cancel"] | None = None
     priority: int = 0
     recipe: dict[str, Any]
+    metadata: dict[str, str] = msgspec.field(default_factory=dict)
     resolved: dict[str, Any] | None = None
     error: JobError | None = None
     model: str | None = None

@@ -8,10 +8,11 @@ import asyncio
 import shutil
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -23,7 +24,7 @@ from lmaas.accounts.ledger import Ledger
 from lmaas.accounts.records import NO_LIMITS, Limits, ModelPrice, Price, UsageReport
 from lmaas.accounts.terms import Terms
 from lmaas.config import Settings
-from lmaas.errors import FULL, InvalidInput, ModelRefused, NotFound, StorageFull
+from lmaas.errors import FULL, Conflict, InvalidInput, ModelRefused, NotFound, StorageFull
 from lmaas.hub.pull import check_task, download, locked
 from lmaas.hub.repo import default_name, parse_ref
 from lmaas.job import Job, JobState, StoredEvent
@@ -34,6 +35,7 @@ from lmaas.jobs.store import Jobs
 from lmaas.language import Delta, Ended, GenerateRequest, Usage
 from lmaas.placement import sandbox
 from lmaas.recipe import Recipe
+from lmaas.registry.data_files import DataFile, Files, Purpose
 from lmaas.registry.fsck import FsckReport
 from lmaas.registry.names import check_name
 from lmaas.registry.responses import Responses
@@ -74,6 +76,7 @@ from lmaas.types import (
 
 T = TypeVar("T")
 JOBS_FOLDER = "jobs"
+DATA_FILES = ("train", "validation", "test")
 FOLLOW_S = 0.2
 MAX_LOG_BYTES = 1 << 20
 
@@ -110,6 +113,7 @@ class Service:
         self.router = Router(self.registry, self.pool)
         self.cache = ResponseCache(settings.response_cache_bytes, settings.redis_url)
         self.queue = Jobs(self.registry.database)
+        self.files = Files(self.home)
         self._runner: Runner | None = None
         self._draining = False
         self._keeping: set[asyncio.Future[None]] = set()
@@ -132,6 +136,7 @@ class Service:
             self.registry.data_version,
             publish=self._publish_result,
             unpack=self._unpack_base,
+            locate=self._locate_files,
             max_running=settings.max_running_jobs,
             max_per_tenant=settings.max_tenant_jobs,
             memory_bytes=settings.job_memory_bytes or machine_budget_bytes(),
@@ -609,7 +614,15 @@ class Service:
 
     # Jobs
 
-    def train(self, tenant: str, recipe: Recipe, *, key_id: str = "", priority: int = 0) -> Job:
+    def train(
+        self,
+        tenant: str,
+        recipe: Recipe,
+        *,
+        key_id: str = "",
+        priority: int = 0,
+        metadata: Mapping[str, str] = MappingProxyType({}),
+    ) -> Job:
         """Put a training run into the queue; a server of this home runs it.
 
         The base model is what its reference names now. Raises InvalidInput, ModelNotFound.
@@ -619,8 +632,19 @@ class Service:
             base = self.registry.resolve(tenant, recipe.model.base).ref
             model = msgspec.structs.replace(recipe.model, base=base)
             recipe = msgspec.structs.replace(recipe, model=model)
+        for split in DATA_FILES:
+            if self.files.is_id(given := getattr(recipe.data, split)):
+                self.files.get(tenant, given)
         plain = msgspec.to_builtins(recipe)
-        return self.queue.add(tenant, key_id, "train", recipe.name, plain, priority=priority)
+        return self.queue.add(
+            tenant,
+            key_id,
+            "train",
+            recipe.name,
+            plain,
+            priority=priority,
+            metadata=metadata,
+        )
 
     def jobs(
         self,
@@ -688,13 +712,53 @@ class Service:
             job.tenant, package, origin="train", name=job.name, beside=succeed
         )
 
+    def last_job_events(
+        self, tenant: str, job_id: str, limit: int, *, before: int | None = None
+    ) -> list[StoredEvent]:
+        """The newest `limit` events of those before number `before`, in order."""
+        return self.queue.last_events(tenant, job_id, limit, before=before)
+
+    # Data files
+
+    def add_file(self, tenant: str, source: Path, *, purpose: Purpose) -> DataFile:
+        """Take over a file of this home's device as training data."""
+        return self.files.add(tenant, source, purpose=purpose)
+
+    def list_files(self, tenant: str) -> list[DataFile]:
+        """All data files of `tenant`, newest first."""
+        return self.files.list(tenant)
+
+    def file(self, tenant: str, file_id: str) -> DataFile:
+        """What is known of a data file. Raises NotFound."""
+        return self.files.get(tenant, file_id)
+
+    def file_path(self, tenant: str, file_id: str) -> Path:
+        """Where a data file's content is. Raises NotFound."""
+        return self.files.path(tenant, file_id)
+
+    def remove_file(self, tenant: str, file_id: str) -> DataFile:
+        """Delete a data file. Raises NotFound, and Conflict while a job needs it."""
+        waiting: tuple[JobState, ...] = ("queued", "running", "paused")
+        for state in waiting:
+            for job in self.queue.page(tenant, state=state, limit=1000):
+                if file_id in [job.recipe["data"].get(split) for split in DATA_FILES]:
+                    raise Conflict(f"The job {job.id} needs {file_id}.", param="file")
+        return self.files.remove(tenant, file_id)
+
+    def _locate_files(self, job: Job) -> dict[str, Any]:
+        data = dict(job.recipe["data"])
+        for split in DATA_FILES:
+            if self.files.is_id(given := data.get(split)):
+                data[split] = str(self.files.path(job.tenant, given))
+        return {**job.recipe, "data": data}
+
     def _unpack_base(self, job: Job, folder: Path) -> bool:
         """The package of the version that a job trains on, into `folder`."""
         ref = job.recipe.get("model", {}).get("base")
         if ref is None:
             return False
         version = self.registry.resolve(job.tenant, ref)
-        self.registry.unpack(version, folder, ("source", "sample"))
+        self.registry.unpack(version, folder, ("source", "compiled", "sample"))
         (folder / "manifest.json").write_bytes(msgspec.json.encode(version.manifest))
         return True
 

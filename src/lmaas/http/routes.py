@@ -10,6 +10,8 @@ from lmaas.http import (
     chat,
     completions,
     embeddings,
+    files,
+    fine_tuning,
     health,
     huggingface,
     jobs,
@@ -194,6 +196,62 @@ ROUTES = [
         },
     ),
     Route("/api/keys/{id}", {"DELETE": Operation(admin.revoke_key, (), (KeyRecord,))}),
+    Route(
+        "/v1/files",
+        {
+            "GET": Operation(files.page, (), (files.FileList,), query=files.LIST_QUERY),
+            "POST": Operation(files.create, ("multipart/form-data",), (files.FileObject,)),
+        },
+    ),
+    Route(
+        "/v1/files/{id}",
+        {
+            "GET": Operation(files.get, (), (files.FileObject,)),
+            "DELETE": Operation(files.delete, (), (files.DeletedFile,)),
+        },
+    ),
+    Route("/v1/files/{id}/content", {"GET": Operation(files.content, (), (OCTETS,))}),
+    Route(
+        "/v1/fine_tuning/jobs",
+        {
+            "GET": Operation(
+                fine_tuning.page, (), (fine_tuning.JobPage,), query=fine_tuning.PAGE_QUERY
+            ),
+            "POST": Operation(
+                fine_tuning.create, (fine_tuning.FineTuningBody,), (fine_tuning.FineTuningJob,)
+            ),
+        },
+    ),
+    Route(
+        "/v1/fine_tuning/jobs/{id}",
+        {"GET": Operation(fine_tuning.get, (), (fine_tuning.FineTuningJob,))},
+    ),
+    *(
+        Route(
+            f"/v1/fine_tuning/jobs/{{id}}/{verb.__name__}",
+            {"POST": Operation(verb, (), (fine_tuning.FineTuningJob,))},
+        )
+        for verb in (fine_tuning.cancel, fine_tuning.pause, fine_tuning.resume)
+    ),
+    Route(
+        "/v1/fine_tuning/jobs/{id}/checkpoints",
+        {
+            "GET": Operation(
+                fine_tuning.checkpoints,
+                (),
+                (fine_tuning.CheckpointPage,),
+                query=fine_tuning.PAGE_QUERY,
+            )
+        },
+    ),
+    Route(
+        "/v1/fine_tuning/jobs/{id}/events",
+        {
+            "GET": Operation(
+                fine_tuning.events, (), (fine_tuning.EventPage,), query=fine_tuning.PAGE_QUERY
+            )
+        },
+    ),
     Route(
         "/api/jobs",
         {

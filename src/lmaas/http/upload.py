@@ -33,29 +33,35 @@ async def publish(service: Service, exchange: Exchange, path: dict[str, str]) ->
     """
     with service.scratch("upload") as scratch:
         with closing(Form(exchange.headers.get(b"content-type", b""), scratch)) as form:
-            waiting: list[bytes] = []
-            size = 0
-            async for chunk in exchange.chunks(service.settings.max_upload_bytes):
-                waiting.append(chunk)
-                size += len(chunk)
-                if size >= WRITE_BYTES:
-                    await asyncio.to_thread(form.feed, b"".join(waiting))
-                    waiting, size = [], 0
-            await asyncio.to_thread(form.feed, b"".join(waiting))
+            await receive(exchange, form, service.settings.max_upload_bytes)
         source, options = form.result()
         version = await service.push(exchange.tenant, source, options)
     exchange.send_json(version, status=201)
 
 
+async def receive(exchange: Exchange, form: "Form", limit_bytes: int) -> None:
+    """Feed a form with the body as it comes, in a thread."""
+    waiting: list[bytes] = []
+    size = 0
+    async for chunk in exchange.chunks(limit_bytes):
+        waiting.append(chunk)
+        size += len(chunk)
+        if size >= WRITE_BYTES:
+            await asyncio.to_thread(form.feed, b"".join(waiting))
+            waiting, size = [], 0
+    await asyncio.to_thread(form.feed, b"".join(waiting))
+
+
 class Form:
     """Takes a form piece by piece; files land under `folder`, never outside it."""
 
-    def __init__(self, content_type: bytes, folder: Path) -> None:
+    def __init__(self, content_type: bytes, folder: Path, field: str = "options") -> None:
         kind, parameters = parse_options_header(content_type)
         boundary = parameters.get(b"boundary")
         if kind != b"multipart/form-data" or not boundary:
             raise InvalidInput("The body is not a multipart form.", hint=HINT)
         self._folder = folder
+        self._field = field
         self._options = bytearray()
         self._has_options = self._ended = False
         self._files: list[Path] = []
@@ -103,6 +109,18 @@ class Form:
         alone = len(self._files) == 1 and self._files[0].parent == root
         return (self._files[0] if alone else root), options
 
+    def alone(self) -> tuple[Path, str]:
+        """The only file, and the text of the field beside it. Raises InvalidInput."""
+        if not self._ended:
+            raise InvalidInput("The form ends before its last boundary: the upload was cut off.")
+        if len(self._files) != 1 or self._sample is not None or not self._has_options:
+            raise InvalidInput(
+                f"The form needs one part `file` and the field `{self._field}`; it has "
+                f"{len(self._files)} files.",
+                param="file",
+            )
+        return self._files[0], self._options.decode("utf-8", "replace")
+
     def _begin(self) -> None:
         self._headers = {}
 
@@ -119,7 +137,7 @@ class Form:
     def _choose(self) -> None:
         _, parameters = parse_options_header(self._headers.get(b"content-disposition", b""))
         name = parameters.get(b"name", b"").decode("utf-8", "replace")
-        if name == "options":
+        if name == self._field:
             self._has_options = True
             return
         if name not in ("file", "sample") or b"filename" not in parameters:
@@ -146,7 +164,9 @@ class Form:
             return
         self._options += data
         if len(self._options) > MAX_FIELD_BYTES:
-            raise PayloadTooLarge(f"The field `options` has more than {MAX_FIELD_BYTES} bytes.")
+            raise PayloadTooLarge(
+                f"The field `{self._field}` has more than {MAX_FIELD_BYTES} bytes."
+            )
 
     def _finish(self) -> None:
         self._ended = True

@@ -67,6 +67,7 @@ def job_of(row: Any) -> Job:
         wanted=row.wanted,
         priority=row.priority,
         recipe=msgspec.json.decode(row.recipe),
+        metadata=msgspec.json.decode(row.metadata),
         resolved=None if row.resolved is None else msgspec.json.decode(row.resolved),
         error=None if row.error is None else msgspec.json.decode(row.error, type=JobError),
         model=row.model,

@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -33,6 +34,8 @@ PAUSE_GRACE_S = 60.0
 Succeed = Callable[[sa.Connection, str], None]
 Publish = Callable[[Job, Path, Succeed], Awaitable[None]]
 """Register the package in a folder; `Succeed` is called in the transaction that does."""
+Locate = Callable[[Job], dict[str, Any]]
+"""The recipe of a job with paths in place of the ids of uploaded files."""
 Unpack = Callable[[Job, Path], bool]
 """Put the base model of a job into a folder; whether it has one."""
 
@@ -48,6 +51,7 @@ class Runner:
         *,
         publish: Publish,
         unpack: Unpack,
+        locate: Locate,
         max_running: int,
         max_per_tenant: int,
         memory_bytes: int,
@@ -60,6 +64,7 @@ class Runner:
         self._data_version = data_version
         self._publish = publish
         self._unpack = unpack
+        self._locate = locate
         self._max_running = max_running
         self._max_per_tenant = max_per_tenant
         self._memory_bytes = memory_bytes
@@ -175,7 +180,9 @@ class Runner:
             has_base = self._unpack(job, half)
             if has_base:
                 half.rename(base)
-        process.prepare(folder, Task(id=job.id, kind=job.kind, recipe=job.recipe, base=has_base))
+        process.prepare(
+            folder, Task(id=job.id, kind=job.kind, recipe=self._locate(job), base=has_base)
+        )
 
     async def _work_on(self, claim: Claim, folder: Path) -> bool:
         """Run the job's process to its end and write what became of it; True: it is done."""

@@ -5,6 +5,8 @@ Knows rows and transitions in SQL, no process; `lmaas.jobs.claims` is the runner
 
 import secrets
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -34,6 +36,7 @@ class Jobs:
         recipe: dict[str, Any],
         *,
         priority: int = 0,
+        metadata: Mapping[str, str] = MappingProxyType({}),
     ) -> Job:
         """A new job at the end of the queue of its priority. Raises InvalidInput."""
         if not -MAX_PRIORITY <= priority <= MAX_PRIORITY:
@@ -54,6 +57,7 @@ class Jobs:
                     state="queued",
                     priority=priority,
                     recipe=text(recipe),
+                    metadata=text(dict(metadata)),
                     progress="{}",
                     created_at=now,
                     attempts=0,
@@ -117,8 +121,10 @@ class Jobs:
             rows = connection.execute(query).all()
         return [event_of(row) for row in rows]
 
-    def last_events(self, tenant: str, job_id: str, limit: int) -> list[StoredEvent]:
-        """The newest `limit` events, in order."""
+    def last_events(
+        self, tenant: str, job_id: str, limit: int, *, before: int | None = None
+    ) -> list[StoredEvent]:
+        """The newest `limit` events of those before number `before`, in order."""
         check_limit(limit)
         query = (
             sa.select(job_events)
@@ -126,6 +132,8 @@ class Jobs:
             .order_by(job_events.c.seq.desc())
             .limit(limit)
         )
+        if before is not None:
+            query = query.where(job_events.c.seq < before)
         with self._database.read() as connection:
             row_of(connection, tenant, job_id)
             rows = connection.execute(query).all()

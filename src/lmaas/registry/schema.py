@@ -165,6 +165,7 @@ jobs = Table(
     Column("wanted", String),
     Column("priority", Integer, nullable=False),
     Column("recipe", Text, nullable=False),
+    Column("metadata", Text, nullable=False),
     Column("resolved", Text),
     Column("error", Text),
     Column("model", String),

@@ -26,6 +26,7 @@ def _create_jobs() -> None:
         sa.Column("wanted", sa.String),
         sa.Column("priority", sa.Integer, nullable=False),
         sa.Column("recipe", sa.Text, nullable=False),
+        sa.Column("metadata", sa.Text, nullable=False),
         sa.Column("resolved", sa.Text),
         sa.Column("error", sa.Text),
         sa.Column("model", sa.String),

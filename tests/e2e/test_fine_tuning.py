@@ -1,0 +1,196 @@
+"""OpenAI's fine-tuning and files with its own client: upload, train, watch, call."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from lmaas.errors import InvalidInput
+from lmaas.http.fine_tuning import FineTuningBody, to_recipe
+from servers import Running, serving
+
+FILE = "file-" + "0" * 24
+TABLE = "age,dose,outcome\n" + "".join(
+    f"{20 + i % 50},{i % 7}.5,{'well' if i % 7 > 3 else 'ill'}\n" for i in range(140)
+)
+RECIPE: dict[str, Any] = {
+    "task": "tabular",
+    "data": {"columns": {"target": "outcome"}, "validation": 0.2},
+}
+
+
+@pytest.fixture(scope="module")
+def server_of_jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with serving(tmp_path_factory.mktemp("tuning")) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server_of_jobs: Running) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(
+        base_url=f"{server_of_jobs.url}/v1", api_key=server_of_jobs.key, max_retries=0
+    ) as made:
+        yield made
+
+
+def upload(client: openai.OpenAI, text: str = TABLE, name: str = "patients.csv") -> str:
+    return client.files.create(file=(name, text.encode()), purpose="fine-tune").id
+
+
+def test_files_are_kept_listed_read_and_deleted(client: openai.OpenAI) -> None:
+    first, second = upload(client), upload(client, "a,b\n1,2\n", "b.csv")
+    found = client.files.retrieve(second)
+    assert (found.filename, found.bytes, found.purpose) == ("b.csv", 8, "fine-tune")
+    assert client.files.content(second).content == b"a,b\n1,2\n"
+    assert [each.id for each in client.files.list()][:2] == [second, first]
+    assert [each.id for each in client.files.list(after=second, limit=1).data] == [first]
+    assert client.files.delete(second).deleted
+    with pytest.raises(openai.NotFoundError):
+        client.files.content(second)
+    with pytest.raises(openai.BadRequestError, match="purpose"):
+        client.files.create(file=("a.csv", b"a"), purpose="vision")
+
+
+def test_uploaded_data_become_a_model_that_is_trained_on(client: openai.OpenAI) -> None:
+    file_id = upload(client)
+    job = client.fine_tuning.jobs.create(
+        model="new:mlp",
+        training_file=file_id,
+        suffix="Patients",
+        seed=7,
+        method={
+            "type": "supervised",
+            "supervised": {"hyperparameters": {"n_epochs": 2, "batch_size": 16}},
+        },
+        metadata={"ward": "3"},
+        extra_body={"recipe": RECIPE},
+    )
+    assert job.status in ("queued", "running")
+    assert (job.seed, job.training_file, job.metadata) == (7, file_id, {"ward": "3"})
+    with pytest.raises(openai.ConflictError):
+        client.files.delete(file_id)
+    done = wait(client, job.id)
+    assert done.status == "succeeded", done.error
+    assert done.fine_tuned_model == "patients:1"
+    assert (done.hyperparameters.n_epochs, done.hyperparameters.batch_size) == (2, 16)
+    events = list(client.fine_tuning.jobs.list_events(job.id, limit=2))
+    assert events[0].message == "The model is registered as patients:1."
+    assert events[-1].message == "The job is queued."
+    assert len({event.id for event in events}) == len(events) > 4
+    assert {event.type for event in events} == {"message", "metrics"}
+    points = client.fine_tuning.jobs.checkpoints.list(job.id).data
+    assert [point.step_number for point in points] == [7]
+    assert "patients" in [model.id for model in client.models.list()]
+    assert client.fine_tuning.jobs.list(limit=1).data[0].id == job.id
+    again = client.fine_tuning.jobs.create(
+        model="patients", training_file=file_id, extra_body={"recipe": {**RECIPE, "epochs": 1}}
+    )
+    assert again.model == "patients:1"
+    done = wait(client, again.id)
+    assert done.fine_tuned_model == "patients-tuned:1", done.error
+    client.files.delete(file_id)
+
+
+def wait(client: openai.OpenAI, job_id: str) -> Any:
+    deadline = time.monotonic() + 120
+    while (job := client.fine_tuning.jobs.retrieve(job_id)).status in ("queued", "running"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return job
+
+
+def test_a_job_is_paused_resumed_and_cancelled(client: openai.OpenAI) -> None:
+    job = client.fine_tuning.jobs.create(
+        model="new:auto",
+        training_file=upload(client),
+        extra_body={"recipe": {**RECIPE, "epochs": 100_000}},
+    )
+    client.fine_tuning.jobs.pause(job.id)
+    deadline = time.monotonic() + 90
+    while str(client.fine_tuning.jobs.retrieve(job.id).status) != "paused":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert client.fine_tuning.jobs.resume(job.id).status == "queued"
+    client.fine_tuning.jobs.cancel(job.id)
+    while client.fine_tuning.jobs.retrieve(job.id).status != "cancelled":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_bad_data_are_the_jobs_error(client: openai.OpenAI) -> None:
+    job = client.fine_tuning.jobs.create(
+        model="new:auto",
+        training_file=upload(client, "age,outcome\n1,ill\n2\n"),
+        extra_body={"recipe": RECIPE},
+    )
+    done = wait(client, job.id)
+    assert done.status == "failed"
+    assert done.fine_tuned_model is None
+    assert "3" in done.error.message
+
+
+def test_callers_may_not_train(server_of_jobs: Running) -> None:
+    for path in ("/v1/files", "/v1/fine_tuning/jobs"):
+        told = httpx.get(server_of_jobs.url + path, headers=server_of_jobs.caller)
+        assert told.status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"training_file": "/etc/passwd"}, "training_file"),
+        ({"validation_file": "data.csv"}, "validation_file"),
+        ({"recipe": {"data": {"train": "/etc/passwd"}}}, "recipe.data.train"),
+        ({"recipe": {"data": {"validation": "/etc/passwd"}}}, "recipe.data.validation"),
+        ({"recipe": {"data": {"test": "/etc/passwd"}}}, "recipe.data.test"),
+        ({"recipe": {"name": "x"}}, "recipe.name"),
+        ({"recipe": {"model": 3}}, "recipe.model"),
+        ({"recipe": {"learning": 3}}, "recipe"),
+        ({"integrations": [{"type": "wandb"}]}, "integrations"),
+        ({"hyperparameters": {"beta": 0.1}}, "hyperparameters.beta"),
+        ({"method": {"type": "dpo", "supervised": {}}}, "method.supervised"),
+        ({"method": {"type": "dpo"}, "hyperparameters": {"n_epochs": 1}}, "hyperparameters"),
+    ],
+)
+def test_what_is_wrong_is_refused_by_name(body: dict[str, Any], param: str) -> None:
+    import msgspec
+
+    given = msgspec.convert({"model": "base", "training_file": FILE, **body}, FineTuningBody)
+    with pytest.raises(InvalidInput) as refused:
+        to_recipe(given)
+    assert refused.value.param == param
+
+
+def test_every_field_reaches_the_recipe() -> None:
+    import msgspec
+
+    given = msgspec.convert(
+        {
+            "model": "chat@live",
+            "training_file": FILE,
+            "validation_file": FILE,
+            "seed": 4,
+            "method": {
+                "type": "dpo",
+                "dpo": {
+                    "hyperparameters": {
+                        "beta": 0.2,
+                        "n_epochs": 3,
+                        "batch_size": 4,
+                        "learning_rate_multiplier": 0.5,
+                    }
+                },
+            },
+            "recipe": {"optimizer": {"name": "sgd"}, "adapter": {"rank": 4}},
+        },
+        FineTuningBody,
+    )
+    made = to_recipe(given)
+    assert (made.name, made.task, made.model.base) == ("chat-tuned", "text-generation", "chat@live")
+    assert (made.method.type, made.method.beta, made.epochs, made.batch_size) == ("dpo", 0.2, 3, 4)
+    assert (made.optimizer.name, made.optimizer.learning_rate_multiplier) == ("sgd", 0.5)
+    assert made.adapter is not None
+    assert (made.seed, made.data.train, made.data.validation) == (4, FILE, FILE)
