@@ -118,6 +118,14 @@ def test_bad_csv_is_refused_with_its_line(
     refused(tmp_path, "a.csv", content, *words)
 
 
+def test_rows_are_read_in_any_order_across_batches(tmp_path: Path) -> None:
+    table = load(tmp_path, "a.jsonl", "".join(f'{{"n": {i}}}\n' for i in range(40_000)))
+    wanted = [39_999, 0, 16_383, 16_384, 16_384, 32_768]
+    assert table.values("n", wanted) == wanted
+    assert table.values("n", np.array(wanted)[::-1]) == wanted[::-1]
+    assert table.values("n", []) == []
+
+
 def test_a_value_of_another_kind_is_told_with_its_line(tmp_path: Path) -> None:
     table = load(tmp_path, "a.csv", "x,y,t\n1,inf,a\n2,1,\nthree,2,b\n")
     assert table.number_share("x") == pytest.approx(2 / 3)
@@ -254,7 +262,7 @@ def test_labels_and_overlap(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="one class only: 'a'"):
         classes(["a", "a"])
     with pytest.raises(InvalidInput, match="line 2: the label 'c' is not one of those learned"):
-        numbers_of(["a", "c"], ("a", "b"), ["line 1", "line 2"])
+        numbers_of(["a", "c"], ("a", "b"), lambda index: f"line {index + 1}")
     one = load(tmp_path, "a.jsonl", '{"t": "x", "u": 1}\n{"t": "y", "u": 2}\n')
     two = load(tmp_path, "b.jsonl", '{"u": 3, "t": "z"}\n{"u": 4, "t": "x"}\n')
     assert overlap(one.hashes(["t"]), two.hashes(["t"])) == [1]

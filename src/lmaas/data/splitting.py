@@ -1,6 +1,6 @@
 """Which samples are learned from and which are held out, and whether any are both."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,7 @@ def overlap(learned: Iterable[bytes], held: Iterable[bytes]) -> list[int]:
 
 
 def numbers_of(
-    names: Sequence[str], labels: Sequence[str], places: Sequence[str] | None = None
+    names: Sequence[str], labels: Sequence[str], place: Callable[[int], str] | None = None
 ) -> np.ndarray:
     """The number of each name in `labels`, int64. Raises InvalidInput for an unknown one."""
     known = {label: number for number, label in enumerate(labels)}
@@ -50,9 +50,9 @@ def numbers_of(
     for index, name in enumerate(names):
         number = known.get(name)
         if number is None:
-            place = f"{places[index]}: " if places is not None else ""
+            told = f"{place(index)}: " if place is not None else ""
             raise InvalidInput(
-                f"{place}the label {name!r} is not one of those learned: "
+                f"{told}the label {name!r} is not one of those learned: "
                 f"{', '.join(map(repr, labels[:20]))}.",
                 param="data",
             )

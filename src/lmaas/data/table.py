@@ -47,6 +47,8 @@ class Table:
         if arrow.num_rows == 0:
             raise InvalidInput(f"{name} holds no samples.", param="data")
         self._arrow = arrow
+        sizes = [len(chunk) for chunk in arrow.column(0).chunks]
+        self._starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
         self._open = open_bytes
         self.name = name
         self.digest = digest
@@ -79,9 +81,17 @@ class Table:
         """The column's values as plain Python, at `indices` or all; None where there is none."""
         self.require(column)
         cells = self._arrow[column]
-        if indices is not None:
-            cells = cells.take(pa.array(indices, pa.int64()))
-        values: list[Any] = cells.to_pylist()
+        if indices is None:
+            values: list[Any] = cells.to_pylist()
+        else:
+            # Arrow's own `take` joins all chunks first, so a batch would cost what the table does.
+            rows = np.asarray(indices, np.int64)
+            chunks = np.searchsorted(self._starts, rows, "right") - 1
+            offsets = rows - self._starts[chunks]
+            values = [
+                cells.chunk(chunk)[offset].as_py()
+                for chunk, offset in zip(chunks.tolist(), offsets.tolist(), strict=True)
+            ]
         if (self._arrow.schema.field(column).metadata or {}).get(NESTED):
             return [None if v is None else msgspec.json.decode(v) for v in values]
         return values

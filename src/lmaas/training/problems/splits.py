@@ -97,8 +97,8 @@ class Splits:
         for split, part in self.parts.items():
             table = part.table
             if id(table) not in numbers:
-                places = [table.place(i) for i in range(len(table))]
-                numbers[id(table)] = splitting.numbers_of(table.labels(column), found, places)
+                names = table.labels(column)
+                numbers[id(table)] = splitting.numbers_of(names, found, table.place)
             parts[split] = numbers[id(table)][part.rows]
         return found, parts
 
