@@ -238,6 +238,20 @@ class _Calls:
         _check(response)
         return msgspec.json.decode(response.content, type=Job)
 
+    def _upload_file(self, path: Path) -> Call[str]:
+        if not path.is_file():
+            raise InvalidInput(f"{path} is no file.", param="path")
+        with path.open("rb") as file:
+            response = yield self._request(
+                "POST",
+                "/v1/files",
+                data={"purpose": "fine-tune"},
+                files={"file": (path.name, file, OCTETS)},
+                extensions={"timeout": httpx.Timeout(PUBLISH_TIMEOUT_S).as_dict()},
+            )
+        _check(response)
+        return str(response.json()["id"])
+
     def _jobs(self, after: str | None, limit: int, state: JobState | None) -> Call[list[Job]]:
         asked = {"after": after, "limit": str(limit), "state": state}
         params = {name: value for name, value in asked.items() if value is not None}
@@ -443,6 +457,10 @@ class Client(_Calls):
     def train(self, recipe: Recipe, *, priority: int = 0) -> Job:
         """Queue a training run; needs a key with the scope admin. Paths are the server's."""
         return self._run(self._train(recipe, priority))
+
+    def upload_file(self, path: str | os.PathLike[str]) -> str:
+        """Send a file of training data; its id stands for a path in a recipe's data."""
+        return self._run(self._upload_file(Path(path)))
 
     def jobs(
         self, *, after: str | None = None, limit: int = 20, state: JobState | None = None
@@ -688,6 +706,10 @@ class AsyncClient(_Calls):
     async def train(self, recipe: Recipe, *, priority: int = 0) -> Job:
         """See `Client.train`."""
         return await self._run(self._train(recipe, priority))
+
+    async def upload_file(self, path: str | os.PathLike[str]) -> str:
+        """See `Client.upload_file`."""
+        return await self._run(self._upload_file(Path(path)))
 
     async def jobs(
         self, *, after: str | None = None, limit: int = 20, state: JobState | None = None

@@ -38,9 +38,9 @@ def train(
     `recipe` is a `Recipe`, a mapping or a YAML file; `fields` are keys of a recipe that replace
     its own: `lmaas.train(name="digits", task="image-classification", data={"train": "digits/"})`.
     `heard` is told each event. The run happens at the server at `url` (or LMAAS_URL), else at the
-    live server of `home` (or LMAAS_HOME), else at one that is started for it. Raises the error
-    that the job failed with, Cancelled when somebody cancelled it; a job that somebody paused is
-    returned as it is.
+    live server of `home` (or LMAAS_HOME), else at one that is started for it. To a server at a URL
+    data files are sent; folders are paths of that server. Raises the error that the job failed
+    with, Cancelled when somebody cancelled it; a job that somebody paused is returned as it is.
     """
     settings = load_settings({"home": home and str(home), "url": url, "key": key})
     remote = settings.url is not None and (url is not None or home is None)
@@ -48,6 +48,8 @@ def train(
         settings = msgspec.structs.replace(settings, url=None)
     chosen = make_recipe(recipe, fields, here=not remote)
     with server_for(settings) as client:
+        if remote:
+            chosen = send_data(client, chosen)
         job = client.train(chosen, priority=priority)
         return wait_for(client, job, heard)
 
@@ -98,6 +100,21 @@ def read_recipe(path: Path) -> dict[str, Any]:
             param="recipe",
         )
     return value
+
+
+def send_data(client: Client, recipe: Recipe) -> Recipe:
+    """The recipe with the ids of the data files of this machine, which are sent to the server.
+
+    Folders, and paths that are not here, stay what they are: paths of the server.
+    """
+    paths = {
+        split: value
+        for split in ("train", "validation", "test")
+        if isinstance(value := getattr(recipe.data, split), str) and Path(value).is_file()
+    }
+    sent = {path: client.upload_file(path) for path in set(paths.values())}
+    ids = {split: sent[path] for split, path in paths.items()}
+    return msgspec.structs.replace(recipe, data=msgspec.structs.replace(recipe.data, **ids))
 
 
 @contextmanager

@@ -161,6 +161,26 @@ def test_python_trains_at_the_live_server_of_the_home(folder: Path) -> None:
         lmaas.train("bars.yaml", home=folder / "home", rate=3)
 
 
+def test_a_named_server_is_sent_the_data(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = "".join(f"{i},{'odd' if i % 2 else 'even'}\n" for i in range(60))
+    (folder / "numbers.csv").write_text(f"number,kind\n{rows}")
+    with serving(folder / "home", max_running_jobs=0) as server:
+        with pytest.raises(SystemExit) as ended:
+            main(
+                [
+                    "--url", server.url, "--key", server.key, "train", "--task", "tabular",
+                    "--data", "numbers.csv", "--set", "data.columns.target=kind", "--detach",
+                    "--json",
+                ]
+            )  # fmt: skip
+        assert ended.value.code == 0
+        job = json.loads(capsys.readouterr().out)
+        assert job["name"] == "numbers"
+        file_id = job["recipe"]["data"]["train"]
+        path = folder / "home" / "files" / file_id / "content" / "numbers.csv"
+        assert path.read_text() == f"number,kind\n{rows}"
+
+
 def test_an_interrupted_command_leaves_its_job_to_the_next_server(folder: Path, run: Run) -> None:
     argv = [sys.executable, "-m", "lmaas", "--home", str(folder / "home"), "train", "bars.yaml"]
     argv += ["--set", "epochs=20000", "--set", "checkpoints.every_steps=50"]

@@ -82,13 +82,14 @@ def command(
 ) -> None:
     """Train a model as RECIPE (a YAML file) and the flags say, and register it.
 
-    The live server of this home runs it, or one that is started for it, or with --url another. With
-    --detach and no server it waits in the queue for the next `lmaas serve`. With --json each event
-    is a line, and the job the last one. Ctrl-C leaves the job to the server, or to the next one.
+    The live server of this home runs it, or one that is started for it, or with --url another,
+    which is sent the data files. With --detach and no server it waits in the queue for the next
+    `lmaas serve`. With --json each event is a line, and the job the last one. Ctrl-C leaves the job
+    to the server, or to the next one.
     """
     from lmaas.config import load_settings
     from lmaas.recipe import recipe_schema
-    from lmaas.recipes import server_for, wait_for
+    from lmaas.recipes import send_data, server_for, wait_for
     from lmaas.registry.lock import HomeLock
     from lmaas.types import TENANT
 
@@ -106,6 +107,8 @@ def command(
         show(job, as_json, [f"Queued {job.id}; the next `lmaas serve` runs it."])
         return
     with _terminated_like_interrupted(), server_for(settings) as client:
+        if settings.url is not None:
+            chosen = send_data(client, chosen)
         job = client.train(chosen, priority=priority)
         if detach:
             show(job, as_json, [f"Queued {job.id}: `lmaas jobs watch {job.id}`."])
