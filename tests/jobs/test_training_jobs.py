@@ -93,6 +93,9 @@ def test_a_killed_run_has_the_weights_of_an_undisturbed_one(tmp_path: Path, data
             assert found.state == "succeeded", found.error
             assert found.attempts == 2
             assert weights(bench, found.model) == weights(bench, whole.model)
+            assert weights(bench, found.model)
+            left = {path.name for path in (bench.home / "jobs" / whole.id).iterdir()}
+            assert left.isdisjoint({"result", "tmp", *process.DERIVED_FOLDERS}), left
         finally:
             await bench.runner.close(5)
             bench.close()

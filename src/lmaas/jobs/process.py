@@ -24,6 +24,8 @@ from lmaas.placement.sandbox import KEEP
 COMMAND = (sys.executable, "-P", "-m", "lmaas.jobs.child")
 LOG_FILE = "log"
 PROCESS_FILE = "process.json"
+DERIVED_FOLDERS = ("data", "new", "trained")
+"""What problems make of their data and models on the way; made again when it is gone."""
 TAIL_BYTES = 2000
 MAX_READ_BYTES = 1 << 20
 END_S = 5.0
@@ -102,7 +104,7 @@ def prepare(folder: Path, task: Task) -> None:
 
 def tidy(folder: Path) -> None:
     """Remove what nobody needs after a job's end: its log, events and checkpoints stay."""
-    for name in ("tmp", RESULT_FOLDER, BASE_FOLDER):
+    for name in ("tmp", RESULT_FOLDER, BASE_FOLDER, *DERIVED_FOLDERS):
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in (DONE_FILE, PROCESS_FILE):
         (folder / name).unlink(missing_ok=True)
