@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 
+from lmaas.errors import InvalidInput
 from lmaas.recipe import Pruning
 from lmaas.training.pruning import (
+    Pruner,
     magnitude_masks,
     sparsity_at,
     two_of_four_masks,
@@ -56,3 +58,16 @@ def test_two_of_each_four_inputs_stay() -> None:
     assert mask[:, 8:].all()
     turned = two_of_four_masks({"w": weight.T}, {"w": 0})["w"]
     np.testing.assert_array_equal(turned, mask.T)
+
+
+@pytest.mark.parametrize(
+    ("rule", "param"),
+    [
+        (Pruning(method="structured"), "pruning.method"),
+        (Pruning(method="2:4", sparsity=0.7), "pruning.sparsity"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused(rule: Pruning, param: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        Pruner(rule, 10)
+    assert refused.value.param == param

@@ -91,7 +91,12 @@ class Pruner:
     """
 
     def __init__(self, rule: Pruning, total_steps: int) -> None:
-        assert rule.method != "structured", "whole units are removed between steps, not masked"
+        if rule.method == "structured":
+            raise InvalidInput(
+                "Structured pruning is not there yet.",
+                hint='Take the method "magnitude" or "2:4".',
+                param="pruning.method",
+            )
         if rule.method == "2:4" and rule.sparsity != 0.5:
             raise InvalidInput(
                 f"2:4 pruning takes out a half; sparsity is {rule.sparsity}.",
