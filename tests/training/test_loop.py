@@ -1,5 +1,6 @@
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -115,25 +116,32 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     assert equal(whole.weights(), resumed.weights())
 
 
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("room", [0.01, 0.9])
 def test_a_full_disk_costs_a_checkpoint_and_not_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    framework: TrainingFramework, tmp_path: Path, room: float
 ) -> None:
-    real, calls = checkpoint._sync, []
+    given = recipe(framework, steps=6, checkpoints={"every_steps": 2})
+    bounds = resource.getrlimit(resource.RLIMIT_FSIZE)
+    events: list[JobEvent] = []
 
-    def full(path: Path) -> None:
-        calls.append(path)
-        if "step-00000004" in str(path):
-            raise OSError(28, "No space left on device")
-        real(path)
+    def heard(event: JobEvent) -> None:
+        events.append(event)
+        if event.type == "checkpoint":
+            files = (tmp_path / "checkpoints" / "step-00000002").iterdir()
+            room_bytes = int(room * max(path.stat().st_size for path in files))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room_bytes, bounds[1]))
 
-    monkeypatch.setattr(checkpoint, "_sync", full)
-    given = recipe(steps=6, checkpoints={"every_steps": 2})
-    _, outcome, events = run(given, tmp_path)
+    try:
+        outcome = train(Points(), learner(given), given, tmp_path, heard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, bounds)
     assert outcome.steps == 6
     (warning,) = [event for event in events if event.level == "warn"]
     assert "step 4" in warning.message
     assert "The one of step 2 stays" in warning.message
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
+    assert checkpoint.newest(tmp_path)
 
 
 def test_pause_writes_a_checkpoint_and_the_next_run_goes_on(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ passed over. Knows no framework: a learner writes its own files.
 
 import hashlib
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +22,7 @@ FOLDER: Final = "checkpoints"
 STATE: Final = "state.json"
 DIGESTS: Final = "digests.json"
 BEST: Final = "best.safetensors"
+SYSTEM_ERROR: Final = re.compile(r"os error (\d+)")
 
 
 class State(msgspec.Struct, kw_only=True):
@@ -58,8 +60,10 @@ def write(
             shutil.rmtree(made)
         scratch.rename(made)
         _sync(parent)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(scratch, ignore_errors=True)
+        if code := _system_error(error):
+            raise OSError(code, os.strerror(code)) from error
         raise
     for old in sorted(parent.glob("step-*"))[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
@@ -96,6 +100,14 @@ def _whole(path: Path) -> bool:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _system_error(error: BaseException) -> int | None:
+    """What the system said no with, where safetensors only tells it in words."""
+    from safetensors import SafetensorError
+
+    found = SYSTEM_ERROR.search(str(error)) if isinstance(error, SafetensorError) else None
+    return int(found[1]) if found else None
 
 
 def _sync(path: Path) -> None:
