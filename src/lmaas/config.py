@@ -38,8 +38,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Least severe log level that is written."""
     precision: Literal["auto", "f32", "bf16"] = "auto"
     """Precision models are served in; "auto" takes bf16 where CPU and parity allow and it helps."""
-    engine: Literal["auto", "openvino-genai", "torch"] = "auto"
+    engine: Literal["auto", "openvino-genai", "torch", "vllm"] = "auto"
     """Engine of language models; "auto" takes the fastest that can run the model here."""
+    vllm_python: str | None = None
+    """Python of an environment that has vLLM; with it and a GPU, vLLM serves language models."""
+    vllm_start_timeout_s: Positive = 600.0
+    """Longest time that vLLM may take from its start to its first token."""
+    vllm_gpu_memory: Annotated[float, Meta(gt=0, le=1)] = 0.9
+    """Share of a GPU's memory that vLLM takes for weights and cache; `kv_cache_bytes`, where set,
+    is the size of the cache instead."""
     variant: Literal["auto", "source", "bf16", "int8", "int4"] = "auto"
     """Compressed form of language models that is served; "auto": the smallest that passed."""
     kv_cache_bytes: Annotated[int, Meta(ge=0)] = 0
