@@ -5,7 +5,6 @@ task, no schedule and no files but its own.
 """
 
 import math
-import os
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,8 @@ from lmaas.training.pytorch.losses import summed
 
 WEIGHTS_FILE = "weights.safetensors"
 STATE_FILE = "optimizer.safetensors"
+THREADS = torch.get_num_threads()
+"""Threads that torch was given when the process began."""
 KERNELS = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 """Modules whose `weight` has its outputs on axis 0 and what is summed up on axis 1."""
 
@@ -35,9 +36,9 @@ class PyTorchLearner:
         if torch.cuda.is_available():
             torch.cuda.init()
             self._device = torch.device("cuda", group.rank % torch.cuda.device_count())
-        elif group.workers > 1:
-            share = max(1, (os.cpu_count() or 1) // group.workers)
-            torch.set_num_threads(min(share, torch.get_num_threads()))
+        else:
+            # Sums come out otherwise in the last bits with another number of threads.
+            torch.set_num_threads(max(1, THREADS // group.workers))
         on_cuda = self._device.type == "cuda"
         self._generator = (
             torch.cuda.default_generators[self._device.index]
@@ -170,7 +171,7 @@ class PyTorchLearner:
         for key, tensor in state.items():
             field, name = key.split("/", 1)
             # The optimizers are fused, so that their counts of steps are on the device too.
-            self._optimizer.state[self._trained[name]][field] = self._to(tensor)
+            self._optimizer.state[self._trained[name]][field] = self._to(tensor.clone())
 
     def _run(self, feed: Feed) -> tuple[dict[str, Any], Any]:
         inputs = {name: self._to(_tensor(array)) for name, array in feed.inputs.items()}
@@ -264,8 +265,9 @@ def _array(tensor: Any) -> np.ndarray:
 
 
 def _tensor(array: np.ndarray) -> Any:
-    # torch warns of arrays that it could write to but must not.
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
+    # A copy lies where torch puts its own tensors. Matrix products come out otherwise in the
+    # last bits for other alignments, which numpy's arrays have by chance.
+    return torch.tensor(array)
 
 
 LEARNER = PyTorchLearner
