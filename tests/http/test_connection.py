@@ -1,5 +1,6 @@
 """HTTP as bytes on a socket: what a careless or hostile client may send."""
 
+import asyncio
 import contextlib
 import json
 import socket
@@ -11,6 +12,9 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from lmaas.config import Settings
+from lmaas.http.connection import BUFFER_BYTES, Connections
+from lmaas.http.exchange import Exchange
 from servers import Running, png, publish_digits, serving
 
 
@@ -168,6 +172,56 @@ def test_a_client_that_goes_away_is_forgotten(server: Running) -> None:
             connection.sendall(b"half")
     response = httpx.post(f"{server.url}/models/digits", content=png(), headers=server.caller)
     assert response.status_code == 200
+
+
+class Wire(asyncio.Transport):
+    """A socket of which a test decides when its bytes come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reading = True
+
+    def is_closing(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+
+@pytest.mark.parametrize("pieces", [1, 4])
+def test_who_waits_for_an_answer_is_watched(pieces: int) -> None:
+    """A body that comes faster than it is read stops the reading, but not beyond its end."""
+
+    async def scenario() -> bool:
+        got: list[bytes] = []
+        gone = asyncio.Event()
+
+        async def app(exchange: Exchange) -> None:
+            got.append(await exchange.body(10 * BUFFER_BYTES))
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                gone.set()
+                raise
+
+        wire = Wire()
+        connection = Connections(app, Settings()).make()
+        connection.connection_made(wire)
+        size = 2 * BUFFER_BYTES
+        connection.data_received(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size)
+        for _ in range(pieces):
+            connection.data_received(b"x" * (size // pieces))
+        await asyncio.sleep(0)
+        assert [len(body) for body in got] == [size]
+        watched = wire.reading
+        connection.connection_lost(None)
+        await asyncio.wait_for(gone.wait(), 30)
+        return watched
+
+    assert asyncio.run(scenario())
 
 
 def test_slow_and_too_many_clients(tmp_path: Path) -> None:

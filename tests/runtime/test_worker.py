@@ -3,13 +3,16 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
+from checkpoints import word_tokenizer
 from lmaas.errors import InvalidInput, LMaaSError
 from lmaas.runtime.engine import OpenVINOEngine, make_engine
 from lmaas.runtime.heart import resident_bytes
@@ -28,7 +31,8 @@ from lmaas.runtime.messages import (
     Stop,
     encode,
 )
-from lmaas.types import Payload, Signature, TensorSpec
+from lmaas.tasks.text import PART_TOKENS
+from lmaas.types import LanguageSpec, Payload, Signature, TensorSpec, TextsCall
 
 SIGNATURE = Signature(
     inputs=(TensorSpec(name="x", dtype="float32", shape=(-1, 4)),),
@@ -53,14 +57,13 @@ def model(tmp_path: Path) -> Path:
 class Process:
     """A worker process and our end of its socket."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *command: str) -> None:
         path = folder / "w.sock"
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(path))
             listener.listen()
-            self.child = subprocess.Popen(
-                [sys.executable, "-m", "lmaas.runtime.worker", "--socket", str(path)]
-            )
+            argv = command or ("-m", "lmaas.runtime.worker")
+            self.child = subprocess.Popen([sys.executable, *argv, "--socket", str(path)])
             self.sock, _ = listener.accept()
         self.decoder = Decoder()
         self.ready: list[AnyMessage] = []
@@ -146,6 +149,77 @@ def test_cancelled_request_is_not_answered(process: Process, model: Path) -> Non
     message = process.receive()
     assert isinstance(message, Done)
     assert message.id == 2
+
+
+GATED = """
+import sys, time
+import numpy as np
+from lmaas.runtime import engine, worker
+
+class Gated:
+    \"\"\"Notes the rows of each call; the first lasts until it is cancelled.\"\"\"
+
+    def __init__(self):
+        self.cancelled = False
+
+    def load(self, folder, *rest):
+        self.notes = folder / "calls"
+
+    def infer(self, arrays):
+        rows = len(arrays["input_ids"])
+        with self.notes.open("a") as notes:
+            notes.write(f"{rows} ")
+        while not self.cancelled:
+            time.sleep(0.005)
+        return {"embedding": np.ones((rows, 4), np.float32)}
+
+    def cancel(self):
+        self.cancelled = True
+
+    def close(self):
+        pass
+
+engine.ENGINES["gated"] = "__main__:Gated"
+sys.exit(worker.main())
+"""
+
+
+def texts(id_: int, count: int, tokens: int) -> Call:
+    given = TextsCall(texts=((4,) * tokens,) * count)
+    return Call(id=id_, payload=Payload(format="texts", body=msgspec.msgpack.encode(given)))
+
+
+def test_parts_of_a_cancelled_request_that_wait_do_not_run(tmp_path: Path) -> None:
+    word_tokenizer(tmp_path)
+    process = Process(tmp_path, "-c", GATED)
+    signature = Signature(
+        inputs=tuple(
+            TensorSpec(name=name, dtype="int64", shape=(-1, -1))
+            for name in ("input_ids", "attention_mask")
+        ),
+        outputs=(TensorSpec(name="embedding", dtype="float32", shape=(-1, 4)),),
+        language=LanguageSpec(
+            architecture="BertModel",
+            context_length=300,
+            vocabulary_size=9,
+            dimensions=4,
+            pooling="mean",
+        ),
+    )
+    process.load(tmp_path, task="embedding", signature=signature, engine="gated")
+    process.send(texts(1, 40, 200))
+    calls = tmp_path / "calls"
+    deadline = time.monotonic() + 30
+    while not calls.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send(texts(2, 40, 200), Cancel(id=2), Cancel(id=1), texts(3, 1, 5))
+    done = process.receive()
+    assert isinstance(done, Done)
+    assert done.id == 3
+    assert calls.read_text().split() == [str(PART_TOKENS // 224), "1"]
+    process.sock.close()
+    assert process.child.wait(30) == 0
 
 
 def test_model_that_cannot_be_loaded_is_reported(process: Process, model: Path) -> None:

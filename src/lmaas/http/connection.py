@@ -203,6 +203,9 @@ class Connection(asyncio.Protocol):
         """The request is all there."""
         if self._reading is not None:
             self._reading.feed_end()
+            if self._reading is self._running:
+                # Its body is all here. Only who reads on sees that the client hangs up.
+                self.want_more()
             self._reading = None
         self._served = True
         self._head_bytes = 0
@@ -244,7 +247,7 @@ class Connection(asyncio.Protocol):
             self._close()
         elif self._waiting:
             self._start(self._waiting.popleft())
-        else:
+        if not self._waiting:
             self.want_more()
 
     @property
