@@ -29,6 +29,7 @@ LMaaSError
 """
 
 import errno
+from collections.abc import Sequence
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """What a system says when a device, a quota or a file's bound is full."""
@@ -154,9 +155,13 @@ class QueueFull(LMaaSError):
 
 
 class RateLimited(LMaaSError):
-    """Over a limit of the key or its tenant. `never`: no waiting helps, the request is too big."""
+    """Over a limit of the key or its tenant. `never`: no waiting helps, the request is too big.
+
+    `headers` tell what is left of the limits, as they do where a request is admitted.
+    """
 
     code = "rate_limit_exceeded"
+    headers: Sequence[tuple[bytes, bytes]] = ()
 
     def __init__(
         self,
@@ -172,9 +177,13 @@ class RateLimited(LMaaSError):
 
 
 class InsufficientQuota(LMaaSError):
-    """The budget of the key or its tenant does not pay for the request; retrying does not help."""
+    """The budget of the key or its tenant does not pay for the request; retrying does not help.
+
+    `headers` tell what is left of the other limits.
+    """
 
     code = "insufficient_quota"
+    headers: Sequence[tuple[bytes, bytes]] = ()
 
 
 class Quarantined(LMaaSError):

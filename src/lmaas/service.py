@@ -222,7 +222,7 @@ class Service:
         self, key: KeyRecord, version: ModelVersion, ref: str, payload: Payload
     ) -> int:
         """Tokens of the texts, counted only for keys with limits: others need not wait for it."""
-        if version.manifest.signature.language is None or not self.ledger.limits(key):
+        if version.manifest.signature.language is None or not self.ledger.check(key, version.ref):
             return 0
         counting = msgspec.structs.replace(payload, count_only=True)
         return (await self.router.call(key.tenant, ref, counting))[1].tokens
@@ -283,7 +283,7 @@ class Service:
 
         Counted only for keys with limits: the others need not wait for it.
         """
-        if not self.ledger.limits(key):
+        if not self.ledger.check(key, version.ref):
             return 0, 0
         prompt = await self._prompt_tokens(key, ref, request)
         answer = request.sampling.max_tokens

@@ -206,6 +206,26 @@ def test_all_levels_must_allow_and_a_refusal_takes_nothing(books: Books) -> None
     assert dict(books.admit().headers)[b"x-ratelimit-limit-requests"] == b"100"
 
 
+def test_who_may_not_ask_is_told_before_tokens_are_counted(books: Books) -> None:
+    books.terms.set_price(TENANT, "m", Price(prompt_micro=1_000_000))
+    assert not books.ledger.check(books.key, "m:1")
+    books.limit(requests_per_minute=2, tokens_per_minute=60, budget_micro=50)
+    for _ in range(3):
+        assert books.ledger.check(books.key, "m:1")
+    books.admit(tokens=49).settle(Usage(prompt=49))
+    assert books.ledger.check(books.key, "m:1")
+    books.admit(tokens=1).settle(Usage(prompt=1))
+    with pytest.raises(RateLimited, match="2 requests") as caught:
+        books.ledger.check(books.key, "m:1")
+    assert dict(caught.value.headers)[b"x-ratelimit-remaining-tokens"] == b"10"
+    books.pass_s(30)
+    with pytest.raises(InsufficientQuota) as spent:
+        books.ledger.check(books.key, "m:1")
+    assert dict(spent.value.headers)[b"x-ratelimit-remaining-requests"] == b"1"
+    (row,) = books.rows()
+    assert row.requests == 2
+
+
 def test_a_request_that_can_never_run_says_so(books: Books) -> None:
     books.limit(tokens_per_minute=50)
     with pytest.raises(RateLimited, match="max_tokens") as caught:

@@ -67,6 +67,9 @@ def test_the_rate_is_told_with_every_answer(counted: Running, admin: Client) -> 
     assert second.headers["x-ratelimit-reset-requests"].endswith("s")
     assert third.status_code == 429
     assert 1 <= int(third.headers["retry-after"]) <= 30
+    assert third.headers["x-ratelimit-limit-requests"] == "2"
+    assert third.headers["x-ratelimit-remaining-requests"] == "0"
+    assert third.headers["x-ratelimit-reset-requests"].endswith("s")
     assert third.json()["error_type"] == "rate_limit_exceeded"
     admin.set_limits(record.id, Limits())
     answer = call(counted, key)

@@ -21,7 +21,7 @@ from lmaas.accounts.records import FREE, Limits, Price, Status
 from lmaas.accounts.tally import STATUSES, Counter, Place, Tally, read_tally
 from lmaas.accounts.terms import AllLimits, AllPrices, Terms
 from lmaas.accounts.usage import insert, spent
-from lmaas.errors import LMaaSError, Unavailable
+from lmaas.errors import InsufficientQuota, LMaaSError, RateLimited, Unavailable
 from lmaas.language import Usage
 from lmaas.registry.store import Registry
 from lmaas.types import KeyRecord, ModelVersion
@@ -121,14 +121,6 @@ class Ledger:
 
     # Requests
 
-    def limits(self, key: KeyRecord) -> bool:
-        """Whether anything bounds what `key` may use."""
-        version = self._registry.data_version()
-        if version != self._seen:
-            self._refresh(version)
-        levels = self._levels_of.get((key.tenant, key.id))
-        return bool(self._find_levels(key.tenant, key.id) if levels is None else levels)
-
     def count(
         self, key: KeyRecord, ref: str, endpoint: str, resolve: Callable[[str, str], ModelVersion]
     ) -> "Counted | None":
@@ -200,22 +192,49 @@ class Ledger:
         if levels is None:
             levels = self._find_levels(tenant, key.id)
         if levels:
-            for level in levels:
-                if level.period is not None and not level.period.start <= now < level.period.end:
-                    self._open_period(level, now)
+            self._open_periods(levels, now)
         admission.line = line_of(begun)
-        with self._lock:
-            if not self._open:
-                raise Unavailable(
-                    "No accounts are kept here: not started, ended, or kept by another process."
-                )
-            assert request_id not in self._running
-            if levels:
-                self._take(admission, levels, start_ns)
-            else:
-                self._journal.append(admission.line)
-            self._running[request_id] = admission
+        try:
+            with self._lock:
+                if not self._open:
+                    raise Unavailable(
+                        "No accounts are kept here: not started, ended, or kept by another process."
+                    )
+                assert request_id not in self._running
+                if levels:
+                    self._take(admission, levels, start_ns)
+                else:
+                    self._journal.append(admission.line)
+                self._running[request_id] = admission
+        except (RateLimited, InsufficientQuota) as refusal:
+            raise self._with_headers(refusal, levels) from None
         return admission
+
+    def check(self, key: KeyRecord, model: str) -> bool:
+        """Whether anything bounds what `key` may use. Takes nothing.
+
+        Raises what `admit` would raise however few tokens a request has, so that none are counted
+        for who may not ask at all.
+        """
+        version = self._registry.data_version()
+        if version != self._seen:
+            self._refresh(version)
+        tenant, now = key.tenant, self._now()
+        levels = self._levels_of.get((tenant, key.id)) or self._find_levels(tenant, key.id)
+        self._open_periods(levels, now)
+        least = self._find_price(tenant, model).cost(1, 0)
+        with self._lock:
+            now_ns = self._monotonic_ns()
+            found = [level.refusal(None, least, now_ns) for level in levels]
+        for refusal in found:
+            if refusal is not None:
+                raise self._with_headers(refusal, levels)
+        return bool(levels)
+
+    def _with_headers(self, refusal: LMaaSError, levels: tuple[Level, ...]) -> LMaaSError:
+        if isinstance(refusal, RateLimited | InsufficientQuota):
+            refusal.headers = self.headers(levels)
+        return refusal
 
     def _take(self, admission: Admission, levels: tuple[Level, ...], now_ns: int) -> None:
         tokens, cost = admission.tokens, admission.held_micro
@@ -346,6 +365,11 @@ class Ledger:
             level.period = None
         elif not same_period:
             self._load_period(level, now)
+
+    def _open_periods(self, levels: Iterable[Level], now: float) -> None:
+        for level in levels:
+            if level.period is not None and not level.period.start <= now < level.period.end:
+                self._open_period(level, now)
 
     def _open_period(self, level: Level, now: float) -> None:
         with self._flushing, self._lock:

@@ -128,8 +128,11 @@ class Level:
         """Whether money has a bound here, hard or soft."""
         return self.limits.budget_micro is not None or self.limits.soft_budget_micro is not None
 
-    def refusal(self, tokens: int, cost: int, now: int) -> LMaaSError | None:
-        """Why a request may not run now; None when it may. Takes nothing."""
+    def refusal(self, tokens: int | None, cost: int, now: int) -> LMaaSError | None:
+        """Why a request may not run now; None when it may. Takes nothing.
+
+        `tokens` None: they are not counted yet.
+        """
         limits = self.limits
         if limits.concurrent is not None and self.running >= limits.concurrent:
             return RateLimited(
@@ -141,7 +144,7 @@ class Level:
             ("requests", self.requests, 1),
             ("tokens", self.tokens, tokens),
         ):
-            if bucket is None:
+            if bucket is None or units is None:
                 continue
             if units > bucket.limit:
                 return RateLimited(

@@ -42,15 +42,15 @@ def status_of(error: errors.LMaaSError) -> int:
 
 
 def headers_of(error: errors.LMaaSError) -> list[tuple[bytes, bytes]]:
-    """Headers that go with an error: when to retry, or how to authenticate."""
+    """Headers that go with an error: when to retry, what limits leave, how to authenticate."""
     match error:
         case errors.QueueFull():
             return [(b"retry-after", str(max(1, error.retry_after_s)).encode())]
         case errors.RateLimited():
-            wait = [(b"retry-after", str(max(1, error.retry_after_s)).encode())]
+            wait = [(b"retry-after", str(max(1, error.retry_after_s)).encode()), *error.headers]
             return [*wait, (b"x-should-retry", b"false")] if error.never else wait
         case errors.InsufficientQuota():
-            return [(b"x-should-retry", b"false")]
+            return [(b"x-should-retry", b"false"), *error.headers]
         case errors.Unavailable() | errors.DoesNotFit():
             return [(b"retry-after", b"1")]
         case errors.Unauthorized():
