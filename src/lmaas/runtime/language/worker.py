@@ -161,17 +161,20 @@ class LanguageWorker:
             return
         try:
             prepared = self._session.prepare(request)
+            grammar = prepared.sampling.grammar
+            proven = grammar is None or self._prover is None or self._prover.known(grammar)
         except LMaaSError as error:
             self._fail(id_, error)
             return
-        grammar = prepared.sampling.grammar
-        if grammar is not None and self._prover is not None and not self._prover.known(grammar):
+        if proven:
+            self._begin(id_, prepared)
+        else:
             self._side.submit(self._prove_beside, id_, prepared)
-            return
-        self._begin(id_, prepared)
 
     def _prepare_beside(self, id_: int, request: GenerateRequest) -> None:
         assert self._session is not None
+        if id_ not in self._preparing:
+            return
         try:
             prepared = self._session.prepare(request)
         except Exception as error:  # noqa: BLE001 - becomes the answer to this one request
@@ -180,6 +183,8 @@ class LanguageWorker:
         self._prove_beside(id_, prepared)
 
     def _prove_beside(self, id_: int, prepared: Prepared) -> None:
+        if id_ not in self._preparing:
+            return
         grammar = prepared.sampling.grammar
         try:
             if grammar is not None and self._prover is not None:
