@@ -1,0 +1,158 @@
+"""What is billed when a server is told to stop, or loses its worker, while it streams."""
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from lmaas.accounts.records import Price
+from lmaas.client import Client
+from servers import Running, serving
+
+PRICE = Price(prompt_micro=1_000_000, completion_micro=2_000_000)
+ASKED: dict[str, Any] = {
+    "model": "tiny",
+    "messages": [{"role": "user", "content": "hello world"}],
+    "ignore_eos": True,
+    "stream": True,
+    "stream_options": {"include_usage": True},
+}
+PATH = "/v1/chat/completions"
+
+
+@pytest.fixture
+def home(tmp_path: Path, language_home: Path) -> Path:
+    """A home of its own, with `tiny`."""
+    return Path(shutil.copytree(language_home, tmp_path / "home"))
+
+
+def events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+    """The JSON of a stream's events; the last one is {"done": True} where all is well."""
+    for line in lines:
+        if line:
+            data = line.removeprefix("data: ")
+            yield {"done": True} if data == "[DONE]" else json.loads(data)
+
+
+def rows_of(home: Path, key_id: str) -> list[tuple[str, int, int, int]]:
+    """Status, tokens of prompt and answer, and cost of each request of a key."""
+    with closing(sqlite3.connect(home / "lmaas.db")) as connection:
+        query = (
+            "SELECT status, prompt_tokens, completion_tokens, cost_micro FROM usage "
+            "WHERE key_id = ? ORDER BY status, completion_tokens"
+        )
+        return connection.execute(query, (key_id,)).fetchall()
+
+
+def test_streams_end_when_the_server_is_told_to_stop(home: Path) -> None:
+    with ExitStack() as stack:
+        server = stack.enter_context(serving(home))
+        admin = stack.enter_context(Client(server.url, server.key))
+        admin.set_price("tiny", PRICE)
+        record, key = admin.create_key("drained", ("call",))
+        headers = {"authorization": f"Bearer {key}"}
+        client = stack.enter_context(httpx.Client(base_url=server.url, headers=headers, timeout=60))
+        streams = []
+        for number in range(4):
+            body = ASKED | {"n": 32, "max_tokens": 440 + number}
+            response = stack.enter_context(client.stream("POST", PATH, json=body))
+            assert response.status_code == 200
+            stream = events(response.iter_lines())
+            assert "choices" in next(stream)
+            streams.append(stream)
+        os.kill(server.pid, signal.SIGTERM)
+        late = httpx.get(f"{server.url}/health/ready")
+        while late.status_code == 200:  # the signal is on its way
+            late = httpx.get(f"{server.url}/health/ready")
+        assert late.status_code == 503
+        whole = {**ASKED, "stream": False, "stream_options": None}
+        refused = httpx.post(server.url + PATH, json=whole, headers=headers, timeout=60)
+        assert refused.status_code == 503
+        assert int(refused.headers["retry-after"]) >= 1
+        assert refused.json()["error"]["code"] == "unavailable"
+        told = []
+        for stream in streams:
+            *_, last, done = stream
+            assert done == {"done": True}
+            told.append((last["usage"]["prompt_tokens"], last["usage"]["completion_tokens"]))
+        os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOWAIT)
+    assert [answer for _, answer in told] == [32 * (440 + number) for number in range(4)]
+    *failed, first, second, third, fourth = rows_of(home, record.id)
+    assert [first, second, third, fourth] == [
+        ("ok", prompt, answer, PRICE.cost(prompt, answer)) for prompt, answer in told
+    ]
+    assert failed == [("failed", 0, 0, 0)]
+
+
+def test_a_stream_that_takes_too_long_ends_in_an_error(home: Path) -> None:
+    with ExitStack() as stack:
+        server = stack.enter_context(serving(home, drain_timeout_s=0.5))
+        admin = stack.enter_context(Client(server.url, server.key))
+        record, key = admin.create_key("cut", ("call",))
+        headers = {"authorization": f"Bearer {key}"}
+        body = ASKED | {"n": 128, "max_tokens": 480, "logprobs": True}
+        response = stack.enter_context(
+            httpx.stream("POST", server.url + PATH, json=body, headers=headers, timeout=60)
+        )
+        stream = events(response.iter_lines())
+        told = [next(stream)]
+        os.kill(server.pid, signal.SIGTERM)
+        told += stream
+        os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOWAIT)
+    assert {"done": True} not in told
+    assert told[-1]["error"]["code"] == "unavailable"
+    ((status, prompt, answer, _),) = rows_of(home, record.id)
+    assert (status, answer) == ("failed", delivered(told))
+    assert prompt > 0
+
+
+def test_what_a_killed_worker_delivered_is_billed_once(home: Path) -> None:
+    with ExitStack() as stack:
+        server = stack.enter_context(serving(home))
+        admin = stack.enter_context(Client(server.url, server.key))
+        admin.set_price("tiny", PRICE)
+        record, key = admin.create_key("robbed", ("call",))
+        headers = {"authorization": f"Bearer {key}"}
+        client = stack.enter_context(httpx.Client(base_url=server.url, headers=headers, timeout=60))
+        whole = {**ASKED, "stream": False, "stream_options": None, "max_tokens": 4}
+        prompt = client.post(PATH, json=whole).json()["usage"]["prompt_tokens"]
+        body = ASKED | {"n": 48, "max_tokens": 440, "logprobs": True}
+        with client.stream("POST", PATH, json=body) as response:
+            stream = events(response.iter_lines())
+            told = [next(stream) for _ in range(20)]
+            kill_the_worker(server)
+            told += stream
+        assert {"done": True} not in told
+        assert told[-1]["error"]["code"] == "unavailable"
+        assert 20 <= delivered(told) < 48 * 440
+        again = client.post(PATH, json=whole)
+        assert again.status_code == 200
+        assert again.json()["usage"]["completion_tokens"] == 4
+        ok = admin.usage(key_id=record.id).data[0]
+        assert (ok.requests, ok.failed) == (3, 1)
+    each = ("ok", prompt, 4, PRICE.cost(prompt, 4))
+    robbed = ("failed", prompt, delivered(told), PRICE.cost(prompt, delivered(told)))
+    assert rows_of(home, record.id) == [robbed, each, each]
+
+
+def kill_the_worker(server: Running) -> None:
+    (row,) = httpx.get(f"{server.url}/api/ps", headers=server.admin).json()
+    os.kill(row["pid"], signal.SIGKILL)
+
+
+def delivered(told: list[dict[str, Any]]) -> int:
+    """How many tokens the events of a stream with log probabilities hold."""
+    return sum(
+        len(choice["logprobs"]["content"])
+        for event in told
+        for choice in event.get("choices", ())
+        if choice["logprobs"] is not None
+    )
