@@ -6,7 +6,7 @@ batch, its micro-batches and its shards on several workers give the same step.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -93,6 +93,31 @@ class Problem(Protocol):
 
     def facts(self) -> dict[str, Any]:
         """What the data was: its digest, sizes, labels, overlap; goes into lineage and card."""
+        ...
+
+
+class Width(msgspec.Struct, frozen=True, kw_only=True):
+    """How many units or channels a layer has, in `parts` that are normalised each by itself.
+
+    The parts are equal and lie one after the other, so a smaller layer has as many of each.
+    """
+
+    size: int
+    parts: int = 1
+
+
+@runtime_checkable
+class Resizable(Protocol):
+    """A problem whose network can be built with other widths."""
+
+    def widths(self) -> dict[str, Width]:
+        """The widths that can be smaller, each alone, by name; none where the network has none."""
+        ...
+
+    def resize(self, sizes: Mapping[str, int]) -> None:
+        """From now on `build` makes the network with these widths, weights from the seed, and
+        `package` says so.
+        """
         ...
 
 

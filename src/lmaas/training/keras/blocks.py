@@ -33,9 +33,9 @@ def places(like: Any, count: int, width: int, seeds: Iterator[int]) -> Any:
 
 
 def encoder_block(
-    x: Any, width: int, heads: int, seeds: Iterator[int], seen: Any | None = None
+    x: Any, width: int, heads: int, feed: int, seeds: Iterator[int], seen: Any | None = None
 ) -> Any:
-    """Attention and a feed-forward part four times as wide, each normalised before, added after.
+    """Attention and a part of two dense layers, each normalised before and added after.
 
     `seen` (N, 1, T), where given, is False where nothing is to be looked at.
     """
@@ -47,5 +47,5 @@ def encoder_block(
     attention = layers.MultiHeadAttention(heads, width // heads, kernel_initializer=glorot())
     x = layers.Add()([x, attention(y, y, attention_mask=seen)])
     y = layers.LayerNormalization(epsilon=1e-5)(x)
-    y = layers.Dense(4 * width, activation="gelu", kernel_initializer=glorot())(y)
+    y = layers.Dense(feed, activation="gelu", kernel_initializer=glorot())(y)
     return layers.Add()([x, layers.Dense(width, kernel_initializer=glorot())(y)])

@@ -8,7 +8,15 @@ import keras
 from keras import layers
 
 from lmaas.training.keras.blocks import dense, encoder_block, he, places
-from lmaas.training.problems.architectures import Cnn, Mlp, ResNet18, Vit, count_patches
+from lmaas.training.problems.architectures import (
+    BLOCKS,
+    NORM_GROUPS,
+    Cnn,
+    Mlp,
+    ResNet18,
+    Vit,
+    count_patches,
+)
 from lmaas.types import ImageSpec
 
 
@@ -43,18 +51,19 @@ def _cnn(x: Any, options: Cnn, image: ImageSpec, seeds: Iterator[int]) -> Any:
 
 def _resnet18(x: Any, options: ResNet18, image: ImageSpec, seeds: Iterator[int]) -> Any:
     def normed(y: Any, channels: int, size: int, stride: int) -> Any:
-        return layers.GroupNormalization(8)(_conv(y, channels, size, stride, seeds, use_bias=False))
+        convolved = _conv(y, channels, size, stride, seeds, use_bias=False)
+        return layers.GroupNormalization(NORM_GROUPS)(convolved)
 
     before = options.width
     x = layers.ReLU()(normed(x, before, 3, 1))
-    for stage in range(4):
-        channels = options.width << stage
-        for stride in (1 if stage == 0 else 2, 1):
-            y = layers.ReLU()(normed(x, channels, 3, stride))
-            y = normed(y, channels, 3, 1)
-            short = x if before == channels else normed(x, channels, 1, stride)
-            x = layers.ReLU()(layers.Add()([y, short]))
-            before = channels
+    for block, inner in enumerate(options.inner):
+        stage, place = divmod(block, BLOCKS)
+        channels, stride = options.width << stage, 2 if stage and not place else 1
+        y = layers.ReLU()(normed(x, inner, 3, stride))
+        y = normed(y, channels, 3, 1)
+        short = x if before == channels else normed(x, channels, 1, stride)
+        x = layers.ReLU()(layers.Add()([y, short]))
+        before = channels
     return layers.GlobalAveragePooling2D()(x)
 
 
@@ -63,8 +72,8 @@ def _vit(x: Any, options: Vit, image: ImageSpec, seeds: Iterator[int]) -> Any:
     x = _conv(x, options.width, options.patch, options.patch, seeds)
     x = layers.Reshape((count, options.width))(x)
     x = layers.Add()([x, places(x[:, :, 0], count, options.width, seeds)])
-    for _ in range(options.depth):
-        x = encoder_block(x, options.width, options.heads, seeds)
+    for feed in options.feed:
+        x = encoder_block(x, options.width, options.heads, feed, seeds)
     return layers.GlobalAveragePooling1D()(layers.LayerNormalization(epsilon=1e-5)(x))
 
 

@@ -26,8 +26,8 @@ def build(
     if isinstance(options, Transformer):
         x = layers.Add()([x, places(ids, length, options.width, seeds)])
         seen = ops.expand_dims(ops.greater(mask, 0), 1)
-        for _ in range(options.depth):
-            x = encoder_block(x, options.width, options.heads, seeds, seen)
+        for feed in options.feed:
+            x = encoder_block(x, options.width, options.heads, feed, seeds, seen)
         features = _mean(layers.LayerNormalization(epsilon=1e-5)(x), mask)
     else:
         features = dense(_mean(x, mask), options.hidden, seeds)

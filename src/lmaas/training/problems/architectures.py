@@ -4,6 +4,7 @@ Networks have no state but their weights and act alike in training and inference
 by group or layer, never by batch, so that a batch, its parts and its shards give one gradient.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -11,9 +12,15 @@ from msgspec import Meta
 
 from lmaas.errors import InvalidInput
 from lmaas.recipe import ModelChoice
+from lmaas.training.base import Width
 
 Size = Annotated[int, Meta(ge=1, le=65_536)]
 Depth = Annotated[int, Meta(ge=1, le=64)]
+FeedSize = Annotated[int, Meta(ge=1, le=4 * 65_536)]
+NORM_GROUPS = 8
+"""A ResNet's channels are normalised in so many groups."""
+STAGES, BLOCKS = 4, 2
+"""A ResNet-18's stages, and the blocks of each."""
 
 
 class Architecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -35,19 +42,32 @@ class Cnn(Architecture, frozen=True, kw_only=True):
 class ResNet18(Architecture, frozen=True, kw_only=True):
     """He et al., 2015, for small images: a 3 x 3 stem, no pooling before the first stage.
 
-    Normalised by group (Wu and He, 2018). `width` is the first stage's, 64 in the paper.
+    Normalised by group (Wu and He, 2018). `width` is the first stage's, 64 in the paper. `inner`
+    are the channels between the two convolutions of each block: left out, the stage's.
     """
 
-    width: Annotated[int, Meta(ge=8, le=1024, multiple_of=8)] = 64
+    width: Annotated[int, Meta(ge=8, le=1024, multiple_of=NORM_GROUPS)] = 64
+    inner: tuple[Annotated[int, Meta(ge=8, le=8192, multiple_of=NORM_GROUPS)], ...] = ()
+
+    def __post_init__(self) -> None:
+        widths = [self.width << stage for stage in range(STAGES) for _ in range(BLOCKS)]
+        _fill(self, "inner", widths)
 
 
 class Vit(Architecture, frozen=True, kw_only=True):
-    """Dosovitskiy et al., 2020, with the mean of the patches instead of a class token."""
+    """Dosovitskiy et al., 2020, with the mean of the patches instead of a class token.
+
+    `feed` are the widths inside the blocks' feed-forward parts: left out, four times `width`.
+    """
 
     patch: Annotated[int, Meta(ge=1, le=64)] = 4
     width: Size = 64
     depth: Depth = 4
     heads: Depth = 4
+    feed: tuple[FeedSize, ...] = ()
+
+    def __post_init__(self) -> None:
+        _fill(self, "feed", [4 * self.width] * self.depth)
 
 
 class Bag(Architecture, frozen=True, kw_only=True):
@@ -58,11 +78,27 @@ class Bag(Architecture, frozen=True, kw_only=True):
 
 
 class Transformer(Architecture, frozen=True, kw_only=True):
-    """A small encoder (Vaswani et al., 2017, normalised before each part), mean of the tokens."""
+    """A small encoder (Vaswani et al., 2017, normalised before each part), mean of the tokens.
+
+    `feed` are the widths inside the blocks' feed-forward parts: left out, four times `width`.
+    """
 
     width: Size = 64
     depth: Depth = 2
     heads: Depth = 4
+    feed: tuple[FeedSize, ...] = ()
+
+    def __post_init__(self) -> None:
+        _fill(self, "feed", [4 * self.width] * self.depth)
+
+
+def _fill(options: Architecture, field: str, widths: list[int]) -> None:
+    """Let `field` be `widths` where it is left out. Raises ValueError for another length."""
+    given = getattr(options, field)
+    if not given:
+        msgspec.structs.force_setattr(options, field, tuple(widths))
+    elif len(given) != len(widths):
+        raise ValueError(f"{field} has {len(given)} widths; expected {len(widths)}, one a block")
 
 
 KNOWN: dict[str, dict[str, type[Architecture]]] = {
@@ -72,7 +108,39 @@ KNOWN: dict[str, dict[str, type[Architecture]]] = {
 }
 """Each task's architectures; the first is the one that "auto" takes."""
 
+FREE: dict[type[Architecture], tuple[str, int]] = {
+    Mlp: ("hidden", 1),
+    Cnn: ("channels", 1),
+    ResNet18: ("inner", NORM_GROUPS),
+    Vit: ("feed", 1),
+    Transformer: ("feed", 1),
+    Bag: ("hidden", 1),
+}
+"""The field with the widths that nothing else is tied to, and in how many parts each lies.
+
+Of a ResNet and of encoder blocks the widths between blocks are those of all: every block adds to
+what came before it.
+"""
+
 A = TypeVar("A", bound=Architecture)
+
+
+def widths(options: Architecture) -> dict[str, Width]:
+    """The widths that can be made smaller, each alone, by name: "hidden.0"."""
+    if type(options) not in FREE:
+        return {}
+    field, parts = FREE[type(options)]
+    return {
+        f"{field}.{index}": Width(size=size, parts=parts)
+        for index, size in enumerate(getattr(options, field))
+    }
+
+
+def resized(options: A, sizes: Mapping[str, int]) -> A:
+    """The options with all the widths that `widths` names."""
+    field, _ = FREE[type(options)]
+    given = tuple(sizes[name] for name in widths(options))
+    return msgspec.structs.replace(options, **{field: given})
 
 
 def resolve(task: str, choice: ModelChoice) -> tuple[str, Any]:

@@ -26,18 +26,16 @@ def dense(sizes: Sequence[int]) -> list[nn.Module]:
 
 
 class EncoderBlock(nn.Module):  # type: ignore[misc]
-    """Attention and a feed-forward part four times as wide, each normalised before, added after."""
+    """Attention and a part of two dense layers, each normalised before and added after."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, feed: int) -> None:
         super().__init__()
         self.heads = heads
         self.before = nn.LayerNorm(width)
         self.attention = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         self.between = nn.LayerNorm(width)
-        self.feed = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
-        )
+        self.feed = nn.Sequential(nn.Linear(width, feed), nn.GELU(), nn.Linear(feed, width))
 
     def forward(self, x: torch.Tensor, seen: torch.Tensor | None = None) -> torch.Tensor:
         """(N, T, W) to the same; `seen` (N, 1, 1, T) is False where nothing is to be looked at."""

@@ -6,7 +6,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from lmaas.training.problems.architectures import Cnn, Mlp, ResNet18, Vit, count_patches
+from lmaas.training.problems.architectures import (
+    BLOCKS,
+    NORM_GROUPS,
+    Cnn,
+    Mlp,
+    ResNet18,
+    Vit,
+    count_patches,
+)
 from lmaas.training.pytorch.blocks import EncoderBlock, dense, seeded
 from lmaas.types import ImageSpec
 
@@ -43,18 +51,19 @@ def _cnn(options: Cnn, image: ImageSpec, classes: int) -> nn.Module:
 
 
 class Residual(nn.Module):  # type: ignore[misc]
-    """Two 3 x 3 convolutions beside a short cut."""
+    """Two 3 x 3 convolutions, with `inner` channels between them, beside a short cut."""
 
-    def __init__(self, before: int, channels: int, stride: int) -> None:
+    def __init__(self, before: int, inner: int, channels: int, stride: int) -> None:
         super().__init__()
-        self.first = nn.Conv2d(before, channels, 3, stride, 1, bias=False)
-        self.first_norm = nn.GroupNorm(8, channels)
-        self.second = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
-        self.second_norm = nn.GroupNorm(8, channels)
+        self.first = nn.Conv2d(before, inner, 3, stride, 1, bias=False)
+        self.first_norm = nn.GroupNorm(NORM_GROUPS, inner)
+        self.second = nn.Conv2d(inner, channels, 3, 1, 1, bias=False)
+        self.second_norm = nn.GroupNorm(NORM_GROUPS, channels)
         self.short: nn.Module = nn.Identity()
         if stride != 1 or before != channels:
             self.short = nn.Sequential(
-                nn.Conv2d(before, channels, 1, stride, bias=False), nn.GroupNorm(8, channels)
+                nn.Conv2d(before, channels, 1, stride, bias=False),
+                nn.GroupNorm(NORM_GROUPS, channels),
             )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -66,12 +75,14 @@ class Residual(nn.Module):  # type: ignore[misc]
 def _resnet18(options: ResNet18, image: ImageSpec, classes: int) -> nn.Module:
     before = options.width
     layers: list[nn.Module] = [
-        nn.Conv2d(image.channels, before, 3, 1, 1, bias=False), nn.GroupNorm(8, before), nn.ReLU()
-    ]  # fmt: skip
-    for stage in range(4):
+        nn.Conv2d(image.channels, before, 3, 1, 1, bias=False),
+        nn.GroupNorm(NORM_GROUPS, before),
+        nn.ReLU(),
+    ]
+    for block, inner in enumerate(options.inner):
+        stage, place = divmod(block, BLOCKS)
         channels = options.width << stage
-        layers += [Residual(before, channels, 1 if stage == 0 else 2)]
-        layers += [Residual(channels, channels, 1)]
+        layers.append(Residual(before, inner, channels, 2 if stage and not place else 1))
         before = channels
     return Network(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, classes))
 
@@ -85,7 +96,7 @@ class VisionTransformer(nn.Module):  # type: ignore[misc]
         self.patches = nn.Conv2d(image.channels, options.width, options.patch, options.patch)
         self.places = nn.Parameter(0.02 * torch.randn(1, count, options.width))
         self.blocks = nn.ModuleList(
-            EncoderBlock(options.width, options.heads) for _ in range(options.depth)
+            EncoderBlock(options.width, options.heads, feed) for feed in options.feed
         )
         self.norm = nn.LayerNorm(options.width)
         self.head = nn.Linear(options.width, classes)

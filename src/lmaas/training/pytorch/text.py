@@ -37,7 +37,7 @@ class TransformerNetwork(nn.Module):  # type: ignore[misc]
         self.tokens = embedding(language.vocabulary_size, options.width)
         self.places = nn.Parameter(0.02 * torch.randn(1, language.context_length, options.width))
         self.blocks = nn.ModuleList(
-            EncoderBlock(options.width, options.heads) for _ in range(options.depth)
+            EncoderBlock(options.width, options.heads, feed) for feed in options.feed
         )
         self.norm = nn.LayerNorm(options.width)
         self.head = nn.Linear(options.width, classes)

@@ -107,17 +107,19 @@ class LayerNorm(tf.Module):  # type: ignore[misc]
 
 
 class EncoderBlock(tf.Module):  # type: ignore[misc]
-    """Attention and a feed-forward part four times as wide, each normalised before, added after."""
+    """Attention and a part of two dense layers, each normalised before and added after."""
 
-    def __init__(self, draw: Draw, length: int, width: int, heads: int, name: str) -> None:
+    def __init__(
+        self, draw: Draw, length: int, width: int, heads: int, feed: int, name: str
+    ) -> None:
         super().__init__(name=name)
         self.length, self.width, self.heads = length, width, heads
         self.before = LayerNorm(width, "before")
         self.attention = Dense(draw, width, 3 * width, "attention")
         self.out = Dense(draw, width, width, "out")
         self.between = LayerNorm(width, "between")
-        self.up = Dense(draw, width, 4 * width, "up")
-        self.down = Dense(draw, 4 * width, width, "down")
+        self.up = Dense(draw, width, feed, "up")
+        self.down = Dense(draw, feed, width, "down")
 
     def __call__(self, x: Any, hidden: Any = None) -> Any:
         """(N, T, W) to the same; `hidden` (N, 1, 1, T), added to scores, is very low where nothing

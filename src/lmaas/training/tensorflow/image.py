@@ -6,7 +6,15 @@ from typing import Any
 
 import tensorflow as tf
 
-from lmaas.training.problems.architectures import Cnn, Mlp, ResNet18, Vit, count_patches
+from lmaas.training.problems.architectures import (
+    BLOCKS,
+    NORM_GROUPS,
+    Cnn,
+    Mlp,
+    ResNet18,
+    Vit,
+    count_patches,
+)
 from lmaas.training.tensorflow.blocks import (
     Conv,
     Dense,
@@ -66,18 +74,20 @@ class CnnNetwork(tf.Module):  # type: ignore[misc]
 
 
 class Residual(tf.Module):  # type: ignore[misc]
-    """Two 3 x 3 convolutions beside a short cut."""
+    """Two 3 x 3 convolutions, with `inner` channels between them, beside a short cut."""
 
-    def __init__(self, draw: Draw, before: int, channels: int, stride: int, name: str) -> None:
+    def __init__(
+        self, draw: Draw, before: int, inner: int, channels: int, stride: int, name: str
+    ) -> None:
         super().__init__(name=name)
-        self.first = Conv(draw, before, channels, 3, stride, "first", bias=False)
-        self.first_norm = GroupNorm(channels, 8, "first_norm")
-        self.second = Conv(draw, channels, channels, 3, 1, "second", bias=False)
-        self.second_norm = GroupNorm(channels, 8, "second_norm")
+        self.first = Conv(draw, before, inner, 3, stride, "first", bias=False)
+        self.first_norm = GroupNorm(inner, NORM_GROUPS, "first_norm")
+        self.second = Conv(draw, inner, channels, 3, 1, "second", bias=False)
+        self.second_norm = GroupNorm(channels, NORM_GROUPS, "second_norm")
         self.short = self.short_norm = None
         if stride != 1 or before != channels:
             self.short = Conv(draw, before, channels, 1, stride, "short", bias=False)
-            self.short_norm = GroupNorm(channels, 8, "short_norm")
+            self.short_norm = GroupNorm(channels, NORM_GROUPS, "short_norm")
 
     def __call__(self, x: Any) -> Any:
         """(N, H, W, before) to (N, H / stride, W / stride, channels)."""
@@ -95,14 +105,14 @@ class ResNetNetwork(tf.Module):  # type: ignore[misc]
         super().__init__()
         before = options.width
         self.stem = Conv(draw, image.channels, before, 3, 1, "stem", bias=False)
-        self.stem_norm = GroupNorm(before, 8, "stem_norm")
+        self.stem_norm = GroupNorm(before, NORM_GROUPS, "stem_norm")
         self.blocks = []
-        for stage in range(4):
-            for part in range(2):
-                channels, stride = options.width << stage, 2 if stage and not part else 1
-                name = f"stage_{stage}_{part}"
-                self.blocks.append(Residual(draw, before, channels, stride, name))
-                before = channels
+        for block, inner in enumerate(options.inner):
+            stage, place = divmod(block, BLOCKS)
+            channels, stride = options.width << stage, 2 if stage and not place else 1
+            name = f"stage_{stage}_{place}"
+            self.blocks.append(Residual(draw, before, inner, channels, stride, name))
+            before = channels
         self.head = Dense(draw, before, classes, "head")
 
     @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
@@ -125,8 +135,8 @@ class VitNetwork(tf.Module):  # type: ignore[misc]
         self.patches = Conv(draw, image.channels, options.width, size, size, "patches")
         self.places = draw.normal((1, self.count, options.width), 0.02, "places")
         self.blocks = [
-            EncoderBlock(draw, self.count, options.width, options.heads, f"block_{index}")
-            for index in range(options.depth)
+            EncoderBlock(draw, self.count, options.width, options.heads, feed, f"block_{index}")
+            for index, feed in enumerate(options.feed)
         ]
         self.norm = LayerNorm(options.width, "norm")
         self.head = Dense(draw, options.width, classes, "head")

@@ -45,8 +45,8 @@ class TransformerNetwork(tf.Module):  # type: ignore[misc]
         self.tokens = draw.normal((language.vocabulary_size, options.width), 0.05, "tokens")
         self.places = draw.normal((1, length, options.width), 0.02, "places")
         self.blocks = [
-            EncoderBlock(draw, length, options.width, options.heads, f"block_{index}")
-            for index in range(options.depth)
+            EncoderBlock(draw, length, options.width, options.heads, feed, f"block_{index}")
+            for index, feed in enumerate(options.feed)
         ]
         self.norm = LayerNorm(options.width, "norm")
         self.head = Dense(draw, options.width, classes, "head")
