@@ -67,21 +67,22 @@ def to_array(image: Image.Image, spec: ImageSpec, dtype: str) -> np.ndarray:
 
 
 def from_pixels(pixels: np.ndarray, spec: ImageSpec, dtype: str) -> np.ndarray:
-    """`(pixels * scale - mean) / std` in the layout of `spec`; `pixels` is H x W x C uint8."""
-    if np.dtype(dtype).kind == "f":
-        values = pixels.astype(dtype)
+    """`(pixels * scale - mean) / std` in the layout of `spec`.
+
+    `pixels` is (..., H, W, C) uint8: one image, or many that are computed at once.
+    """
+    values = pixels.astype(dtype)
+    if values.dtype.kind == "f":
         values *= np.asarray(spec.scale, dtype)
         if any(spec.mean) or any(std != 1 for std in spec.std):
             values -= np.asarray(spec.mean, dtype)
             values /= np.asarray(spec.std, dtype)
-    else:
-        values = pixels.astype(dtype)
     if spec.layout == "CHW":
-        return np.ascontiguousarray(values.transpose(2, 0, 1))
+        return np.ascontiguousarray(np.moveaxis(values, -1, -3))
     if spec.layout == "flat":
-        return values.reshape(-1)
+        return values.reshape(*values.shape[:-3], -1)
     if spec.layout == "HW":
-        return values[:, :, 0]
+        return values[..., 0]
     return values
 
 

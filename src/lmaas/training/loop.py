@@ -95,6 +95,7 @@ class _Run:
         self._samples = 0
         self._samples_per_s = 0.0
         self._epoch = -1
+        self._began = 0
         self._last = (0, 0.0, 0.0)
         self._order = np.arange(0)
         if recipe.early_stopping is not None and not problem.size("validation"):
@@ -106,7 +107,7 @@ class _Run:
 
     def run(self) -> Outcome:
         self._resume()
-        self._told = time.monotonic()
+        self._began, self._told = self.state.step, time.monotonic()
         stopped = False
         while self.state.step < self.total and not stopped:
             word = self._step()
@@ -180,7 +181,7 @@ class _Run:
             self.pruner.update(self.learner, step + 1)
         self._samples += count
         now = time.monotonic()
-        if now - self._told >= TELL_S:
+        if now - self._told >= TELL_S or step == self._began:
             self._metrics(now, epoch, loss / weight, rate, {})
         self._last = epoch, loss / weight, rate
         return word

@@ -36,6 +36,8 @@ LARGEST_AUTO: Final = 128
 GREY: Final = 8
 """How far the channels of a grey image may differ: JPEG rounds."""
 SAMPLE: Final = 8
+READY_BYTES: Final = 64 << 20
+"""Up to this size, the training images are kept as the numbers that the network reads."""
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -88,6 +90,11 @@ class ImageClassification:
         }
         if self._base is None:
             self.image = self._standardised()
+        train = self._splits.train
+        pixels = self._pixels[id(train.table)]
+        self._ready: np.ndarray | None = None
+        if not recipe.augmentation and 4 * len(train) * pixels[0].size <= READY_BYTES:
+            self._ready = codec.from_pixels(pixels[train.rows], self.image, "float32")
         self.model: ModelChoice = msgspec.structs.replace(
             architectures.noted(self._name, self._sizes), base=recipe.model.base
         )
@@ -102,35 +109,37 @@ class ImageClassification:
         part, targets = self._splits.parts[split], self._targets[split][indices]
         pixels = self._pixels[id(part.table)]
         rows = part.rows[indices]
-        if epoch is None or not self._recipe.augmentation:
-            images = [pixels[row] for row in rows]
-        else:
+        if epoch is not None and self._recipe.augmentation:
             images, targets = self._augmented(pixels, part.rows, indices, epoch)
-        inputs = np.stack([codec.from_pixels(each, self.image, "float32") for each in images])
+            inputs = codec.from_pixels(images, self.image, "float32")
+        elif self._ready is not None and split == "train":
+            inputs = self._ready[indices]
+        else:
+            inputs = codec.from_pixels(pixels[rows], self.image, "float32")
         size = len(indices)
         return Feed(inputs={"pixels": inputs}, targets={"labels": targets}, size=size, weight=size)
 
     def _augmented(
         self, pixels: np.ndarray, rows: np.ndarray, indices: np.ndarray, epoch: int
-    ) -> tuple[list[np.ndarray], np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray]:
         numbers = self._targets["train"]
         shares = np.zeros((len(indices), len(self.labels)), np.float32)
         images = []
         for place, index in enumerate(indices.tolist()):
             random = generator(self._recipe.seed, epoch, index)
-            image = self._augmenter(np.asarray(pixels[rows[index]]), random)
+            image = self._augmenter(pixels[rows[index]], random)
             other = index
 
             def draw(random: np.random.Generator) -> np.ndarray:
                 nonlocal other
                 other = int(random.integers(len(rows)))
-                return self._augmenter(np.asarray(pixels[rows[other]]), random)
+                return self._augmenter(pixels[rows[other]], random)
 
             image, share = self._augmenter.mix(image, draw, random)
             images.append(image)
             shares[place, numbers[index]] += share
             shares[place, numbers[other]] += 1 - share
-        return images, shares if self._augmenter.mixes else numbers[indices]
+        return np.stack(images), shares if self._augmenter.mixes else numbers[indices]
 
     def meter(self) -> Meter:
         """Accuracy and macro-F1."""
@@ -242,7 +251,8 @@ def _decode(table: Table, column: str, spec: ImageSpec, folder: Path) -> np.ndar
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
-    return np.memmap(path, np.uint8, "r", shape=shape)
+    # As a plain array: numpy's own class for mapped files makes every access dearer.
+    return np.asarray(np.memmap(path, np.uint8, "r", shape=shape))
 
 
 def open_problem(recipe: Recipe, folder: Path, base: Path | None) -> Problem:

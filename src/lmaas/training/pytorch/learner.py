@@ -58,6 +58,7 @@ class PyTorchLearner:
             raise InvalidInput("The model has no weights to train.", param="model")
         self._decay = recipe.optimizer.weight_decay
         self._optimizer = _optimizer(recipe.optimizer, self._parameters)
+        self._decays = isinstance(self._optimizer, torch.optim.AdamW)
         self._masks: list[Any] = []
         self._masked: list[Any] = []
         self._keywords: dict[tuple[str, ...], bool] = {}
@@ -84,7 +85,7 @@ class PyTorchLearner:
             if not math.isfinite(norm.item()):
                 raise Diverged(f"The norm of the gradients is {norm.item()}.")
         with torch.no_grad():
-            if self._decay:
+            if self._decay and not self._decays:
                 torch._foreach_mul_(self._parameters, 1 - learning_rate * self._decay)
             self._optimizer.param_groups[0]["lr"] = learning_rate
             self._optimizer.step()
@@ -242,14 +243,15 @@ class PyTorchLearner:
 
 
 def _optimizer(choice: Optimizer, parameters: list[Any]) -> Any:
-    """The optimizer without weight decay, which `step` does by itself."""
+    """The optimizer; for SGD without weight decay, which torch's does not decouple."""
     if choice.name == "sgd":
         return torch.optim.SGD(parameters, lr=1.0, momentum=choice.momentum, fused=True)
-    return torch.optim.Adam(
+    return torch.optim.AdamW(
         parameters,
         lr=1.0,
         betas=(choice.beta1, choice.beta2),
         eps=choice.epsilon,
+        weight_decay=choice.weight_decay,
         fused=True,
     )
 
