@@ -19,6 +19,7 @@ from lmaas.training.base import Facts, Feed, Loss, Meter, Problem, Split
 from lmaas.training.problems import architectures
 from lmaas.training.problems.base_model import BaseModel
 from lmaas.training.problems.classification import ClassMeter, lineage
+from lmaas.training.problems.sized import SizedNetwork
 from lmaas.training.problems.splits import Splits
 
 FEW: Final = 20
@@ -37,7 +38,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ignore: tuple[str, ...] = ()
 
 
-class Tabular:
+class Tabular(SizedNetwork):
     """The problem of one recipe."""
 
     def __init__(self, recipe: Recipe, folder: Path, base: Path | None) -> None:
@@ -161,7 +162,7 @@ class Tabular:
         model = module.build(
             self._name, self._sizes, self.columns.width, outputs, self._recipe.seed
         )
-        if self._base is not None:
+        if self._base is not None and not self.resized:
             self._base.fill(model, head=self._base.manifest.signature.labels == self.labels)
         return model
 

@@ -25,6 +25,7 @@ from lmaas.training.base import Facts, Feed, Loss, Meter, Problem, Split
 from lmaas.training.problems import architectures
 from lmaas.training.problems.base_model import BaseModel
 from lmaas.training.problems.classification import ClassMeter, lineage
+from lmaas.training.problems.sized import SizedNetwork
 from lmaas.training.problems.splits import Splits
 from lmaas.types import LanguageSpec
 
@@ -47,7 +48,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     lowercase: bool = True
 
 
-class TextClassification:
+class TextClassification(SizedNetwork):
     """The problem of one recipe."""
 
     primary = "accuracy"
@@ -165,7 +166,7 @@ class TextClassification:
         model = module.build(
             self._name, self._sizes, self._language, len(self.labels), self._recipe.seed
         )
-        if self._base is not None:
+        if self._base is not None and not self.resized:
             self._base.fill(model, head=self._base.manifest.signature.labels == self.labels)
         return model
 
