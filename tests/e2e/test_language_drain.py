@@ -53,8 +53,9 @@ def rows_of(home: Path, key_id: str) -> list[tuple[str, int, int, int]]:
 
 
 def test_streams_end_when_the_server_is_told_to_stop(home: Path) -> None:
+    """Then the server ends too, though the client keeps its connections."""
     with ExitStack() as stack:
-        server = stack.enter_context(serving(home))
+        server = stack.enter_context(serving(home, drain_timeout_s=3600))
         admin = stack.enter_context(Client(server.url, server.key))
         admin.set_price("tiny", PRICE)
         record, key = admin.create_key("drained", ("call",))

@@ -132,6 +132,17 @@ def test_echo_gives_the_prompt_back(language: Running) -> None:
     assert echoed["usage"] == plain["usage"]
 
 
+def test_no_text_ends_a_line_of_a_stream(language: Running) -> None:
+    prompt = "one\u2028two\u2029three\x85four\x0bfive\x1csix\u2030"
+    body = {"model": "tiny", "prompt": prompt, "max_tokens": 1, "echo": True, "stream": True}
+    url = f"{language.url}/v1/completions"
+    with httpx.stream("POST", url, json=body, headers=language.caller) as response:
+        lines = [line.removeprefix("data: ") for line in response.iter_lines() if line]
+    assert lines.pop() == "[DONE]"
+    text = "".join(choice["text"] for line in lines for choice in json.loads(line)["choices"])
+    assert text.startswith(prompt)
+
+
 def test_log_probabilities_of_prompt_and_answer() -> None:
     choice = Collected()
     choice.add(Delta(0, "ab"))

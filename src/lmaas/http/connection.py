@@ -243,7 +243,7 @@ class Connection(asyncio.Protocol):
         self._since = self._loop.time()
         if not exchange.complete:
             self._linger()
-        elif not exchange.keep_alive:
+        elif not exchange.keep_alive or self._shared.draining:
             self._close()
         elif self._waiting:
             self._start(self._waiting.popleft())

@@ -76,7 +76,11 @@ def name(exchange: Exchange, generation: Generation) -> None:
 async def send(exchange: Exchange, generation: Deltas, writer: Writer) -> None:
     """Send a whole generation. When it fails midway, its caller is told in the stream."""
     exchange.start()
-    push, flowing = exchange.push, exchange.flowing
+    flowing = exchange.flowing
+
+    def push(data: bytes) -> None:
+        exchange.push(unbroken(data))
+
     first = writer.begin()
     if first:
         push(first)
@@ -92,6 +96,18 @@ async def send(exchange: Exchange, generation: Deltas, writer: Writer) -> None:
     finally:
         generation.close()
     exchange.finish()
+
+
+def unbroken(data: bytes) -> bytes:
+    """Events in which JSON text has no character that some clients take for the end of a line.
+
+    JSON needs no escapes for these three, and the standard of events ends no line there, but
+    Python's `str.splitlines` does, and with it clients that are written so.
+    """
+    if b"\xe2\x80" in data or b"\xc2\x85" in data:
+        for character in ("\u2028", "\u2029", "\x85"):
+            data = data.replace(character.encode(), b"\\u%04x" % ord(character))
+    return data
 
 
 def event(kind: str, value: Any) -> bytes:
