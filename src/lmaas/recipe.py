@@ -105,9 +105,11 @@ class Transform(Record, frozen=True, kw_only=True):
 class Pruning(Record, frozen=True, kw_only=True):
     """Weights that are taken out while training.
 
-    "magnitude" sets the smallest to zero, "2:4" two of every four neighbours, "structured" removes
-    whole units and channels. `sparsity` is reached between the shares `begin` and `end` of the
-    run's steps on a cubic curve (Zhu and Gupta, 2017), in `updates` steps.
+    "magnitude" sets the smallest to zero, "2:4" two of every four neighbours. "structured" takes
+    out whole units and channels: the hidden layers get smaller, and each time the optimizer begins
+    anew. `sparsity`, a share of the weights or of the units, is reached between the shares `begin`
+    and `end` of the run's steps on a cubic curve (Zhu and Gupta, 2017), in `updates` steps; of all
+    layers together, or of each ("layer").
     """
 
     method: Literal["magnitude", "2:4", "structured"] = "magnitude"

@@ -60,14 +60,7 @@ def test_two_of_each_four_inputs_stay() -> None:
     np.testing.assert_array_equal(turned, mask.T)
 
 
-@pytest.mark.parametrize(
-    ("rule", "param"),
-    [
-        (Pruning(method="structured"), "pruning.method"),
-        (Pruning(method="2:4", sparsity=0.7), "pruning.sparsity"),
-    ],
-)
-def test_what_cannot_be_honoured_is_refused(rule: Pruning, param: str) -> None:
+def test_what_cannot_be_honoured_is_refused() -> None:
     with pytest.raises(InvalidInput) as refused:
-        Pruner(rule, 10)
-    assert refused.value.param == param
+        Pruner(Pruning(method="2:4", sparsity=0.7), 10)
+    assert refused.value.param == "pruning.sparsity"

@@ -26,12 +26,15 @@ SYSTEM_ERROR: Final = re.compile(r"os error (\d+)")
 
 
 class State(msgspec.Struct, kw_only=True):
-    """Where a run is after `step` steps. `evaluations` are the metrics so far, by step."""
+    """Where a run is after `step` steps. `evaluations` are the metrics so far, by step; `sizes` the
+    widths of a network that was made smaller.
+    """
 
     step: int = 0
     watch: Watch = msgspec.field(default_factory=Watch)
     plateau: Plateau = msgspec.field(default_factory=Plateau)
     evaluations: list[dict[str, Any]] = []
+    sizes: dict[str, int] = {}
 
 
 def write(
@@ -86,7 +89,12 @@ def read(path: Path, learner: Learner) -> tuple[State, dict[str, np.ndarray] | N
         from safetensors.numpy import load_file
 
         best = load_file(path / BEST)
-    return msgspec.json.decode((path / STATE).read_bytes(), type=State), best
+    return state_of(path), best
+
+
+def state_of(path: Path) -> State:
+    """Where the checkpoint is."""
+    return msgspec.json.decode((path / STATE).read_bytes(), type=State)
 
 
 def _whole(path: Path) -> bool:

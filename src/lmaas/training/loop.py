@@ -16,12 +16,13 @@ import numpy as np
 from lmaas.errors import FULL, Cancelled, InvalidInput
 from lmaas.job import CONTROL_FILE, JobEvent
 from lmaas.recipe import Recipe
-from lmaas.training import checkpoint
+from lmaas.training import checkpoint, learners
 from lmaas.training.base import Diverged, Feed, Group, Learner, Problem, Split
 from lmaas.training.checkpoint import State
 from lmaas.training.group import ALONE
 from lmaas.training.pruning import Pruner
 from lmaas.training.schedule import factor
+from lmaas.training.shrinking import Shrinker
 
 TELL_S: Final = 0.5
 CONTROL_S: Final = 0.2
@@ -35,8 +36,10 @@ class Outcome(msgspec.Struct, kw_only=True):
     """How a run ended: `paused` with a checkpoint, or with the model's `metrics` after `steps`.
 
     `stopped_early` says that patience ran out; `best_step` is whose weights the model has.
+    `learner` holds the model: another than the run began with, where its layers were made smaller.
     """
 
+    learner: Any
     paused: bool = False
     steps: int = 0
     stopped_early: bool = False
@@ -86,7 +89,7 @@ class _Run:
         self.evaluate_every = self.per_epoch if every == "auto" else every
         every = recipe.checkpoints.every_steps
         self.save_every = self.per_epoch if every == "auto" else every
-        self.pruner = Pruner(recipe.pruning, self.total) if recipe.pruning is not None else None
+        self.pruner = self._pruner()
         self.state = State()
         self.best: dict[str, np.ndarray] | None = None
         self.saved_step = 0
@@ -105,6 +108,18 @@ class _Run:
                 param="early_stopping",
             )
 
+    def _pruner(self) -> Pruner | Shrinker | None:
+        rule, framework = self.recipe.pruning, self.recipe.framework
+        if rule is None or rule.method != "structured":
+            return None if rule is None else Pruner(rule, self.total)
+        assert framework != "auto"
+        make, problem = learners.get(framework), self.problem
+
+        def learner() -> Learner:
+            return make(problem.build(framework), problem.loss, self.recipe, self.group)
+
+        return Shrinker(rule, self.total, problem, learner)
+
     def run(self) -> Outcome:
         self._resume()
         self._began, self._told = self.state.step, time.monotonic()
@@ -116,7 +131,7 @@ class _Run:
                 stopped = self._look()
             if word == PAUSE:
                 self._save()
-                return Outcome(paused=True, steps=step)
+                return Outcome(learner=self.learner, paused=True, steps=step)
             if word == CANCEL:
                 raise Cancelled("The job was cancelled.")
             if step % self.save_every == 0 and step < self.total and not stopped:
@@ -127,6 +142,7 @@ class _Run:
             self.learner.set_weights(self.best)
             best_step = self.state.watch.best_step
         return Outcome(
+            learner=self.learner,
             steps=self.state.step,
             stopped_early=stopped and self.state.step < self.total,
             best_step=best_step,
@@ -137,6 +153,8 @@ class _Run:
         found = checkpoint.newest(self.folder)
         if found is None:
             return
+        if self.pruner is not None:
+            self.learner = self.pruner.rebuilt(self.learner, checkpoint.state_of(found).sizes)
         self.state, self.best = checkpoint.read(found, self.learner)
         self.saved_step = self.state.step
         if self.pruner is not None:
@@ -178,13 +196,20 @@ class _Run:
             ) from None
         self.state.step = step + 1
         if self.pruner is not None:
-            self.pruner.update(self.learner, step + 1)
+            self._prune(self.pruner)
         self._samples += count
         now = time.monotonic()
         if now - self._told >= TELL_S or step == self._began:
             self._metrics(now, epoch, loss / weight, rate, {})
         self._last = epoch, loss / weight, rate
         return word
+
+    def _prune(self, pruner: Pruner | Shrinker) -> None:
+        before, self.learner = self.learner, pruner.update(self.learner, self.state.step)
+        self.state.sizes = pruner.sizes
+        if self.learner is not before:
+            told = ", ".join(f"{name} {size}" for name, size in self.state.sizes.items())
+            self.say(f"Layers are smaller after step {self.state.step}: {told}.")
 
     def _control(self) -> float:
         """What is asked of the run, looked up now and then."""

@@ -1,4 +1,4 @@
-"""Weight pruning while training: which weights are taken out, and when.
+"""Weight pruning while training: which single weights are set to zero, and when.
 
 Masks are computed from the weights' magnitudes on arrays, so all frameworks prune alike; holding
 weights at zero is the learner's matter. Sparsity grows on a cubic curve (Zhu and Gupta, "To prune,
@@ -6,6 +6,7 @@ or not to prune", 2017); 2:4 is the pattern of Mishra et al., 2021.
 """
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import msgspec
 import numpy as np
@@ -90,13 +91,11 @@ class Pruner:
     `update` is called after every step, `resume` once where a run is taken up again.
     """
 
+    sizes: ClassVar[dict[str, int]] = {}
+    """The widths that are no longer those of the beginning: none, layers stay as large."""
+
     def __init__(self, rule: Pruning, total_steps: int) -> None:
-        if rule.method == "structured":
-            raise InvalidInput(
-                "Structured pruning is not there yet.",
-                hint='Take the method "magnitude" or "2:4".',
-                param="pruning.method",
-            )
+        assert rule.method != "structured"
         if rule.method == "2:4" and rule.sparsity != 0.5:
             raise InvalidInput(
                 f"2:4 pruning takes out a half; sparsity is {rule.sparsity}.",
@@ -106,6 +105,11 @@ class Pruner:
         self._rule = rule
         self._total = total_steps
         self._updates = update_steps(rule, total_steps)
+
+    def rebuilt(self, learner: Learner, sizes: Mapping[str, int]) -> Learner:
+        """The same: layers stay as large as they are."""
+        assert not sizes
+        return learner
 
     def resume(self, learner: Learner, step: int) -> None:
         """Put back the masks of a run that is at `step`: what was masked is zero."""
@@ -117,19 +121,20 @@ class Pruner:
         """Whether nothing more is taken out after `step` steps."""
         return step >= self._updates[-1]
 
-    def update(self, learner: Learner, step: int) -> None:
+    def update(self, learner: Learner, step: int) -> Learner:
         """Make the masks of `step` (steps done so far), where one is due."""
         if step not in self._updates:
-            return
+            return learner
         weights = _prunable(learner)
         if self._rule.method == "2:4":
             if step == self._updates[-1]:
                 axes = {name: learner.input_axis(name) for name in weights}
                 learner.set_masks(two_of_four_masks(weights, axes))
-            return
+            return learner
         sparsity = sparsity_at(self._rule, step, self._total)
         across = self._rule.scope == "global"
         learner.set_masks(magnitude_masks(weights, sparsity, across_layers=across))
+        return learner
 
 
 class Sparsity(msgspec.Struct, frozen=True, kw_only=True):

@@ -95,7 +95,7 @@ def _train(
     model = problem.build(recipe.framework)
     learner = learners.get(recipe.framework)(model, problem.loss, recipe, group)
     outcome = loop.train(problem, learner, recipe, folder, tell, group)
-    return learner.model, outcome
+    return outcome.learner.model, outcome
 
 
 @contextlib.contextmanager
