@@ -1,0 +1,144 @@
+"""Structured pruning from a recipe to a package: fewer parameters, smaller files, nearly as right."""
+
+import csv
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from lmaas.errors import InvalidInput
+from lmaas.job import RESULT_FOLDER, JobEvent
+from lmaas.recipe import TrainingFramework, recipe_of
+from lmaas.runtime import verify
+from lmaas.training import learners, run
+from lmaas.types import Manifest
+
+FRAMEWORKS = list(learners.LEARNERS)
+GATE = 0.04
+"""How much accuracy may be lost."""
+RULE = {"method": "structured", "sparsity": 0.5, "end": 0.6, "updates": 4}
+CASES: dict[str, tuple[str, dict[str, Any], int]] = {
+    "cnn": ("image-classification", {"channels": [32, 64]}, 20),
+    "mlp": ("image-classification", {"hidden": [128]}, 10),
+    "resnet18": ("image-classification", {"width": 16}, 3),
+    "table": ("tabular", {"hidden": [96, 64]}, 20),
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """scikit-learn's digits as images, and its measurements of tumours as a table."""
+    from sklearn.datasets import load_breast_cancer, load_digits
+
+    folder = tmp_path_factory.mktemp("data")
+    digits = load_digits()
+    with zipfile.ZipFile(folder / "digits.zip", "w") as archive:
+        for number in range(800):
+            file = io.BytesIO()
+            Image.fromarray((digits.images[number] * 15.9).astype(np.uint8)).save(file, "PNG")
+            archive.writestr(f"{digits.target[number]}/{number}.png", file.getvalue())
+    tumours = load_breast_cancer()
+    with (folder / "tumours.csv").open("w", newline="") as written:
+        rows = csv.writer(written)
+        rows.writerow([*tumours.feature_names, "kind"])
+        for values, kind in zip(tumours.data, tumours.target, strict=True):
+            rows.writerow([*values, tumours.target_names[kind]])
+    return {
+        "image-classification": folder / "digits.zip",
+        "tabular": folder / "tumours.csv",
+    }
+
+
+def trained(
+    data: Path, folder: Path, task: str, framework: TrainingFramework, **more: Any
+) -> tuple[Manifest, list[JobEvent]]:
+    choice: dict[str, Any] = {"train": str(data), "validation": 0.2}
+    if task == "tabular":
+        choice["columns"] = {"target": "kind"}
+    given = {"name": "small", "task": task, "framework": framework, "data": choice, **more}
+    base = more.get("base")
+    events: list[JobEvent] = []
+    folder.mkdir()
+    assert run.run(recipe_of(given), folder, None, events.append, base=base)
+    reply = verify.run(msgspec.json.encode(verify.Request(folder=str(folder / RESULT_FOLDER))))
+    verified = msgspec.json.decode(reply, type=verify.Reply)
+    assert verified.parity.passed("f32")
+    return verified.manifest, events
+
+
+def compiled_bytes(folder: Path) -> int:
+    return (folder / RESULT_FOLDER / "compiled" / "model.bin").stat().st_size
+
+
+@pytest.mark.parametrize("case", list(CASES))
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_the_registered_model_is_smaller_and_nearly_as_right(
+    data: dict[str, Path], framework: TrainingFramework, case: str, tmp_path: Path
+) -> None:
+    task, options, epochs = CASES[case]
+    model = {"architecture": "mlp" if case == "table" else case, "options": options}
+    more: dict[str, Any] = {"model": model, "epochs": epochs}
+    whole, _ = trained(data[task], tmp_path / "whole", task, framework, **more)
+    small, events = trained(data[task], tmp_path / "small", task, framework, pruning=RULE, **more)
+    assert small.num_parameters < 0.65 * whole.num_parameters
+    assert compiled_bytes(tmp_path / "small") < 0.65 * compiled_bytes(tmp_path / "whole")
+    accuracy, before = (made.metrics["valid_accuracy"] for made in (small, whole))
+    assert before > 0.85
+    assert accuracy >= before - GATE
+    told = small.lineage.recipe["recipe"]["model"]["options"]
+    (field,) = [name for name, value in told.items() if isinstance(value, list)]
+    last = [event.message for event in events if "Layers are smaller" in event.message][-1]
+    for index, width in enumerate(told[field]):
+        assert f"{field}.{index} {width}" in last
+    asked = options.get(field) or [options["width"] << stage for stage in (0, 0, 1, 1, 2, 2, 3, 3)]
+    assert sum(told[field]) == sum(asked) // 2
+    # The run's own recipe still says what was asked for.
+    begun = json.loads((tmp_path / "small" / run.RUN_FILE).read_bytes())["recipe"]
+    assert begun["model"]["options"][field] == list(asked)
+
+
+def test_a_smaller_model_is_trained_on_and_gets_smaller_still(
+    data: dict[str, Path], tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {
+        "task": "image-classification",
+        "framework": "pytorch",
+        "pruning": RULE,
+        "epochs": 10,
+    }
+    path = data["image-classification"]
+    small, _ = trained(path, tmp_path / "small", **given)
+    base = tmp_path / "small" / RESULT_FOLDER
+    given["model"] = {"base": "small:1"}
+    again = recipe_of({"name": "b", "data": {"train": str(path), "validation": 0.2}, **given})
+    (tmp_path / "again").mkdir()
+    assert run.run(again, tmp_path / "again", None, lambda _: None, base=base)
+    content = (tmp_path / "again" / RESULT_FOLDER / "manifest.json").read_bytes()
+    smaller = msgspec.json.decode(content, type=Manifest)
+    assert smaller.num_parameters < 0.65 * small.num_parameters
+    assert smaller.metrics["valid_accuracy"] > 0.85
+
+
+def test_what_has_no_hidden_layer_of_its_own_is_refused(
+    data: dict[str, Path], tmp_path: Path
+) -> None:
+    for model, param in (
+        ({"architecture": "mlp", "options": {"hidden": []}}, "pruning.method"),
+        ({"architecture": "resnet18", "options": {"width": 8, "inner": [8] * 8}}, None),
+    ):
+        with pytest.raises(InvalidInput) as refused:
+            trained(
+                data["image-classification"],
+                tmp_path / f"{param}",
+                "image-classification",
+                "pytorch",
+                model=model,
+                pruning=RULE,
+            )
+        assert refused.value.param == (param or "pruning.sparsity")
