@@ -7,7 +7,7 @@ to another host httpx drops it.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, NoReturn, Self
+from typing import Annotated, Self
 from urllib.parse import quote, urlsplit
 
 import httpx
@@ -30,8 +30,8 @@ DEFAULT_ENDPOINT = "https://huggingface.co"
 TIMEOUT_S = 10.0
 """Longest silence of the hub."""
 MAX_LISTING_BYTES = 64 << 20
-MAX_ERROR_BYTES = 64 << 10
-CODED = {"content-encoding", "content-length", "transfer-encoding"}
+DENIED = "Invalid credentials in Authorization header"
+"""What a hub says of a token that it does not know."""
 
 
 class _Lfs(msgspec.Struct):
@@ -109,70 +109,48 @@ class Hub:
             yield response
 
     def _check(self, ref: HubRef, response: httpx.Response) -> None:
-        from huggingface_hub.errors import HfHubHTTPError
-
-        # Documented as its place, but left out of the module's list of exports.
-        from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
-
+        """Raises what the hub's status and its header `X-Error-Code` mean."""
         if response.is_success:
             return
-        headers = {k: v for k, v in response.headers.items() if k.lower() not in CODED}
-        try:
-            hf_raise_for_status(
-                httpx.Response(
-                    response.status_code,
-                    headers=headers,
-                    content=_read(response, MAX_ERROR_BYTES),
-                    request=response.request,
-                )
-            )
-        except HfHubHTTPError as error:
-            self._explain(ref, response, error)
-        raise Unavailable(f"{self.endpoint} answers {response.status_code} for {ref.repo}.")
-
-    def _explain(self, ref: HubRef, response: httpx.Response, error: Any) -> NoReturn:
-        from huggingface_hub import errors
-
         status = response.status_code
-        match error:
-            case errors.GatedRepoError():
-                raise Forbidden(
-                    f"{ref.repo} is gated: its owner decides who may download it.",
-                    hint=f"Ask for access at {self.endpoint}/{ref.repo}, then set HF_TOKEN to a "
-                    "token of the account that has it.",
-                ) from None
-            case errors.RevisionNotFoundError():
-                raise NotFound(
-                    f"{ref.repo} has no revision {show(ref.revision)}.",
-                    hint=f"{self.endpoint}/{ref.repo}/tree/main lists branches and tags.",
-                    param="repo",
-                ) from None
-            case errors.RepositoryNotFoundError():
-                raise ModelNotFound(
-                    f"{self.endpoint} has no model {ref.repo}, or it is private.",
-                    hint="Check the spelling; for a private model set HF_TOKEN.",
-                    param="repo",
-                ) from None
+        code, said = (response.headers.get(f"x-error-{name}") for name in ("code", "message"))
+        if code == "GatedRepo":
+            raise Forbidden(
+                f"{ref.repo} is gated: its owner decides who may download it.",
+                hint=f"Ask for access at {self.endpoint}/{ref.repo}, then set HF_TOKEN to a "
+                "token of the account that has it.",
+            )
+        if code == "RevisionNotFound":
+            raise NotFound(
+                f"{ref.repo} has no revision {show(ref.revision)}.",
+                hint=f"{self.endpoint}/{ref.repo}/tree/main lists branches and tags.",
+                param="repo",
+            )
+        # Who has no token is told so of a model that does not exist, too.
+        if code == "RepoNotFound" or (status == 401 and not code and said != DENIED):
+            raise ModelNotFound(
+                f"{self.endpoint} has no model {ref.repo}, or it is private.",
+                hint="Check the spelling; for a private model set HF_TOKEN.",
+                param="repo",
+            )
         if status in (401, 403):
             raise Forbidden(
                 f"{self.endpoint} refuses access to {ref.repo} ({status}).",
                 hint="Set HF_TOKEN to a token that may read it.",
-            ) from None
+            )
         if status == 429:
             after = response.headers.get("retry-after", "")
             raise RateLimited(
                 f"{self.endpoint} takes no more requests from here for now.",
                 retry_after_s=int(after) if after.isdecimal() and len(after) < 6 else 60,
                 hint="Run it again later: it continues. With HF_TOKEN set the limit is higher.",
-            ) from None
+            )
         if status == 404:
-            raise Unavailable(
-                f"{self.endpoint} lists a file of {ref.repo} that it does not have."
-            ) from None
+            raise Unavailable(f"{self.endpoint} lists a file of {ref.repo} that it does not have.")
         raise Unavailable(
             f"{self.endpoint} answers {status} for {ref.repo}.",
             hint="Run it again later: it continues.",
-        ) from None
+        )
 
 
 def told(error: Exception) -> str:
