@@ -1,4 +1,4 @@
-"""Structured pruning from a recipe to a package: fewer parameters, smaller files, nearly as right."""
+"""Structured pruning from a recipe to a package: fewer parameters, smaller files, as right."""
 
 import csv
 import io

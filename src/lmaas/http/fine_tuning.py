@@ -324,6 +324,7 @@ def told(job: Job) -> FineTuningJob:
         "learning_rate_multiplier": recipe["optimizer"].get("learning_rate_multiplier", 1.0),
     }
     kind = method.get("type", "supervised")
+    options = {**numbers, "beta": recipe["method"]["beta"]} if kind == "dpo" else numbers
     validation = data.get("validation")
     return FineTuningJob(
         id=job.id,
@@ -337,7 +338,7 @@ def told(job: Job) -> FineTuningJob:
         status=job.state,
         training_file=str(data.get("train")),
         validation_file=validation if isinstance(validation, str) else None,
-        method={"type": kind, kind: {"hyperparameters": numbers}},
+        method={"type": kind, kind: {"hyperparameters": options}},
         metadata=job.metadata,
         recipe=recipe,
         organization_id=job.tenant,

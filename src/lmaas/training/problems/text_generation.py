@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
+import lmaas
 from lmaas.data.conversations import Example, read_examples
 from lmaas.errors import InvalidInput
 from lmaas.frameworks import checkpoint
@@ -64,10 +65,6 @@ class TextGeneration:
                 f"text-generation is trained in pytorch; received {recipe.framework}.",
                 param="framework",
             )
-        if recipe.method.type != "supervised":
-            raise InvalidInput(
-                f"The method {recipe.method.type} is not there yet.", param="method.type"
-            )
         for name in ("augmentation", "label_smoothing"):
             if getattr(recipe, name):
                 raise InvalidInput(f"text-generation takes no {name}.", param=name)
@@ -77,7 +74,7 @@ class TextGeneration:
         self._recipe = recipe
         self._folder = folder
         options = _convert(recipe.data.options, DataOptions, "data.options")
-        train = read_examples(Path(recipe.data.train))
+        train = self._samples(Path(recipe.data.train))
         if base is not None and not (base / "config.json").is_file():
             # A package: the checkpoint is what it was made of.
             base = base / "source"
@@ -101,16 +98,24 @@ class TextGeneration:
         self._longest = options.max_length or longest
         self._pad = int(tokenizer.pad_token_id or tokenizer.eos_token_id)
         self._architecture = checkpoint.architecture_of(config)
-        encoder = Encoder(
+        self._encoder = Encoder(
             Tokens(self._base),
             Template.load(self._base),
             int(tokenizer.eos_token_id),
             self._longest,
         )
         self._rows: dict[Split, list[list[Encoded]]] = {}
-        self._read(train, encoder)
+        self._read(train)
 
-    def _read(self, train: list[Example], encoder: Encoder) -> None:
+    def _samples(self, path: Path) -> list[Any]:
+        """What a file holds."""
+        return read_examples(path)
+
+    def _encoded(self, sample: Any, place: str) -> list[list[Encoded]]:
+        """A sample's rows, each of what stands in it."""
+        return [[encoded] for encoded in self._encoder.encode(sample, place)]
+
+    def _read(self, train: list[Any]) -> None:
         data, seed = self._recipe.data, self._recipe.seed
         held: dict[Split, str | float | None] = {"validation": data.validation, "test": data.test}
         order = np.random.default_rng(seed).permutation(len(train))
@@ -123,23 +128,22 @@ class TextGeneration:
             if isinstance(given, str):
                 path = Path(given)
                 found = [(e, f"{path.name}, sample {i + 1}")
-                         for i, e in enumerate(read_examples(path))]  # fmt: skip
+                         for i, e in enumerate(self._samples(path))]  # fmt: skip
             else:
                 count = round(given * len(train))
                 picked = order[taken : taken + count]
                 taken += count
                 found = [(train[i], f"{name}, sample {i + 1}") for i in picked]
-            self._rows[split] = [[s] for e, place in found for s in encoder.encode(e, place)]
+            self._rows[split] = [row for e, place in found for row in self._encoded(e, place)]
         rest = [int(i) for i in sorted(order[taken:])]
         if not rest:
             raise InvalidInput("Nothing is left to train on.", param="data.validation")
-        samples = [s for i in rest for s in encoder.encode(train[i], f"{name}, sample {i + 1}")]
+        rows = [row for i in rest for row in self._encoded(train[i], f"{name}, sample {i + 1}")]
+        seen = {row[0].ids.tobytes() for row in rows}
         if self._recipe.method.packing:
-            packed = pack(samples, self._longest)
-            self._rows["train"] = [[samples[i] for i in row] for row in packed]
-        else:
-            self._rows["train"] = [[sample] for sample in samples]
-        seen = {s.ids.tobytes() for s in samples}
+            packed = pack([row[0] for row in rows], self._longest)
+            rows = [[rows[i][0] for i in row] for row in packed]
+        self._rows["train"] = rows
         self._overlap = {
             split: sum(row[0].ids.tobytes() in seen for row in self._rows[split]) for split in held
         }
@@ -151,7 +155,12 @@ class TextGeneration:
     def feed(self, split: Split, indices: np.ndarray, *, epoch: int | None) -> Feed:
         """Rows padded to the longest: `input_ids`, `position_ids` and, unless samples share a row,
         `attention_mask`, each (N, T) int64."""
-        rows = [self._rows[split][i] for i in indices]
+        inputs, labels = self._padded([self._rows[split][i] for i in indices])
+        learned = float((labels != IGNORED).sum())
+        return Feed(inputs=inputs, targets={"labels": labels}, size=len(labels), weight=learned)
+
+    def _padded(self, rows: list[list[Encoded]]) -> tuple[Row, np.ndarray]:
+        """The inputs and the labels of rows."""
         length = max(sum(len(s.ids) for s in row) for row in rows)
         ids = np.full((len(rows), length), self._pad, np.int64)
         labels = np.full((len(rows), length), IGNORED, np.int64)
@@ -170,12 +179,7 @@ class TextGeneration:
         inputs: Row = {"input_ids": ids, "position_ids": positions}
         if all(len(row) == 1 for row in rows):
             inputs["attention_mask"] = mask
-        return Feed(
-            inputs=inputs,
-            targets={"labels": labels},
-            size=len(rows),
-            weight=float((labels != IGNORED).sum()),
-        )
+        return inputs, labels
 
     def meter(self) -> Meter:
         """Perplexity and the share of tokens that greedy decoding would have given."""
@@ -200,6 +204,7 @@ class TextGeneration:
         lineage = msgspec.structs.replace(
             manifest.lineage,
             origin="train",
+            code=f"lmaas {lmaas.__version__}",
             parent=self._recipe.model.base,
             recipe={
                 **manifest.lineage.recipe,
@@ -288,4 +293,8 @@ def _new(recipe: Recipe, examples: list[Example], folder: Path) -> Path:
 
 def open_problem(recipe: Recipe, folder: Path, base: Path | None) -> Problem:
     """The problem of a recipe."""
+    if recipe.method.type == "dpo":
+        from lmaas.training.problems.preference_tuning import PreferenceTuning
+
+        return PreferenceTuning(recipe, folder, base)
     return TextGeneration(recipe, folder, base)

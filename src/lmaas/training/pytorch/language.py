@@ -1,13 +1,16 @@
 """Language models of transformers as plain modules to train: ids in, logits out."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from lmaas.errors import InvalidInput
 from lmaas.frameworks import checkpoint
 from lmaas.recipe import Adapter
+from lmaas.training.base import Feed
 
 
 def load(folder: Path, adapter: Adapter | None, seed: int) -> Any:
@@ -58,6 +61,21 @@ def load(folder: Path, adapter: Adapter | None, seed: int) -> Any:
                 param="adapter.targets",
             ) from None
     return Logits(model)
+
+
+def log_probabilities(folder: Path, feeds: Iterable[Feed], *, bf16: bool) -> Iterator[np.ndarray]:
+    """For each feed the log-probability of every row's labels (N,) in the checkpoint's model."""
+    import torch
+
+    from lmaas.training.pytorch.losses import log_probability
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = load(folder, None, 0).to(device).eval()
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        for feed in feeds:
+            inputs = {n: torch.tensor(array).to(device) for n, array in feed.inputs.items()}
+            labels = torch.tensor(feed.targets["labels"]).to(device)
+            yield log_probability(model(**inputs).float(), labels).cpu().numpy()
 
 
 def save(model: Any, base: Path, folder: Path) -> None:
