@@ -16,6 +16,10 @@ CONTROL_FILE = "control"
 """In a job's folder: the word "pause" or "cancel" for the process to find between two steps."""
 RESULT_FOLDER = "result"
 """In a job's folder: the package of the finished model, complete once the process exits with 0."""
+METRICS_FILE = "metrics.csv"
+"""In a job's folder, once it has ended or is paused: one row for each step that was told of."""
+CURVES_FILE = "curves.png"
+"""In a job's folder: the picture of these numbers."""
 PAUSED_EXIT = 75
 """Exit code of a process that has written a checkpoint because it was asked to pause."""
 

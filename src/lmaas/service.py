@@ -27,7 +27,7 @@ from lmaas.config import Settings
 from lmaas.errors import FULL, Conflict, InvalidInput, ModelRefused, NotFound, StorageFull
 from lmaas.hub.pull import check_task, download, locked
 from lmaas.hub.repo import default_name, parse_ref
-from lmaas.job import Job, JobState, StoredEvent
+from lmaas.job import CURVES_FILE, METRICS_FILE, Job, JobState, StoredEvent
 from lmaas.jobs.claims import Claims
 from lmaas.jobs.process import log_tail
 from lmaas.jobs.runner import Runner
@@ -187,6 +187,17 @@ class Service:
     def model(self, tenant: str, ref: str) -> ModelVersion:
         """The version that `name`, `name:3` or `name@alias` refers to. Raises ModelNotFound."""
         return self.router.resolve(tenant, ref)
+
+    def model_file(self, tenant: str, ref: str, name: str) -> Path:
+        """Where a trained version's learning curves are: `METRICS_FILE` or `CURVES_FILE`.
+
+        Raises ModelNotFound, and NotFound for a version that has none.
+        """
+        version = self.registry.resolve(tenant, ref)
+        for file in version.files:
+            if file.role == "curves" and file.path == name:
+                return self.registry.blobs.path(file.sha256)
+        raise NotFound(f"{version.ref} has no {name}: it was not trained here.", param="model")
 
     async def predict(
         self, key: KeyRecord, ref: str, payload: Payload, *, endpoint: str, request_id: str
@@ -699,6 +710,19 @@ class Service:
                 if job.ended or job.state == "paused":
                     return
             await asyncio.sleep(FOLLOW_S)
+
+    def job_file(self, tenant: str, job_id: str, name: str) -> Path:
+        """Where a job's learning curves are: `METRICS_FILE` or `CURVES_FILE`. Raises NotFound."""
+        assert name in (METRICS_FILE, CURVES_FILE)
+        job = self.queue.get(tenant, job_id)
+        path = self.home / JOBS_FOLDER / job.id / name
+        if not path.exists():
+            raise NotFound(
+                f"The job {job.id} has no {name}.",
+                hint="It is written when a run ends or is paused, if it told any metrics.",
+                param="job",
+            )
+        return path
 
     async def job_log(self, tenant: str, job_id: str) -> str:
         """The end of what a job's process has printed. Raises NotFound."""

@@ -13,7 +13,7 @@ TENANT = "default"
 
 Precision = Literal["f32", "bf16"]
 FrameworkName = Literal["pytorch", "keras", "tensorflow", "onnx", "upstream"]
-FileRole = Literal["source", "compiled", "sample", "variant"]
+FileRole = Literal["source", "compiled", "sample", "variant", "curves"]
 VariantName = Literal["bf16", "int8", "int4"]
 Scope = Literal["admin", "call"]
 KeyVariable = Annotated[str, msgspec.Meta(pattern=r"\A[A-Z][A-Z0-9_]{0,100}_API_KEY\Z")]

@@ -54,7 +54,9 @@ def test_files_are_kept_listed_read_and_deleted(client: openai.OpenAI) -> None:
         client.files.create(file=("a.csv", b"a"), purpose="vision")
 
 
-def test_uploaded_data_become_a_model_that_is_trained_on(client: openai.OpenAI) -> None:
+def test_uploaded_data_become_a_model_that_is_trained_on(
+    server_of_jobs: Running, client: openai.OpenAI
+) -> None:
     file_id = upload(client)
     job = client.fine_tuning.jobs.create(
         model="new:mlp",
@@ -81,6 +83,14 @@ def test_uploaded_data_become_a_model_that_is_trained_on(client: openai.OpenAI) 
     assert events[-1].message == "The job is queued."
     assert len({event.id for event in events}) == len(events) > 4
     assert {event.type for event in events} == {"message", "metrics"}
+    for path, begins in (
+        ("models/patients:1/card", b"---\ndatasets:\n- sha256-"),
+        ("models/patients/curves", b"\x89PNG"),
+        (f"jobs/{job.id}/curves", b"\x89PNG"),
+        (f"jobs/{job.id}/metrics", b"step,epoch,train_loss,"),
+    ):
+        told = httpx.get(f"{server_of_jobs.url}/api/{path}", headers=server_of_jobs.admin)
+        assert told.content.startswith(begins), path
     points = client.fine_tuning.jobs.checkpoints.list(job.id).data
     assert [point.step_number for point in points] == [7]
     assert "patients" in [model.id for model in client.models.list()]

@@ -1,6 +1,7 @@
 """Real training in jobs: killed and taken up again, and shared by workers."""
 
 import asyncio
+import csv
 import os
 import signal
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from job_runner import Bench
-from lmaas.job import Job
+from lmaas.job import CURVES_FILE, METRICS_FILE, Job
 from lmaas.jobs import process
 
 RECIPE: dict[str, Any] = {
@@ -103,6 +104,15 @@ def test_a_killed_run_has_the_weights_of_an_undisturbed_one(tmp_path: Path, data
             assert weights(bench, found.model)
             left = {path.name for path in (bench.home / "jobs" / whole.id).iterdir()}
             assert left.isdisjoint({"result", "tmp", *process.DERIVED_FOLDERS}), left
+            # The curves of the killed run are its own: no step twice, none from before the kill.
+            folder = bench.home / "jobs" / killed.id
+            with (folder / METRICS_FILE).open(newline="") as file:
+                steps = [int(row["step"]) for row in csv.DictReader(file)]
+            assert steps == sorted(set(steps))
+            assert steps[-1] == found.progress["step"]
+            version = bench.registry.resolve("t", str(found.model))
+            kept = {file.path for file in version.files if file.role == "curves"}
+            assert kept == {METRICS_FILE, CURVES_FILE}
         finally:
             await bench.runner.close(5)
             bench.close()

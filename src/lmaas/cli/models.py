@@ -1,4 +1,4 @@
-"""`lmaas models list|show|connect|alias|rm`."""
+"""`lmaas models list|show|card|connect|alias|rm`."""
 
 import sys
 from typing import TYPE_CHECKING, Any
@@ -8,6 +8,7 @@ import click
 from lmaas.cli.output import (
     home_options,
     json_option,
+    printable,
     server_options,
     show,
     show_table,
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def command() -> None:
-    """List, show, connect, alias and remove models."""
+    """List, show, connect, alias and remove models; read their cards."""
 
 
 @command.command("list")
@@ -65,6 +66,20 @@ def show_(flags: dict[str, Any], name: str, as_json: bool) -> None:
         for row in (_version_row(v), *(_variant_row(variant) for variant in v.variants))
     ]
     show_table(versions, as_json, columns, rows)
+
+
+@command.command()
+@click.argument("ref")
+@json_option
+@home_options
+@server_options
+@click.pass_obj
+def card(flags: dict[str, Any], ref: str, as_json: bool) -> None:
+    """The model card of a version (NAME, NAME:3 or NAME@ALIAS), in Markdown."""
+    with operator_of(flags) as operator:
+        version = operator.model(ref)
+    text = version.manifest.card
+    show({"card": text}, as_json, [printable(line) for line in text.splitlines()])
 
 
 def _version_row(v: "ModelVersion") -> tuple[str, ...]:

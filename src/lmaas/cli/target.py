@@ -74,6 +74,10 @@ class Home:
         """The latest version of every model."""
         return self._service.models(self._tenant)
 
+    def model(self, ref: str) -> "ModelVersion":
+        """One version."""
+        return self._service.model(self._tenant, ref)
+
     def versions(self, name: str) -> "list[ModelVersion]":
         """All versions of a model."""
         return self._service.versions(self._tenant, name)

@@ -7,11 +7,14 @@ import msgspec
 from lmaas.accounts.records import NO_LIMITS, Limits
 from lmaas.codecs.json import read
 from lmaas.errors import InvalidInput
+from lmaas.http import download
 from lmaas.http.exchange import Exchange
+from lmaas.job import CURVES_FILE
 from lmaas.service import Service
 from lmaas.types import CompressOptions, ConnectBody, KeyRecord, PullBody, Record, Scope
 
 MAX_BODY_BYTES = 65_536
+MARKDOWN = b"text/markdown; charset=utf-8"
 MAX_COMPRESS_BYTES = 8 << 20
 """A text to measure on is at most a million characters, some of them escaped."""
 
@@ -55,6 +58,19 @@ async def models(service: Service, exchange: Exchange, path: dict[str, str]) -> 
 async def model(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """One version in full."""
     exchange.send_json(service.model(exchange.tenant, path["ref"]))
+
+
+async def card(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+    """The model card of a version, in Markdown with a YAML header; empty where it has none."""
+    version = service.model(exchange.tenant, path["ref"])
+    exchange.send(version.manifest.card.encode(), kind=MARKDOWN)
+
+
+async def curves(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+    """The learning curves of a trained version, as a picture."""
+    await download.send(
+        exchange, service.model_file(exchange.tenant, path["ref"], CURVES_FILE), b"image/png"
+    )
 
 
 async def versions(service: Service, exchange: Exchange, path: dict[str, str]) -> None:

@@ -5,6 +5,7 @@ from contextlib import closing
 from typing import Literal, get_args
 
 from lmaas.errors import InvalidInput
+from lmaas.http.download import send
 from lmaas.http.exchange import Exchange
 from lmaas.http.jobs import number
 from lmaas.http.upload import Form, receive
@@ -12,7 +13,6 @@ from lmaas.registry.data_files import DataFile, Purpose
 from lmaas.service import Service
 from lmaas.types import Record
 
-CHUNK_BYTES = 1 << 20
 LIST_QUERY = ("after", "limit", "order", "purpose")
 MAX_PAGE = 10_000
 
@@ -104,13 +104,7 @@ async def delete(service: Service, exchange: Exchange, path: dict[str, str]) -> 
 
 async def content(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """A file's bytes."""
-    source = service.file_path(exchange.tenant, path["id"])
-    with source.open("rb") as file:
-        exchange.start(kind=b"application/octet-stream")
-        while part := await asyncio.to_thread(file.read, CHUNK_BYTES):
-            exchange.push(part)
-            await exchange.flowing()
-    exchange.finish()
+    await send(exchange, service.file_path(exchange.tenant, path["id"]))
 
 
 def _told(record: DataFile) -> FileObject:

@@ -7,8 +7,9 @@ import msgspec
 from lmaas.codecs.json import read
 from lmaas.errors import InvalidInput
 from lmaas.http import sse
+from lmaas.http.download import send
 from lmaas.http.exchange import Exchange
-from lmaas.job import JobState
+from lmaas.job import CURVES_FILE, METRICS_FILE, JobState
 from lmaas.jobs.store import MAX_PRIORITY
 from lmaas.recipe import Recipe
 from lmaas.service import Service
@@ -82,6 +83,17 @@ async def resume(service: Service, exchange: Exchange, path: dict[str, str]) -> 
 async def log(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """The end of what a job's process has printed."""
     exchange.send_json(JobLog(log=await service.job_log(exchange.tenant, path["id"])))
+
+
+async def metrics(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+    """A job's metrics as CSV, one row a step; once it has ended or is paused."""
+    source = service.job_file(exchange.tenant, path["id"], METRICS_FILE)
+    await send(exchange, source, b"text/csv; charset=utf-8")
+
+
+async def curves(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+    """A job's learning curves, as a picture; once it has ended or is paused."""
+    await send(exchange, service.job_file(exchange.tenant, path["id"], CURVES_FILE), b"image/png")
 
 
 async def events(service: Service, exchange: Exchange, path: dict[str, str]) -> None:

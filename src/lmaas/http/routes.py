@@ -170,6 +170,8 @@ ROUTES = [
     Route(
         "/api/models/{ref}/versions", {"GET": Operation(admin.versions, (), (list[ModelVersion],))}
     ),
+    Route("/api/models/{ref}/card", {"GET": Operation(admin.card, (), ("text/markdown",))}),
+    Route("/api/models/{ref}/curves", {"GET": Operation(admin.curves, (), ("image/png",))}),
     Route("/api/models/{ref}/load", {"POST": Operation(admin.load, (), (ModelVersion,))}),
     Route("/api/pull", {"POST": Operation(admin.pull, (PullBody,), (ModelVersion,), status=201)}),
     Route(
@@ -264,6 +266,8 @@ ROUTES = [
     Route("/api/jobs/{id}/pause", {"POST": Operation(jobs.pause, (), (Job,))}),
     Route("/api/jobs/{id}/resume", {"POST": Operation(jobs.resume, (), (Job,))}),
     Route("/api/jobs/{id}/log", {"GET": Operation(jobs.log, (), (jobs.JobLog,))}),
+    Route("/api/jobs/{id}/metrics", {"GET": Operation(jobs.metrics, (), ("text/csv",))}),
+    Route("/api/jobs/{id}/curves", {"GET": Operation(jobs.curves, (), ("image/png",))}),
     Route(
         "/api/jobs/{id}/events",
         {"GET": Operation(jobs.events, (), (list[StoredEvent], EVENTS), query=jobs.EVENTS_QUERY)},

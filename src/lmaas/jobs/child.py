@@ -5,6 +5,7 @@ and `done` lies beside it; `job.PAUSED_EXIT`, a checkpoint is written because a 
 1, `error.json` says why. Anything else is a crash. What is printed is the job's log.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -73,10 +74,18 @@ def main(folder: Path, work: Work | None = None) -> int:
 def train(task: Task, folder: Path, tell: Tell) -> bool:
     """The work of the kind "train"."""
     from lmaas.recipe import recipe_of
+    from lmaas.training import curves
     from lmaas.training.run import run
 
-    base = folder / BASE_FOLDER if task.base else None
-    return run(recipe_of(task.recipe), folder, task.id, tell, base=base)
+    base, done = folder / BASE_FOLDER if task.base else None, False
+    try:
+        done = run(recipe_of(task.recipe), folder, task.id, tell, base=base)
+    finally:
+        if not done:
+            # How far it came is worth seeing, but no reason to end otherwise than it does.
+            with contextlib.suppress(OSError):
+                curves.write(folder)
+    return done
 
 
 def message(text: str, level: Literal["info", "warn", "error"] = "info") -> JobEvent:

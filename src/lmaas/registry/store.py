@@ -33,6 +33,8 @@ PACKAGE_FILES: tuple[tuple[str, FileRole], ...] = (
     ("source", "source"),
     ("compiled", "compiled"),
     ("sample.safetensors", "sample"),
+    ("metrics.csv", "curves"),
+    ("curves.png", "curves"),
 )
 """What of a package is stored, and as what."""
 

@@ -6,6 +6,7 @@ loop's. May be called again in the same folder: it goes on from the newest check
 
 import contextlib
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,9 +16,9 @@ from typing import Any
 import msgspec
 
 from lmaas.errors import InvalidInput
-from lmaas.job import RESULT_FOLDER, JobEvent
+from lmaas.job import CURVES_FILE, METRICS_FILE, RESULT_FOLDER, JobEvent
 from lmaas.recipe import ModelChoice, Recipe
-from lmaas.training import distributed, learners, loop, problems
+from lmaas.training import card, curves, distributed, learners, loop, problems
 from lmaas.training.base import Facts, Group, Problem
 from lmaas.training.group import ALONE
 
@@ -72,11 +73,15 @@ def run(
             text += f" The model has the weights of step {outcome.best_step}."
         _tell(tell, "message", text)
     _tell(tell, "message", "Packaging the model.", metrics=outcome.metrics)
-    problem.package(
-        model,
-        folder / RESULT_FOLDER,
-        Facts(recipe=recipe, metrics=outcome.metrics, data=facts, job=job_id),
-    )
+    known = Facts(recipe=recipe, metrics=outcome.metrics, data=facts, job=job_id)
+    package = folder / RESULT_FOLDER
+    problem.package(model, package, known)
+    if missing := curves.write(folder):
+        _tell(tell, "message", missing)
+    for name in (METRICS_FILE, CURVES_FILE):
+        if (folder / name).exists():
+            shutil.copyfile(folder / name, package / name)
+    card.write(package, known)
     return True
 
 
