@@ -74,7 +74,7 @@ def keras(model: Any, recipe: Recipe, x: dict[str, Any], y: np.ndarray, steps: i
     """`model.fit`."""
     import keras
 
-    class Tick(keras.callbacks.Callback):  # type: ignore[misc]
+    class Tick(keras.callbacks.Callback):
         def __init__(self) -> None:
             super().__init__()
             self.clock, self.left = Clock(), steps

@@ -72,9 +72,10 @@ class PyTorchLearner:
         for parameter in self._parameters:
             parameter.grad = None
         total = 0.0
+        share = torch.tensor(1 / weight, device=self._device)
         for feed in feeds:
             _, loss = self._run(feed)
-            (loss / weight).backward()
+            loss.backward(share)
             total += loss.item()
         if self._group.workers > 1:
             total = self._share(total)
