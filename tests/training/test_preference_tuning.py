@@ -36,7 +36,7 @@ def pair(question: str, preferred: str, other: str) -> dict[str, Any]:
 
 
 PAIRS = [
-    pair(f"What is {a} + {b}?", f"hello, {a + b}.", f"world, {a + b}.")
+    pair(f"What is {a} + {b}?", f"world, {a + b}.", f"hello, {a + b}.")
     for a in range(6)
     for b in range(6)
 ]

@@ -68,7 +68,14 @@ def test_only_answers_are_learned_and_the_turns_end(tmp_path: Path) -> None:
     assert set(told) <= answers
     assert len(set(told)) == 12
     assert feed.weight == (feed.targets["labels"] != IGNORED).sum()
-    assert this.facts()["overlap"] == {"validation": 0, "test": 0}
+    facts = this.facts()
+    assert facts["samples"] == {"train": 12, "validation": 4, "test": 0}
+    assert facts["overlap"] == {}
+    both = write(tmp_path / "both.jsonl", [chat("new", "one"), chat(*QUESTIONS[5])])
+    again = problem(tmp_path, base, data={"validation": str(both)})
+    assert again.facts()["overlap"] == {
+        "validation": {"samples": 1, "places": ["both.jsonl, sample 2"]}
+    }
 
 
 def test_every_answer_of_a_conversation_is_learned_but_those_of_weight_zero(tmp_path: Path) -> None:

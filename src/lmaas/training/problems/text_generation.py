@@ -5,6 +5,7 @@ The base is a Hugging Face checkpoint (a registered model's source), or a new on
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -22,6 +23,7 @@ from lmaas.runtime.language.tokens import Tokens
 from lmaas.tasks import Row
 from lmaas.training.base import IGNORED, Facts, Feed, Loss, Meter, Problem, Split
 from lmaas.training.encoding import Encoded, Encoder, pack
+from lmaas.training.problems.splits import EXAMPLES
 from lmaas.types import PushOptions
 
 SPECIAL: Final = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -120,33 +122,41 @@ class TextGeneration:
         held: dict[Split, str | float | None] = {"validation": data.validation, "test": data.test}
         order = np.random.default_rng(seed).permutation(len(train))
         name = Path(data.train).name
+        places: dict[Split, list[str]] = {}
         taken = 0
+
+        def encoded(split: Split, samples: Iterable[tuple[int, Any]], file: str) -> None:
+            self._rows[split], places[split] = [], []
+            for index, sample in samples:
+                place = f"{file}, sample {index + 1}"
+                rows = self._encoded(sample, place)
+                self._rows[split] += rows
+                places[split] += [place] * len(rows)
+
         for split, given in held.items():
             if given is None:
-                self._rows[split] = []
-                continue
-            if isinstance(given, str):
-                path = Path(given)
-                found = [(e, f"{path.name}, sample {i + 1}")
-                         for i, e in enumerate(self._samples(path))]  # fmt: skip
+                encoded(split, (), "")
+            elif isinstance(given, str):
+                encoded(split, enumerate(self._samples(Path(given))), Path(given).name)
             else:
                 count = round(given * len(train))
-                picked = order[taken : taken + count]
+                encoded(split, ((i, train[i]) for i in order[taken : taken + count]), name)
                 taken += count
-                found = [(train[i], f"{name}, sample {i + 1}") for i in picked]
-            self._rows[split] = [row for e, place in found for row in self._encoded(e, place)]
         rest = [int(i) for i in sorted(order[taken:])]
         if not rest:
             raise InvalidInput("Nothing is left to train on.", param="data.validation")
-        rows = [row for i in rest for row in self._encoded(train[i], f"{name}, sample {i + 1}")]
-        seen = {row[0].ids.tobytes() for row in rows}
+        encoded("train", ((i, train[i]) for i in rest), name)
+        self._counts = {split: len(self._rows[split]) for split in ("train", *held)}
+        seen = {_content(row) for row in self._rows["train"]}
+        self._overlap = {}
+        for split in held:
+            rows = zip(self._rows[split], places[split], strict=True)
+            if twice := [place for row, place in rows if _content(row) in seen]:
+                self._overlap[split] = {"samples": len(twice), "places": twice[:EXAMPLES]}
         if self._recipe.method.packing:
-            packed = pack([row[0] for row in rows], self._longest)
-            rows = [[rows[i][0] for i in row] for row in packed]
-        self._rows["train"] = rows
-        self._overlap = {
-            split: sum(row[0].ids.tobytes() in seen for row in self._rows[split]) for split in held
-        }
+            alone = [row[0] for row in self._rows["train"]]
+            packed = pack(alone, self._longest)
+            self._rows["train"] = [[alone[i] for i in row] for row in packed]
 
     def size(self, split: Split) -> int:
         """Rows of a split: samples, or for training with packing what they were packed into."""
@@ -227,10 +237,14 @@ class TextGeneration:
                     digest.update(sample.ids.tobytes())
         return {
             "sha256": digest.hexdigest(),
-            "rows": {split: len(rows) for split, rows in self._rows.items()},
+            "samples": self._counts,
             "tokens": sum(len(s.ids) for row in self._rows["train"] for s in row),
             "overlap": self._overlap,
         }
+
+
+def _content(row: list[Encoded]) -> bytes:
+    return b"".join(sample.ids.tobytes() for sample in row)
 
 
 class _Tokens:
