@@ -30,8 +30,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
     """Port that the server binds; 0 takes a free one."""
     url: str | None = None
-    """Server that the client, `lmaas.publish` and commands but `serve`, `demo`, `fsck` and `doctor`
-    talk to; none: this home and its server."""
+    """Server that the client, `lmaas.publish` and commands but `serve`, `demo`, `webhooks`, `fsck`
+    and `doctor` talk to; none: this home and its server."""
     key: str | None = None
     """Key that the client sends."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -106,6 +106,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Most jobs of one tenant that run at once; 0: no bound of its own."""
     job_memory_bytes: Annotated[int, Meta(ge=0)] = 0
     """Memory that one job may use, with all its processes; 0: 70 % of the machine's."""
+    webhook_allow: tuple[str, ...] = ()
+    """Hosts by name, addresses and networks (`10.0.0.0/8`) that webhooks may reach although they
+    are internal."""
+    webhook_http: bool = False
+    """Whether webhooks may be sent over http, not only https."""
     allowed_hosts: tuple[str, ...] = ()
     """Names beside loopback and the bound address that a `Host` header may give."""
     allowed_origins: tuple[str, ...] = ()
@@ -118,6 +123,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 NAMES = tuple(field.name for field in msgspec.structs.fields(Settings))
+LISTS = tuple(f.name for f in msgspec.structs.fields(Settings) if f.default == ())
+"""Settings that the environment gives as a list."""
 
 
 def load_settings(
@@ -166,8 +173,7 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
             continue
         name = variable.removeprefix("LMAAS_").lower()
         _refuse_unknown({name: text}, f"environment variable {variable}")
-        is_list = name in ("pinned", "cached_models", "drafts", "allowed_hosts", "allowed_origins")
-        values[name] = [item for item in text.split(",") if item] if is_list else text
+        values[name] = [item for item in text.split(",") if item] if name in LISTS else text
     return values
 
 

@@ -97,3 +97,33 @@ class Job(Record, frozen=True, kw_only=True):
     def ended(self) -> bool:
         """Whether nothing will happen to it any more."""
         return self.state in ENDED
+
+
+WebhookEvent = Literal[
+    "fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tuning.job.cancelled"
+]
+"""What a webhook is told: that a job has ended. OpenAI's names."""
+
+
+class Webhook(Record, frozen=True, kw_only=True):
+    """An address that is told of events, without its secret."""
+
+    id: str
+    url: str
+    events: tuple[WebhookEvent, ...]
+    created_at: float
+
+
+class WebhookDelivery(Record, frozen=True, kw_only=True):
+    """One event on its way to one webhook; `id` is the header webhook-id of every attempt.
+
+    `next_at` None: it was delivered at `delivered_at`, or given up for `error`.
+    """
+
+    id: str
+    type: WebhookEvent
+    created_at: float
+    attempts: int
+    next_at: float | None
+    delivered_at: float | None
+    error: str | None

@@ -29,9 +29,11 @@ from lmaas.hub.pull import check_task, download, locked
 from lmaas.hub.repo import default_name, parse_ref
 from lmaas.job import CURVES_FILE, METRICS_FILE, Job, JobState, StoredEvent
 from lmaas.jobs.claims import Claims
+from lmaas.jobs.delivery import Deliverer
 from lmaas.jobs.process import log_tail
 from lmaas.jobs.runner import Runner
 from lmaas.jobs.store import Jobs
+from lmaas.jobs.webhooks import Webhooks
 from lmaas.language import Delta, Ended, GenerateRequest, Usage
 from lmaas.placement import sandbox
 from lmaas.recipe import Recipe
@@ -46,6 +48,7 @@ from lmaas.serving.cache import ResponseCache, key_of
 from lmaas.serving.generation import Generation, check_language, encode_request
 from lmaas.serving.http_client import check_url
 from lmaas.serving.metrics import Metrics
+from lmaas.serving.outside import Outside
 from lmaas.serving.plan import machine_budget_bytes
 from lmaas.serving.pool import Pool
 from lmaas.serving.precision import choose_precision
@@ -114,6 +117,9 @@ class Service:
         self.cache = ResponseCache(settings.response_cache_bytes, settings.redis_url)
         self.queue = Jobs(self.registry.database)
         self.files = Files(self.home)
+        self._outside = Outside(settings.webhook_allow)
+        self.webhooks = Webhooks(self.registry.database, self._outside, http=settings.webhook_http)
+        self._deliverer: Deliverer | None = None
         self._runner: Runner | None = None
         self._draining = False
         self._keeping: set[asyncio.Future[None]] = set()
@@ -126,8 +132,15 @@ class Service:
         await self.pool.start()
 
     async def start_jobs(self) -> None:
-        """Begin to run the queue's jobs. Only for who holds the home's lock."""
+        """Begin to run the queue's jobs and to tell of their ends.
+
+        Only for who holds the home's lock.
+        """
         settings = self.settings
+        self._deliverer = Deliverer(
+            self.registry.database, self._outside, http=settings.webhook_http
+        )
+        self._deliverer.start()
         if not settings.max_running_jobs:
             return
         self._runner = Runner(
@@ -154,6 +167,8 @@ class Service:
             await asyncio.gather(self.pool.close(deadline_s), jobs)
             await self.cache.close()
         finally:
+            if self._deliverer is not None:
+                await self._deliverer.close()
             await self.ledger.close()
 
     def ready(self) -> bool:

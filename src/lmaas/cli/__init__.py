@@ -22,6 +22,7 @@ COMMANDS = {
     "push": "lmaas.cli.push",
     "train": "lmaas.cli.train",
     "jobs": "lmaas.cli.jobs",
+    "webhooks": "lmaas.cli.webhooks",
     "compress": "lmaas.cli.compress",
     "chat": "lmaas.cli.chat",
     "predict": "lmaas.cli.predict",

@@ -23,6 +23,7 @@ from lmaas.http import (
     responses,
     upload,
     usage,
+    webhooks,
 )
 from lmaas.http.chat_answer import ChatCompletion, ChatCompletionChunk
 from lmaas.http.completions_answer import Completion
@@ -32,7 +33,7 @@ from lmaas.http.messages_body import CountBody, MessagesBody
 from lmaas.http.responses_answer import Deleted, ItemList, Response
 from lmaas.http.responses_body import ResponsesBody
 from lmaas.http.route import Operation, Route
-from lmaas.job import Job, StoredEvent
+from lmaas.job import Job, StoredEvent, Webhook, WebhookDelivery
 from lmaas.service import Service
 from lmaas.tasks.image_classification import Label
 from lmaas.types import (
@@ -271,6 +272,24 @@ ROUTES = [
     Route(
         "/api/jobs/{id}/events",
         {"GET": Operation(jobs.events, (), (list[StoredEvent], EVENTS), query=jobs.EVENTS_QUERY)},
+    ),
+    Route(
+        "/api/webhooks",
+        {
+            "GET": Operation(webhooks.page, (), (list[Webhook],)),
+            "POST": Operation(
+                webhooks.create, (webhooks.WebhookBody,), (webhooks.NewWebhook,), status=201
+            ),
+        },
+    ),
+    Route("/api/webhooks/{id}", {"DELETE": Operation(webhooks.delete, (), (Webhook,))}),
+    Route(
+        "/api/webhooks/{id}/deliveries",
+        {
+            "GET": Operation(
+                webhooks.deliveries, (), (list[WebhookDelivery],), query=webhooks.DELIVERIES_QUERY
+            )
+        },
     ),
     Route("/v1/usage", {"GET": Operation(usage.usage, (), (UsageReport,), query=usage.QUERY)}),
     Route(

@@ -14,6 +14,7 @@ import msgspec
 import sqlalchemy as sa
 
 from lmaas.job import ENDED, Job, JobError, JobEvent, JobState
+from lmaas.jobs.announcing import announce
 from lmaas.jobs.rows import job_of, message, put, tell, text
 from lmaas.registry.database import Database
 from lmaas.registry.schema import job_checkpoints, jobs
@@ -270,3 +271,5 @@ def _end_claim(connection: sa.Connection, row: Any, state: str) -> None:
         fence=row.fence + 1,
         finished_at=time.time() if state in ENDED else None,
     )
+    if state in ENDED:
+        announce(connection, row.tenant, row.id, state)

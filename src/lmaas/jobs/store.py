@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from lmaas.errors import Conflict, InvalidInput
 from lmaas.job import ENDED, Job, JobCheckpoint, JobKind, JobState, StoredEvent
+from lmaas.jobs.announcing import announce
 from lmaas.jobs.rows import check_limit, event_of, job_of, message, put, row_of, tell, text
 from lmaas.registry.database import Database
 from lmaas.registry.schema import job_checkpoints, job_events, jobs
@@ -160,6 +161,7 @@ class Jobs:
                     finished_at=time.time(),
                 )
                 tell(connection, job_id, message("The job is cancelled."))
+                announce(connection, tenant, job_id, "cancelled")
         return self.get(tenant, job_id)
 
     def pause(self, tenant: str, job_id: str) -> Job:

@@ -12,7 +12,7 @@ from sqlalchemy import (
     Text,
 )
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest migration: what this code's tables are."""
 
 metadata = MetaData()
@@ -210,3 +210,33 @@ job_checkpoints = Table(
     ForeignKeyConstraint(["job"], ["jobs.id"], ondelete="CASCADE"),
     Index("job_checkpoints_by_step", "job", "step", unique=True),
 )
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("tenant", String, nullable=False),
+    Column("url", String, nullable=False),
+    Column("events", Text, nullable=False),
+    Column("secret", String, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Index("webhooks_by_tenant", "tenant"),
+)
+
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("webhook", String, nullable=False),
+    Column("type", String, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_at", Float),
+    Column("delivered_at", Float),
+    Column("error", Text),
+    ForeignKeyConstraint(["webhook"], ["webhooks.id"], ondelete="CASCADE"),
+    Index("webhook_deliveries_by_next", "next_at"),
+    Index("webhook_deliveries_by_webhook", "webhook", "created_at"),
+)
+"""`next_at` None: it is delivered, or given up. `error` is that of the newest attempt."""

@@ -10,7 +10,7 @@ import contextlib
 import ipaddress
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Final, cast
 from urllib.parse import SplitResult, urlsplit
 
@@ -79,7 +79,8 @@ class HttpClient:
     """Connections to one origin, at most `max_connections`, used again while they live.
 
     `timeout_s` is how long the other side may be silent while it owes an answer. With
-    `socket_path` it listens there, and the URL's host is only a name.
+    `socket_path` it listens there, and the URL's host is only a name. `check` refuses addresses
+    that the name leads to, by InvalidInput; connected is to one that it was shown.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class HttpClient:
         connect_timeout_s: float,
         timeout_s: float,
         socket_path: str | None = None,
+        check: Callable[[str], None] = check_address,
     ) -> None:
         parts = check_url(url)
         assert parts.hostname is not None
@@ -101,6 +103,7 @@ class HttpClient:
         self._netloc = parts.netloc
         self._connect_timeout_s = connect_timeout_s
         self._socket_path = socket_path
+        self._check = check
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._idle: deque[Connection] = deque()
         self._free = asyncio.Semaphore(max_connections)
@@ -199,7 +202,7 @@ class HttpClient:
                 found = await loop.getaddrinfo(self._host, self._port, type=1)
                 for *_, address in found:
                     # Checked here too: a name may lead anywhere, another time elsewhere.
-                    check_address(str(address[0]))
+                    self._check(str(address[0]))
                 for *_, address in found:
                     try:
                         _, connection = await loop.create_connection(

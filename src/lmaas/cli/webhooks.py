@@ -1,0 +1,100 @@
+"""`lmaas webhooks add|list|deliveries|rm`."""
+
+import time
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from lmaas.cli.output import home_options, json_option, service_of, show, show_table
+
+if TYPE_CHECKING:
+    from lmaas.job import WebhookEvent
+
+ENDS = ["succeeded", "failed", "cancelled"]
+PREFIX = "fine_tuning.job."
+
+
+@click.group()
+@home_options
+def command() -> None:
+    """Who is told when a job ends."""
+
+
+@command.command()
+@click.argument("url")
+@click.option("--event", "ends", multiple=True, type=click.Choice(ENDS), default=ENDS,
+              help="Only these; may be given twice.")  # fmt: skip
+@json_option
+@home_options
+@click.pass_obj
+def add(flags: dict[str, Any], url: str, ends: tuple[str, ...], as_json: bool) -> None:
+    """Tell URL of the ends of jobs. The secret of the signatures is shown this once."""
+    import msgspec
+
+    from lmaas.types import TENANT
+
+    events = cast("tuple[WebhookEvent, ...]", tuple(PREFIX + end for end in ends))
+    with service_of(flags) as service:
+        webhook, secret = service.webhooks.add(TENANT, url, events)
+    show({**msgspec.to_builtins(webhook), "secret": secret}, as_json, [webhook.id, secret])
+
+
+@command.command("list")
+@json_option
+@home_options
+@click.pass_obj
+def list_(flags: dict[str, Any], as_json: bool) -> None:
+    """List the webhooks, without their secrets."""
+    from lmaas.types import TENANT
+
+    with service_of(flags) as service:
+        found = service.webhooks.list(TENANT)
+    rows = [(w.id, w.url, " ".join(e.removeprefix(PREFIX) for e in w.events)) for w in found]
+    show_table(found, as_json, ("id", "url", "events"), rows)
+
+
+@command.command()
+@click.argument("webhook_id", metavar="ID")
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
+@json_option
+@home_options
+@click.pass_obj
+def deliveries(flags: dict[str, Any], webhook_id: str, limit: int, as_json: bool) -> None:
+    """What was and is to be sent, newest first."""
+    from lmaas.types import TENANT
+
+    with service_of(flags) as service:
+        found = service.webhooks.deliveries(TENANT, webhook_id, limit=limit)
+    rows = [
+        (
+            one.id,
+            one.type.removeprefix(PREFIX),
+            str(one.attempts),
+            "delivered"
+            if one.delivered_at
+            else f"next {_at(one.next_at)}"
+            if one.next_at
+            else "given up",
+            one.error or "",
+        )
+        for one in found
+    ]
+    show_table(found, as_json, ("id", "event", "attempts", "state", "error"), rows)
+
+
+@command.command()
+@click.argument("webhook_id", metavar="ID")
+@json_option
+@home_options
+@click.pass_obj
+def rm(flags: dict[str, Any], webhook_id: str, as_json: bool) -> None:
+    """End a webhook; what was on its way is not sent any more."""
+    from lmaas.types import TENANT
+
+    with service_of(flags) as service:
+        gone = service.webhooks.remove(TENANT, webhook_id)
+    show(gone, as_json, [f"Removed {gone.id}."])
+
+
+def _at(moment: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
