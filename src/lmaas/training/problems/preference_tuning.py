@@ -86,6 +86,8 @@ class PreferenceTuning(TextGeneration):
         if not path.exists():
             scratch = path.with_suffix(f".{os.getpid()}")
             save_file({split: self._referred(split) for split in SPLITS}, scratch)
+            with scratch.open("rb") as written:
+                os.fsync(written.fileno())
             try:
                 os.link(scratch, path)
             except FileExistsError:
