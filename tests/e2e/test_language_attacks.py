@@ -133,6 +133,11 @@ CHAT: list[tuple[str, dict[str, Any], str | None]] = [
     ("such a regex in a tool", tool(parameters={"type": "object", "properties": {
         "a": {"type": "string", "pattern": "(a{1,9000}){1,9000}(b{1,9000}){1,9000}"}}}), "tools"),
     ("a look-ahead", schema({"type": "string", "pattern": "(?=a)b"}), "response_format"),
+    ("a schema that is itself", schema({"$ref": "#"}), "response_format"),
+    ("a schema in a circle", schema({"$defs": {"a": {"$ref": "#/$defs/b"},
+                                               "b": {"$ref": "#/$defs/a"}},
+                                     "$ref": "#/$defs/a"}), "response_format"),
+    ("a schema from elsewhere", schema({"$ref": "http://example.invalid/s"}), "response_format"),
     ("a schema that is nowhere", schema({"$ref": "#/$defs/none"}), "response_format"),
     ("a schema of 1 MB", schema({"enum": ["x" * 1000] * 1000}), "response_format"),
     ("a tool's schema of 1 MB", tool(parameters={"enum": ["x" * 1000] * 1000}), "tools"),
@@ -180,6 +185,8 @@ OTHERS: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/responses", {"input": "a", "colour": 1}, "colour"),
     ("/v1/responses", {"input": COMBINING * 2_500_000}, "input"),
     ("/v1/responses", {"input": [{"role": "root", "content": "a"}]}, "input[0].role"),
+    ("/v1/responses", {"input": "a", "text": {"format": {
+        "type": "json_schema", "name": "s", "schema": {"$ref": "#"}}}}, "text.format"),
     ("/v1/responses", {"input": "a", "previous_response_id": "x" * 1_000_000},
      "previous_response_id"),
 ]  # fmt: skip
@@ -198,6 +205,7 @@ def test_other_doors(
 MESSAGES: list[tuple[dict[str, Any], str]] = [
     ({"colour": 1}, "colour"),
     ({"messages": [{"role": "user", "content": COMBINING * 2_500_000}]}, "context"),
+    ({"tools": [{"name": "f", "input_schema": {"$ref": "#"}}]}, "schema"),
     ({"stop_sequences": ["x"] * 100_000}, "stop_sequences"),
 ]
 

@@ -92,10 +92,10 @@ class Prover:
         if not answer:
             self._end()
             return "it ends the process that compiles it."
-        problem = str(json.loads(answer))
-        if problem:
-            self._end()  # its pipeline is broken: the next grammar gets a new one
-        return problem
+        problem, is_broken = json.loads(answer)
+        if is_broken:
+            self._end()  # its pipeline is: the next grammar gets a new one
+        return str(problem)
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._end()
@@ -215,7 +215,10 @@ def toy_model(vocabulary_size: int) -> Any:
 
 
 def main() -> None:
-    """Read grammars from stdin, a line of JSON each; answer "" or what is wrong, as JSON."""
+    """Read grammars from stdin, a line of JSON each; answer each by a line of JSON.
+
+    It has "" or what is wrong, and whether that broke the pipeline.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", required=True, type=Path)
     parser.add_argument("--vocabulary-size", required=True, type=int)
@@ -230,8 +233,8 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
         out.write(b'"ready"\n')
         for number, line in enumerate(sys.stdin.buffer):
-            problem = _problem(pipe, number, msgspec.json.decode(line, type=Grammar))
-            out.write(json.dumps(problem).encode() + b"\n")
+            told = _problem(pipe, number, msgspec.json.decode(line, type=Grammar))
+            out.write(json.dumps(told).encode() + b"\n")
 
 
 def _pipeline(folder: Path, scratch: Path, vocabulary_size: int) -> Any:
@@ -250,17 +253,22 @@ def _pipeline(folder: Path, scratch: Path, vocabulary_size: int) -> Any:
     )
 
 
-def _problem(pipe: Any, number: int, grammar: Grammar) -> str:
+def _problem(pipe: Any, number: int, grammar: Grammar) -> tuple[str, bool]:
     import numpy as np
     import openvino as ov
     import openvino_genai as genai
 
     from lmaas.runtime.language.openvino_genai import structured
+    from lmaas.runtime.language.pattern_grammar import Unfit
 
+    try:
+        wanted = structured(grammar)
+    except (Unfit, RecursionError) as error:
+        return f"{str(error)[:300]}.", False
     try:
         config = genai.GenerationConfig()
         config.max_new_tokens = 1
-        config.structured_output_config = structured(grammar)
+        config.structured_output_config = wanted
         # A request whose handle is let go of is dropped unseen.
         handle = pipe.add_request(number, ov.Tensor(np.zeros((1, 1), np.int64)), config)
         while pipe.has_non_finished_requests():
@@ -269,8 +277,8 @@ def _problem(pipe: Any, number: int, grammar: Grammar) -> str:
     except (RuntimeError, ValueError, MemoryError) as error:
         told = " ".join(str(error).split())
         told = WHERE.sub("", told).rpartition("is false: ")[2]
-        return told[:300] or type(error).__name__
-    return ""
+        return told[:300] or type(error).__name__, True
+    return "", False
 
 
 if __name__ == "__main__":

@@ -8,11 +8,13 @@ in another process before it comes here.
 import json
 import secrets
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
 from lmaas.errors import InvalidInput, LMaaSError
 from lmaas.language import Finish, LanguageSpec
+from lmaas.runtime.language import schema_grammar
 from lmaas.runtime.language.engine import (
     EngineOptions,
     EngineStats,
@@ -21,11 +23,14 @@ from lmaas.runtime.language.engine import (
     TokenSampling,
     TokenScore,
 )
+from lmaas.runtime.language.pattern_grammar import Unfit
 
 BLOCK_TOKENS: Final = 32
 """Tokens in one block of the paged cache on a CPU."""
 BATCHED_TOKENS: Final = 512
 """Most tokens in one step: long prompts are split, so that running answers go on beside them."""
+REMEMBERED: Final = 256
+"""So many schemas are kept as the grammars that they become."""
 TOOL_BEGIN: Final = "<tool_call>\n"
 TOOL_END: Final = "\n</tool_call>"
 
@@ -203,23 +208,23 @@ class OpenVINOGenAI:
             if self._by_lookup:
                 config.max_ngram_size = 3
         if sampling.grammar is not None:
-            config.structured_output_config = structured(sampling.grammar)
+            try:
+                config.structured_output_config = structured(sampling.grammar)
+            except Unfit as error:
+                raise InvalidInput(f"The schema cannot be used: {error}.") from None
         return config
 
 
 def structured(grammar: Grammar) -> Any:
-    """`grammar` as GenAI's own description."""
+    """`grammar` as GenAI's own description. Raises Unfit where a schema cannot be kept."""
     import openvino_genai as genai
 
     output = genai.StructuredOutputConfig
-    if grammar.kind == "json_schema":
-        return output(json_schema=grammar.text)
-    if grammar.kind == "json_object":
-        return output(json_schema='{"type":"object"}')
-    assert grammar.kind == "tools"
+    if grammar.kind != "tools":
+        return output(grammar=_written(grammar.text or '{"type": "object"}'))
     wanted = json.loads(grammar.text)
     tags = [
-        output.Tag(TOOL_BEGIN, output.JSONSchema(json.dumps(_call_schema(tool))), TOOL_END)
+        output.Tag(TOOL_BEGIN, output.EBNF(_called(json.dumps(tool))), TOOL_END)
         for tool in wanted["tools"]
     ]
     if wanted["required"]:
@@ -231,16 +236,15 @@ def structured(grammar: Grammar) -> Any:
     return config
 
 
-def _call_schema(tool: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": {
-            "name": {"const": tool["name"]},
-            "arguments": tool["parameters"] or {"type": "object"},
-        },
-        "required": ["name", "arguments"],
-        "additionalProperties": False,
-    }
+@lru_cache(maxsize=REMEMBERED)
+def _written(schema: str) -> str:
+    return schema_grammar.grammar(json.loads(schema))
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _called(tool: str) -> str:
+    named = json.loads(tool)
+    return schema_grammar.call_grammar(named["name"], named["parameters"] or {"type": "object"})
 
 
 def _cannot(field: str) -> InvalidInput:
