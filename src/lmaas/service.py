@@ -42,6 +42,7 @@ from lmaas.registry.fsck import FsckReport
 from lmaas.registry.names import check_name
 from lmaas.registry.responses import Responses
 from lmaas.registry.store import Registry
+from lmaas.registry.uploads import Upload, Uploads
 from lmaas.runtime.cpu import has_bf16
 from lmaas.runtime.parity import require
 from lmaas.serving.cache import ResponseCache, key_of
@@ -117,6 +118,7 @@ class Service:
         self.cache = ResponseCache(settings.response_cache_bytes, settings.redis_url)
         self.queue = Jobs(self.registry.database)
         self.files = Files(self.home)
+        self.uploads = Uploads(self.home, self.files, settings.max_upload_bytes)
         self._outside = Outside(settings.webhook_allow)
         self.webhooks = Webhooks(self.registry.database, self._outside, http=settings.webhook_http)
         self._deliverer: Deliverer | None = None
@@ -141,6 +143,7 @@ class Service:
             self.registry.database, self._outside, http=settings.webhook_http
         )
         self._deliverer.start()
+        await asyncio.to_thread(self.uploads.tidy)
         if not settings.max_running_jobs:
             return
         self._runner = Runner(
@@ -660,7 +663,12 @@ class Service:
             recipe = msgspec.structs.replace(recipe, model=model)
         for split in DATA_FILES:
             if self.files.is_id(given := getattr(recipe.data, split)):
-                self.files.get(tenant, given)
+                purpose = self.files.get(tenant, given).purpose
+                if purpose != "fine-tune":
+                    raise InvalidInput(
+                        f"{given} is of the purpose {purpose}, no training data.",
+                        param=f"data.{split}",
+                    )
         plain = msgspec.to_builtins(recipe)
         return self.queue.add(
             tenant,
@@ -747,9 +755,38 @@ class Service:
     async def _publish_result(
         self, job: Job, package: Path, succeed: Callable[[sa.Connection, str], None]
     ) -> None:
-        await self.publish_package(
-            job.tenant, package, origin="train", name=job.name, beside=succeed
-        )
+        results = await _to_end(asyncio.to_thread(self._keep_results, job, package))
+        try:
+            await self.publish_package(
+                job.tenant, package, origin="train", name=job.name, beside=succeed
+            )
+        except BaseException:
+            # Cut off, it may have been registered all the same.
+            if self.queue.get(job.tenant, job.id).state != "succeeded":
+                for file_id in results:
+                    self.files.remove(job.tenant, file_id)
+            raise
+
+    def _keep_results(self, job: Job, package: Path) -> list[str]:
+        """Make the metrics of a job a data file; its id, none where there are no metrics."""
+        source = package / METRICS_FILE
+        if not source.exists():
+            return []
+        with self.scratch("results") as scratch:
+            copy = scratch / METRICS_FILE
+            shutil.copyfile(source, copy)
+            file_id = _results_id(job)
+            self.files.add(job.tenant, copy, purpose="fine-tune-results", file_id=file_id)
+        return [file_id]
+
+    def result_files(self, job: Job) -> list[str]:
+        """The ids of the data files that a job has left, as long as nobody deletes them."""
+        if job.state != "succeeded":
+            return []
+        try:
+            return [self.files.get(job.tenant, _results_id(job)).id]
+        except NotFound:
+            return []
 
     def last_job_events(
         self, tenant: str, job_id: str, limit: int, *, before: int | None = None
@@ -762,6 +799,14 @@ class Service:
     def add_file(self, tenant: str, source: Path, *, purpose: Purpose) -> DataFile:
         """Take over a file of this home's device as training data."""
         return self.files.add(tenant, source, purpose=purpose)
+
+    async def complete_upload(
+        self, tenant: str, upload_id: str, part_ids: Sequence[str], *, md5: str | None = None
+    ) -> Upload:
+        """Make a data file of an upload's parts. Raises NotFound, Conflict, InvalidInput."""
+        with self.scratch("upload") as scratch:
+            work = partial(self.uploads.complete, tenant, upload_id, part_ids, scratch, md5=md5)
+            return await _to_end(asyncio.to_thread(work))
 
     def list_files(self, tenant: str) -> list[DataFile]:
         """All data files of `tenant`, newest first."""
@@ -914,6 +959,11 @@ class Service:
             ),
             stop,
         )
+
+
+def _results_id(job: Job) -> str:
+    """Always the same, so that a server that dies in between leaves no second file."""
+    return "file-" + job.id.removeprefix("ftjob-")
 
 
 async def _to_end(work: Coroutine[Any, Any, T], stop: threading.Event | None = None) -> T:

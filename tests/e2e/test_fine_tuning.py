@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -93,6 +94,13 @@ def test_uploaded_data_become_a_model_that_is_trained_on(
         assert told.content.startswith(begins), path
     points = client.fine_tuning.jobs.checkpoints.list(job.id).data
     assert [point.step_number for point in points] == [7]
+    (results,) = done.result_files
+    table = client.files.content(results).text
+    assert table.startswith("step,epoch,train_loss,learning_rate,samples_per_s,valid_loss,")
+    assert table.splitlines()[-1].startswith("14,2,")
+    assert client.files.retrieve(results).purpose == "fine-tune-results"
+    with pytest.raises(openai.BadRequestError, match="no training data"):
+        client.fine_tuning.jobs.create(model="new:auto", training_file=results)
     assert "patients" in [model.id for model in client.models.list()]
     assert client.fine_tuning.jobs.list(limit=1).data[0].id == job.id
     again = client.fine_tuning.jobs.create(
@@ -102,6 +110,37 @@ def test_uploaded_data_become_a_model_that_is_trained_on(
     done = wait(client, again.id)
     assert done.fine_tuned_model == "patients-tuned:1", done.error
     client.files.delete(file_id)
+
+
+def test_a_large_file_comes_in_parts(client: openai.OpenAI, tmp_path: Path) -> None:
+    path = tmp_path / "patients.csv"
+    path.write_text(TABLE)
+    size = path.stat().st_size
+    done = client.uploads.upload_file_chunked(
+        file=path, mime_type="text/csv", purpose="fine-tune", part_size=1000
+    )
+    assert (done.status, done.bytes, done.filename) == ("completed", size, "patients.csv")
+    assert done.file is not None
+    assert client.files.content(done.file.id).text == TABLE
+    assert client.uploads.complete(done.id, part_ids=["any"]).file == done.file
+    begun = client.uploads.create(
+        bytes=4, filename="a.csv", mime_type="text/csv", purpose="fine-tune"
+    )
+    part = client.uploads.parts.create(begun.id, data=b"ab")
+    found = client.get(f"/uploads/{begun.id}", cast_to=httpx.Response)
+    assert [one["id"] for one in found.json()["parts"]] == [part.id]
+    with pytest.raises(openai.APIStatusError, match="would have 5 bytes"):
+        client.uploads.parts.create(begun.id, data=b"cde")
+    with pytest.raises(openai.BadRequestError, match="These parts have 2 bytes"):
+        client.uploads.complete(begun.id, part_ids=[part.id])
+    assert client.uploads.cancel(begun.id).status == "cancelled"
+    with pytest.raises(openai.ConflictError):
+        client.uploads.parts.create(begun.id, data=b"cd")
+    with pytest.raises(openai.BadRequestError, match="expires_after"):
+        client.uploads.create(
+            bytes=4, filename="a.csv", mime_type="text/csv", purpose="fine-tune",
+            expires_after={"anchor": "created_at", "seconds": 3600},
+        )  # fmt: skip
 
 
 def wait(client: openai.OpenAI, job_id: str) -> Any:
@@ -143,7 +182,7 @@ def test_bad_data_are_the_jobs_error(client: openai.OpenAI) -> None:
 
 
 def test_callers_may_not_train(server_of_jobs: Running) -> None:
-    for path in ("/v1/files", "/v1/fine_tuning/jobs"):
+    for path in ("/v1/files", "/v1/uploads/upload_0", "/v1/fine_tuning/jobs"):
         told = httpx.get(server_of_jobs.url + path, headers=server_of_jobs.caller)
         assert told.status_code == 403
 

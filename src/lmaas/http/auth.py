@@ -19,7 +19,7 @@ from lmaas.types import KeyRecord, Scope
 Headers = list[tuple[bytes, bytes]]
 OPEN = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"})
 """The only routes without a key."""
-ADMIN_PREFIXES = ("/api/", "/metrics", "/v1/files", "/v1/fine_tuning")
+ADMIN_PREFIXES = ("/api/", "/metrics", "/v1/files", "/v1/uploads", "/v1/fine_tuning")
 HINT = "Send `Authorization: Bearer sk-lmaas-…`; `lmaas keys create` makes a key."
 
 

@@ -59,7 +59,7 @@ async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> 
         record = await asyncio.to_thread(
             service.add_file, exchange.tenant, source, purpose="fine-tune"
         )
-    exchange.send_json(_told(record))
+    exchange.send_json(object_of(record))
 
 
 async def page(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
@@ -80,7 +80,7 @@ async def page(service: Service, exchange: Exchange, path: dict[str, str]) -> No
     limit = number(exchange, "limit", MAX_PAGE)
     if not 1 <= limit <= MAX_PAGE:
         raise InvalidInput(f"limit is from 1 to {MAX_PAGE}; received {limit}.", param="limit")
-    told = [_told(each) for each in found[:limit]]
+    told = [object_of(each) for each in found[:limit]]
     exchange.send_json(
         FileList(
             data=told,
@@ -93,7 +93,7 @@ async def page(service: Service, exchange: Exchange, path: dict[str, str]) -> No
 
 async def get(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """What is known of a file."""
-    exchange.send_json(_told(service.file(exchange.tenant, path["id"])))
+    exchange.send_json(object_of(service.file(exchange.tenant, path["id"])))
 
 
 async def delete(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
@@ -107,7 +107,8 @@ async def content(service: Service, exchange: Exchange, path: dict[str, str]) ->
     await send(exchange, service.file_path(exchange.tenant, path["id"]))
 
 
-def _told(record: DataFile) -> FileObject:
+def object_of(record: DataFile) -> FileObject:
+    """A file as this protocol tells it."""
     return FileObject(
         id=record.id,
         bytes=record.size_bytes,

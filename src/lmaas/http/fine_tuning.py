@@ -88,7 +88,7 @@ class FineTuningJob(Record, frozen=True, kw_only=True):
     metadata: dict[str, str]
     recipe: dict[str, Any]
     organization_id: str
-    result_files: list[str] = msgspec.field(default_factory=list)
+    result_files: list[str]
     trained_tokens: int | None = None
     estimated_finish: int | None = None
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
@@ -151,7 +151,7 @@ async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> 
     job = service.train(
         exchange.tenant, to_recipe(body), key_id=exchange.key.id, metadata=body.metadata or {}
     )
-    exchange.send_json(told(job))
+    exchange.send_json(told(service, job))
 
 
 async def page(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
@@ -159,28 +159,28 @@ async def page(service: Service, exchange: Exchange, path: dict[str, str]) -> No
     limit = _limit(exchange)
     found = service.jobs(exchange.tenant, after=exchange.query.get("after"), limit=limit + 1)
     exchange.send_json(
-        JobPage(data=[told(job) for job in found[:limit]], has_more=len(found) > limit)
+        JobPage(data=[told(service, job) for job in found[:limit]], has_more=len(found) > limit)
     )
 
 
 async def get(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """One job."""
-    exchange.send_json(told(service.job(exchange.tenant, path["id"])))
+    exchange.send_json(told(service, service.job(exchange.tenant, path["id"])))
 
 
 async def cancel(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """End a job within seconds."""
-    exchange.send_json(told(service.cancel_job(exchange.tenant, path["id"])))
+    exchange.send_json(told(service, service.cancel_job(exchange.tenant, path["id"])))
 
 
 async def pause(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Hold a job, with a checkpoint of where it is."""
-    exchange.send_json(told(service.pause_job(exchange.tenant, path["id"])))
+    exchange.send_json(told(service, service.pause_job(exchange.tenant, path["id"])))
 
 
 async def resume(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Put a paused job back into the queue."""
-    exchange.send_json(told(service.resume_job(exchange.tenant, path["id"])))
+    exchange.send_json(told(service, service.resume_job(exchange.tenant, path["id"])))
 
 
 async def events(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
@@ -314,7 +314,7 @@ def _inner(plain: dict[str, Any], name: str) -> dict[str, Any]:
     return dict(value)
 
 
-def told(job: Job) -> FineTuningJob:
+def told(service: Service, job: Job) -> FineTuningJob:
     """A job as this protocol tells it."""
     recipe = job.resolved or job.recipe
     data, model, method = (job.recipe.get(name) or {} for name in ("data", "model", "method"))
@@ -342,6 +342,7 @@ def told(job: Job) -> FineTuningJob:
         metadata=job.metadata,
         recipe=recipe,
         organization_id=job.tenant,
+        result_files=service.result_files(job),
     )
 
 

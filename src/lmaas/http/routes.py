@@ -22,6 +22,7 @@ from lmaas.http import (
     rerank,
     responses,
     upload,
+    uploads,
     usage,
     webhooks,
 )
@@ -214,6 +215,23 @@ ROUTES = [
         },
     ),
     Route("/v1/files/{id}/content", {"GET": Operation(files.content, (), (OCTETS,))}),
+    Route(
+        "/v1/uploads",
+        {"POST": Operation(uploads.create, (uploads.UploadBody,), (uploads.UploadObject,))},
+    ),
+    Route("/v1/uploads/{id}", {"GET": Operation(uploads.get, (), (uploads.UploadObject,))}),
+    Route(
+        "/v1/uploads/{id}/parts",
+        {"POST": Operation(uploads.add_part, ("multipart/form-data",), (uploads.UploadPart,))},
+    ),
+    Route(
+        "/v1/uploads/{id}/complete",
+        {"POST": Operation(uploads.complete, (uploads.CompleteBody,), (uploads.UploadObject,))},
+    ),
+    Route(
+        "/v1/uploads/{id}/cancel",
+        {"POST": Operation(uploads.cancel, (), (uploads.UploadObject,))},
+    ),
     Route(
         "/v1/fine_tuning/jobs",
         {

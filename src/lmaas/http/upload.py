@@ -55,13 +55,21 @@ async def receive(exchange: Exchange, form: "Form", limit_bytes: int) -> None:
 class Form:
     """Takes a form piece by piece; files land under `folder`, never outside it."""
 
-    def __init__(self, content_type: bytes, folder: Path, field: str = "options") -> None:
+    def __init__(
+        self,
+        content_type: bytes,
+        folder: Path,
+        field: str | None = "options",
+        *,
+        file: str = "file",
+    ) -> None:
         kind, parameters = parse_options_header(content_type)
         boundary = parameters.get(b"boundary")
         if kind != b"multipart/form-data" or not boundary:
             raise InvalidInput("The body is not a multipart form.", hint=HINT)
         self._folder = folder
         self._field = field
+        self._file = file
         self._options = bytearray()
         self._has_options = self._ended = False
         self._files: list[Path] = []
@@ -105,19 +113,20 @@ class Form:
             if options is None:
                 raise InvalidInput("A sample needs the field `options` beside it.", hint=HINT)
             options = msgspec.structs.replace(options, sample=str(self._sample))
-        root = self._folder / "file"
+        root = self._folder / self._file
         alone = len(self._files) == 1 and self._files[0].parent == root
         return (self._files[0] if alone else root), options
 
     def alone(self) -> tuple[Path, str]:
-        """The only file, and the text of the field beside it. Raises InvalidInput."""
+        """The only file, and the text of the field beside it, if any. Raises InvalidInput."""
         if not self._ended:
             raise InvalidInput("The form ends before its last boundary: the upload was cut off.")
-        if len(self._files) != 1 or self._sample is not None or not self._has_options:
+        lacks_field = self._field is not None and not self._has_options
+        if len(self._files) != 1 or self._sample is not None or lacks_field:
+            beside = "" if self._field is None else f" and the field `{self._field}`"
             raise InvalidInput(
-                f"The form needs one part `file` and the field `{self._field}`; it has "
-                f"{len(self._files)} files.",
-                param="file",
+                f"The form needs one part `{self._file}`{beside}; it has {len(self._files)} files.",
+                param=self._file,
             )
         return self._files[0], self._options.decode("utf-8", "replace")
 
@@ -140,13 +149,13 @@ class Form:
         if name == self._field:
             self._has_options = True
             return
-        if name not in ("file", "sample") or b"filename" not in parameters:
+        if name not in (self._file, "sample") or b"filename" not in parameters:
             raise InvalidInput(f"The form has a part {name!r} that is not known.", hint=HINT)
         given = parameters[b"filename"].decode("utf-8", "replace")
         target = self._folder / name / _safe(given)
         if len(self._files) >= MAX_FILES:
             raise PayloadTooLarge(f"The form has more than {MAX_FILES} files.")
-        if name == "file":
+        if name == self._file:
             self._files.append(target)
         elif self._sample is None:
             self._sample = target

@@ -21,7 +21,8 @@ RECORD = "file.json"
 CONTENT = "content"
 ID = re.compile(r"file-[0-9a-f]{24}")
 
-Purpose = Literal["fine-tune"]
+Purpose = Literal["fine-tune", "fine-tune-results"]
+"""What users upload, and what a training run leaves."""
 
 
 class DataFile(Record, frozen=True, kw_only=True):
@@ -46,9 +47,11 @@ class Files:
         """Whether `value` is a file's id and no path."""
         return isinstance(value, str) and ID.fullmatch(value) is not None
 
-    def add(self, tenant: str, source: Path, *, purpose: Purpose) -> DataFile:
-        """Take over a file of this home's device. Raises OSError."""
-        file_id = f"file-{secrets.token_hex(12)}"
+    def add(
+        self, tenant: str, source: Path, *, purpose: Purpose, file_id: str | None = None
+    ) -> DataFile:
+        """Take over a file of this home's device; one of the same id goes. Raises OSError."""
+        file_id = file_id or f"file-{secrets.token_hex(12)}"
         record = DataFile(
             id=file_id,
             tenant=tenant,
@@ -58,6 +61,8 @@ class Files:
             created_at=time.time(),
         )
         half = self._folder / f".{file_id}"
+        for old in (half, self._folder / file_id):
+            shutil.rmtree(old, ignore_errors=True)
         (half / CONTENT).mkdir(mode=0o700, parents=True)
         try:
             source.rename(half / CONTENT / source.name)
