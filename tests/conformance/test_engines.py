@@ -380,6 +380,20 @@ def test_a_required_tool_is_called(engine: LanguageEngine, made: Made) -> None:
             assert set(call["arguments"]) == {"a", "b"}
 
 
+def test_the_references_of_a_tool_are_its_own(engine: LanguageEngine, made: Made) -> None:
+    parameters = {
+        "$defs": {"size": {"enum": [1, 2]}},
+        "type": "object",
+        "properties": {"size": {"$ref": "#/$defs/size"}},
+        "required": ["size"],
+        "additionalProperties": False,
+    }
+    tools = [{"name": "paint", "parameters": parameters}]
+    for text in written(engine, made, grammar("tools", {**TOOLS, "tools": tools})):
+        call = json.loads(text.removeprefix("<tool_call>").removesuffix("</tool_call>"))
+        assert call["arguments"] in ({"size": 1}, {"size": 2})
+
+
 def test_a_tool_may_be_called(engine: LanguageEngine, made: Made) -> None:
     (prompt,) = prompts(made, (5,))
     form = grammar("tools", {**TOOLS, "required": False, "parallel": True})

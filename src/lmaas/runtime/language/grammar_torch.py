@@ -101,8 +101,7 @@ class Grammars:
         """A grammar in Lark's notation, as llguidance extends it."""
         kinds = [f"call_{position}" for position in range(len(wanted["tools"]))]
         rules = [
-            f"{kind}: %json {json.dumps(_call_schema(tool))}"
-            for kind, tool in zip(kinds, wanted["tools"], strict=True)
+            f"{kind}: {_call_rule(tool)}" for kind, tool in zip(kinds, wanted["tools"], strict=True)
         ]
         begin, end = self._tag(CALL), self._tag(END_CALL)
         one = begin is None
@@ -158,17 +157,11 @@ class Matcher:
         return bool(self._matcher.is_stopped())
 
 
-def _call_schema(tool: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": {
-            "name": {"const": tool["name"]},
-            "arguments": tool["parameters"] or {"type": "object"},
-        },
-        "required": ["name", "arguments"],
-        "additionalProperties": False,
-        "x-guidance": CALL_OPTIONS,
-    }
+def _call_rule(tool: dict[str, Any]) -> str:
+    """A call of a tool. Its parameters stay a schema of their own, in which `$ref` is at home."""
+    begin = f'{{"name": {json.dumps(tool["name"])}, "arguments": '
+    schema = {**(tool["parameters"] or {"type": "object"}), "x-guidance": CALL_OPTIONS}
+    return f'{json.dumps(begin)} %json {json.dumps(schema)} "}}"'
 
 
 def _refused(problem: str, param: str) -> InvalidInput:
