@@ -6,7 +6,7 @@ Beside each, another key's request to the same worker is answered as if nothing 
 import asyncio
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ import httpx
 import pytest
 
 from checkpoints import CHATML, make_qwen3
+from lmaas.client import Client
 from lmaas.config import Settings
+from lmaas.errors import ModelRefused
 from lmaas.service import Service
 from lmaas.types import TENANT, PushOptions
 from servers import Running, serving
@@ -279,6 +281,47 @@ def test_a_schema_that_was_refused_is_refused_again(
     first, second = (attack(server, neighbour, encode(asked)) for _ in range(2))
     assert first.status_code == second.status_code == 400
     assert first.json() == second.json()
+
+
+def lie(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes((1 << 40).to_bytes(8, "little") + b"{}")
+
+
+def bring_code(folder: Path) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) | {"auto_map": {"AutoModel": "code.Model"}}
+    path.write_text(json.dumps(config))
+
+
+def lose_a_tensor(folder: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.norm.weight"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [(lie, "header claims"), (bring_code, "auto_map"), (lose_a_tensor, "model.norm.weight")],
+)
+def test_a_hostile_checkpoint(
+    server: Running,
+    neighbour: httpx.Client,
+    tmp_path: Path,
+    harm: Callable[[Path], None],
+    told: str,
+) -> None:
+    folder = make_qwen3(tmp_path / "checkpoint")
+    harm(folder)
+    options = PushOptions(name="hostile", task="text-generation")
+    with Client(server.url, server.key) as client, ThreadPoolExecutor(1) as threads:
+        refused = threads.submit(client.push, folder, options)
+        while not refused.done():
+            assert ordinary(neighbour).status_code == 200
+        with pytest.raises(ModelRefused, match=told):
+            refused.result()
+        assert "hostile" not in client.models()
 
 
 def test_the_same_worker_answered_it_all(server: Running, neighbour: httpx.Client) -> None:
