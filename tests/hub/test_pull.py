@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,16 @@ def test_interrupted_nothing_is_registered(hub: Hub, tmp_path: Path) -> None:
     assert "Traceback" not in err
     assert part_bytes(home) >= 1 << 20
     assert models(home) == []
+    # What is left is found, and goes when it is asked for, but not from under a running pull.
+    commit = hub.describe(hub.repos[FAKE])["sha"]
+    with closing(Service(Settings(home=str(home)))) as service:
+        (told,) = service.fsck().downloads
+        assert told.startswith(f"{FAKE}@{commit}: ")
+        with locked(home / "hub", parse_ref(FAKE)):
+            assert not service.fsck(repair=True).downloads
+        assert service.fsck(repair=True).downloads == (told,)
+        assert not service.fsck().downloads
+    assert not list((home / "hub").rglob("*.part"))
 
 
 def test_a_full_disk_leaves_what_is_there(hub: Hub, tmp_path: Path) -> None:

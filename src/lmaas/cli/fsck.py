@@ -8,7 +8,7 @@ from lmaas.cli.output import home_options, json_option, service_of, show
 
 
 @click.command()
-@click.option("--repair", is_flag=True, help="Delete files that no version names.")
+@click.option("--repair", is_flag=True, help="Delete files that no version names, and downloads.")
 @json_option
 @home_options
 @click.pass_obj
@@ -18,6 +18,8 @@ def command(flags: dict[str, Any], repair: bool, as_json: bool) -> int:
         report = service.fsck(repair=repair)
     lines = [f"{d.model} {d.path}: {d.problem} (sha256:{d.sha256})" for d in report.damaged]
     lines += list(report.database)
+    done = "deleted" if repair else "of a pull; the next one continues it, --repair deletes it"
+    lines += [f"{download} ({done})." for download in report.downloads]
     lines.append(
         f"{report.num_files} files, {len(report.damaged)} damaged, {len(report.orphans)} orphans."
     )

@@ -19,12 +19,16 @@ class Damage(Record, frozen=True, kw_only=True):
 
 
 class FsckReport(Record, frozen=True, kw_only=True):
-    """What `lmaas fsck` found. `orphans` are digests that no version names; harmless."""
+    """What `lmaas fsck` found. `orphans` are digests that no version names; harmless.
+
+    So are `downloads` from a hub that were broken off: the next pull continues them.
+    """
 
     num_files: int
     damaged: tuple[Damage, ...] = ()
     orphans: tuple[str, ...] = ()
     leftovers: tuple[str, ...] = ()
+    downloads: tuple[str, ...] = ()
     database: tuple[str, ...] = ()
     repaired: bool = False
 
