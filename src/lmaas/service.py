@@ -25,6 +25,7 @@ from lmaas.accounts.records import NO_LIMITS, Limits, ModelPrice, Price, UsageRe
 from lmaas.accounts.terms import Terms
 from lmaas.config import Settings
 from lmaas.errors import FULL, Conflict, InvalidInput, ModelRefused, NotFound, StorageFull
+from lmaas.hub.leftovers import leftovers
 from lmaas.hub.pull import check_task, download, locked
 from lmaas.hub.repo import default_name, parse_ref
 from lmaas.job import CURVES_FILE, METRICS_FILE, Job, JobState, StoredEvent
@@ -916,8 +917,13 @@ class Service:
     # Upkeep
 
     def fsck(self, *, repair: bool = False) -> FsckReport:
-        """Check every stored file against its digest and every row against its files."""
-        return self.registry.check(repair=repair)
+        """Check every stored file against its digest and every row against its files.
+
+        With `repair`, what no version names and no pull is at is deleted.
+        """
+        report = self.registry.check(repair=repair)
+        downloads = leftovers(self.home / "hub", remove=repair)
+        return msgspec.structs.replace(report, downloads=downloads)
 
     @contextmanager
     def scratch(self, purpose: str) -> Iterator[Path]:
