@@ -12,7 +12,7 @@ TENANT = "default"
 """The tenant that owns everything until others are made."""
 
 Precision = Literal["f32", "bf16"]
-FrameworkName = Literal["pytorch", "keras", "tensorflow", "onnx", "upstream"]
+FrameworkName = Literal["pytorch", "keras", "tensorflow", "onnx", "lightgbm", "upstream"]
 FileRole = Literal["source", "compiled", "sample", "variant", "curves"]
 VariantName = Literal["bf16", "int8", "int4"]
 Scope = Literal["admin", "call"]

@@ -1,6 +1,7 @@
 """How a model was written: one module a framework, each with the verbs of `base.Framework`.
 
-The only importers of torch, keras, tensorflow and onnx. Knows tasks, no registry or server.
+The only importers of torch, keras, tensorflow, onnx and lightgbm. Knows tasks, no registry or
+server.
 """
 
 import importlib
@@ -16,6 +17,7 @@ FRAMEWORKS: dict[FrameworkName, str] = {
     "pytorch": "lmaas.frameworks.pytorch",
     "tensorflow": "lmaas.frameworks.tensorflow",
     "onnx": "lmaas.frameworks.onnx",
+    "lightgbm": "lmaas.frameworks.lightgbm",
 }
 """Each framework's module, imported on first use; the module's `FRAMEWORK` has the verbs.
 
@@ -30,13 +32,18 @@ def get(name: FrameworkName) -> Framework:
 
 def of_object(model: Any) -> FrameworkName:
     """Which framework a live model belongs to. Raises InvalidInput when to none."""
-    modules = {"keras": "keras", "pytorch": "torch", "tensorflow": "tensorflow"}
+    modules = {
+        "keras": "keras",
+        "pytorch": "torch",
+        "tensorflow": "tensorflow",
+        "lightgbm": "lightgbm",
+    }
     for name in FRAMEWORKS:
         if modules.get(name) in sys.modules and get(name).owns(model):
             return name
     raise InvalidInput(
         f"Cannot publish a {type(model).__module__}.{type(model).__qualname__}; expected a "
-        "torch.nn.Module, a keras.Model or a tf.Module.",
+        "torch.nn.Module, a keras.Model, a tf.Module or a lightgbm.Booster.",
         hint="Files and folders are published with `lmaas push`.",
         param="model",
     )

@@ -31,13 +31,17 @@ TOLERANCE = {
 }
 
 
-def measure(folder: Path, sample: Path, signature: Signature, task: str) -> ParityReport:
-    """Run `folder`/model.xml on every stored batch in f32, and in bf16 where the CPU has it."""
+def measure(
+    folder: Path, sample: Path, signature: Signature, task: str, *, bf16: bool = True
+) -> ParityReport:
+    """Run `folder`/model.xml on every stored batch in f32, and in bf16 where the CPU has it and
+    the model bears it.
+    """
     from safetensors.numpy import load_file
 
     references = split_sample(load_file(sample))
     core = ov.load().Core()
-    precisions: tuple[Precision, ...] = ("f32", "bf16") if has_bf16() else ("f32",)
+    precisions: tuple[Precision, ...] = ("f32", "bf16") if bf16 and has_bf16() else ("f32",)
     checks = []
     for precision in precisions:
         config = {"INFERENCE_PRECISION_HINT": precision}

@@ -2,13 +2,15 @@
 
 A number becomes (x - mean) / std, 0 where it is missing, and, if any was missing in training, a
 second feature that says so. A category becomes one feature for each known value and one for all
-others, missing ones included. Training and serving encode with the same function.
+others, missing ones included. Trees read each column as one feature: a number as above, NaN where
+it is missing; a category as its place in `values`, then all others, then what is missing. Training
+and serving encode with the same function.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
@@ -50,10 +52,13 @@ class Columns(Record, frozen=True, kw_only=True):
     target: str
     mean: float = 0.0
     std: float = 1.0
+    form: Literal["dense", "trees"] = "dense"
 
     @property
     def width(self) -> int:
         """How many features a row has."""
+        if self.form == "trees":
+            return len(self.columns)
         return sum(
             1 + column.missing if isinstance(column, Number) else len(column.values) + 1
             for column in self.columns
@@ -61,14 +66,17 @@ class Columns(Record, frozen=True, kw_only=True):
 
     def encode(self, values: Mapping[str, Values], size: int) -> np.ndarray:
         """`size` rows as (N, width) float32."""
+        if self.form == "trees":
+            told = [_for_trees(column, values[column.name]) for column in self.columns]
+            return np.stack(told, axis=1).astype(np.float32)
         features = np.zeros((size, self.width), np.float32)
         at = 0
         for column in self.columns:
             given = values[column.name]
             if isinstance(column, Number):
-                numbers = (np.asarray(given, np.float64) - column.mean) / column.std
+                numbers = _scaled(column, given)
                 absent = np.isnan(numbers)
-                features[:, at] = np.where(absent, 0, np.clip(numbers, -1e6, 1e6))
+                features[:, at] = np.where(absent, 0, numbers)
                 if column.missing:
                     features[:, at + 1] = absent
                 at += 1 + column.missing
@@ -150,6 +158,20 @@ def category(value: Any) -> str | None:
     if isinstance(value, str):
         return value.strip() or None
     return None
+
+
+def _scaled(column: Number, values: Values) -> np.ndarray:
+    """At mean 0 and deviation 1, NaN where there is none; kept within a million deviations."""
+    return np.clip((np.asarray(values, np.float64) - column.mean) / column.std, -1e6, 1e6)
+
+
+def _for_trees(column: Number | Category, values: Values) -> np.ndarray:
+    if isinstance(column, Number):
+        return _scaled(column, values)
+    others = len(column.values)
+    known: dict[str | None, int] = {value: number for number, value in enumerate(column.values)}
+    known[None] = others + 1
+    return np.array([known.get(value, others) for value in values], np.float64)
 
 
 def _number(cell: Any, name: str, index: int) -> float:

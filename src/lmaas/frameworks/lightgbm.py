@@ -1,0 +1,114 @@
+"""LightGBM: boosted trees. Kept as its model text, compiled by `forest`.
+
+A booster gives raw scores: of a binary objective the logits of two classes, 0 and the score.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from lmaas.errors import InvalidInput
+from lmaas.frameworks import forest
+from lmaas.frameworks.base import Framework
+from lmaas.tasks import Row
+from lmaas.types import BATCH, FrameworkName, TensorSpec
+
+FILE: Final = "model.txt"
+INPUT: Final = "features"
+
+
+class LightGBM:
+    """Verbs for `lightgbm.Booster`."""
+
+    name: FrameworkName = "lightgbm"
+
+    def owns(self, model: Any) -> bool:
+        """Whether `model` is a booster."""
+        import lightgbm
+
+        return isinstance(model, lightgbm.Booster)
+
+    def version(self) -> str:
+        """lightgbm's version."""
+        import lightgbm
+
+        return str(lightgbm.__version__)
+
+    def inputs(self, model: Any) -> list[TensorSpec]:
+        """One row of numbers for each sample."""
+        return [TensorSpec(name=INPUT, dtype="float32", shape=(BATCH, model.num_feature()))]
+
+    def name_inputs(self, model: Any, sample: Sequence[np.ndarray]) -> list[str]:
+        """The one input."""
+        return [INPUT]
+
+    def fit(
+        self,
+        model: Any,
+        x: np.ndarray,
+        y: np.ndarray,
+        *,
+        epochs: int,
+        batch_size: int,
+        learning_rate: float,
+        seed: int,
+    ) -> list[float]:
+        """Refused: trees grow in jobs."""
+        raise InvalidInput(
+            "A booster is not trained in place.",
+            hint="Run a job of the task tabular with the architecture boosted-trees.",
+        )
+
+    def save(self, model: Any, folder: Path, arrays: Row) -> None:
+        """`model.txt`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / FILE).write_text(text_of(model), "utf-8")
+
+    def load(self, folder: Path, like: Any = None) -> Any:
+        """The booster in `model.txt`."""
+        return booster_of((folder / FILE).read_text("utf-8"))
+
+    def run(self, model: Any, arrays: Row) -> Row:
+        """Raw scores, or logits of two classes (N, outputs) float32."""
+        (features,) = arrays.values()
+        scores = model.predict(features, raw_score=True).reshape(len(features), -1)
+        return {"scores": logits(scores, binary=forest.parse(text_of(model, 1)).binary)}
+
+    def convert(self, model: Any, arrays: Row) -> Any:
+        """Gathers over all trees at once."""
+        return forest.graph(forest.parse(text_of(model)))
+
+    def num_parameters(self, model: Any) -> int:
+        """Thresholds and leaves."""
+        nodes = forest.parse(text_of(model)).nodes
+        return len(nodes)
+
+
+def text_of(booster: Any, rounds: int | None = None) -> str:
+    """A booster as text, of its first `rounds` or all; without the parameters that it was made
+    with, so that equal trees are equal texts.
+    """
+    text: str = booster.model_to_string(num_iteration=rounds or booster.current_iteration())
+    return text.partition("\nparameters:")[0]
+
+
+def booster_of(text: str) -> Any:
+    """The booster of a text. Raises InvalidInput for what is none."""
+    import lightgbm
+
+    try:
+        return lightgbm.Booster(model_str=text)
+    except lightgbm.basic.LightGBMError as error:
+        raise InvalidInput(f"These are no trees of LightGBM: {error}.") from None
+
+
+def logits(scores: np.ndarray, *, binary: bool) -> np.ndarray:
+    """Raw scores (N, S) as outputs in float32: (N, 2) of two classes, else as they are."""
+    if binary:
+        scores = np.concatenate([np.zeros_like(scores), scores], axis=1)
+    return scores.astype(np.float32)
+
+
+FRAMEWORK: Framework = LightGBM()
