@@ -156,7 +156,10 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Usage(msgspec.Struct, frozen=True, array_like=True):
-    """Tokens of one request, over all its choices. `cached` were found in the prefix cache."""
+    """Tokens of one request, over all its choices.
+
+    `cached` are known to have been found in the prefix cache; not every engine tells.
+    """
 
     prompt: int
     completion: int = 0

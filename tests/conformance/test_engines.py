@@ -423,6 +423,12 @@ def test_grammars_leave_neighbours_alone(engine: LanguageEngine, made: Made) -> 
     assert made.tokenizer.decode(answers[98].tokens).lstrip().startswith("{")
 
 
+def test_min_p_of_one_is_greedy(engine: LanguageEngine, made: Made) -> None:
+    (prompt,) = prompts(made, (5,))
+    strict = TokenSampling(max_tokens=12, temperature=1.5, min_p=1.0, seed=3)
+    check_greedy(made, prompt, run(engine, prompt, strict).tokens)
+
+
 def add_with(engine: LanguageEngine, made: Made, prompt: list[int], form: Grammar) -> None:
     if engine.name == "openvino-genai":
         # Its pipeline would break: such grammars are proven in another process before.

@@ -40,7 +40,7 @@ class ToolUseBlock(msgspec.Struct, frozen=True, tag_field="type", tag="tool_use"
 
 
 class MessageUsage(msgspec.Struct, frozen=True):
-    """Tokens of a request. `input_tokens` are those that the prefix cache did not have."""
+    """Tokens of a request. `input_tokens` are those not known to come from the prefix cache."""
 
     input_tokens: int
     output_tokens: int

@@ -191,12 +191,16 @@ class CompletionDetails(msgspec.Struct, frozen=True):
 
 
 class UsageBody(msgspec.Struct, frozen=True):
-    """Tokens of a request, over all its choices."""
+    """Tokens of a request, over all its choices.
+
+    `prompt_tokens_details` is null where no cached tokens are known of: OpenVINO GenAI shares
+    prefixes, but does not tell how much of a prompt it found.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
-    prompt_tokens_details: PromptDetails
+    prompt_tokens_details: PromptDetails | None
     completion_tokens_details: CompletionDetails
 
 
@@ -206,7 +210,7 @@ def usage_body(usage: Usage) -> UsageBody:
         usage.prompt,
         usage.completion,
         usage.prompt + usage.completion,
-        PromptDetails(usage.cached),
+        PromptDetails(usage.cached) if usage.cached else None,
         CompletionDetails(usage.reasoning),
     )
 

@@ -62,7 +62,7 @@ OutputItem = MessageItem | ReasoningItem | CallItem
 
 
 class InputDetails(msgspec.Struct, frozen=True):
-    """Of the input's tokens: how many were found in the prefix cache."""
+    """Of the input's tokens: how many are known to have been found in the prefix cache."""
 
     cached_tokens: int
     cache_write_tokens: int = 0

@@ -84,7 +84,7 @@ class Output(msgspec.Struct, frozen=True, array_like=True):
 
 
 class EngineStats(msgspec.Struct, frozen=True, array_like=True):
-    """How full the engine is. `cached_tokens` counts prompt tokens found in the prefix cache."""
+    """How full the engine is."""
 
     cache_bytes: int
     cache_used: float

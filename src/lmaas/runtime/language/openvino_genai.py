@@ -193,7 +193,8 @@ class OpenVINOGenAI:
         config.presence_penalty = sampling.presence_penalty
         config.frequency_penalty = sampling.frequency_penalty
         config.logprobs = 0 if sampling.logprobs is None else 1
-        if sampling.temperature > 0:
+        # No token is likelier than the likeliest, so min_p 1 is greedy; the engine takes less only.
+        if sampling.temperature > 0 and sampling.min_p < 1:
             config.do_sample = True
             config.temperature = sampling.temperature
             config.top_p = sampling.top_p
