@@ -19,6 +19,7 @@ from lmaas.language import ChatMessage, Tool
 RENDER_TIMEOUT_S: Final = 0.5
 MAX_PROMPT_CHARS: Final = 16 << 20
 MAX_TEMPLATE_CHARS: Final = 1 << 20
+LATE_TURNS: Final = 100
 LONGEST_TEXT: Final = MAX_PROMPT_CHARS
 """Longest text that one operation may make."""
 RESERVED: Final = ("messages", "tools", "add_generation_prompt")
@@ -275,16 +276,27 @@ class _bounded:
     def __enter__(self) -> None:
         _watch.begin(threading.get_ident(), self._limit_s)
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if _watch.fired() and kind is not TooLong:
+                # It is on its way to this thread. Better here than where the turn is given back.
+                for _turn in range(LATE_TURNS):
+                    time.sleep(0)
+        except TooLong:
+            pass  # the block was over in time, or almost
         _watch.end()
 
 
 class _Watch:
-    """One thread that looks after a rendering that takes long. One rendering at a time."""
+    """One thread that looks after a rendering that takes long. One rendering at a time.
+
+    Its locks are plain ones: an exception that another thread raises here could leave a lock held
+    whose taking is written in Python.
+    """
 
     def __init__(self) -> None:
         self._turn = threading.Lock()
-        self._changed = threading.Condition()
+        self._changing = threading.Lock()
         self._deadline: float | None = None
         self._target = 0
         self._thread: threading.Thread | None = None
@@ -295,20 +307,25 @@ class _Watch:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="template watch", daemon=True)
             self._thread.start()
-        with self._changed:
+        with self._changing:
             self._target, self._deadline = target, time.monotonic() + limit_s
 
-    def end(self) -> None:
-        """The rendering is over."""
-        with self._changed:
+    def fired(self) -> bool:
+        """Whether the time was over. From now on, nothing is raised."""
+        with self._changing:
+            fired = self._deadline is None
             self._deadline = None
+        return fired
+
+    def end(self) -> None:
+        """The rendering is over, and nothing is on its way."""
         self._turn.release()
 
     def _run(self) -> None:
         raise_in: Callable[[Any, Any], int] = ctypes.pythonapi.PyThreadState_SetAsyncExc
         while True:
             time.sleep(RENDER_TIMEOUT_S / 5)
-            with self._changed:
+            with self._changing:
                 if self._deadline is not None and time.monotonic() > self._deadline:
                     raise_in(ctypes.c_ulong(self._target), ctypes.py_object(TooLong))
                     self._deadline = None
