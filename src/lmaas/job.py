@@ -16,6 +16,10 @@ CONTROL_FILE = "control"
 """In a job's folder: the word "pause" or "cancel" for the process to find between two steps."""
 RESULT_FOLDER = "result"
 """In a job's folder: the package of the finished model, complete once the process exits with 0."""
+RUN_FILE = "run.json"
+"""In a job's folder: the resolved recipe, and the digest of the data, that the run began with."""
+CHECKPOINTS_FOLDER = "checkpoints"
+"""In a job's folder: a folder for each step that the run can be taken up from."""
 METRICS_FILE = "metrics.csv"
 """In a job's folder, once it has ended or is paused: one row for each step that was told of."""
 CURVES_FILE = "curves.png"
@@ -56,13 +60,27 @@ class StoredEvent(JobEvent, frozen=True, kw_only=True):
 
 
 class JobCheckpoint(Record, frozen=True, kw_only=True):
-    """A state that the run can be taken up from, with the metrics last seen before it."""
+    """A state that the run can be taken up from, with the metrics last seen before it.
+
+    `model` is what it is called by: it becomes a model of this name on its first call.
+    """
 
     id: str
     job: str
     step: int
+    model: str
     metrics: dict[str, float]
     created_at: float
+
+
+def checkpoint_folder(step: int) -> str:
+    """What the folder of a step's checkpoint is called."""
+    return f"step-{step:08d}"
+
+
+def checkpoint_model(name: str, job_id: str, step: int) -> str:
+    """What the checkpoint of a step is called as a model; `name` is what the job makes."""
+    return f"{name[:60].rstrip('._-')}.step-{step}.{job_id.removeprefix('ftjob-')[:8]}"
 
 
 class Job(Record, frozen=True, kw_only=True):

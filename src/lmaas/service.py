@@ -8,12 +8,12 @@ import asyncio
 import shutil
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -24,19 +24,35 @@ from lmaas.accounts.ledger import Ledger
 from lmaas.accounts.records import NO_LIMITS, Limits, ModelPrice, Price, UsageReport
 from lmaas.accounts.terms import Terms
 from lmaas.config import Settings
-from lmaas.errors import FULL, Conflict, InvalidInput, ModelRefused, NotFound, StorageFull
+from lmaas.errors import (
+    FULL,
+    Conflict,
+    InvalidInput,
+    ModelNotFound,
+    ModelRefused,
+    NotFound,
+    StorageFull,
+)
 from lmaas.hub.leftovers import leftovers
 from lmaas.hub.pull import check_task, download, locked
 from lmaas.hub.repo import default_name, parse_ref
-from lmaas.job import CURVES_FILE, METRICS_FILE, Job, JobState, StoredEvent
+from lmaas.job import (
+    RESULT_FOLDER,
+    Job,
+    JobCheckpoint,
+    JobState,
+    StoredEvent,
+)
 from lmaas.jobs.claims import Claims
 from lmaas.jobs.delivery import Deliverer
 from lmaas.jobs.process import log_tail
+from lmaas.jobs.results import CheckpointModels, Results
 from lmaas.jobs.runner import Runner
 from lmaas.jobs.store import Jobs
 from lmaas.jobs.webhooks import Webhooks
 from lmaas.language import Delta, Ended, GenerateRequest, Usage
 from lmaas.placement import sandbox
+from lmaas.placement.waiting import to_end
 from lmaas.recipe import Recipe
 from lmaas.registry.data_files import DataFile, Files, Purpose
 from lmaas.registry.fsck import FsckReport
@@ -79,7 +95,6 @@ from lmaas.types import (
     WorkerStatus,
 )
 
-T = TypeVar("T")
 JOBS_FOLDER = "jobs"
 DATA_FILES = ("train", "validation", "test")
 FOLLOW_S = 0.2
@@ -123,6 +138,8 @@ class Service:
         self._outside = Outside(settings.webhook_allow)
         self.webhooks = Webhooks(self.registry.database, self._outside, http=settings.webhook_http)
         self._deliverer: Deliverer | None = None
+        self.results = Results(self.home / JOBS_FOLDER, self.files)
+        self._checkpoints = CheckpointModels(self.queue, self._has_model, self._publish_checkpoint)
         self._runner: Runner | None = None
         self._draining = False
         self._keeping: set[asyncio.Future[None]] = set()
@@ -227,6 +244,7 @@ class Service:
         task cancels the request, queued or running.
         """
         tenant = key.tenant
+        await self._checkpoints.ensure(tenant, ref)
         if payload.format != "texts":
             counted = self.ledger.count(key, ref, endpoint, self.router.resolve)
             if counted is not None:
@@ -276,6 +294,7 @@ class Service:
         `endpoint` and `request_id` name the request in the usage ledger. Raises InvalidInput,
         ModelNotFound, RateLimited, InsufficientQuota and whatever the model's worker raises.
         """
+        await self._checkpoints.ensure(key.tenant, ref)
         version = self.router.resolve(key.tenant, ref)
         check_language(version)
         payload = Payload(format="generate", body=encode_request(request))
@@ -350,6 +369,7 @@ class Service:
 
         Raises InvalidInput for a model of another service: only that can count.
         """
+        await self._checkpoints.ensure(key.tenant, ref)
         version = self.router.resolve(key.tenant, ref)
         check_language(version)
         if version.manifest.upstream is not None:
@@ -407,12 +427,12 @@ class Service:
         stop = threading.Event()
         with locked(folder, ref):
             work = asyncio.to_thread(download, ref, folder, task=task, heard=heard, stop=stop)
-            pulled = await _to_end(work, stop)
+            pulled = await to_end(work, stop)
             options = PushOptions(name=name, task=pulled.task, card=pulled.card)
             path = Path(pulled.folder)
             version = await self._import(tenant, path, options, origin="pull", parent=pulled.source)
             if not keep:
-                await _to_end(asyncio.to_thread(shutil.rmtree, path.parent, ignore_errors=True))
+                await to_end(asyncio.to_thread(shutil.rmtree, path.parent, ignore_errors=True))
         return version
 
     async def _import(
@@ -437,7 +457,7 @@ class Service:
                 unpack = asyncio.to_thread(
                     self.registry.unpack, version, scratch / "base", ("source",)
                 )
-                request["base"] = str(await _to_end(unpack) / "source")
+                request["base"] = str(await to_end(unpack) / "source")
             await self._child("lmaas.frameworks.importer", request, scratch)
             package = scratch / "package"
             return await self.publish_package(tenant, package, origin=origin, parent=parent)
@@ -473,7 +493,7 @@ class Service:
         nothing = ParityReport(tolerance={}, checks=())
         with self.scratch("connect") as empty:
             add = asyncio.to_thread(self.registry.add, tenant, manifest, nothing, empty)
-            return await _to_end(add)
+            return await to_end(add)
 
     async def _push_package(
         self, tenant: str, folder: Path, options: PushOptions | None
@@ -536,7 +556,7 @@ class Service:
         add = asyncio.to_thread(
             self.registry.add, tenant, manifest, verified.parity, folder, beside
         )
-        return await _to_end(add)
+        return await to_end(add)
 
     async def compress(
         self,
@@ -585,7 +605,7 @@ class Service:
             roles: tuple[FileRole, ...] = ("compiled",)
             if options.to == "bf16":
                 roles += ("source",)
-            await _to_end(asyncio.to_thread(self.registry.unpack, version, package, roles))
+            await to_end(asyncio.to_thread(self.registry.unpack, version, package, roles))
             request = {
                 "folder": str(package),
                 "target": str(target),
@@ -602,7 +622,7 @@ class Service:
             )
             report = msgspec.json.decode(reply, type=VariantReport)
             require_small_rise(version.ref, options.to, report)
-            stored = await _to_end(
+            stored = await to_end(
                 asyncio.to_thread(self.registry.add_variant, version, options.to, report, target)
             )
         return next(variant for variant in stored.variants if variant.name == options.to)
@@ -627,7 +647,8 @@ class Service:
         return [status for status in self.pool.status() if status.tenant == tenant]
 
     async def load_model(self, tenant: str, ref: str) -> ModelVersion:
-        """Load a model before its first call."""
+        """Load a model before its first call; a checkpoint of a job becomes one."""
+        await self._checkpoints.ensure(tenant, ref)
         version = self.router.resolve(tenant, ref)
         await self.pool.load(version)
         return version
@@ -693,8 +714,8 @@ class Service:
         return self.queue.page(tenant, after=after, limit=limit, state=state)
 
     def job(self, tenant: str, job_id: str) -> Job:
-        """One job with its checkpoints. Raises NotFound."""
-        return self.queue.get(tenant, job_id)
+        """One job with the checkpoints that are still there. Raises NotFound."""
+        return self.results.present(self.queue.get(tenant, job_id))
 
     def cancel_job(self, tenant: str, job_id: str) -> Job:
         """End a job within seconds. Raises NotFound, and Conflict for one that has ended."""
@@ -737,16 +758,7 @@ class Service:
 
     def job_file(self, tenant: str, job_id: str, name: str) -> Path:
         """Where a job's learning curves are: `METRICS_FILE` or `CURVES_FILE`. Raises NotFound."""
-        assert name in (METRICS_FILE, CURVES_FILE)
-        job = self.queue.get(tenant, job_id)
-        path = self.home / JOBS_FOLDER / job.id / name
-        if not path.exists():
-            raise NotFound(
-                f"The job {job.id} has no {name}.",
-                hint="It is written when a run ends or is paused, if it told any metrics.",
-                param="job",
-            )
-        return path
+        return self.results.path(self.queue.get(tenant, job_id), name)
 
     async def job_log(self, tenant: str, job_id: str) -> str:
         """The end of what a job's process has printed. Raises NotFound."""
@@ -756,7 +768,8 @@ class Service:
     async def _publish_result(
         self, job: Job, package: Path, succeed: Callable[[sa.Connection, str], None]
     ) -> None:
-        results = await _to_end(asyncio.to_thread(self._keep_results, job, package))
+        with self.scratch("results") as scratch:
+            await to_end(asyncio.to_thread(self.results.keep, job, package, scratch))
         try:
             await self.publish_package(
                 job.tenant, package, origin="train", name=job.name, beside=succeed
@@ -764,30 +777,31 @@ class Service:
         except BaseException:
             # Cut off, it may have been registered all the same.
             if self.queue.get(job.tenant, job.id).state != "succeeded":
-                for file_id in results:
-                    self.files.remove(job.tenant, file_id)
+                self.results.drop(job)
             raise
 
-    def _keep_results(self, job: Job, package: Path) -> list[str]:
-        """Make the metrics of a job a data file; its id, none where there are no metrics."""
-        source = package / METRICS_FILE
-        if not source.exists():
-            return []
-        with self.scratch("results") as scratch:
-            copy = scratch / METRICS_FILE
-            shutil.copyfile(source, copy)
-            file_id = _results_id(job)
-            self.files.add(job.tenant, copy, purpose="fine-tune-results", file_id=file_id)
-        return [file_id]
+    async def _publish_checkpoint(self, job: Job, point: JobCheckpoint) -> None:
+        """Register a checkpoint as a model, without training."""
+        with self.scratch("checkpoint") as scratch:
+            folder, base = scratch / "run", scratch / "base"
+            await to_end(asyncio.to_thread(self.results.take, job, point, folder))
+            has_base = await to_end(asyncio.to_thread(self._unpack_base, job, base))
+            recipe = {**(job.resolved or job.recipe), "name": point.model}
+            located = self._locate_files(msgspec.structs.replace(job, recipe=recipe))
+            request = {
+                "folder": str(folder),
+                "recipe": located,
+                "job": job.id,
+                "base": str(base) if has_base else None,
+            }
+            await self._child("lmaas.training.export", request, scratch)
+            await self.publish_package(job.tenant, folder / RESULT_FOLDER, origin="train")
 
-    def result_files(self, job: Job) -> list[str]:
-        """The ids of the data files that a job has left, as long as nobody deletes them."""
-        if job.state != "succeeded":
-            return []
+    def _has_model(self, tenant: str, name: str) -> bool:
         try:
-            return [self.files.get(job.tenant, _results_id(job)).id]
-        except NotFound:
-            return []
+            return bool(self.router.resolve(tenant, name))
+        except ModelNotFound:
+            return False
 
     def last_job_events(
         self, tenant: str, job_id: str, limit: int, *, before: int | None = None
@@ -807,7 +821,7 @@ class Service:
         """Make a data file of an upload's parts. Raises NotFound, Conflict, InvalidInput."""
         with self.scratch("upload") as scratch:
             work = partial(self.uploads.complete, tenant, upload_id, part_ids, scratch, md5=md5)
-            return await _to_end(asyncio.to_thread(work))
+            return await to_end(asyncio.to_thread(work))
 
     def list_files(self, tenant: str) -> list[DataFile]:
         """All data files of `tenant`, newest first."""
@@ -951,7 +965,7 @@ class Service:
         heard: Callable[[bytes], None] | None = None,
     ) -> bytes:
         stop = threading.Event()
-        return await _to_end(
+        return await to_end(
             asyncio.to_thread(
                 sandbox.run_child,
                 module,
@@ -965,26 +979,3 @@ class Service:
             ),
             stop,
         )
-
-
-def _results_id(job: Job) -> str:
-    """Always the same, so that a server that dies in between leaves no second file."""
-    return "file-" + job.id.removeprefix("ftjob-")
-
-
-async def _to_end(work: Coroutine[Any, Any, T], stop: threading.Event | None = None) -> T:
-    """The result of a thread's work; cancelled, it sets `stop` and still waits for the thread.
-
-    So nobody removes the files that the thread works on.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        if stop is not None:
-            stop.set()
-        await asyncio.wait((task,))
-        if not task.cancelled():
-            # Whoever asked is gone: an error has nobody to be told to.
-            task.exception()
-        raise

@@ -94,6 +94,25 @@ def test_uploaded_data_become_a_model_that_is_trained_on(
         assert told.content.startswith(begins), path
     points = client.fine_tuning.jobs.checkpoints.list(job.id).data
     assert [point.step_number for point in points] == [7]
+    checkpoint = points[0].fine_tuned_model_checkpoint
+    assert checkpoint == f"patients.step-7.{job.id[6:14]}"
+    assert points[0].metrics.valid_loss is not None
+    rows = {"inputs": [{"age": 30, "dose": 1.5}, {"age": 41, "dose": 6.5}]}
+    answers = {}
+    for model in ("patients:1", checkpoint, f"{checkpoint}:1"):
+        url = f"{server_of_jobs.url}/models/{model}"
+        told = httpx.post(url, headers=server_of_jobs.caller, json=rows, timeout=120)
+        assert told.status_code == 200, told.text
+        answers[model] = told.json()
+    assert answers[checkpoint] == answers[f"{checkpoint}:1"] != answers["patients:1"]
+    assert [model.id for model in client.models.list() if model.id.startswith("patients")] == [
+        "patients", checkpoint,
+    ]  # fmt: skip
+    told = httpx.get(f"{server_of_jobs.url}/api/models/{checkpoint}", headers=server_of_jobs.admin)
+    lineage, metrics = told.json()["manifest"]["lineage"], told.json()["manifest"]["metrics"]
+    assert (lineage["origin"], lineage["recipe"]["job"]) == ("train", job.id)
+    assert metrics["valid_loss"] == pytest.approx(points[0].metrics.valid_loss)
+    assert told.json()["manifest"]["card"].startswith("---\n")
     (results,) = done.result_files
     table = client.files.content(results).text
     assert table.startswith("step,epoch,train_loss,learning_rate,samples_per_s,valid_loss,")

@@ -78,6 +78,12 @@ def test_a_chat_model_is_made_from_nothing(client: Client, tmp_path: Path) -> No
 
     for country, city in CAPITALS.items():
         assert answer("capitals", asked.format(country)) == f"It is {city}."
+    point = job.checkpoints[-1]
+    assert point.model == f"capitals.step-{point.step}.{job.id[6:14]}"
+    assert answer(point.model, asked.format("Peru")) is not None
+    made = client.model(point.model).manifest
+    assert 0 < made.metrics["valid_token_accuracy"] <= 1
+    assert made.lineage.recipe["job"] == job.id
 
 
 @pytest.mark.timeout(300)

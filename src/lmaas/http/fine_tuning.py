@@ -123,7 +123,7 @@ class EventPage(Record, frozen=True, kw_only=True):
 
 
 class CheckpointObject(Record, frozen=True, kw_only=True):
-    """A state that the run can be taken up from; it is no model that can be called."""
+    """A state that the run can be taken up from, and the model that it is on its first call."""
 
     id: str
     created_at: int
@@ -202,7 +202,7 @@ async def events(service: Service, exchange: Exchange, path: dict[str, str]) -> 
 
 
 async def checkpoints(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
-    """A job's checkpoints, newest first; they are taken up from, not called."""
+    """A job's checkpoints, newest first; each can be called as a model."""
     limit = _limit(exchange)
     found = list(reversed(service.job(exchange.tenant, path["id"]).checkpoints))
     if after := exchange.query.get("after"):
@@ -214,7 +214,7 @@ async def checkpoints(service: Service, exchange: Exchange, path: dict[str, str]
         CheckpointObject(
             id=point.id,
             created_at=int(point.created_at),
-            fine_tuned_model_checkpoint=point.id,
+            fine_tuned_model_checkpoint=point.model,
             fine_tuning_job_id=point.job,
             metrics={"step": point.step, **point.metrics},
             step_number=point.step,
@@ -342,7 +342,7 @@ def told(service: Service, job: Job) -> FineTuningJob:
         metadata=job.metadata,
         recipe=recipe,
         organization_id=job.tenant,
-        result_files=service.result_files(job),
+        result_files=service.results.files(job),
     )
 
 

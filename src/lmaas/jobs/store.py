@@ -13,7 +13,15 @@ import msgspec
 import sqlalchemy as sa
 
 from lmaas.errors import Conflict, InvalidInput
-from lmaas.job import ENDED, Job, JobCheckpoint, JobKind, JobState, StoredEvent
+from lmaas.job import (
+    ENDED,
+    Job,
+    JobCheckpoint,
+    JobKind,
+    JobState,
+    StoredEvent,
+    checkpoint_model,
+)
 from lmaas.jobs.announcing import announce
 from lmaas.jobs.rows import check_limit, event_of, job_of, message, put, row_of, tell, text
 from lmaas.registry.database import Database
@@ -79,11 +87,22 @@ class Jobs:
                 .where(job_checkpoints.c.job == job_id)
                 .order_by(job_checkpoints.c.step)
             ).all()
-        checkpoints = tuple(
-            JobCheckpoint(**{**point._mapping, "metrics": msgspec.json.decode(point.metrics)})
-            for point in found
+        points = tuple(_point(point, row.name) for point in found)
+        return msgspec.structs.replace(job_of(row), checkpoints=points)
+
+    def checkpoint(self, tenant: str, model: str) -> tuple[Job, JobCheckpoint] | None:
+        """Whose checkpoint is called `model`, if any is."""
+        _, _, begins = model.rpartition(".")
+        query = sa.select(jobs.c.id).where(
+            jobs.c.tenant == tenant, jobs.c.id.startswith(f"ftjob-{begins}", autoescape=True)
         )
-        return msgspec.structs.replace(job_of(row), checkpoints=checkpoints)
+        with self._database.read() as connection:
+            ids = connection.scalars(query).all()
+        for job in (self.get(tenant, job_id) for job_id in ids):
+            for point in job.checkpoints:
+                if point.model == model:
+                    return job, point
+        return None
 
     def page(
         self,
@@ -197,3 +216,14 @@ class Jobs:
             put(connection, job_id, state="queued", crashes=0)
             tell(connection, job_id, message("The job is queued again."))
         return self.get(tenant, job_id)
+
+
+def _point(row: Any, name: str) -> JobCheckpoint:
+    return JobCheckpoint(
+        id=row.id,
+        job=row.job,
+        step=row.step,
+        model=checkpoint_model(name, row.job, row.step),
+        metrics=msgspec.json.decode(row.metrics),
+        created_at=row.created_at,
+    )

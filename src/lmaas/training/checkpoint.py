@@ -14,11 +14,11 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from lmaas.job import CHECKPOINTS_FOLDER, checkpoint_folder
 from lmaas.training.base import Learner
 from lmaas.training.early_stopping import Watch
 from lmaas.training.schedule import Plateau
 
-FOLDER: Final = "checkpoints"
 STATE: Final = "state.json"
 DIGESTS: Final = "digests.json"
 BEST: Final = "best.safetensors"
@@ -41,9 +41,9 @@ def write(
     folder: Path, learner: Learner, state: State, best: dict[str, np.ndarray] | None, *, keep: int
 ) -> Path:
     """Write a checkpoint below `folder` and remove all but the `keep` newest. Raises OSError."""
-    parent = folder / FOLDER
+    parent = folder / CHECKPOINTS_FOLDER
     parent.mkdir(parents=True, exist_ok=True)
-    made = parent / f"step-{state.step:08d}"
+    made = parent / checkpoint_folder(state.step)
     scratch = parent / f".{made.name}"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
@@ -75,7 +75,7 @@ def write(
 
 def newest(folder: Path) -> Path | None:
     """The newest checkpoint below `folder` that is whole."""
-    for path in sorted((folder / FOLDER).glob("step-*"), reverse=True):
+    for path in sorted((folder / CHECKPOINTS_FOLDER).glob("step-*"), reverse=True):
         if _whole(path):
             return path
     return None

@@ -63,6 +63,13 @@ def train(
     return _Run(problem, learner, recipe, folder, tell, group).run()
 
 
+def restored(problem: Problem, learner: Learner, recipe: Recipe, folder: Path) -> Outcome:
+    """The newest checkpoint in `folder` as it was then, not its best weights, measured anew."""
+    run = _Run(problem, learner, recipe, folder, lambda _: None, ALONE)
+    run._resume()
+    return Outcome(learner=run.learner, steps=run.state.step, metrics=run._final())
+
+
 class _Run:
     def __init__(
         self,

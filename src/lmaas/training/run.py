@@ -15,14 +15,13 @@ from typing import Any
 
 import msgspec
 
-from lmaas.errors import InvalidInput
-from lmaas.job import CURVES_FILE, METRICS_FILE, RESULT_FOLDER, JobEvent
+from lmaas.errors import CorruptBlob, InvalidInput
+from lmaas.job import CURVES_FILE, METRICS_FILE, RESULT_FOLDER, RUN_FILE, JobEvent
 from lmaas.recipe import ModelChoice, Recipe
-from lmaas.training import card, curves, distributed, learners, loop, problems
+from lmaas.training import card, checkpoint, curves, distributed, learners, loop, problems
 from lmaas.training.base import Facts, Group, Problem
 from lmaas.training.group import ALONE
 
-RUN_FILE = "run.json"
 TARGET_STEPS = 1500
 """So many steps does a network learn from nothing, where the epochs are left open."""
 FEWEST_EPOCHS, MOST_EPOCHS = 3, 30
@@ -83,6 +82,28 @@ def run(
             shutil.copyfile(folder / name, package / name)
     card.write(package, known)
     return True
+
+
+def export(recipe: Recipe, folder: Path, job_id: str, *, base: Path | None) -> None:
+    """Write the package of the one checkpoint in `folder` into `folder`/result, untrained.
+
+    `recipe` is resolved, `base` as for `run`. Raises CorruptBlob for a damaged checkpoint,
+    InvalidInput when the data are not what they were.
+    """
+    assert recipe.framework != "auto"
+    if checkpoint.newest(folder) is None:
+        raise CorruptBlob("The checkpoint is damaged.", hint="Call another one of this job.")
+    problem = problems.open(recipe, folder, base)
+    facts = problem.facts()
+    _same_as_before(folder, recipe, facts)
+    learner = learners.get(recipe.framework)(
+        problem.build(recipe.framework), problem.loss, recipe, ALONE
+    )
+    outcome = loop.restored(problem, learner, recipe, folder)
+    known = Facts(recipe=recipe, metrics=outcome.metrics, data=facts, job=job_id)
+    package = folder / RESULT_FOLDER
+    problem.package(outcome.learner.model, package, known)
+    card.write(package, known)
 
 
 def follow(folder: Path, base: Path | None) -> None:
