@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from lmaas.errors import InvalidInput
-from lmaas.job import RESULT_FOLDER, JobEvent
+from lmaas.job import CHECKPOINTS_FOLDER, RESULT_FOLDER, RUN_FILE, JobEvent
 from lmaas.recipe import TrainingFramework, recipe_of
 from lmaas.runtime import verify
 from lmaas.training import learners, run
@@ -99,7 +100,7 @@ def test_the_registered_model_is_smaller_and_nearly_as_right(
     asked = options.get(field) or [options["width"] << stage for stage in (0, 0, 1, 1, 2, 2, 3, 3)]
     assert sum(told[field]) == sum(asked) // 2
     # The run's own recipe still says what was asked for.
-    begun = json.loads((tmp_path / "small" / run.RUN_FILE).read_bytes())["recipe"]
+    begun = json.loads((tmp_path / "small" / RUN_FILE).read_bytes())["recipe"]
     assert begun["model"]["options"][field] == list(asked)
 
 
@@ -123,6 +124,35 @@ def test_a_smaller_model_is_trained_on_and_gets_smaller_still(
     smaller = msgspec.json.decode(content, type=Manifest)
     assert smaller.num_parameters < 0.65 * small.num_parameters
     assert smaller.metrics["valid_accuracy"] > 0.85
+
+
+def test_a_checkpoint_becomes_a_model_with_the_widths_that_it_has(
+    data: dict[str, Path], tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {
+        "model": {"architecture": "mlp", "options": {"hidden": [64]}},
+        "epochs": 5,
+        "pruning": {"method": "structured", "sparsity": 0.5, "begin": 0.2, "end": 0.8},
+        "checkpoints": {"every_steps": 100, "keep": 9},
+    }
+    task = "image-classification"
+    path = tmp_path / "run"
+    trained(data[task], path, task, "pytorch", **given)
+    begun = json.loads((path / RUN_FILE).read_bytes())["recipe"]
+    widths = []
+    for point in sorted((path / CHECKPOINTS_FOLDER).iterdir()):
+        folder = tmp_path / point.name
+        shutil.copytree(point, folder / CHECKPOINTS_FOLDER / point.name)
+        shutil.copyfile(path / RUN_FILE, folder / RUN_FILE)
+        run.export(recipe_of(begun), folder, "ftjob-1", base=None)
+        reply = verify.run(msgspec.json.encode(verify.Request(folder=str(folder / RESULT_FOLDER))))
+        manifest = msgspec.json.decode(reply, type=verify.Reply).manifest
+        (width,) = manifest.lineage.recipe["recipe"]["model"]["options"]["hidden"]
+        assert manifest.num_parameters == 64 * width + width + 10 * width + 10
+        widths.append(width)
+    assert len(set(widths)) > 1
+    assert (widths[0], widths[-1]) == (64, 32)
+    assert widths == sorted(widths, reverse=True)
 
 
 def test_what_has_no_hidden_layer_of_its_own_is_refused(
