@@ -14,7 +14,7 @@ from lmaas.types import Record
 
 Auto = Literal["auto"]
 TaskName = Literal["text-classification", "text-generation", "image-classification", "tabular"]
-TrainingFramework = Literal["pytorch", "keras", "tensorflow"]
+TrainingFramework = Literal["pytorch", "keras", "tensorflow", "lightgbm"]
 Count = Annotated[int, Meta(ge=1)]
 Positive = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]

@@ -46,7 +46,7 @@ FLAGS = {
 @click.option("--task", help="What is learned, e.g. image-classification.")
 @click.option("--data", help="The samples to learn from: a file or folder.")
 @click.option("--validation", help="The samples to check on, or the share of --data to hold out.")
-@click.option("--framework", help="pytorch, keras or tensorflow.")
+@click.option("--framework", help="pytorch, keras or tensorflow; lightgbm for boosted trees.")
 @click.option("--base", help="A registered model to train on.")
 @click.option("--architecture", help="A new model of this kind.")
 @click.option("--epochs", type=click.IntRange(1), help="How often to go through the samples.")

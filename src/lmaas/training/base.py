@@ -102,6 +102,15 @@ class Problem(Protocol):
         ...
 
 
+@runtime_checkable
+class Counted(Protocol):
+    """A problem that knows the size of its model before it is built."""
+
+    def num_parameters(self) -> int:
+        """How many numbers the model to train has."""
+        ...
+
+
 class Width(msgspec.Struct, frozen=True, kw_only=True):
     """How many units or channels a layer has, in `parts` that are normalised each by itself.
 
@@ -124,6 +133,19 @@ class Resizable(Protocol):
         """From now on `build` makes the network with these widths, weights from the seed, and
         `package` says so.
         """
+        ...
+
+
+@runtime_checkable
+class Boosting(Protocol):
+    """A problem that is learned in other steps than those along a gradient of weights."""
+
+    def resolved(self, recipe: Recipe) -> Recipe:
+        """The recipe with those "auto" values replaced that mean something else here."""
+        ...
+
+    def learner(self, model: Any, recipe: Recipe) -> "Learner":
+        """What trains `model`, by a resolved recipe."""
         ...
 
 

@@ -18,9 +18,10 @@ import msgspec
 from lmaas.errors import CorruptBlob, InvalidInput
 from lmaas.job import CURVES_FILE, METRICS_FILE, RESULT_FOLDER, RUN_FILE, JobEvent
 from lmaas.recipe import ModelChoice, Recipe
-from lmaas.training import card, checkpoint, curves, distributed, learners, loop, problems
-from lmaas.training.base import Facts, Group, Problem
+from lmaas.training import card, checkpoint, curves, distributed, learners, loop, memory, problems
+from lmaas.training.base import Boosting, Counted, Facts, Group, Learner, Problem
 from lmaas.training.group import ALONE
+from lmaas.training.problems.frameworks import framework_of
 
 TARGET_STEPS = 1500
 """So many steps does a network learn from nothing, where the epochs are left open."""
@@ -41,18 +42,28 @@ class Begun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run(
-    recipe: Recipe, folder: Path, job_id: str | None, tell: Tell, *, base: Path | None = None
+    recipe: Recipe,
+    folder: Path,
+    job_id: str | None,
+    tell: Tell,
+    *,
+    base: Path | None = None,
+    memory_bytes: int | None = None,
 ) -> bool:
     """Train what `recipe` says and write the package into `folder`/result.
 
     `base` is the folder of the model that is trained on. True: the package is complete; False: a
     checkpoint is written because a pause was asked for. Raises InvalidInput for a recipe or data
-    that do not do, Cancelled when that was asked for.
+    that do not do, DoesNotFit for a model that cannot be trained in `memory_bytes`, Cancelled when
+    that was asked for.
     """
     _share_cores(recipe.distribution.workers)
-    framework = "pytorch" if recipe.framework == "auto" else recipe.framework
-    learners.get(framework)
+    framework = framework_of(recipe, base)
+    if framework != "lightgbm":
+        learners.get(framework)
     recipe = msgspec.structs.replace(recipe, framework=framework)
+    if base is None:
+        memory.check(recipe, problems.least_parameters(recipe), memory_bytes)
     problem = problems.open(recipe, folder, base)
     recipe = resolve(recipe, problem)
     facts = problem.facts()
@@ -61,6 +72,8 @@ def run(
     sizes = {split: problem.size(split) for split in ("train", "validation", "test")}
     told = ", ".join(f"{count} {split}" for split, count in sizes.items() if count)
     _tell(tell, "message", f"Samples: {told}.", **facts)
+    if isinstance(problem, Counted) and (count := problem.num_parameters()):
+        _tell(tell, "message", f"Memory: {memory.check(recipe, count, memory_bytes)}")
     command = [sys.executable, "-P", "-m", "lmaas.training.run", str(folder), str(base or "")]
     with _group(recipe.distribution.workers, command) as group:
         model, outcome = _train(problem, recipe, folder, tell, group)
@@ -96,9 +109,7 @@ def export(recipe: Recipe, folder: Path, job_id: str, *, base: Path | None) -> N
     problem = problems.open(recipe, folder, base)
     facts = problem.facts()
     _same_as_before(folder, recipe, facts)
-    learner = learners.get(recipe.framework)(
-        problem.build(recipe.framework), problem.loss, recipe, ALONE
-    )
+    learner = _learner(problem, recipe, ALONE)
     outcome = loop.restored(problem, learner, recipe, folder)
     known = Facts(recipe=recipe, metrics=outcome.metrics, data=facts, job=job_id)
     package = folder / RESULT_FOLDER
@@ -118,10 +129,17 @@ def _train(
     problem: Problem, recipe: Recipe, folder: Path, tell: Tell, group: Group
 ) -> tuple[Any, loop.Outcome]:
     assert recipe.framework != "auto"
-    model = problem.build(recipe.framework)
-    learner = learners.get(recipe.framework)(model, problem.loss, recipe, group)
+    learner = _learner(problem, recipe, group)
     outcome = loop.train(problem, learner, recipe, folder, tell, group)
     return outcome.learner.model, outcome
+
+
+def _learner(problem: Problem, recipe: Recipe, group: Group) -> Learner:
+    assert recipe.framework != "auto"
+    model = problem.build(recipe.framework)
+    if isinstance(problem, Boosting):
+        return problem.learner(model, recipe)
+    return learners.get(recipe.framework)(model, problem.loss, recipe, group)
 
 
 @contextlib.contextmanager
@@ -143,6 +161,8 @@ def _share_cores(workers: int) -> None:
 
 def resolve(recipe: Recipe, problem: Problem) -> Recipe:
     """The recipe with every "auto" replaced, from the data's size and what is trained."""
+    if isinstance(problem, Boosting):
+        recipe = problem.resolved(recipe)
     rows = problem.size("train")
     tuned = recipe.model.base is not None
     batch = recipe.batch_size

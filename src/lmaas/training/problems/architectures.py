@@ -5,7 +5,7 @@ by group or layer, never by batch, so that a batch, its parts and its shards giv
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -92,6 +92,23 @@ class Transformer(Architecture, frozen=True, kw_only=True):
         _fill(self, "feed", [4 * self.width] * self.depth)
 
 
+class BoostedTrees(Architecture, frozen=True, kw_only=True):
+    """Gradient-boosted trees, grown leaf by leaf (Ke et al., 2017). An epoch is a round.
+
+    A tree has at most `leaves`, of at least `leaf_samples` samples each ("auto": 20, fewer where
+    there are few samples), and at most `depth` splits on a way. `column_share` of the columns are
+    drawn for each tree. `bins` are what numbers are sorted into, `l1` and `l2` penalise leaves.
+    """
+
+    leaves: Annotated[int, Meta(ge=2, le=4096)] = 31
+    depth: Annotated[int, Meta(ge=1, le=64)] = 8
+    leaf_samples: Annotated[int, Meta(ge=1)] | Literal["auto"] = "auto"
+    column_share: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    bins: Annotated[int, Meta(ge=2, le=4096)] = 255
+    l1: Annotated[float, Meta(ge=0)] = 0.0
+    l2: Annotated[float, Meta(ge=0)] = 0.0
+
+
 def _fill(options: Architecture, field: str, widths: list[int]) -> None:
     """Let `field` be `widths` where it is left out. Raises ValueError for another length."""
     given = getattr(options, field)
@@ -101,9 +118,11 @@ def _fill(options: Architecture, field: str, widths: list[int]) -> None:
         raise ValueError(f"{field} has {len(given)} widths; expected {len(widths)}, one a block")
 
 
+TREES: Final = "boosted-trees"
+
 KNOWN: dict[str, dict[str, type[Architecture]]] = {
     "image-classification": {"cnn": Cnn, "mlp": Mlp, "resnet18": ResNet18, "vit": Vit},
-    "tabular": {"mlp": Mlp},
+    "tabular": {"mlp": Mlp, TREES: BoostedTrees},
     "text-classification": {"bag": Bag, "transformer": Transformer},
 }
 """Each task's architectures; the first is the one that "auto" takes."""

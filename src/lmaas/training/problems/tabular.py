@@ -3,7 +3,7 @@
 import importlib
 from collections import Counter
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 import msgspec
 import numpy as np
@@ -19,6 +19,8 @@ from lmaas.training.base import Facts, Feed, Loss, Meter, Problem, Split
 from lmaas.training.problems import architectures
 from lmaas.training.problems.base_model import BaseModel
 from lmaas.training.problems.classification import ClassMeter, lineage
+from lmaas.training.problems.counting import Shape
+from lmaas.training.problems.frameworks import framework_of
 from lmaas.training.problems.sized import SizedNetwork
 from lmaas.training.problems.splits import Splits
 
@@ -41,10 +43,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Tabular(SizedNetwork):
     """The problem of one recipe."""
 
+    _form: Literal["dense", "trees"] = "dense"
+
     def __init__(self, recipe: Recipe, folder: Path, base: Path | None) -> None:
-        self._framework: TrainingFramework = (
-            "pytorch" if recipe.framework == "auto" else recipe.framework
-        )
+        self._framework: TrainingFramework = framework_of(recipe, base)
         try:
             options = msgspec.convert(recipe.data.options, Options)
         except msgspec.ValidationError as error:
@@ -78,9 +80,10 @@ class Tabular(SizedNetwork):
                 split: _numbers(part.table, target)[part.rows]
                 for split, part in self._splits.parts.items()
             }
-        self._name, self._sizes = architectures.resolve(
-            recipe.task, self._base.model if self._base else recipe.model
-        )
+        choice = self._base.model if self._base else recipe.model
+        if choice.architecture in (None, "auto") and self._form == "trees":
+            choice = msgspec.structs.replace(choice, architecture=architectures.TREES)
+        self._name, self._sizes = architectures.resolve(recipe.task, choice)
         self.model: ModelChoice = msgspec.structs.replace(
             architectures.noted(self._name, self._sizes), base=recipe.model.base
         )
@@ -128,9 +131,11 @@ class Tabular(SizedNetwork):
         if not found:
             raise InvalidInput(f"{table.name} has no column to learn from.", param="data")
         if self.classifies:
-            return Columns(columns=tuple(found), target=target)
+            return Columns(columns=tuple(found), target=target, form=self._form)
         scale = fit_number(target, _numbers(table, target)[rows])
-        return Columns(columns=tuple(found), target=target, mean=scale.mean, std=scale.std)
+        return Columns(
+            columns=tuple(found), target=target, mean=scale.mean, std=scale.std, form=self._form
+        )
 
     def size(self, split: Split) -> int:
         """How many rows a split has."""
@@ -147,6 +152,10 @@ class Tabular(SizedNetwork):
             told = {"values": scaled[:, None].astype(np.float32)}
         size = len(indices)
         return Feed(inputs={"features": features}, targets=told, size=size, weight=size)
+
+    def _shape(self) -> Shape:
+        features = next(iter(self._features.values())).shape[1]
+        return Shape(outputs=len(self.labels) if self.labels else 1, features=features)
 
     def meter(self) -> Meter:
         """Accuracy, macro-F1, AUC and log-loss; or RMSE, MAE and R2 in the target's units."""
@@ -302,4 +311,7 @@ def _values(table: Table, columns: Columns) -> dict[str, Values]:
 
 def open_problem(recipe: Recipe, folder: Path, base: Path | None) -> Problem:
     """The problem of a recipe."""
+    if framework_of(recipe, base) == "lightgbm":
+        module = importlib.import_module("lmaas.training.problems.boosted_trees")
+        return cast(Problem, module.BoostedTable(recipe, folder, base))
     return Tabular(recipe, folder, base)
