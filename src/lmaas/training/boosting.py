@@ -7,6 +7,7 @@ same sums, and what is random in a round follows from the seed and the round alo
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +26,8 @@ TREES_FILE: Final = "trees.txt"
 STATE_FILE: Final = "rounds.json"
 ROUNDS: Final = "rounds"
 SEEDS: Final = 1 << 30
+CELLS_A_THREAD: Final = 100_000
+"""With fewer cells threads wait for each other longer than they work."""
 
 
 class Samples(msgspec.Struct, kw_only=True):
@@ -159,6 +162,7 @@ class TreeLearner:
             more = self.model.predict(
                 self._samples.held,
                 raw_score=True,
+                num_threads=self._parameters["num_threads"],
                 start_iteration=self._scored,
                 num_iteration=rounds - self._scored,
             )
@@ -172,6 +176,7 @@ class TreeLearner:
 
 def _parameters(samples: Samples, options: BoostedTrees, seed: int) -> dict[str, Any]:
     assert options.leaf_samples != "auto"
+    cells = samples.features.size
     objective: dict[str, Any] = {"objective": "regression", "metric": "l2"}
     if samples.classes == 2:
         objective = {"objective": "binary", "metric": "binary_logloss"}
@@ -187,6 +192,7 @@ def _parameters(samples: Samples, options: BoostedTrees, seed: int) -> dict[str,
         "max_bin": options.bins,
         "lambda_l1": options.l1,
         "lambda_l2": options.l2,
+        "num_threads": max(1, min(os.cpu_count() or 1, cells // CELLS_A_THREAD)),
         "seed": seed,
         "deterministic": True,
         # Which of the two is faster is otherwise measured, and both add in another order.
