@@ -18,6 +18,12 @@ IMAGE, LABEL = "image", "label"
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MAX_FILES: Final = 5_000_000
 MAX_FILE_BYTES: Final = 256 << 20
+MAX_ZIP_RATIO: Final = 100
+"""So many times its own size may all that is in a zip have: images are compressed already, and even
+bitmaps of drawings stay below that."""
+SMALL_ZIP_BYTES: Final = 256 << 20
+"""What is in a zip may have so many bytes whatever the zip's own size is."""
+METHODS: Final = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflate"}
 LAYOUT: Final = "Lay it out as CLASS/IMAGE: cat/1.png, dog/2.jpg."
 
 
@@ -56,6 +62,7 @@ def read_zip(path: Path) -> Table:
             f"{path.name} is no zip that can be read: {error}.", param="data"
         ) from None
     names = []
+    _check_sizes(archive.infolist(), path)
     for member in archive.infolist():
         _check_member(member, path.name)
         if not member.is_dir() and not _hidden(member.filename):
@@ -76,6 +83,28 @@ def read_zip(path: Path) -> Table:
     return Table(arrow, name=path.name, digest=digest_of(path), unit="image", open_bytes=read)
 
 
+def _check_sizes(members: list[zipfile.ZipInfo], path: Path) -> None:
+    """Refuse a zip that says less than it holds, or more than there can be in it.
+
+    What a member says is its size is the most that is ever unpacked of it.
+    """
+    if len(members) > MAX_FILES:
+        raise InvalidInput(f"{path.name} has more than {MAX_FILES} files.", param="data")
+    own = path.stat().st_size
+    if sum(member.compress_size for member in members) > own:
+        raise InvalidInput(
+            f"{path.name} is no zip that can be read: files in it overlap.", param="data"
+        )
+    whole = sum(member.file_size for member in members)
+    if whole > max(SMALL_ZIP_BYTES, MAX_ZIP_RATIO * own):
+        raise InvalidInput(
+            f"{path.name} has {own} bytes and would unpack to {whole}, more than "
+            f"{MAX_ZIP_RATIO} times as many.",
+            hint="Save the images compressed (PNG, JPEG), or give the folder itself.",
+            param="data",
+        )
+
+
 def _check_member(member: zipfile.ZipInfo, file: str) -> None:
     name = member.filename
     parts = PurePosixPath(name).parts
@@ -85,6 +114,12 @@ def _check_member(member: zipfile.ZipInfo, file: str) -> None:
         raise InvalidInput(f"{file}: {name} is a link.", param="data")
     if member.flag_bits & 1:
         raise InvalidInput(f"{file}: {name} is encrypted.", param="data")
+    if member.compress_type not in METHODS:
+        raise InvalidInput(
+            f"{file}: {name} is compressed by method {member.compress_type}; read are "
+            f"{', '.join(METHODS.values())}.",
+            param="data",
+        )
     if member.file_size > MAX_FILE_BYTES:
         raise _too_large(name)
 

@@ -34,12 +34,16 @@ Tell = Callable[[JobEvent], None]
 
 
 class Task(Record, frozen=True, kw_only=True):
-    """What the process is to do. `base`: the registered model to train on is in FOLDER/base."""
+    """What the process is to do. `base`: the registered model to train on is in FOLDER/base.
+
+    `memory_bytes` is what the process and all that it starts may use together.
+    """
 
     id: str
     kind: Literal["train"]
     recipe: dict[str, Any]
     base: bool = False
+    memory_bytes: int | None = None
 
 
 Work = Callable[[Task, Path, Tell], bool]
@@ -79,7 +83,9 @@ def train(task: Task, folder: Path, tell: Tell) -> bool:
 
     base, done = folder / BASE_FOLDER if task.base else None, False
     try:
-        done = run(recipe_of(task.recipe), folder, task.id, tell, base=base)
+        done = run(
+            recipe_of(task.recipe), folder, task.id, tell, base=base, memory_bytes=task.memory_bytes
+        )
     finally:
         if not done:
             # How far it came is worth seeing, but no reason to end otherwise than it does.
@@ -98,9 +104,10 @@ def _told(error: Exception) -> JobError:
         error = DoesNotFit(
             "The job ran out of memory.", hint="Use a smaller batch or model, or accumulate."
         )
-    elif isinstance(error, OSError) and error.errno in FULL:
+    elif (code := _system_error(error)) in FULL:
+        written = getattr(error, "filename", None) or "its result"
         error = StorageFull(
-            f"No space left while the job wrote {error.filename}: {error.strerror}.",
+            f"No space left while the job wrote {written}: {os.strerror(code)}.",
             hint="Free space on the device of LMAAS_HOME; the last checkpoint is whole.",
         )
     if isinstance(error, LMaaSError):
@@ -110,6 +117,13 @@ def _told(error: Exception) -> JobError:
         message=f"{type(error).__name__}: {error}",
         hint="The job's log shows where it happened: `lmaas jobs logs`.",
     )
+
+
+def _system_error(error: Exception) -> int:
+    """What the system said no with, 0 for what is no matter of the system."""
+    from lmaas.training.checkpoint import system_error
+
+    return (error.errno if isinstance(error, OSError) else system_error(error)) or 0
 
 
 def _write(path: Path, content: bytes) -> None:

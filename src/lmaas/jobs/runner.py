@@ -181,7 +181,14 @@ class Runner:
             if has_base:
                 half.rename(base)
         process.prepare(
-            folder, Task(id=job.id, kind=job.kind, recipe=self._locate(job), base=has_base)
+            folder,
+            Task(
+                id=job.id,
+                kind=job.kind,
+                recipe=self._locate(job),
+                base=has_base,
+                memory_bytes=self._memory_bytes,
+            ),
         )
 
     async def _work_on(self, claim: Claim, folder: Path) -> bool:

@@ -65,7 +65,7 @@ def write(
         _sync(parent)
     except BaseException as error:
         shutil.rmtree(scratch, ignore_errors=True)
-        if code := _system_error(error):
+        if code := system_error(error):
             raise OSError(code, os.strerror(code)) from error
         raise
     for old in sorted(parent.glob("step-*"))[:-keep]:
@@ -110,7 +110,7 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _system_error(error: BaseException) -> int | None:
+def system_error(error: BaseException) -> int | None:
     """What the system said no with, where safetensors only tells it in words."""
     from safetensors import SafetensorError
 

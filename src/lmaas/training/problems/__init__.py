@@ -2,6 +2,7 @@
 
 import importlib
 from pathlib import Path
+from types import ModuleType
 from typing import Final, cast
 
 from lmaas.errors import InvalidInput
@@ -24,10 +25,19 @@ def open(recipe: Recipe, folder: Path, base: Path | None = None) -> Problem:
     package of the model that is trained on (`manifest.json`, `source/`, `compiled/`), or of a
     Hugging Face checkpoint. Raises InvalidInput for data or options that do not do.
     """
+    return cast(Problem, _module(recipe).open_problem(recipe, folder, base))
+
+
+def least_parameters(recipe: Recipe) -> int:
+    """What the new model of a recipe has at least, where it is made before its problem is open."""
+    counted = getattr(_module(recipe), "least_parameters", None)
+    return 0 if counted is None else int(counted(recipe))
+
+
+def _module(recipe: Recipe) -> ModuleType:
     if recipe.task not in PROBLEMS:
         raise InvalidInput(
             f"Nothing is known of training {recipe.task!r}; known: {', '.join(PROBLEMS)}.",
             param="task",
         )
-    module = importlib.import_module(PROBLEMS[recipe.task])
-    return cast(Problem, module.open_problem(recipe, folder, base))
+    return importlib.import_module(PROBLEMS[recipe.task])

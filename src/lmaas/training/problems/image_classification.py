@@ -26,6 +26,7 @@ from lmaas.training.base import Facts, Feed, Loss, Meter, Problem, Split
 from lmaas.training.problems import architectures
 from lmaas.training.problems.base_model import BaseModel
 from lmaas.training.problems.classification import ClassMeter, lineage
+from lmaas.training.problems.counting import Shape
 from lmaas.training.problems.sized import SizedNetwork
 from lmaas.training.problems.splits import Splits
 from lmaas.types import ImageSpec
@@ -141,6 +142,11 @@ class ImageClassification(SizedNetwork):
             shares[place, numbers[index]] += share
             shares[place, numbers[other]] += 1 - share
         return np.stack(images), shares if self._augmenter.mixes else numbers[indices]
+
+    def _shape(self) -> Shape:
+        image = self.image
+        pixels = image.channels * image.height * image.width
+        return Shape(outputs=len(self.labels), features=pixels, channels=image.channels)
 
     def meter(self) -> Meter:
         """Accuracy and macro-F1."""

@@ -8,6 +8,7 @@ from lmaas.recipe import ModelChoice
 from lmaas.training.base import Width
 from lmaas.training.problems import architectures
 from lmaas.training.problems.architectures import Architecture
+from lmaas.training.problems.counting import Shape, parameters
 
 
 class SizedNetwork:
@@ -17,6 +18,14 @@ class SizedNetwork:
     model: ModelChoice
     resized = False
     """Whether the network is another than the recipe or the base has."""
+
+    def _shape(self) -> Shape:
+        """What the network reads and tells."""
+        raise NotImplementedError
+
+    def num_parameters(self) -> int:
+        """See `base.Counted.num_parameters`."""
+        return parameters(self._sizes, self._shape())
 
     def widths(self) -> dict[str, Width]:
         """See `base.Resizable.widths`."""

@@ -25,6 +25,7 @@ from lmaas.training.base import Facts, Feed, Loss, Meter, Problem, Split
 from lmaas.training.problems import architectures
 from lmaas.training.problems.base_model import BaseModel
 from lmaas.training.problems.classification import ClassMeter, lineage
+from lmaas.training.problems.counting import Shape
 from lmaas.training.problems.sized import SizedNetwork
 from lmaas.training.problems.splits import Splits
 from lmaas.types import LanguageSpec
@@ -153,6 +154,14 @@ class TextClassification(SizedNetwork):
             targets={"labels": self._targets[split][indices]},
             size=size,
             weight=size,
+        )
+
+    def _shape(self) -> Shape:
+        language = self._language
+        return Shape(
+            outputs=len(self.labels),
+            tokens=language.vocabulary_size,
+            places=language.context_length,
         )
 
     def meter(self) -> Meter:

@@ -23,6 +23,7 @@ from lmaas.runtime.language.tokens import Tokens
 from lmaas.tasks import Row
 from lmaas.training.base import IGNORED, Facts, Feed, Loss, Meter, Problem, Split
 from lmaas.training.encoding import Encoded, Encoder, pack
+from lmaas.training.problems.counting import language_parameters, stored
 from lmaas.training.problems.splits import EXAMPLES
 from lmaas.types import PushOptions
 
@@ -191,6 +192,16 @@ class TextGeneration:
             inputs["attention_mask"] = mask
         return inputs, labels
 
+    def num_parameters(self) -> int:
+        """The numbers in the base's files."""
+        from safetensors import safe_open
+
+        shapes = []
+        for path in sorted(self._base.glob("*.safetensors")):
+            with safe_open(path, framework="numpy") as file:
+                shapes += [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+        return stored(shapes)
+
     def meter(self) -> Meter:
         """Perplexity and the share of tokens that greedy decoding would have given."""
         return _Tokens()
@@ -282,6 +293,19 @@ def _convert(given: dict[str, Any], kind: Any, param: str) -> Any:
         return msgspec.convert(given, kind)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"{param}: {error}.", param=param) from None
+
+
+def least_parameters(recipe: Recipe) -> int:
+    """What a new model will have at least, known before it is made; its tokens are not yet."""
+    sizes: Sizes = _convert(recipe.model.options, Sizes, "model.options")
+    return language_parameters(
+        vocabulary=0,
+        hidden=sizes.hidden,
+        layers=sizes.layers,
+        heads=sizes.heads,
+        kv_heads=sizes.kv_heads,
+        mlp=sizes.mlp,
+    )
 
 
 def _new(recipe: Recipe, examples: list[Example], folder: Path) -> Path:

@@ -1,0 +1,216 @@
+"""What is wrong with data or a recipe is the job's clear error, and the queue goes on."""
+
+import asyncio
+import csv
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from job_runner import Bench
+from lmaas.job import Job
+from lmaas.jobs import process
+
+PATIENCE_S = 400
+COLUMNS = ("age", "dose", "outcome")
+GOOD = "".join(f"{20 + i % 50},{i % 7}.5,{'well' if i % 7 > 3 else 'ill'}\n" for i in range(80))
+TABLE = f"{','.join(COLUMNS)}\n{GOOD}"
+
+
+class Case(NamedTuple):
+    """A file, the recipe beside it, and what the job's error says."""
+
+    name: str
+    write: Callable[[Path], Any]
+    code: str
+    told: tuple[str, ...]
+    task: str = "tabular"
+    recipe: dict[str, Any] = {}  # noqa: RUF012 - never changed
+
+
+def text(content: str, encoding: str = "utf-8") -> Callable[[Path], Any]:
+    return lambda path: path.write_text(content, encoding)
+
+
+def zipped(**members: bytes) -> Callable[[Path], Any]:
+    def write(path: Path) -> None:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in members.items():
+                archive.writestr(name, content)
+
+    return write
+
+
+def wide(path: Path) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([f"c{number}" for number in range(3)] + ["outcome"])
+        writer.writerows([1, 2, 3, "a"] for _ in range(20))
+
+
+HUGE = {"hidden": [65_536] * 3}
+CASES = [
+    Case("a.csv", lambda path: path.write_bytes(pickle.dumps(1)), "invalid_input", ("pickle",)),
+    Case("a.pkl", text("x"), "invalid_input", ("pickle",)),
+    Case("a.csv", text(TABLE + "1,2\n"), "invalid_input", ("a.csv", "line 82")),
+    Case("a.csv", text(TABLE, "utf-16"), "invalid_input", ("UTF-16", "UTF-8")),
+    Case("a.csv", text(""), "invalid_input", ("empty",)),
+    Case("a.csv", wide, "invalid_input", ("one class only",)),
+    Case(
+        "a.csv", text(TABLE), "invalid_input", ("no column", "sex"),
+        recipe={"data": {"columns": {"target": "sex"}}},
+    ),
+    Case(
+        "a.csv", text(TABLE), "invalid_input",
+        ("at step ", "(batch ", " of epoch 1) at learning rate 1e+38"),
+        recipe={"optimizer": {"name": "sgd", "learning_rate": 1e38}, "epochs": 40, "seed": 3},
+    ),
+    Case(
+        "a.csv", text(TABLE), "does_not_fit", ("parameters", "weights", "optimizer", "may use"),
+        recipe={"model": {"architecture": "mlp", "options": HUGE}},
+    ),
+    Case(
+        "a.jsonl", text('{"text": "a"}\n'), "does_not_fit", ("may use",), task="text-generation",
+        recipe={"model": {"options": {"hidden": 32_768, "layers": 96, "mlp": 98_304}}},
+    ),
+    Case(
+        "a.jsonl", text('{"text": "a"}\n'), "invalid_input", ("text-generation", "keras"),
+        task="text-generation", recipe={"framework": "keras"},
+    ),
+    Case(
+        "a.zip", zipped(**{"../../x/a.png": b"x"}), "invalid_input", ("outside itself",),
+        task="image-classification",
+    ),
+    Case(
+        "a.zip", zipped(**{f"{c}/{i}.png": bytes(50 << 20) for c in "ab" for i in range(3)}),
+        "invalid_input", ("would unpack to",), task="image-classification",
+    ),
+    Case(
+        "a.zip", zipped(**{"a/1.png": b"\x89PNG no image", "b/1.png": b"\x89PNG no image"}),
+        "invalid_input", ("a.zip", "a/1.png"), task="image-classification",
+    ),
+]  # fmt: skip
+
+
+def recipe_of(case: Case, path: Path) -> dict[str, Any]:
+    plain: dict[str, Any] = {
+        "name": "bad", "task": case.task, "epochs": 2, "batch_size": 16, **case.recipe,
+    }  # fmt: skip
+    columns = {"columns": {"target": "outcome"}} if case.task == "tabular" else {}
+    return {**plain, "data": {"train": str(path), **columns, **case.recipe.get("data", {})}}
+
+
+async def ended(bench: Bench, job: Job) -> Job:
+    async with asyncio.timeout(PATIENCE_S):
+        while not bench.get(job).ended:
+            await asyncio.sleep(0.05)
+    return bench.get(job)
+
+
+@pytest.mark.timeout(600)
+def test_each_is_told_and_the_queue_goes_on(tmp_path: Path) -> None:
+    async def test() -> None:
+        # More than the libraries need, and less than any of the models that do not fit.
+        bench = Bench(tmp_path / "home", command=process.COMMAND, memory_bytes=8 << 30)
+        await bench.runner.start()
+        try:
+            jobs = []
+            for number, case in enumerate(CASES):
+                folder = tmp_path / str(number)
+                folder.mkdir()
+                case.write(folder / case.name)
+                recipe = recipe_of(case, folder / case.name)
+                jobs.append(bench.jobs.add("t", "key", "train", "bad", recipe))
+            (tmp_path / "good.csv").write_text(TABLE)
+            good = Case("good.csv", text(TABLE), "", ())
+            recipe = recipe_of(good, tmp_path / "good.csv")
+            last = bench.jobs.add("t", "key", "train", "good", recipe)
+            assert (await ended(bench, last)).state == "succeeded"
+            for job, case in zip(jobs, CASES, strict=True):
+                found = await ended(bench, job)
+                told = found.error
+                assert found.state == "failed", (case, found)
+                assert told is not None
+                assert told.code == case.code, (case.told, told)
+                assert all(word in told.message for word in case.told), (case.told, told)
+                assert found.model is None
+                assert bench.jobs.events("t", job.id, limit=1000)[-1].type == "error"
+            assert [model.ref for model in bench.registry.models("t")] == ["good:1"]
+        finally:
+            await bench.runner.close(5)
+            bench.close()
+
+    asyncio.run(test())
+
+
+FULL = """
+import pathlib, resource, sys, threading, time
+from lmaas.jobs.child import main
+folder, limit = pathlib.Path(sys.argv[2]), int(sys.argv[1])
+def fill():
+    while not list(folder.glob("checkpoints/step-*")):
+        time.sleep(0.001)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+threading.Thread(target=fill, daemon=True).start()
+sys.exit(main(folder))
+"""
+"""A job whose disk is full for files of more than so many bytes, once it has a checkpoint."""
+
+
+def full(limit_bytes: int) -> tuple[str, ...]:
+    return (process.COMMAND[0], "-P", "-c", FULL, str(limit_bytes))
+
+
+@pytest.fixture
+def bars(tmp_path: Path) -> Path:
+    random = np.random.default_rng(0)
+    for label in ("dark", "light"):
+        (tmp_path / "bars" / label).mkdir(parents=True)
+        for number in range(40):
+            low, high = (0, 90) if label == "dark" else (160, 255)
+            pixels = random.integers(low, high, (8, 8), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "bars" / label / f"{number}.png")
+    return tmp_path / "bars"
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("enough", [True, False])
+def test_a_full_disk_leaves_the_last_good_checkpoint(
+    tmp_path: Path, bars: Path, enough: bool
+) -> None:
+    # An optimizer's state is twice its model's 266 kB: a limit between lets the model be written.
+    limit = 400_000 if enough else 100_000
+
+    async def test() -> None:
+        bench = Bench(tmp_path / "home", command=full(limit), memory_bytes=8 << 30)
+        await bench.runner.start()
+        try:
+            recipe = {
+                "name": "bars", "task": "image-classification", "data": {"train": str(bars)},
+                "model": {"architecture": "mlp", "options": {"hidden": [1000]}}, "epochs": 40,
+                "checkpoints": {"every_steps": 10}, "batch_size": 8,
+            }  # fmt: skip
+            job = bench.jobs.add("t", "key", "train", "bars", recipe)
+            found = await ended(bench, job)
+            told = [event.message for event in bench.jobs.events("t", job.id, limit=1000)]
+            assert any("No space for the checkpoint of step" in message for message in told), told
+            steps = [point.step for point in found.checkpoints]
+            left = sorted((bench.home / "jobs" / job.id / "checkpoints").glob("step-*"))
+            assert int(left[-1].name.removeprefix("step-")) == steps[-1] < 40 * 9
+            if enough:
+                assert (found.state, found.model) == ("succeeded", "bars:1")
+            else:
+                assert found.state == "failed"
+                assert found.error is not None
+                assert found.error.code == "storage_full", found.error
+                assert bench.registry.models("t") == []
+        finally:
+            await bench.runner.close(5)
+            bench.close()
+
+    asyncio.run(test())
