@@ -120,9 +120,96 @@ def pytorch_plain() -> Any:
     )
 
 
-MODELS: dict[TrainingFramework, Callable[[], Any]] = {"pytorch": pytorch}
+def keras() -> Any:
+    """The same layers; on the backend of this process."""
+    from keras import Input, Sequential, layers
+
+    first, last = keras_dense()
+    middle = [layers.BatchNormalization(), layers.ReLU(), layers.Dropout(0.2)]
+    return Sequential([Input((FEATURES,), name="input"), first, *middle, last])
+
+
+def keras_plain() -> Any:
+    """Dense, dense."""
+    from keras import Input, Sequential, layers
+
+    first, last = keras_dense()
+    return Sequential([Input((FEATURES,), name="input"), first, layers.ReLU(), last])
+
+
+def keras_dense() -> list[Any]:
+    """The two dense layers."""
+    from keras import initializers, layers
+
+    return [
+        layers.Dense(width, kernel_initializer=initializers.HeNormal(seed=seed))
+        for width, seed in ((HIDDEN, 3), (CLASSES, 4))
+    ]
+
+
+def tensorflow() -> Any:
+    """The same layers."""
+    import tensorflow as tf
+
+    from lmaas.training.tensorflow.blocks import Dense, Draw
+
+    class Network(tf.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            draw = Draw(3)
+            self.first = Dense(draw, FEATURES, HIDDEN, "first")
+            self.scale, self.shift = tf.Variable(tf.ones(HIDDEN)), tf.Variable(tf.zeros(HIDDEN))
+            self.mean = tf.Variable(tf.zeros(HIDDEN), trainable=False)
+            self.variance = tf.Variable(tf.ones(HIDDEN), trainable=False)
+            self.random = tf.random.Generator.from_seed(1)
+            self.last = Dense(draw, HIDDEN, CLASSES, "last")
+
+        @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
+        def __call__(self, input: Any, training: bool = False) -> Any:
+            x = self.first(input)
+            mean, variance = self.mean, self.variance
+            if training:
+                mean, variance = tf.nn.moments(x, [0])
+                self.mean.assign(0.9 * self.mean + 0.1 * mean)
+                self.variance.assign(0.9 * self.variance + 0.1 * variance)
+            x = tf.nn.relu((x - mean) * tf.math.rsqrt(variance + 1e-5) * self.scale + self.shift)
+            if training:
+                x = tf.where(self.random.uniform(tf.shape(x)) < 0.2, 0.0, x / 0.8)
+            return self.last(x)
+
+    return Network()
+
+
+def tensorflow_plain() -> Any:
+    """Dense, dense."""
+    import tensorflow as tf
+
+    from lmaas.training.tensorflow.blocks import Dense, Draw
+
+    class Network(tf.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            draw = Draw(3)
+            self.first = Dense(draw, FEATURES, HIDDEN, "first")
+            self.last = Dense(draw, HIDDEN, CLASSES, "last")
+
+        def __call__(self, input: Any) -> Any:
+            return self.last(tf.nn.relu(self.first(input)))
+
+    return Network()
+
+
+MODELS: dict[TrainingFramework, Callable[[], Any]] = {
+    "pytorch": pytorch,
+    "keras": keras,
+    "tensorflow": tensorflow,
+}
 """By framework: a network with dropout and batch normalisation, logits out."""
-PLAIN: dict[TrainingFramework, Callable[[], Any]] = {"pytorch": pytorch_plain}
+PLAIN: dict[TrainingFramework, Callable[[], Any]] = {
+    "pytorch": pytorch_plain,
+    "keras": keras_plain,
+    "tensorflow": tensorflow_plain,
+}
 """By framework: the same without either, so that a batch is the sum of its parts."""
 
 

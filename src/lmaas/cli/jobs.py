@@ -50,7 +50,9 @@ def show_(flags: dict[str, Any], job_id: str, as_json: bool) -> None:
     with operator_of(flags) as operator:
         job = operator.job(job_id)
     lines = result_lines(job)
-    lines += [f"Checkpoint of step {point.step}, callable as {point.model}" for point in job.checkpoints]
+    lines += [
+        f"Checkpoint of step {point.step}, callable as {point.model}" for point in job.checkpoints
+    ]
     show(job, as_json, lines)
 
 

@@ -154,7 +154,7 @@ class Keras:
         """Outputs in inference mode."""
         import keras
 
-        outputs = by_name(_call(model, arrays))
+        outputs = by_name(call(model, arrays))
         return {
             n: keras.ops.convert_to_numpy(keras.ops.stop_gradient(v)) for n, v in outputs.items()
         }
@@ -172,26 +172,26 @@ class Keras:
                 f"{', '.join(BACKENDS)}.",
                 hint="Save the model as .keras and push the file.",
             )
-        return importlib.import_module(BACKENDS[backend]).trace(model, _call, arrays)
+        return importlib.import_module(BACKENDS[backend]).trace(model, call, arrays)
 
     def num_parameters(self, model: Any) -> int:
         """`model.count_params()`."""
         return int(model.count_params())
 
 
-def _call(model: Any, tensors: dict[str, Any]) -> Any:
-    """The model's outputs in inference mode.
+def call(model: Any, tensors: dict[str, Any], *, training: bool = False) -> Any:
+    """The model's outputs.
 
     Keras takes one tensor, all in one list or dict, or what a user's own `call` names.
     """
     names, given = [str(t.name) for t in getattr(model, "inputs", None) or []], list(tensors)
     if len(given) == 1:
-        return model(tensors[given[0]], training=False)
+        return model(tensors[given[0]], training=training)
     if isinstance(getattr(model, "_inputs_struct", None), dict) and set(names) == set(given):
-        return model(tensors, training=False)
+        return model(tensors, training=training)
     if not names and given != unnamed(len(given)) and takes_keywords(model.call, given):
-        return model(**tensors, training=False)
-    return model(list(tensors.values()), training=False)
+        return model(**tensors, training=training)
+    return model(list(tensors.values()), training=training)
 
 
 FRAMEWORK: Framework = Keras()

@@ -10,6 +10,8 @@ from lmaas.training.base import Group, Learner, Loss
 
 LEARNERS: dict[TrainingFramework, str] = {
     "pytorch": "lmaas.training.pytorch.learner",
+    "keras": "lmaas.training.keras.learner",
+    "tensorflow": "lmaas.training.tensorflow.learner",
 }
 """Each framework's module, imported on first use; its `LEARNER` is called as `get` says."""
 

@@ -73,6 +73,8 @@ def _keras(model: Any, source: Path, head: bool) -> None:
 def _tensorflow(model: Any, source: Path, head: bool) -> None:
     import tensorflow as tf
 
+    from lmaas.training.tensorflow.network import paths
+
     reader = tf.train.load_checkpoint(str(source / "variables" / "variables"))
     key = "/.ATTRIBUTES/VARIABLE_VALUE"
     given = {n.removesuffix(key): tuple(s) for n, s in reader.get_variable_to_shape_map().items()}
@@ -85,15 +87,6 @@ def _tensorflow(model: Any, source: Path, head: bool) -> None:
 
 
 FILLERS = {"pytorch": _torch, "keras": _keras, "tensorflow": _tensorflow}
-
-
-def paths(model: Any) -> dict[str, Any]:
-    """A TensorFlow module's variables by the way to them: "blocks/0/kernel"."""
-    import tensorflow as tf
-
-    options = {"predicate": lambda value: isinstance(value, tf.Variable), "with_path": True}
-    found = model._flatten(**options)
-    return {"/".join(map(str, path)): variable for path, variable in found}
 
 
 def _check(own: dict[str, Any], given: dict[str, Any], skipped: tuple[str, ...]) -> None:

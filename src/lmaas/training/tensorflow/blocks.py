@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from lmaas.training.tensorflow.precision import conv2d, matmul
+
 EPSILON = 1e-5
 
 
@@ -36,7 +38,7 @@ class Dense(tf.Module):  # type: ignore[misc]
 
     def __call__(self, x: Any) -> Any:
         """(…, before) to (…, width)."""
-        return tf.linalg.matmul(x, self.kernel) + self.bias
+        return matmul(x, self.kernel) + self.bias
 
 
 class Stack(tf.Module):  # type: ignore[misc]
@@ -70,7 +72,7 @@ class Conv(tf.Module):  # type: ignore[misc]
 
     def __call__(self, x: Any) -> Any:
         """(N, H, W, before) to (N, H / stride, W / stride, channels)."""
-        y = tf.nn.conv2d(x, self.kernel, self.stride, "SAME")
+        y = conv2d(x, self.kernel, self.stride)
         return y if self.bias is None else y + self.bias
 
 
@@ -129,9 +131,9 @@ class EncoderBlock(tf.Module):  # type: ignore[misc]
         parts = self.attention(self.before(x))
         parts = tf.reshape(parts, [-1, self.length, 3, self.heads, size])
         q, k, v = tf.unstack(tf.transpose(parts, [2, 0, 3, 1, 4]))
-        scores = tf.linalg.matmul(q, k, transpose_b=True) * size**-0.5
+        scores = matmul(q, k, transpose_b=True) * size**-0.5
         if hidden is not None:
             scores += hidden
-        mixed = tf.transpose(tf.linalg.matmul(tf.nn.softmax(scores), v), [0, 2, 1, 3])
+        mixed = tf.transpose(matmul(tf.nn.softmax(scores), v), [0, 2, 1, 3])
         x = x + self.out(tf.reshape(mixed, [-1, self.length, self.width]))
         return x + self.down(tf.nn.gelu(self.up(self.between(x))))
