@@ -1,5 +1,6 @@
 """OpenAI's fine-tuning and files with its own client: upload, train, watch, call."""
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,6 +85,12 @@ def test_uploaded_data_become_a_model_that_is_trained_on(
     assert events[-1].message == "The job is queued."
     assert len({event.id for event in events}) == len(events) > 4
     assert {event.type for event in events} == {"message", "metrics"}
+    url = f"{server_of_jobs.url}/v1/fine_tuning/jobs/{job.id}/events"
+    streamed = httpx.get(f"{url}?stream=true", headers=server_of_jobs.admin).text
+    lines = [line.removeprefix("data: ") for line in streamed.splitlines() if line]
+    assert lines.pop() == "[DONE]"
+    assert [json.loads(line)["id"] for line in lines] == [event.id for event in reversed(events)]
+    assert httpx.get(f"{url}?stream=true&limit=2", headers=server_of_jobs.admin).status_code == 400
     for path, begins in (
         ("models/patients:1/card", b"---\ndatasets:\n- sha256-"),
         ("models/patients/curves", b"\x89PNG"),

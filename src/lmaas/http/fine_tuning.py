@@ -12,6 +12,7 @@ import msgspec
 
 from lmaas.codecs.json import read
 from lmaas.errors import InvalidInput
+from lmaas.http import sse
 from lmaas.http.exchange import Exchange
 from lmaas.http.jobs import number
 from lmaas.job import Job, JobError, StoredEvent
@@ -23,6 +24,7 @@ from lmaas.types import Record
 MAX_BODY_BYTES = 1 << 20
 MAX_PAGE = 100
 PAGE_QUERY = ("after", "limit")
+EVENTS_QUERY = (*PAGE_QUERY, "stream")
 NEW = "new:"
 OWNED = ("name", "seed")
 """Keys of a recipe that the body's own fields say."""
@@ -184,7 +186,16 @@ async def resume(service: Service, exchange: Exchange, path: dict[str, str]) -> 
 
 
 async def events(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
-    """A job's events, newest first; `after` is the last id of the page before."""
+    """A job's events, newest first; `after` is the last id of the page before.
+
+    stream=true, an extension, sends them oldest first as SSE, those to come too.
+    """
+    stream = exchange.query.get("stream", "false")
+    if stream not in ("true", "false"):
+        raise InvalidInput(f"stream is true or false; received {stream[:50]!r}.", param="stream")
+    if stream == "true":
+        await _stream(service, exchange, path["id"])
+        return
     limit, before = _limit(exchange), None
     if after := exchange.query.get("after"):
         matched = re.fullmatch(rf"ftevent-{re.escape(path['id'])}-(\d{{1,12}})", after)
@@ -199,6 +210,19 @@ async def events(service: Service, exchange: Exchange, path: dict[str, str]) -> 
             has_more=len(found) > limit,
         )
     )
+
+
+async def _stream(service: Service, exchange: Exchange, job_id: str) -> None:
+    for name in PAGE_QUERY:
+        if name in exchange.query:
+            raise InvalidInput(f"A stream takes no {name}.", param=name)
+    service.job(exchange.tenant, job_id)
+    exchange.start()
+    async for event in service.follow_job(exchange.tenant, job_id):
+        exchange.push(b"data: %b\n\n" % sse.encode(_event(job_id, event)))
+        await exchange.flowing()
+    exchange.push(sse.DONE)
+    exchange.finish()
 
 
 async def checkpoints(service: Service, exchange: Exchange, path: dict[str, str]) -> None:

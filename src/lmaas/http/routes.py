@@ -269,7 +269,10 @@ ROUTES = [
         "/v1/fine_tuning/jobs/{id}/events",
         {
             "GET": Operation(
-                fine_tuning.events, (), (fine_tuning.EventPage,), query=fine_tuning.PAGE_QUERY
+                fine_tuning.events,
+                (),
+                (fine_tuning.EventPage, EVENTS),
+                query=fine_tuning.EVENTS_QUERY,
             )
         },
     ),
