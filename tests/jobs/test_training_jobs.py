@@ -13,15 +13,15 @@ import pytest
 from PIL import Image
 
 from job_runner import Bench
-from lmaas.job import CURVES_FILE, METRICS_FILE, Job
+from lmaas.job import CHECKPOINTS_FOLDER, CURVES_FILE, METRICS_FILE, Job
 from lmaas.jobs import process
+from training_kit import FRAMEWORKS
 
 RECIPE: dict[str, Any] = {
     "name": "bars",
     "task": "image-classification",
-    "framework": "pytorch",
     "model": {"architecture": "mlp"},
-    "epochs": 60,
+    "epochs": 40,
     "batch_size": 8,
     "checkpoints": {"every_steps": 20},
     "evaluation": {"every_steps": 50},
@@ -73,10 +73,18 @@ async def ended(bench: Bench, job: Job) -> Job:
 
 
 def weights(bench: Bench, ref: str | None) -> dict[str, str]:
-    """The digests of a version's own files."""
+    """The digests of a version's weights, and of what its source answers to the samples."""
     assert ref is not None
     files = bench.registry.resolve("t", ref).files
-    return {file.path: file.sha256 for file in files if file.path.endswith(".safetensors")}
+    return {
+        file.path: file.sha256 for file in files if file.path.endswith((".safetensors", ".bin"))
+    }
+
+
+def last_checkpoint(bench: Bench, job: Job) -> dict[str, bytes]:
+    """The weights and the optimizer's state shortly before the end."""
+    folder = sorted((bench.home / "jobs" / job.id / CHECKPOINTS_FOLDER).glob("step-*"))[-1]
+    return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
 
 
 def group_of(bench: Bench, job: Job) -> list[psutil.Process]:
@@ -86,14 +94,19 @@ def group_of(bench: Bench, job: Job) -> list[psutil.Process]:
 
 
 @pytest.mark.timeout(400)
-def test_a_killed_run_has_the_weights_of_an_undisturbed_one(tmp_path: Path, data: Path) -> None:
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_killed_run_has_the_weights_of_an_undisturbed_one(
+    tmp_path: Path, data: Path, framework: str
+) -> None:
     async def test() -> None:
-        bench = Bench(tmp_path / "home", command=process.COMMAND, max_running=1)
+        bench = Bench(
+            tmp_path / "home", command=process.COMMAND, max_running=1, memory_bytes=4 << 30
+        )
         await bench.runner.start()
         try:
-            whole = await ended(bench, add(bench, data))
+            whole = await ended(bench, add(bench, data, framework=framework))
             assert whole.state == "succeeded", whole.error
-            killed = add(bench, data)
+            killed = add(bench, data, framework=framework)
             # Any step will do, but one after a checkpoint and not on one shows the most.
             await at_step(bench, killed, int(np.random.default_rng().integers(25, 110)))
             os.kill(group_of(bench, killed)[0].pid, signal.SIGKILL)
@@ -101,7 +114,9 @@ def test_a_killed_run_has_the_weights_of_an_undisturbed_one(tmp_path: Path, data
             assert found.state == "succeeded", found.error
             assert found.attempts == 2
             assert weights(bench, found.model) == weights(bench, whole.model)
-            assert weights(bench, found.model)
+            assert len(weights(bench, found.model)) >= 2
+            assert last_checkpoint(bench, killed) == last_checkpoint(bench, whole)
+            assert len(last_checkpoint(bench, whole)) >= 2
             left = {path.name for path in (bench.home / "jobs" / whole.id).iterdir()}
             assert left.isdisjoint({"result", "tmp", *process.DERIVED_FOLDERS}), left
             # The curves of the killed run are its own: no step twice, none from before the kill.
