@@ -31,84 +31,65 @@ class Mode(Enum):
     CALL = "call"
 
 
-class Writer:
-    """Makes the deltas of one choice; without `stream` there is only one, at the end.
+class Reader:
+    """Takes an answer's text apart as it grows: reasoning, tool calls, up to a stop string.
 
     `reasoning` and `tools` say whether such tags mean something here; `thinking` that the prompt
-    has opened the reasoning already; `hidden` are tokens that are no text.
+    has opened the reasoning already.
     """
 
     def __init__(
         self,
-        index: int,
-        tokens: Tokens,
         *,
-        stream: bool = True,
         stops: Sequence[str] = (),
         reasoning: bool = False,
         thinking: bool = False,
         tools: bool = False,
-        hidden: frozenset[int] = frozenset(),
     ) -> None:
-        self.made = 0
-        self.reasoned = 0
+        self.stop = ""
         self.stopped = False
-        self._index = index
-        self._streams = stream
-        self._tokens = tokens
-        self._stream = tokens.stream()
         self._stops = tuple(stops)
-        self._stop = ""
         self._tools = tools
-        self._hidden = hidden
         self._mode = Mode.REASONING if thinking else Mode.TEXT
         self._may_think = reasoning and not thinking
         self._trim = thinking
         self._held = ""
         self._call = _Call(0)
         self._calls = 0
-        self._told = 0
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._pieces: list[CallDelta] = []
-        self._logprobs: list[TokenLogprob] = []
 
-    def feed(self, tokens: Sequence[int], scores: Sequence[TokenScore] = ()) -> Delta | None:
-        """What the tokens add; None while all of it is held back. After `stopped`: nothing."""
-        for position, token in enumerate(tokens):
-            if self.stopped:
-                break
-            self.made += 1
-            self.reasoned += self._mode is Mode.REASONING
-            if scores:
-                self._logprobs.append(self._scored(token, scores[position]))
-            if token not in self._hidden:
-                self._held += self._stream.feed(token)
-                self._advance()
-        return self._delta(None) if self._streams else None
+    @property
+    def reasons(self) -> bool:
+        """Whether what comes next is reasoning, as far as is known."""
+        return self._mode is Mode.REASONING
 
-    def end(self, finish: Finish) -> Delta:
-        """The last delta, with all that was held back."""
-        if not self.stopped:
-            self._held += self._stream.rest()
-            self._advance()
-        if not self.stopped:
-            held, self._held = self._held, ""
-            if self._mode is Mode.CALL:
-                self._text_of_call(held)
-            else:
-                self._emit(held)
+    @property
+    def called(self) -> bool:
+        """Whether there was a tool call."""
+        return self._calls > 0
+
+    def feed(self, text: str) -> None:
+        """The next piece of text. After `stopped`: nothing."""
+        self._held += text
+        self._advance()
+
+    def end(self) -> None:
+        """Nothing comes any more: all that was held back is what it seems."""
         if self.stopped:
-            finish = "stop"
-        if self._calls and finish == "stop":
-            finish = "tool_calls"
-        delta = self._delta(finish)
-        assert delta is not None
-        return delta
+            return
+        held, self._held = self._held, ""
+        if self._mode is Mode.CALL:
+            self._text_of_call(held)
+        else:
+            self._emit(held)
 
-    def _scored(self, token: int, score: TokenScore) -> TokenLogprob:
-        top = tuple((other, self._tokens.text_of(other), value) for other, value in score.top)
-        return TokenLogprob(token, self._tokens.text_of(token), score.logprob, top)
+    def take(self) -> tuple[str, str, tuple[CallDelta, ...]]:
+        """Text, reasoning and pieces of calls since the last time."""
+        taken = "".join(self._text), "".join(self._reasoning), _merged(self._pieces)
+        self._text, self._reasoning, self._pieces = [], [], []
+        return taken
 
     def _advance(self) -> None:
         while self._held and not self.stopped:
@@ -155,7 +136,7 @@ class Writer:
             return
         self._emit(text)
         self._held = ""
-        self._stop = tag
+        self.stop = tag
         self.stopped = True
 
     def _advance_reasoning(self) -> None:
@@ -212,21 +193,86 @@ class Writer:
             return  # line breaks between calls
         self._text.append(text)
 
+
+class Writer:
+    """Makes the deltas of one choice; without `stream` there is only one, at the end.
+
+    `hidden` are tokens that are no text; the rest is as for `Reader`.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        tokens: Tokens,
+        *,
+        stream: bool = True,
+        stops: Sequence[str] = (),
+        reasoning: bool = False,
+        thinking: bool = False,
+        tools: bool = False,
+        hidden: frozenset[int] = frozenset(),
+    ) -> None:
+        self.made = 0
+        self.reasoned = 0
+        self._index = index
+        self._streams = stream
+        self._tokens = tokens
+        self._stream = tokens.stream()
+        self._hidden = hidden
+        self._reader = Reader(stops=stops, reasoning=reasoning, thinking=thinking, tools=tools)
+        self._told = 0
+        self._logprobs: list[TokenLogprob] = []
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has ended it."""
+        return self._reader.stopped
+
+    def feed(self, tokens: Sequence[int], scores: Sequence[TokenScore] = ()) -> Delta | None:
+        """What the tokens add; None while all of it is held back. After `stopped`: nothing."""
+        for position, token in enumerate(tokens):
+            if self.stopped:
+                break
+            self.made += 1
+            self.reasoned += self._reader.reasons
+            if scores:
+                self._logprobs.append(self._scored(token, scores[position]))
+            if token not in self._hidden:
+                self._reader.feed(self._stream.feed(token))
+        return self._delta(None) if self._streams else None
+
+    def end(self, finish: Finish) -> Delta:
+        """The last delta, with all that was held back."""
+        if not self.stopped:
+            self._reader.feed(self._stream.rest())
+            self._reader.end()
+        if self.stopped:
+            finish = "stop"
+        if self._reader.called and finish == "stop":
+            finish = "tool_calls"
+        delta = self._delta(finish)
+        assert delta is not None
+        return delta
+
+    def _scored(self, token: int, score: TokenScore) -> TokenLogprob:
+        top = tuple((other, self._tokens.text_of(other), value) for other, value in score.top)
+        return TokenLogprob(token, self._tokens.text_of(token), score.logprob, top)
+
     def _delta(self, finish: Finish | None) -> Delta | None:
-        if not (finish or self._text or self._reasoning or self._pieces):
+        text, reasoning, calls = self._reader.take()
+        if not (finish or text or reasoning or calls):
             return None
         delta = Delta(
             self._index,
-            "".join(self._text),
+            text,
             self.made - self._told,
             finish,
-            "".join(self._reasoning),
-            _merged(self._pieces),
+            reasoning,
+            calls,
             tuple(self._logprobs),
-            self._stop if finish else "",
+            self._reader.stop if finish else "",
         )
-        self._told = self.made
-        self._text, self._reasoning, self._pieces, self._logprobs = [], [], [], []
+        self._told, self._logprobs = self.made, []
         return delta
 
 
