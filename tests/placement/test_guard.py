@@ -159,3 +159,16 @@ def test_a_program_that_is_not_there_is_told(tmp_path: Path) -> None:
     code, told = all_of([str(tmp_path / "none")], {})
     assert code == 127
     assert "No such file" in told
+
+
+def test_its_shared_memory_is_gone_with_it() -> None:
+    program = """
+import os, time
+from multiprocessing.shared_memory import SharedMemory
+print(SharedMemory(create=True, size=1 << 20).name, flush=True)
+os.kill(os.getppid(), 15)
+time.sleep(300)
+"""
+    _, name = all_of([sys.executable, "-c", program], {})
+    assert name.strip()
+    assert name.strip() not in os.listdir("/dev/shm")
