@@ -595,7 +595,7 @@ class Service:
         precision, _ = choose_precision(
             self.settings.precision,
             model=version.ref,
-            cpu_has_bf16=has_bf16(),
+            has_bf16=has_bf16(),
             parity=version.parity,
             compiled_bytes=version.compiled_bytes,
         )

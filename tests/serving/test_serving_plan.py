@@ -53,7 +53,7 @@ def test_auto_takes_bf16_where_it_is_allowed_and_helps(
     cpu: bool, passed: bool, size: int, expected: str
 ) -> None:
     precision, reason = choose_precision(
-        "auto", model="m:1", cpu_has_bf16=cpu, parity=parity(bf16=passed), compiled_bytes=size
+        "auto", model="m:1", has_bf16=cpu, parity=parity(bf16=passed), compiled_bytes=size
     )
     assert precision == expected
     assert "bf16" in reason
@@ -62,18 +62,18 @@ def test_auto_takes_bf16_where_it_is_allowed_and_helps(
 def test_forced_bf16_that_cannot_be_honoured_is_refused() -> None:
     with pytest.raises(ParityFailed, match="m:1"):
         choose_precision(
-            "bf16", model="m:1", cpu_has_bf16=True, parity=parity(bf16=False), compiled_bytes=1
+            "bf16", model="m:1", has_bf16=True, parity=parity(bf16=False), compiled_bytes=1
         )
     with pytest.raises(ConfigError, match="CPU"):
         choose_precision(
-            "bf16", model="m:1", cpu_has_bf16=False, parity=parity(bf16=True), compiled_bytes=1
+            "bf16", model="m:1", has_bf16=False, parity=parity(bf16=True), compiled_bytes=1
         )
 
 
 def test_forced_precision_is_taken() -> None:
     for setting in ("f32", "bf16"):
         precision, reason = choose_precision(
-            setting, model="m:1", cpu_has_bf16=True, parity=parity(bf16=True), compiled_bytes=1
+            setting, model="m:1", has_bf16=True, parity=parity(bf16=True), compiled_bytes=1
         )
         assert precision == setting
         assert setting in reason

@@ -157,17 +157,20 @@ def encode(message: AnyMessage) -> bytes:
     return bytes(frame)
 
 
-def failure(id_: int | None, error: Exception) -> bytes:
-    """`error` as the frame that tells it: request `id_` failed, or the load when it is None."""
+def failed(id_: int | None, error: Exception) -> Failed:
+    """What tells that request `id_` failed with `error`, or the load when it is None."""
     if isinstance(error, LMaaSError):
-        return encode(
-            Failed(
-                id=id_, code=error.code, message=error.message, hint=error.hint, param=error.param
-            )
+        return Failed(
+            id=id_, code=error.code, message=error.message, hint=error.hint, param=error.param
         )
     log.error("A request failed unexpectedly.", exc_info=error)
     message = f"The model could not answer: {type(error).__name__}: {error}."
-    return encode(Failed(id=id_, code=LMaaSError.code, message=message))
+    return Failed(id=id_, code=LMaaSError.code, message=message)
+
+
+def failure(id_: int | None, error: Exception) -> bytes:
+    """The frame that tells it."""
+    return encode(failed(id_, error))
 
 
 class Decoder:

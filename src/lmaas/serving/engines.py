@@ -9,7 +9,9 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import Final, NamedTuple
 
+from lmaas.config import Settings
 from lmaas.errors import ConfigError, MissingExtra
+from lmaas.serving.vllm_install import Install, check_python, read_install
 from lmaas.types import LanguageSpec, ModelVersion
 
 LARGEST_CACHE_BYTES: Final = 4 << 30
@@ -19,11 +21,14 @@ SMALLEST_CACHE_TOKENS: Final = 2048
 
 
 class Row(NamedTuple):
-    """An engine, what must be installed for it, and when it is the one to take."""
+    """An engine, what must be installed for it, and when it is the one to take.
+
+    `fits` is told the environment of `vllm_python`, where it counts.
+    """
 
     engine: str
     needs: tuple[str, ...]
-    fits: Callable[[ModelVersion], bool]
+    fits: Callable[[ModelVersion, Install | None], bool]
     reason: str
 
 
@@ -33,29 +38,55 @@ def has_gpu() -> bool:
     return os.path.exists("/dev/nvidiactl") and os.path.exists("/dev/nvidia0")
 
 
-def _has(role: str) -> Callable[[ModelVersion], bool]:
-    return lambda version: any(file.role == role for file in version.files)
+def _has(version: ModelVersion, role: str) -> bool:
+    return any(file.role == role for file in version.files)
 
 
 TABLE: Final = (
     Row(
-        "torch",
-        ("torch", "transformers"),
-        lambda version: _has("source")(version) and has_gpu(),
-        "there is a GPU",
+        "vllm",
+        (),
+        lambda version, vllm: (
+            _has(version, "source") and vllm is not None and vllm.gpu and has_gpu()
+        ),
+        "there is a GPU, and vllm_python has it",
     ),
-    Row("openvino-genai", ("openvino_genai",), _has("compiled"), "fastest on a CPU"),
     Row(
         "torch",
         ("torch", "transformers"),
-        _has("source"),
+        lambda version, _: _has(version, "source") and has_gpu(),
+        "there is a GPU",
+    ),
+    Row(
+        "openvino-genai",
+        ("openvino_genai",),
+        lambda version, _: _has(version, "compiled"),
+        "fastest on a CPU",
+    ),
+    Row(
+        "torch",
+        ("torch", "transformers"),
+        lambda version, _: _has(version, "source"),
         "the model does not compile to OpenVINO",
     ),
 )
 
 
-def choose_engine(setting: str, version: ModelVersion) -> tuple[str, str]:
-    """The engine and the reason for it.
+def vllm_install(settings: Settings) -> Install | None:
+    """The environment of `vllm_python`; None where it does not count. Blocks briefly.
+
+    Raises ConfigError where it counts and has no vLLM.
+    """
+    wanted = settings.engine == "vllm"
+    if not wanted and not (settings.engine == "auto" and settings.vllm_python and has_gpu()):
+        return None
+    return read_install(check_python(settings.vllm_python))
+
+
+def choose_engine(
+    setting: str, version: ModelVersion, vllm: Install | None = None
+) -> tuple[str, str]:
+    """The engine and the reason for it. `vllm` is what `vllm_python` has.
 
     Raises ConfigError when the set one cannot run this version, MissingExtra when none is
     installed that could.
@@ -65,7 +96,7 @@ def choose_engine(setting: str, version: ModelVersion) -> tuple[str, str]:
         if setting not in ("auto", row.engine):
             continue
         there = all(find_spec(name) is not None for name in row.needs)
-        fits = row.fits(version) if setting == "auto" else _could(row, version)
+        fits = row.fits(version, vllm) if setting == "auto" else _could(row, version)
         if fits and there:
             return row.engine, row.reason if setting == "auto" else f"set by engine={setting}"
         if fits:
@@ -83,7 +114,7 @@ def choose_engine(setting: str, version: ModelVersion) -> tuple[str, str]:
 
 
 def _could(row: Row, version: ModelVersion) -> bool:
-    return _has("compiled" if row.engine == "openvino-genai" else "source")(version)
+    return _has(version, "compiled" if row.engine == "openvino-genai" else "source")
 
 
 def cache_bytes(spec: LanguageSpec, setting: int, max_sequences: int, budget: int) -> int:

@@ -79,7 +79,7 @@ class HttpClient:
     """Connections to one origin, at most `max_connections`, used again while they live.
 
     `timeout_s` is how long the other side may be silent while it owes an answer. With
-    `socket_path` it listens there, and the URL's host is only a name. `check` refuses addresses
+    `socket_path` it listens there, and the URL's host is only what it is called. `check` refuses addresses
     that the name leads to, by InvalidInput; connected is to one that it was shown.
     """
 
@@ -95,7 +95,8 @@ class HttpClient:
     ) -> None:
         parts = check_url(url)
         assert parts.hostname is not None
-        self.origin = f"{parts.scheme}://{parts.netloc}"
+        own = socket_path is not None
+        self.origin = parts.hostname if own else f"{parts.scheme}://{parts.netloc}"
         self.timeout_s = timeout_s
         self._host = parts.hostname
         self._port = parts.port or (443 if parts.scheme == "https" else 80)

@@ -1,9 +1,10 @@
-"""One life of a worker process: started, connected, loaded, and in the end gone."""
+"""One life of our own worker process: started, connected, loaded, and in the end gone."""
 
 import asyncio
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from lmaas.config import Settings
 from lmaas.errors import BY_CODE, LMaaSError, TimedOut, Unavailable
@@ -15,32 +16,58 @@ from lmaas.serving.link import Link
 log = logging.getLogger(__name__)
 
 JOURNAL_SUFFIX = ".journal"
+MISSED_BEATS: Final = 3
 
 
-class Life:
+class WorkerLife:
     """A process that has loaded its model, and the link to it."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, link: Link, loaded: Loaded, journal: Path
+        self,
+        process: asyncio.subprocess.Process,
+        link: Link,
+        loaded: Loaded,
+        journal: Path,
+        patience_s: float,
     ) -> None:
-        self.process = process
-        self.link = link
         self.loaded = loaded
+        self.patience_s = patience_s
+        self._process = process
+        self._link = link
         self._journal = journal
 
     @property
-    def alive(self) -> bool:
-        """Whether the worker can still be talked to."""
-        return not self.link.closed.done()
+    def pid(self) -> int:
+        """The worker."""
+        return self._process.pid
+
+    @property
+    def code(self) -> int | None:
+        """How it ended."""
+        return self._process.returncode
+
+    @property
+    def closed(self) -> asyncio.Future[None]:
+        """Its end of the socket is closed."""
+        return self._link.closed
+
+    @property
+    def last_seen(self) -> float:
+        """When it sent something."""
+        return self._link.last_seen
+
+    def send(self, message: AnyMessage) -> None:
+        """Send it."""
+        self._link.send(message)
 
     def kill(self) -> None:
-        """End the process now; `link.closed` follows."""
-        kill_worker(self.process)
+        """End the process now."""
+        kill_worker(self._process)
 
     async def end(self) -> set[int]:
-        """Reap the process once its link is closed; the ids of the requests it was working on."""
-        kill_worker(self.process)
-        await self.process.wait()
+        """Reap the process; the ids of the requests it was working on."""
+        kill_worker(self._process)
+        await self._process.wait()
         ids = read_journal(self._journal)
         self._journal.unlink(missing_ok=True)
         return ids
@@ -51,7 +78,7 @@ async def launch(
     settings: Settings,
     socket_path: Path,
     on_message: Callable[[AnyMessage], None],
-) -> Life:
+) -> WorkerLife:
     """Start a worker on `socket_path` and have it load the model.
 
     Raises the worker's own error when it cannot load, TimedOut when it takes too long, and
@@ -98,7 +125,13 @@ async def launch(
         died.cancel()
         server.close()
         socket_path.unlink(missing_ok=True)
-    return Life(process, link, loaded, socket_path.with_suffix(JOURNAL_SUFFIX))
+    return WorkerLife(
+        process,
+        link,
+        loaded,
+        socket_path.with_suffix(JOURNAL_SUFFIX),
+        MISSED_BEATS * settings.heartbeat_s,
+    )
 
 
 async def _first(

@@ -13,6 +13,8 @@ OVERHEAD_BYTES: Final = 128 * MIB
 WEIGHTS_FACTOR: Final = 2.2
 """Resident bytes for each byte of weights: the mapped file and the engine's repacked copy
 (measured 1.9 for a transformer of 413 MiB, 2.3 for a convolution network of 44 MiB)."""
+VLLM_BYTES: Final = 2048 * MIB
+"""vLLM without a model: three processes with torch (measured 1.3 to 1.7 GiB for its CPU build)."""
 
 FORM_BYTES: Final = {"bf16": 2.0, "int8": 1.0, "int4": 0.6}
 """Bytes a parameter of each compressed form; int4 with its scales and an int8 embedding."""
@@ -39,9 +41,9 @@ class Plan(msgspec.Struct, Generic[K], frozen=True, kw_only=True):
     enough: bool
 
 
-def needed_bytes(compiled_bytes: int) -> int:
+def needed_bytes(compiled_bytes: int, overhead_bytes: int = OVERHEAD_BYTES) -> int:
     """Memory that a worker for so many bytes of compiled model will take."""
-    return OVERHEAD_BYTES + int(compiled_bytes * WEIGHTS_FACTOR)
+    return overhead_bytes + int(compiled_bytes * WEIGHTS_FACTOR)
 
 
 def make_plan(model: str, needed: int, held: Sequence[Held[K]], budget: int) -> Plan[K]:
@@ -78,15 +80,16 @@ def language_plan(
     kv_bytes_per_token: int,
     context_length: int,
     budget: int,
-    forms: Mapping[str, int],
+    forms: Mapping[str, int] | None,
     num_parameters: int,
+    overhead_bytes: int = OVERHEAD_BYTES,
 ) -> str:
     """What a language model's weights and cache take of the budget, for people.
 
-    `forms` are the bytes of its compressed forms. Raises DoesNotFit, with the numbers and what
-    would fit: a form that exists or could be made, a smaller cache.
+    `forms` are the bytes of its compressed forms; None: the engine takes none. Raises DoesNotFit,
+    with the numbers and what would fit: a form that exists or could be made, a smaller cache.
     """
-    loaded = needed_bytes(weights_bytes)
+    loaded = needed_bytes(weights_bytes, overhead_bytes)
     told = (
         f"weights {_gb(weights_bytes)} ({_gb(loaded)} loaded) + KV cache {_gb(cache_bytes)} "
         f"of {_gb(budget)}"
@@ -95,10 +98,10 @@ def language_plan(
         return f"{told}: fits"
     ways = [
         f"{name} ({_gb(size)}, made already; set variant={name})"
-        for name, size in forms.items()
+        for name, size in (forms or {}).items()
         if size < weights_bytes and needed_bytes(size) + cache_bytes <= budget
     ]
-    if not ways:
+    if forms is not None and not ways:
         ways += [
             f"{name} (about {_gb(size)}; `lmaas compress {model} --to {name}`)"
             for name, share in FORM_BYTES.items()

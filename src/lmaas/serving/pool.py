@@ -181,7 +181,9 @@ class Pool:
     async def _prepare(self, worker: Worker, folder: Path) -> ServeRecord:
         """Room, files and the record for `worker`."""
         version = worker.version
-        need = need_of(
+        # In a thread: it may have to ask another Python what that has.
+        need = await asyncio.to_thread(
+            need_of,
             version,
             self._settings,
             self._budget,

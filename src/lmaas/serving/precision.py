@@ -1,4 +1,4 @@
-"""Which precision a model is served in, and why. Pure: it is told what CPU and parity allow."""
+"""Which precision a model is served in, and why. Pure: it is told what machine and parity allow."""
 
 from typing import Final, Literal
 
@@ -13,18 +13,19 @@ def choose_precision(
     setting: Literal["auto", "f32", "bf16"],
     *,
     model: str,
-    cpu_has_bf16: bool,
+    has_bf16: bool,
     parity: ParityReport,
     compiled_bytes: int,
+    machine: Literal["CPU", "GPU"] = "CPU",
 ) -> tuple[Precision, str]:
     """The precision and the reason for it. Raises when a forced bf16 cannot be honoured."""
     if setting == "f32":
         return "f32", "set by precision=f32"
     allowed = parity.passed("bf16")
     if setting == "bf16":
-        if not cpu_has_bf16:
+        if not has_bf16:
             raise ConfigError(
-                "precision=bf16 is set, but this CPU has no bf16 instructions.",
+                f"precision=bf16 is set, but this {machine} has no bf16 instructions.",
                 hint="Set precision to auto or f32.",
                 param="precision",
             )
@@ -35,10 +36,10 @@ def choose_precision(
                 hint="Set precision to auto or f32.",
             )
         return "bf16", "set by precision=bf16"
-    if not cpu_has_bf16:
-        return "f32", "the CPU has no bf16"
+    if not has_bf16:
+        return "f32", f"the {machine} has no bf16"
     if not allowed:
         return "f32", "bf16 did not pass parity"
     if compiled_bytes < BF16_WORTH_BYTES:
         return "f32", f"smaller than {BF16_WORTH_BYTES >> 20} MiB: bf16 gains nothing"
-    return "bf16", "the CPU has bf16 and parity holds"
+    return "bf16", f"the {machine} has bf16 and parity holds"

@@ -1,8 +1,13 @@
-"""What a worker needs before it starts: memory, files, and the record it is told. Pure."""
+"""What a worker needs before it starts: memory, files, and the record it is told.
+
+Pure, but that it looks into the environment of `vllm_python` where that counts.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+
+import msgspec
 
 from lmaas.codecs.limits import Limits
 from lmaas.config import Settings
@@ -10,10 +15,11 @@ from lmaas.errors import ConfigError
 from lmaas.runtime.cpu import has_bf16
 from lmaas.runtime.language.engine import EngineOptions
 from lmaas.runtime.messages import ServeRecord
-from lmaas.serving.engines import cache_bytes, choose_engine
-from lmaas.serving.plan import language_plan, needed_bytes
+from lmaas.serving.engines import cache_bytes, choose_engine, has_gpu, vllm_install
+from lmaas.serving.plan import OVERHEAD_BYTES, VLLM_BYTES, language_plan, needed_bytes
 from lmaas.serving.precision import choose_precision
 from lmaas.serving.variant import choose_variant, weights_bytes
+from lmaas.serving.vllm_command import ELEMENT_BYTES
 from lmaas.types import FileRole, LanguageSpec, ModelVersion, Precision
 
 
@@ -57,26 +63,21 @@ def _language(
 ) -> Need:
     spec = version.manifest.signature.language
     assert spec is not None
-    engine, why_engine = choose_engine(settings.engine, version)
+    vllm = vllm_install(settings)
+    engine, why_engine = choose_engine(settings.engine, version, vllm)
+    on_gpu = engine == "vllm" and vllm is not None and vllm.gpu and has_gpu()
     variant, why_variant = choose_variant(version, settings.variant)
     role: FileRole = "variant" if variant else "compiled"
     top = f"variants/{variant}" if variant else "compiled"
-    if engine == "torch":
+    if engine in ("torch", "vllm"):
         variant, top, role, why_variant = None, "source", "source", "as they were pushed"
-    precision, why_precision = _precision(version, settings)
-    cache = cache_bytes(spec, settings.kv_cache_bytes, settings.max_sequences, budget)
+    precision, why_precision = _precision(version, settings, on_gpu=on_gpu)
     weights = sum(file.size_bytes for file in version.files if file.path.startswith(f"{top}/"))
-    plan = language_plan(
-        version.ref,
-        weights_bytes=weights,
-        cache_bytes=cache,
-        kv_bytes_per_token=spec.kv_bytes_per_token,
-        context_length=spec.context_length,
-        budget=budget,
-        forms={form.name: weights_bytes(version, form.name) for form in version.variants},
-        num_parameters=version.manifest.num_parameters,
-    )
-    memory, files = needed_bytes(weights) + cache, [(version, role, "model")]
+    if on_gpu:
+        memory, cache, plan = VLLM_BYTES, settings.kv_cache_bytes, _gpu_plan(settings)
+    else:
+        memory, cache, plan = _cpu_plan(version, spec, settings, budget, engine, precision, weights)
+    files = [(version, role, "model")]
     draft = _draft(version, spec, settings, engine, resolve)
     if draft is not None:
         memory += needed_bytes(draft.compiled_bytes)
@@ -106,11 +107,52 @@ def _language(
     )
 
 
-def _precision(version: ModelVersion, settings: Settings) -> tuple[Precision, str]:
+def _cpu_plan(
+    version: ModelVersion,
+    spec: LanguageSpec,
+    settings: Settings,
+    budget: int,
+    engine: str,
+    precision: Precision,
+    weights: int,
+) -> tuple[int, int, str]:
+    """Bytes of all and of the cache, and both for people. Raises DoesNotFit."""
+    overhead, token_bytes = OVERHEAD_BYTES, spec.kv_bytes_per_token
+    if engine == "vllm":
+        # Its cache has the type of the weights.
+        overhead, token_bytes = VLLM_BYTES, token_bytes // 2 * ELEMENT_BYTES[precision]
+    sized = msgspec.structs.replace(spec, kv_bytes_per_token=token_bytes)
+    cache = cache_bytes(sized, settings.kv_cache_bytes, settings.max_sequences, budget)
+    plan = language_plan(
+        version.ref,
+        weights_bytes=weights,
+        cache_bytes=cache,
+        kv_bytes_per_token=token_bytes,
+        context_length=spec.context_length,
+        budget=budget,
+        forms=None
+        if engine == "vllm"
+        else {form.name: weights_bytes(version, form.name) for form in version.variants},
+        num_parameters=version.manifest.num_parameters,
+        overhead_bytes=overhead,
+    )
+    return needed_bytes(weights, overhead) + cache, cache, plan
+
+
+def _gpu_plan(settings: Settings) -> str:
+    if settings.kv_cache_bytes:
+        return f"a KV cache of {settings.kv_cache_bytes / 1e9:.1f} GB on the GPU"
+    return f"weights and KV cache take {settings.vllm_gpu_memory:.0%} of the GPU"
+
+
+def _precision(
+    version: ModelVersion, settings: Settings, *, on_gpu: bool = False
+) -> tuple[Precision, str]:
     return choose_precision(
         settings.precision,
         model=version.ref,
-        cpu_has_bf16=has_bf16(),
+        has_bf16=on_gpu or has_bf16(),
+        machine="GPU" if on_gpu else "CPU",
         parity=version.parity,
         compiled_bytes=version.compiled_bytes,
     )

@@ -15,7 +15,7 @@ from lmaas.serving.generation import Receiver
 from lmaas.serving.http_client import HttpClient, Response
 from lmaas.serving.upstream_answer import Events, Message, decode, delta_of, usage_of, whole
 from lmaas.serving.upstream_body import body_of, estimated_tokens, tokens_of
-from lmaas.serving.upstream_error import error_of, told_of
+from lmaas.serving.upstream_error import broken_off, error_of
 from lmaas.types import UpstreamSpec
 
 log = logging.getLogger(__name__)
@@ -56,14 +56,17 @@ class Api:
         self.estimated = 0
         """Answers that came without a usage, so that their tokens are estimated."""
 
-    async def generate(self, request: GenerateRequest, receiver: Receiver) -> Ended:
+    async def generate(
+        self, request: GenerateRequest, receiver: Receiver, grammar: str | None = None
+    ) -> Ended:
         """The answer. Cancelling closes the connection, so that the service stops.
 
-        Tokens that the service does not tell are estimated: of the prompt by its bytes, of the
-        answer by its chunks, or by its bytes where it came whole. Raises InvalidInput,
+        With `grammar`, which only vLLM takes, a chat keeps to that instead of its format. Tokens
+        that the service does not tell are estimated: of the prompt by its bytes, of the answer by
+        its chunks, or by its bytes where it came whole. Raises InvalidInput,
         ContextLengthExceeded, QueueFull, TimedOut, Unavailable.
         """
-        path, body = body_of(request, self._spec)
+        path, body = body_of(request, self._spec, grammar)
         sent = Sent(request)
         try:
             response = await self._post(self._base + path, body)
@@ -80,6 +83,8 @@ class Api:
 
     async def count(self, request: GenerateRequest) -> int:
         """Tokens of the prompt, as a vLLM server counts whose root `spec.url` is."""
+        if isinstance(request.prompt, tuple):
+            return len(request.prompt)
         _, body = body_of(request, self._spec)
         response = await self._post("/tokenize", body)
         answer = await response.read(MAX_ANSWER_BYTES)
@@ -156,10 +161,9 @@ class Api:
         return whole(message, sent.request, usage)
 
     def _check(self, message: Message, request: GenerateRequest) -> None:
-        """Raises Unavailable for an error, and for a choice that nobody asked for."""
+        """Raises what an error says, and Unavailable for a choice that nobody asked for."""
         if message.error is not None:
-            told, _, _ = told_of(message.error, self._key)
-            raise Unavailable(f"{self.client.origin} failed: {told}")
+            raise broken_off(message.error, self.client.origin, self._key)
         if any(not 0 <= choice.index < request.choices for choice in message.choices):
             raise Unavailable(f"{self.client.origin} gave a choice that was not asked for.")
 

@@ -86,6 +86,7 @@ class Body(msgspec.Struct, omit_defaults=True, kw_only=True):
     stop_token_ids: tuple[int, ...] | None = None
     ignore_eos: bool | None = None
     chat_template_kwargs: dict[str, Any] = {}
+    structured_outputs: dict[str, str] | None = None
 
 
 MORE: Final = (
@@ -94,8 +95,13 @@ MORE: Final = (
 """Sampling fields that only the dialect "vllm" has."""
 
 
-def body_of(request: GenerateRequest, spec: UpstreamSpec) -> tuple[str, bytes]:
-    """The route below the base URL, and the body. Raises InvalidInput naming what it cannot say."""
+def body_of(
+    request: GenerateRequest, spec: UpstreamSpec, grammar: str | None = None
+) -> tuple[str, bytes]:
+    """The route below the base URL, and the body. Raises InvalidInput naming what it cannot say.
+
+    `grammar`, which only vLLM takes, stands for the format of a chat.
+    """
     sampling = request.sampling
     chat = request.prompt is None
     body = Body(
@@ -118,6 +124,8 @@ def body_of(request: GenerateRequest, spec: UpstreamSpec) -> tuple[str, bytes]:
     _more(body, sampling, spec)
     if chat:
         _chat(body, request, spec)
+        if grammar is not None:
+            body.response_format, body.structured_outputs = None, {"grammar": grammar}
     else:
         _text(body, request)
     return "/chat/completions" if chat else "/completions", _encode(body)

@@ -54,6 +54,14 @@ def error_of(
     return PayloadTooLarge(told) if status == 413 else InvalidInput(told, param=param)
 
 
+def broken_off(value: Any, origin: str, key: str | None) -> LMaaSError:
+    """The error for what came within an answer that had begun well; its code may be a status."""
+    status = value.get("code") if isinstance(value, dict) else None
+    if isinstance(status, int) and 400 <= status < 500:
+        return error_of(status, {}, msgspec.json.encode({"error": value}), origin, key)
+    return Unavailable(f"{origin} failed: {told_of(value, key)[0]}")
+
+
 def told_of(value: Any, key: str | None) -> tuple[str, str | None, str | None]:
     """Message (bounded, without the key), code and field of what an error's body holds."""
     code = param = None

@@ -30,20 +30,24 @@ from lmaas.runtime.messages import (
     ServeRecord,
     Stop,
 )
+from lmaas.serving import vllm
 from lmaas.serving.generation import Receiver
-from lmaas.serving.launch import Life, error_of, launch, renewed
+from lmaas.serving.launch import error_of, launch, renewed
+from lmaas.serving.life import Life
 from lmaas.serving.metrics import Metrics
 from lmaas.serving.quarantine import Quarantine
 from lmaas.types import Answer, ModelVersion, Payload, Precision, WorkerStatus
 
 log = logging.getLogger(__name__)
 
-MISSED_BEATS: Final = 3
 HEALTHY_S: Final = 30.0
 """A process that lived so long is not part of a series of crashes."""
 BACK_OFF_S: Final = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
 STOP_GRACE_S: Final = 2.0
 LONGEST_RETRY_S: Final = 60
+
+LAUNCHES: Final = {"vllm": vllm.launch}
+"""Engines that are no worker process of ours."""
 
 WorkerState = Literal["loading", "ready", "draining", "failed"]
 
@@ -110,7 +114,7 @@ class Worker:
     @property
     def live(self) -> bool:
         """Whether a loaded process is there now."""
-        return self._life is not None and self._life.alive
+        return self._life is not None and not self._life.closed.done()
 
     @property
     def lost(self) -> bool:
@@ -196,10 +200,14 @@ class Worker:
 
         `late` says that this process itself was held up, so that silence proves nothing.
         """
-        limit_s = MISSED_BEATS * self._settings.heartbeat_s
-        if self._life and self.live and not late and now - self._life.link.last_seen > limit_s:
-            log.error("The worker of %s gave no sign of life for %g s.", self.version.ref, limit_s)
-            self._life.kill()
+        life = self._life
+        if life and self.live and not late and now - life.last_seen > life.patience_s:
+            log.error(
+                "The worker of %s gave no sign of life for %g s.",
+                self.version.ref,
+                life.patience_s,
+            )
+            life.kill()
         for held in [held for held in self._held.values() if held.deadline <= now]:
             self._end(
                 held,
@@ -228,8 +236,8 @@ class Worker:
         if self._task is None:
             return
         if self._life and self.live:
-            self._life.link.send(Stop(deadline_s=0.0))
-            await asyncio.wait((self._life.link.closed,), timeout=STOP_GRACE_S)
+            self._life.send(Stop(deadline_s=0.0))
+            await asyncio.wait((self._life.closed,), timeout=STOP_GRACE_S)
         else:
             self._task.cancel()
         if self._life:
@@ -246,7 +254,7 @@ class Worker:
             precision=self.precision,
             variant=self._variant,
             reason=str(self.error) if self.error else self.reason,
-            pid=self._life.process.pid if self._life and self.live else None,
+            pid=self._life.pid if self._life and self.live else None,
             memory_bytes=self._memory_bytes,
             cache_used=self.cache_used,
             requests=self._requests,
@@ -268,7 +276,7 @@ class Worker:
                 life = self._life = await self._launch(record)
                 await self._prove_innocent(suspects, life)
                 self._release()
-                await life.link.closed
+                await life.closed
                 self._open = False
                 at_work = await life.end()
                 if self._stopping:
@@ -280,7 +288,7 @@ class Worker:
                 log.error(
                     "The worker of %s ended with code %s; it is started again.",
                     self.version.ref,
-                    life.process.returncode,
+                    life.code,
                 )
                 await asyncio.sleep(BACK_OFF_S[min(crashes, len(BACK_OFF_S)) - 1])
         except LMaaSError as error:
@@ -293,7 +301,8 @@ class Worker:
 
     async def _launch(self, record: ServeRecord) -> Life:
         path = self._sockets / f"{id(self):x}-{self._restarts}.sock"
-        life = await launch(record, self._settings, path, self._receive)
+        start = LAUNCHES.get(record.engine, launch)
+        life = await start(record, self._settings, path, self._receive)
         self._memory_bytes = life.loaded.memory_bytes
         if not self._stopping:
             self.state = "ready"
@@ -352,11 +361,11 @@ class Worker:
     async def _prove_innocent(self, suspects: list[Held], life: Life) -> None:
         """Run the requests that were at work at the last death one by one, nothing beside them."""
         for held in suspects:
-            if held.id in self._held and life.alive:
+            if held.id in self._held and not life.closed.done():
                 self._send(held)
                 begun = asyncio.ensure_future(held.begun.wait())
                 await asyncio.wait(
-                    (held.future, begun, life.link.closed), return_when=asyncio.FIRST_COMPLETED
+                    (held.future, begun, life.closed), return_when=asyncio.FIRST_COMPLETED
                 )
                 begun.cancel()
 
@@ -401,11 +410,11 @@ class Worker:
     def _send(self, held: Held) -> None:
         assert self._life is not None
         held.sent = True
-        self._life.link.send(Call(id=held.id, payload=held.payload))
+        self._life.send(Call(id=held.id, payload=held.payload))
 
     def _send_cancel(self, held: Held) -> None:
         if held.sent and self._life and self.live:
-            self._life.link.send(Cancel(id=held.id))
+            self._life.send(Cancel(id=held.id))
 
     def _end(self, held: Held, error: LMaaSError) -> None:
         self._held.pop(held.id, None)

@@ -30,8 +30,8 @@ class Tokens:
         self._raw.no_padding()
         added = self._raw.get_added_tokens_decoder()
         self.special = {index for index, token in added.items() if token.special}
-        self._spelled = _any_of(token.content for token in added.values())
-        self._spelled_special = _any_of(added[index].content for index in self.special)
+        self._spelled = any_of(token.content for token in added.values())
+        self._spelled_special = any_of(added[index].content for index in self.special)
         self.size = self._raw.get_vocab_size(with_added_tokens=True)
         self._longest = max(map(len, self._raw.get_vocab()), default=1)
 
@@ -157,6 +157,7 @@ def texts_of(messages: Sequence[ChatMessage]) -> list[str]:
     return found
 
 
-def _any_of(spelled: Iterable[str]) -> re.Pattern[str] | None:
+def any_of(spelled: Iterable[str]) -> re.Pattern[str] | None:
+    """What finds the first of these texts, the longest where several begin; None for none."""
     ordered = sorted({text for text in spelled if text.strip()}, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, ordered))) if ordered else None
