@@ -79,8 +79,8 @@ class HttpClient:
     """Connections to one origin, at most `max_connections`, used again while they live.
 
     `timeout_s` is how long the other side may be silent while it owes an answer. With
-    `socket_path` it listens there, and the URL's host is only what it is called. `check` refuses addresses
-    that the name leads to, by InvalidInput; connected is to one that it was shown.
+    `socket_path` it listens there, and the URL's host is only what it is called. `check` refuses
+    addresses that the name leads to, by InvalidInput; connected is to one that it was shown.
     """
 
     def __init__(

@@ -39,10 +39,14 @@ class Choice:
         text, reasoning, _ = self._reader.take()
         self._tokens += delta.tokens
         self._logprobs += delta.logprobs
-        if not (text or reasoning or delta.calls or delta.finish):
+        if not (text or reasoning or delta.reasoning or delta.calls or delta.finish):
             return None
         told = msgspec.structs.replace(
-            delta, text=text, reasoning=reasoning, tokens=self._tokens, logprobs=self._logprobs
+            delta,
+            text=text,
+            reasoning=delta.reasoning + reasoning,
+            tokens=self._tokens,
+            logprobs=self._logprobs,
         )
         self._tokens, self._logprobs = 0, ()
         return told
