@@ -39,6 +39,9 @@ class Environment:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.python = folder / "bin" / "python"
+        (packages,) = (folder / "lib").glob("python*/site-packages")
+        self.packages = packages
+        self.module = packages / MODULE
 
     def behave(self, **behaviour: Any) -> None:
         """From the next start on."""
@@ -57,11 +60,12 @@ class Environment:
 def make_environment(folder: Path, *, vllm: bool = True) -> Environment:
     """A virtual environment with stand-ins for vLLM and torch."""
     venv.create(folder, symlinks=True)
-    (packages,) = (folder / "lib").glob("python*/site-packages")
+    environment = Environment(folder)
+    packages, module = environment.packages, environment.module
     (packages / "torch").mkdir()
+    (packages / "torch" / "__init__.py").touch()
     (packages / "torch" / "version.py").write_text('__version__ = "2.0+cpu"\ncuda = None\n')
     if vllm:
-        module = packages / MODULE
         module.parent.mkdir(parents=True)
         for package in (module.parent, module.parent.parent, packages / "vllm"):
             (package / "__init__.py").touch()
@@ -72,7 +76,6 @@ def make_environment(folder: Path, *, vllm: bool = True) -> Environment:
     # What the stand-in itself is made of. It comes after the environment's own packages.
     paths = [*site.getsitepackages(), str(Path(__file__).parent)]
     (packages / "ours.pth").write_text("\n".join(paths))
-    environment = Environment(folder)
     environment.behave()
     return environment
 

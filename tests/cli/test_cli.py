@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 from lmaas.cli import COMMANDS, main
 from lmaas.client import Client
 from lmaas.registry.lock import HomeLock
+from vllm_environment import make_environment
 
 PUBLISH = """
 import sys, numpy as np, torch, lmaas
@@ -362,6 +363,28 @@ def test_doctor(run: Run, own: Path) -> None:
     assert "keys create" in checks["keys"]["next_step"]
     header = run("doctor", "--home", own).out.splitlines()[0]
     assert header.split() == ["check", "status", "found", "next"]
+
+
+def test_doctor_looks_into_the_environment_of_vllm(
+    run: Run, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def vllm(python: Path, engine: str = "auto") -> dict[str, str]:
+        monkeypatch.setenv("LMAAS_VLLM_PYTHON", str(python))
+        monkeypatch.setenv("LMAAS_ENGINE", engine)
+        checks = run("doctor", "--home", own, "--json").json["checks"]
+        (found,) = [check for check in checks if check["name"] == "vllm"]
+        return dict(found)
+
+    assert "no such file" in vllm(tmp_path / "none")["found"]
+    bare = vllm(make_environment(tmp_path / "bare", vllm=False).python)
+    assert (bare["status"], "pip install vllm" in bare["next_step"]) == ("fail", True)
+    environment = make_environment(tmp_path / "environment")
+    found = vllm(environment.python, "vllm")
+    assert (found["status"], found["found"]) == ("ok", "0.0 with torch 2.0+cpu, built for CPUs")
+    assert vllm(environment.python)["status"] == "warn"
+    environment.module.write_text("raise ImportError('no libcuda')")
+    broken = vllm(environment.python, "vllm")
+    assert (broken["status"], "no libcuda" in broken["found"]) == ("fail", True)
 
 
 def test_doctor_names_who_has_the_port(

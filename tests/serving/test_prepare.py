@@ -1,6 +1,7 @@
 """What a language model gets before it starts, and that guessing changes no answer."""
 
 import asyncio
+import itertools
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,12 @@ from lmaas.config import Settings
 from lmaas.errors import ConfigError, DoesNotFit
 from lmaas.language import GenerateRequest, Sampling
 from lmaas.service import Service
+from lmaas.serving import engines, prepare
 from lmaas.serving.engines import cache_bytes, choose_engine
+from lmaas.serving.plan import VLLM_BYTES
 from lmaas.serving.prepare import need_of
+from lmaas.serving.vllm_command import command
+from lmaas.serving.vllm_install import Install
 from lmaas.types import TENANT, LanguageSpec, ModelVersion, WorkerStatus
 
 SPEC = LanguageSpec(
@@ -78,6 +83,63 @@ def test_the_engine_is_the_one_that_is_set(tiny: ModelVersion) -> None:
     record = need.record(Path("x"))
     assert record.engine == "torch"
     assert record.folder == "x/model/source"
+
+
+GPU_BUILD = Install(vllm="0.1", torch="2.0+cu130", gpu=True)
+CPU_BUILD = Install(vllm="0.1", torch="2.0+cpu")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "install", "engine"),
+    [
+        (True, GPU_BUILD, "vllm"),
+        (True, CPU_BUILD, "torch"),
+        (True, None, "torch"),
+        (False, GPU_BUILD, "openvino-genai"),
+    ],
+)
+def test_vllm_is_first_where_there_is_a_gpu(
+    tiny: ModelVersion,
+    monkeypatch: pytest.MonkeyPatch,
+    gpu: bool,
+    install: Install | None,
+    engine: str,
+) -> None:
+    monkeypatch.setattr(engines, "has_gpu", lambda: gpu)
+    chosen, reason = choose_engine("auto", tiny, install)
+    assert chosen == engine
+    assert ("GPU" in reason) == gpu
+    assert choose_engine("vllm", tiny, CPU_BUILD) == ("vllm", "set by engine=vllm")
+
+
+@pytest.mark.parametrize(("gpu", "cache"), [(False, 0), (True, 0), (True, 1 << 30)])
+def test_what_vllm_takes(
+    tiny: ModelVersion, monkeypatch: pytest.MonkeyPatch, gpu: bool, cache: int
+) -> None:
+    install = GPU_BUILD if gpu else CPU_BUILD
+    monkeypatch.setattr(engines, "has_gpu", lambda: gpu)
+    monkeypatch.setattr(prepare, "has_gpu", lambda: gpu)
+    monkeypatch.setattr(prepare, "vllm_install", lambda _: install)
+    settings = Settings(engine="vllm", kv_cache_bytes=cache, vllm_gpu_memory=0.4)
+    need = need_of(tiny, settings, 64 << 30, lambda _: tiny)
+    record = need.record(Path("x"))
+    assert (record.engine, record.variant, record.folder) == ("vllm", None, "x/model/source")
+    assert record.options is not None
+    argv = command(record, Path("python"), Path("s"), gpu_memory=0.4, tools=None)
+    told = dict(itertools.pairwise(argv))
+    if gpu and not cache:
+        assert told["--gpu-memory-utilization"] == "0.4"
+        assert "--kv-cache-memory-bytes" not in told
+        assert need.memory_bytes == VLLM_BYTES
+        assert "40% of the GPU" in record.reason
+    else:
+        assert int(told["--kv-cache-memory-bytes"]) == record.options.cache_bytes > 0
+        assert "KV cache" in record.reason
+    if not gpu:
+        assert need.memory_bytes > VLLM_BYTES + record.options.cache_bytes
+        with pytest.raises(DoesNotFit) as caught:
+            need_of(tiny, settings, 1 << 30, lambda _: tiny)
+        assert "compress" not in str(caught.value), "it takes no compressed forms"
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from lmaas.language import (
 )
 from lmaas.service import Service
 from lmaas.serving.generation import Generation
+from lmaas.serving.upstream_error import broken_off
 from lmaas.types import TENANT, ConnectBody, KeyRecord, ModelVersion, UpstreamSpec
 from upstream_server import KEY, WORDS, Running, upstream
 
@@ -325,6 +326,14 @@ def test_faults_midway(tmp_path: Path, back_end: Running, fault: str, told: str)
         assert text
 
     run(tmp_path, back_end, work)
+
+
+def test_a_refusal_within_a_stream_is_a_refusal() -> None:
+    refused = broken_off({"message": "No: sk", "code": 400, "param": "n"}, "far", "sk")
+    assert isinstance(refused, InvalidInput)
+    assert (refused.message, refused.param) == ("far: No: ***", "n")
+    assert isinstance(broken_off({"message": "No", "code": 500}, "far", None), Unavailable)
+    assert isinstance(broken_off("No", "far", None), Unavailable)
 
 
 def test_a_silent_upstream_times_out(tmp_path: Path, back_end: Running) -> None:

@@ -51,6 +51,8 @@ def command(flags: dict[str, Any], as_json: bool) -> int:
 
     settings = load_settings(flags)
     checks = [_python(), *_packages(), _cpu(), _memory(), _sandbox()]
+    if settings.vllm_python or settings.engine == "vllm":
+        checks.append(_vllm(settings))
     home: list[Callable[[], Check]] = [
         lambda: _writable(settings.home_path),
         lambda: _lock(settings.home_path),
@@ -122,6 +124,28 @@ def _sandbox() -> Check:
         "the kernel gives no network namespace; only Python's own network calls are refused",
         "Allow unprivileged user namespaces, or push only models from people you trust.",
     )
+
+
+def _vllm(settings: "Settings") -> Check:
+    from lmaas.errors import LMaaSError
+    from lmaas.serving.engines import has_gpu
+    from lmaas.serving.vllm_install import check_python, prove_install, read_install
+
+    try:
+        python = check_python(settings.vllm_python)
+        install = read_install(python)
+        problem = prove_install(python)
+    except LMaaSError as error:
+        return Check("vllm", "fail", error.message, error.hint or "Set vllm_python to another.")
+    build = "for GPUs" if install.gpu else "for CPUs"
+    found = f"{install.vllm} with torch {install.torch}, built {build}"
+    if problem:
+        return Check("vllm", "fail", f"{found}: {problem}", f"Mend the environment of {python}.")
+    if has_gpu() and not install.gpu:
+        return Check("vllm", "warn", found, "This machine has a GPU: install vLLM's build for it.")
+    if not has_gpu() and settings.engine != "vllm":
+        return Check("vllm", "warn", found, "There is no GPU: it is used with engine=vllm only.")
+    return Check("vllm", "ok", found)
 
 
 def _writable(home: Path) -> Check:

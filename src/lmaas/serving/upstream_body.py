@@ -16,12 +16,13 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Function(msgspec.Struct, omit_defaults=True):
-    """A function: described, or called with `arguments`."""
+    """A function: described, or called with `arguments`; `strict`: they fit `parameters`."""
 
     name: str
     description: str = ""
     parameters: dict[str, Any] = {}
     arguments: str | None = None
+    strict: bool = False
 
 
 class Call(msgspec.Struct):
@@ -182,7 +183,10 @@ def _chat(body: Body, request: GenerateRequest, spec: UpstreamSpec) -> None:
         raise InvalidInput("echo goes with a prompt only.", param="echo")
     if request.tools:
         body.tools = [
-            {"type": "function", "function": Function(t.name, t.description, t.parameters)}
+            {
+                "type": "function",
+                "function": Function(t.name, t.description, t.parameters, strict=own),
+            }
             for t in request.tools
         ]
         choice = request.tool_choice

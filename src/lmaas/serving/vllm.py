@@ -46,6 +46,8 @@ LOOK_S: Final = 5.0
 """Between two looks at its metrics, which take its event loop about 15 ms."""
 SOUND_S: Final = 10.0
 """How long it may take to say that it is well, after a request has failed."""
+LAST_S: Final = 1.0
+"""How long one that is not well may take to end by itself, so that its code is told."""
 SPARE_CONNECTIONS: Final = 4
 FIRST: Final = GenerateRequest(prompt=(0,), sampling=Sampling(max_tokens=1, temperature=0))
 """What proves that it answers before it is called ready."""
@@ -152,6 +154,7 @@ class VllmLife:
             if await self._sound():
                 self._tell(failed(id_, error))
             else:
+                await asyncio.wait((self._process.ended,), timeout=LAST_S)
                 self.kill()
         except Exception as error:  # noqa: BLE001 - becomes the answer to this one request
             self._tell(failed(id_, error))

@@ -26,6 +26,7 @@ class Choice:
     def __init__(self, *, reasoning: bool, thinking: bool) -> None:
         self.reasoned = 0
         self._reader = Reader(reasoning=reasoning, thinking=thinking)
+        self._called = False
         self._tokens = 0
         self._logprobs: tuple[TokenLogprob, ...] = ()
 
@@ -36,6 +37,7 @@ class Choice:
         self._reader.feed(delta.text)
         if delta.finish is not None:
             self._reader.end()
+        self._called |= bool(delta.calls)
         text, reasoning, _ = self._reader.take()
         self._tokens += delta.tokens
         self._logprobs += delta.logprobs
@@ -43,6 +45,8 @@ class Choice:
             return None
         told = msgspec.structs.replace(
             delta,
+            # vLLM says "stop" after a call that was asked for by name.
+            finish="tool_calls" if self._called and delta.finish == "stop" else delta.finish,
             text=text,
             reasoning=delta.reasoning + reasoning,
             tokens=self._tokens,
