@@ -18,7 +18,7 @@ WORDS = ("Hello", " there", ",", " how", " are", " you", "?")
 FAULTS = (
     "status-429", "status-400", "status-401", "status-404", "status-500", "status-301",
     "break-before", "break-midway", "error-midway", "silent", "endless", "no-usage", "not-json",
-    "compressed", "huge-head", "close-each", "call", "long-context",
+    "compressed", "huge-head", "close-each", "call", "long-context", "aborts",
 )  # fmt: skip
 KEY = "sk-upstream-secret"
 
@@ -255,6 +255,8 @@ class Connection(asyncio.Protocol):
                 if fault == "break-midway" and number == 4:
                     self.transport.close()
                     return
+                if fault == "aborts" and number == 4:
+                    chunk["choices"][0]["finish_reason"] = "abort"
                 if fault == "error-midway" and number == 4:
                     self.piece({"error": {"message": f"out of memory {self.key}"}})
                     return

@@ -307,7 +307,12 @@ def test_faults_before_the_answer(
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"), [("break-midway", "broke off"), ("error-midway", "out of memory")]
+    ("fault", "told"),
+    [
+        ("break-midway", "broke off"),
+        ("error-midway", "out of memory"),
+        ("aborts", "broke off"),
+    ],
 )
 def test_faults_midway(tmp_path: Path, back_end: Running, fault: str, told: str) -> None:
     async def work(gateway: Gateway) -> None:

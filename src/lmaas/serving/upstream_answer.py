@@ -21,6 +21,8 @@ FINISHES: Final[dict[str, Finish]] = {
     "function_call": "tool_calls",
 }
 """Any other reason, as content_filter, is a stop."""
+BROKEN_OFF: Final = ("abort", "error")
+"""What vLLM calls the end of answers that it could not finish."""
 
 
 class Function(msgspec.Struct):

@@ -13,7 +13,15 @@ from lmaas.errors import TimedOut, Unavailable
 from lmaas.language import Delta, Ended, GenerateRequest, Usage
 from lmaas.serving.generation import Receiver
 from lmaas.serving.http_client import HttpClient, Response
-from lmaas.serving.upstream_answer import Events, Message, decode, delta_of, usage_of, whole
+from lmaas.serving.upstream_answer import (
+    BROKEN_OFF,
+    Events,
+    Message,
+    decode,
+    delta_of,
+    usage_of,
+    whole,
+)
 from lmaas.serving.upstream_body import body_of, estimated_tokens, tokens_of
 from lmaas.serving.upstream_error import broken_off, error_of
 from lmaas.types import UpstreamSpec
@@ -161,11 +169,13 @@ class Api:
         return whole(message, sent.request, usage)
 
     def _check(self, message: Message, request: GenerateRequest) -> None:
-        """Raises what an error says, and Unavailable for a choice that nobody asked for."""
+        """Raises what an error says; Unavailable for a choice nobody asked for, or broken off."""
         if message.error is not None:
             raise broken_off(message.error, self.client.origin, self._key)
         if any(not 0 <= choice.index < request.choices for choice in message.choices):
             raise Unavailable(f"{self.client.origin} gave a choice that was not asked for.")
+        if any(choice.finish_reason in BROKEN_OFF for choice in message.choices):
+            raise Unavailable(f"{self.client.origin} broke off its answer.")
 
     def _estimate(self, usage: Usage) -> Usage:
         if not self.estimated:
