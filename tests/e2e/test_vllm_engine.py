@@ -62,11 +62,11 @@ class Real(NamedTuple):
 
     def chat(self, **asked: Any) -> Any:
         hello = [{"role": "user", "content": "hello"}]
-        given = {"messages": hello, "max_tokens": 12, "temperature": 0} | asked
+        given: Any = {"messages": hello, "max_tokens": 12, "temperature": 0} | asked
         return self.client.chat.completions.create(model="tiny", **given)
 
     def complete(self, prompt: Any, **asked: Any) -> Any:
-        given = {"max_tokens": 12, "temperature": 0} | asked
+        given: Any = {"max_tokens": 12, "temperature": 0} | asked
         return self.client.completions.create(model="tiny", prompt=prompt, **given)
 
     def ps(self) -> dict[str, Any]:
@@ -249,7 +249,7 @@ def test_what_cannot_be_is_refused(real: Real, asked: dict[str, Any], code: str)
 
 
 def test_prompts_are_counted_as_they_are_run(real: Real) -> None:
-    body = {"model": "tiny", "messages": [{"role": "user", "content": "hello there"}]}
+    body: Any = {"model": "tiny", "messages": [{"role": "user", "content": "hello there"}]}
     answer = httpx.post(
         f"{real.server.url}/v1/messages/count_tokens", headers=real.server.caller, json=body
     )

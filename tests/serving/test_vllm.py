@@ -21,6 +21,7 @@ from lmaas.errors import ConfigError, InvalidInput, LMaaSError, Quarantined, Tim
 from lmaas.language import (
     ChatMessage,
     Delta,
+    Ended,
     Format,
     GenerateRequest,
     LanguageSpec,
@@ -28,13 +29,15 @@ from lmaas.language import (
     Tool,
     Usage,
 )
+from lmaas.runtime.language.engine import EngineOptions
 from lmaas.runtime.messages import AnyMessage, Began, Parts
 from lmaas.service import Service
 from lmaas.serving import vllm
 from lmaas.serving.generation import Generation
 from lmaas.serving.vllm_answer import Heard
+from lmaas.serving.vllm_command import context_length
 from lmaas.serving.vllm_request import Requests
-from lmaas.types import TENANT, KeyRecord, WorkerStatus
+from lmaas.types import TENANT, KeyRecord, Precision, WorkerStatus
 from servers import serving
 from upstream_server import WORDS
 from vllm_environment import Environment, make_environment
@@ -434,15 +437,11 @@ def test_reasoning_is_told_apart_and_counted(requests: Requests) -> None:
     assert "".join(delta.reasoning for delta in deltas) == "hm"
     assert "".join(delta.text for delta in deltas) == "yes"
     assert sum(delta.tokens for delta in deltas) == 6
-    from lmaas.language import Ended
-
     ended = heard.ended(Ended(Usage(3, 6)))
     assert ended == Ended(Usage(3, 6, 2))
 
 
 def test_a_whole_answer_is_read_alike(requests: Requests) -> None:
-    from lmaas.language import Ended
-
     heard = Heard(1, saying("a"), requests, lambda _: None)
     answer = Delta(0, "<think>hm</think>yes", 9, "stop")
     (delta,) = heard.ended(Ended(Usage(3, 9), (answer,))).deltas
@@ -450,15 +449,15 @@ def test_a_whole_answer_is_read_alike(requests: Requests) -> None:
 
 
 def test_the_context_fits_the_cache() -> None:
-    from lmaas.runtime.language.engine import EngineOptions
-    from lmaas.serving.vllm_command import context_length
-
     spec = LanguageSpec(
         architecture="x", context_length=1000, vocabulary_size=10, kv_bytes_per_token=100
     )
-    for precision, cache, expected in (
-        ("bf16", 0, 1000), ("bf16", 1 << 30, 1000), ("bf16", 128 * 100 * 4, 384),
+    cases: list[tuple[Precision, int, int]] = [
+        ("bf16", 0, 1000),
+        ("bf16", 1 << 30, 1000),
+        ("bf16", 128 * 100 * 4, 384),
         ("f32", 128 * 100 * 4, 128),
-    ):  # fmt: skip
+    ]
+    for precision, cache, expected in cases:
         options = EngineOptions(precision=precision, cache_bytes=cache)
         assert context_length(spec, options) == expected
