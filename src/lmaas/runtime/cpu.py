@@ -1,5 +1,6 @@
 """What the CPU can do."""
 
+import os
 from functools import cache
 from pathlib import Path
 
@@ -18,3 +19,17 @@ def flags() -> frozenset[str]:
 def has_bf16() -> bool:
     """Whether bf16 products are native (AVX-512 BF16 or AMX), so that bf16 is a gain."""
     return bool(flags() & {"avx512_bf16", "amx_bf16"})
+
+
+def threads(sharers: int = 1) -> int:
+    """How many threads each of so many processes takes: its share of the cores.
+
+    `OMP_NUM_THREADS`, where it is set, is already that. What a library has been told before in this
+    process makes no difference, so that the same work has the same sums.
+    """
+    told = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if told.isdecimal() and int(told):
+        return int(told)
+    usable = getattr(os, "sched_getaffinity", None)
+    cores = len(usable(0)) if usable is not None else os.cpu_count() or 1
+    return max(1, cores // sharers)

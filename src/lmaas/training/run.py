@@ -18,6 +18,7 @@ import msgspec
 from lmaas.errors import CorruptBlob, InvalidInput
 from lmaas.job import CURVES_FILE, METRICS_FILE, RESULT_FOLDER, RUN_FILE, JobEvent
 from lmaas.recipe import ModelChoice, Recipe
+from lmaas.runtime import cpu
 from lmaas.training import card, checkpoint, curves, distributed, learners, loop, memory, problems
 from lmaas.training.base import Boosting, Counted, Facts, Group, Learner, Problem
 from lmaas.training.group import ALONE
@@ -154,7 +155,7 @@ def _group(workers: int, command: list[str]) -> Iterator[Group]:
 def _share_cores(workers: int) -> None:
     """Let each worker's libraries use its share; they read this when they are loaded."""
     if workers > 1:
-        share = str(max(1, (os.cpu_count() or 1) // workers))
+        share = str(cpu.threads(workers))
         for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"):
             os.environ.setdefault(name, share)
 

@@ -16,14 +16,13 @@ import torch
 from lmaas.errors import InvalidInput
 from lmaas.frameworks.base import by_name, takes_keywords
 from lmaas.recipe import Optimizer, Recipe
+from lmaas.runtime import cpu
 from lmaas.tasks import Row
 from lmaas.training.base import Diverged, Feed, Group, Loss
 from lmaas.training.pytorch.losses import summed
 
 WEIGHTS_FILE = "weights.safetensors"
 STATE_FILE = "optimizer.safetensors"
-THREADS = torch.get_num_threads()
-"""Threads that torch was given when the process began."""
 KERNELS = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 """Modules whose `weight` has its outputs on axis 0 and what is summed up on axis 1."""
 
@@ -38,7 +37,7 @@ class PyTorchLearner:
             self._device = torch.device("cuda", group.rank % torch.cuda.device_count())
         else:
             # Sums come out otherwise in the last bits with another number of threads.
-            torch.set_num_threads(max(1, THREADS // group.workers))
+            torch.set_num_threads(cpu.threads(group.workers))
         on_cuda = self._device.type == "cuda"
         self._generator = (
             torch.cuda.default_generators[self._device.index]
