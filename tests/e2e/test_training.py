@@ -56,10 +56,10 @@ def test_a_chat_model_is_made_from_nothing(client: Client, tmp_path: Path) -> No
             "architecture": "qwen3",
             "options": {"hidden": 64, "mlp": 128, "vocabulary": 400, "context": 128},
         },
-        epochs=50,
+        epochs=100,
         evaluation={"every_steps": 60},
         checkpoints={"every_steps": 60},
-        optimizer={"learning_rate": 0.01},
+        optimizer={"learning_rate": 0.005},
         schedule={"name": "cosine", "warmup": 0.1},
         seed=1,
     )
