@@ -6,10 +6,7 @@ trivial guess, what the job measured of the trained model, and what the served a
 The metrics are scikit-learn's.
 """
 
-import argparse
 import csv
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,9 +16,9 @@ import numpy as np
 from sklearn import metrics
 from sklearn.dummy import DummyClassifier, DummyRegressor
 
-import lmaas
+import proof
 from lmaas.client import Client
-from lmaas.recipe import recipe_of
+from proof import check, say, train
 
 Row = dict[str, Any]
 SAME = 1e-4
@@ -59,25 +56,15 @@ class Table(NamedTuple):
 
 def main(doc: str | None, draw: Callable[[int], Table], sizes: tuple[int, int]) -> int:
     """Draw a table of one of two `sizes` (quick, whole), train, serve, check; the exit code."""
-    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="fewer rows and rounds")
-    parser.add_argument("--home", type=Path, help="keep the models here, not in a scratch folder")
-    given = parser.parse_args()
-    table = draw(sizes[0] if given.quick else sizes[1])
-    with tempfile.TemporaryDirectory(prefix="table-") as scratch:
+
+    def prove(client: Client, folder: Path, quick: bool) -> int:
+        table = draw(sizes[0] if quick else sizes[1])
         learned, held = split(table.rows)
         for name, rows in (("learned", learned), ("held", held)):
-            write(Path(scratch) / f"{name}.csv", rows)
-        with lmaas.local(given.home or Path(scratch) / "home") as client:
-            wrong = compare(client, table, Path(scratch), learned, held, quick=given.quick)
-    say(f"{wrong} wrong." if wrong else "All checks hold.")
-    return 1 if wrong else 0
+            write(folder / f"{name}.csv", rows)
+        return compare(client, table, folder, learned, held, quick=quick)
 
-
-def say(text: str) -> None:
-    """A line of the result."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    return proof.main(doc, prove)
 
 
 def split(rows: list[Row]) -> tuple[list[Row], list[Row]]:
@@ -105,7 +92,7 @@ def compare(
     wrong = 0
     for kind, options in MODELS.items():
         name, started = f"{table.name}-{kind}", time.perf_counter()
-        measured = train(client, name, table, folder, options | (QUICK[kind] if quick else {}))
+        measured = learn(client, name, table, folder, options | (QUICK[kind] if quick else {}))
         took = time.perf_counter() - started
         size = sum(f.size_bytes for f in client.model(name).files if f.role == "compiled")
         found = asked(client, name, table, held)
@@ -124,30 +111,15 @@ def line(kind: str, found: dict[str, float], more: str) -> None:
     say(f"  {kind:14} {told}  {more}")
 
 
-def check(what: str, holds: bool) -> int:
-    """Say whether something holds; 1 where it does not."""
-    say(f"    {'ok   ' if holds else 'WRONG'} {what}")
-    return 0 if holds else 1
-
-
-def train(client: Client, name: str, table: Table, folder: Path, options: Row) -> dict[str, float]:
+def learn(client: Client, name: str, table: Table, folder: Path, options: Row) -> dict[str, float]:
     """Run the job; the metrics of the trained model on the held-out rows."""
-    given = {
-        "name": name,
-        "task": "tabular",
-        "data": {
-            "train": str(folder / "learned.csv"),
-            "validation": 0.15,
-            "test": str(folder / "held.csv"),
-            "columns": {"target": table.target},
-        },
+    data = {
+        "train": str(folder / "learned.csv"),
+        "validation": 0.15,
+        "test": str(folder / "held.csv"),
+        "columns": {"target": table.target},
     }
-    job = client.train(recipe_of({**given, **options}))
-    for _ in client.follow_job(job.id):
-        pass
-    job = client.job(job.id)
-    if job.state != "succeeded":
-        raise SystemExit(f"{name}: {job.state}: {job.error}\n{client.job_log(job.id)}")
+    train(client, name=name, task="tabular", data=data, **options)
     found = client.model(name).manifest.metrics
     return {key.removeprefix("test_"): v for key, v in found.items() if key.startswith("test_")}
 
