@@ -4,7 +4,8 @@ Unknown keys are refused; `"auto"` values are resolved when the run starts, and 
 is what a job gives back. This module knows no framework and reads no data.
 """
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -19,6 +20,36 @@ Count = Annotated[int, Meta(ge=1)]
 Positive = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 BelowOne = Annotated[float, Meta(ge=0, lt=1)]
+
+
+ADAM: Final = ("beta1", "beta2", "epsilon")
+READ_BY_OPTIMIZER: Final = {"sgd": ("momentum",), "adam": ADAM, "adamw": ADAM}
+READ_BY_SCHEDULE: Final = {
+    "constant": (),
+    "step": ("every_steps", "gamma"),
+    "exponential": ("every_steps", "gamma"),
+    "polynomial": ("end", "power"),
+    "cosine": ("end", "cycles"),
+    "inverse-sqrt": (),
+    "one-cycle": ("rise", "end"),
+    "plateau": ("gamma", "patience", "min_delta"),
+}
+STRUCTURED: Final = ("sparsity", "scope", "begin", "end", "updates")
+READ_BY_PRUNING: Final = {"magnitude": STRUCTURED, "2:4": ("end",), "structured": STRUCTURED}
+READ_BY_METHOD: Final = {"supervised": ("packing",), "dpo": ("beta",)}
+"""Which fields each choice reads beside those that all read."""
+
+
+def _refuse_unread(
+    record: msgspec.Struct, choice: str, read_by: Mapping[str, Sequence[str]]
+) -> None:
+    """Raise ValueError for a field that is set though `choice` does not read it."""
+    some = {name for names in read_by.values() for name in names}
+    for field in msgspec.structs.fields(record):
+        unread = field.name in some and field.name not in read_by[choice]
+        if unread and getattr(record, field.name) != field.default:
+            told = ", ".join(read_by[choice]) or "none of its kind"
+            raise ValueError(f"{choice} does not read {field.name}; it reads {told}")
 
 
 class ModelChoice(Record, frozen=True, kw_only=True):
@@ -58,6 +89,9 @@ class Optimizer(Record, frozen=True, kw_only=True):
     beta2: BelowOne = 0.999
     epsilon: Positive = 1e-8
 
+    def __post_init__(self) -> None:
+        _refuse_unread(self, self.name, READ_BY_OPTIMIZER)
+
 
 class Schedule(Record, frozen=True, kw_only=True):
     """The learning rate over the steps of a run, after `warmup`: steps, or a share of the run.
@@ -83,6 +117,9 @@ class Schedule(Record, frozen=True, kw_only=True):
     patience: Count = 2
     min_delta: Annotated[float, Meta(ge=0)] = 0.0
 
+    def __post_init__(self) -> None:
+        _refuse_unread(self, self.name, READ_BY_SCHEDULE)
+
 
 class EarlyStopping(Record, frozen=True, kw_only=True):
     """Stop after `patience` evaluations in which `metric` gained no more than `min_delta`."""
@@ -105,11 +142,11 @@ class Transform(Record, frozen=True, kw_only=True):
 class Pruning(Record, frozen=True, kw_only=True):
     """Weights that are taken out while training.
 
-    "magnitude" sets the smallest to zero, "2:4" two of every four neighbours. "structured" takes
-    out whole units and channels: the hidden layers get smaller, and each time the optimizer begins
-    anew. `sparsity`, a share of the weights or of the units, is reached between the shares `begin`
-    and `end` of the run's steps on a cubic curve (Zhu and Gupta, 2017), in `updates` steps; of all
-    layers together, or of each ("layer").
+    "magnitude" sets the smallest to zero, "2:4" two of every four neighbours at `end`. "structured"
+    takes out whole units and channels: the hidden layers get smaller, and each time the optimizer
+    begins anew. `sparsity`, a share of the weights or of the units, is reached between the shares
+    `begin` and `end` of the run's steps on a cubic curve (Zhu and Gupta, 2017), in `updates` steps;
+    of all layers together, or of each ("layer").
     """
 
     method: Literal["magnitude", "2:4", "structured"] = "magnitude"
@@ -118,6 +155,9 @@ class Pruning(Record, frozen=True, kw_only=True):
     begin: Share = 0.0
     end: Share = 0.75
     updates: Count = 10
+
+    def __post_init__(self) -> None:
+        _refuse_unread(self, self.method, READ_BY_PRUNING)
 
 
 class Distribution(Record, frozen=True, kw_only=True):
@@ -158,6 +198,9 @@ class Method(Record, frozen=True, kw_only=True):
     beta: Positive = 0.1
     packing: bool = False
 
+    def __post_init__(self) -> None:
+        _refuse_unread(self, self.type, READ_BY_METHOD)
+
 
 class Recipe(Record, frozen=True, kw_only=True):
     """One training run. `name` is what the model is registered as.
@@ -191,6 +234,20 @@ class Recipe(Record, frozen=True, kw_only=True):
     checkpoints: Checkpoints = Checkpoints()
     evaluation: Evaluation = Evaluation()
     card: str = ""
+
+    def __post_init__(self) -> None:
+        if self.adapter is not None and self.pruning is not None:
+            raise ValueError("an adapter is merged into weights that are not pruned: take one")
+        if self.task != "text-generation":
+            if self.method.packing:
+                raise ValueError(f"{self.task} has no packing")
+            return
+        if self.data.columns:
+            raise ValueError("text-generation reads samples in OpenAI's shape, no data.columns")
+        if self.model.base is not None and (
+            self.model.architecture not in (None, "auto") or self.model.options
+        ):
+            raise ValueError("the base says the architecture and its options: leave them out")
 
 
 def recipe_of(value: object) -> Recipe:

@@ -115,6 +115,27 @@ def test_another_set_of_classes_keeps_all_but_the_head(digits: Path, tmp_path: P
                 assert mine.shape != theirs.shape or bool((mine == theirs).all())
 
 
+def test_a_base_says_what_its_network_and_its_images_are(digits: Path, tmp_path: Path) -> None:
+    told = recipe(digits)
+    problem = problems.open(told, tmp_path / "job")
+    packaged(problem, problem.build("pytorch"), tmp_path / "result", told)
+    own = {"channels": [32, 64, 128]}
+    for change, param in (
+        ({"model": ModelChoice(architecture="vit")}, "model.architecture"),
+        ({"model": ModelChoice(options={"channels": [8]})}, "model.options.channels"),
+        ({"data": {"options": {"height": 16}}}, "data.options.height"),
+        ({"model": ModelChoice(architecture="cnn", options=own)}, None),
+        ({"data": {"options": {"height": "auto", "width": 8}}}, None),
+    ):
+        asked = recipe(digits, **change)
+        if param is None:
+            problems.open(asked, tmp_path / "job", tmp_path / "result")
+            continue
+        with pytest.raises(InvalidInput) as refused:
+            problems.open(asked, tmp_path / "job", tmp_path / "result")
+        assert refused.value.param == param
+
+
 def test_augmentation_depends_on_epoch_and_index_and_mixes_labels(
     digits: Path, tmp_path: Path
 ) -> None:

@@ -1,10 +1,8 @@
 import numpy as np
 import pytest
 
-from lmaas.errors import InvalidInput
 from lmaas.recipe import Pruning
 from lmaas.training.pruning import (
-    Pruner,
     magnitude_masks,
     sparsity_at,
     two_of_four_masks,
@@ -58,9 +56,3 @@ def test_two_of_each_four_inputs_stay() -> None:
     assert mask[:, 8:].all()
     turned = two_of_four_masks({"w": weight.T}, {"w": 0})["w"]
     np.testing.assert_array_equal(turned, mask.T)
-
-
-def test_what_cannot_be_honoured_is_refused() -> None:
-    with pytest.raises(InvalidInput) as refused:
-        Pruner(Pruning(method="2:4", sparsity=0.7), 10)
-    assert refused.value.param == "pruning.sparsity"

@@ -1,6 +1,7 @@
 """When a run has learned what it can: patience, min_delta, mode, and which weights were best."""
 
 import math
+from typing import Literal
 
 import msgspec
 
@@ -10,7 +11,7 @@ from lmaas.recipe import EarlyStopping
 FALLING = ("loss", "perplexity", "rmse", "mae", "log_loss", "wer", "cer")
 
 
-def mode_of(rule: EarlyStopping) -> str:
+def mode_of(rule: EarlyStopping) -> Literal["min", "max"]:
     """Whether less or more of the metric is better; "auto" goes by its name."""
     if rule.mode != "auto":
         return rule.mode

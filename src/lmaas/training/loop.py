@@ -108,12 +108,16 @@ class _Run:
         self._began = 0
         self._last = (0, 0.0, 0.0)
         self._order = np.arange(0)
-        if recipe.early_stopping is not None and not problem.size("validation"):
-            raise InvalidInput(
-                "early_stopping needs held-out samples to look at.",
-                hint="Give data.validation.",
-                param="early_stopping",
-            )
+        for name, wanted in (
+            ("early_stopping", recipe.early_stopping is not None),
+            ("schedule", recipe.schedule.name == "plateau"),
+        ):
+            if wanted and not problem.size("validation"):
+                raise InvalidInput(
+                    f"{name} needs held-out samples to look at.",
+                    hint="Give data.validation.",
+                    param=name,
+                )
 
     def _pruner(self) -> Pruner | Shrinker | None:
         rule, framework = self.recipe.pruning, self.recipe.framework

@@ -96,12 +96,6 @@ class Pruner:
 
     def __init__(self, rule: Pruning, total_steps: int) -> None:
         assert rule.method != "structured"
-        if rule.method == "2:4" and rule.sparsity != 0.5:
-            raise InvalidInput(
-                f"2:4 pruning takes out a half; sparsity is {rule.sparsity}.",
-                hint="Leave sparsity out.",
-                param="pruning.sparsity",
-            )
         self._rule = rule
         self._total = total_steps
         self._updates = update_steps(rule, total_steps)

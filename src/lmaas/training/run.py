@@ -21,6 +21,7 @@ from lmaas.recipe import ModelChoice, Recipe
 from lmaas.runtime import cpu
 from lmaas.training import card, checkpoint, curves, distributed, learners, loop, memory, problems
 from lmaas.training.base import Boosting, Counted, Facts, Group, Learner, Problem
+from lmaas.training.early_stopping import mode_of
 from lmaas.training.group import ALONE
 from lmaas.training.problems.frameworks import framework_of
 
@@ -180,6 +181,9 @@ def resolve(recipe: Recipe, problem: Problem) -> Recipe:
     if optimizer.learning_rate == "auto":
         rate = _learning_rate(recipe, tuned=tuned)
         optimizer = msgspec.structs.replace(optimizer, learning_rate=rate)
+    stopping = recipe.early_stopping
+    if stopping is not None:
+        stopping = msgspec.structs.replace(stopping, mode=mode_of(stopping))
     every = recipe.checkpoints.every_steps
     looks = recipe.evaluation.every_steps
     chosen = getattr(problem, "model", None)
@@ -188,6 +192,7 @@ def resolve(recipe: Recipe, problem: Problem) -> Recipe:
         batch_size=batch,
         epochs=epochs,
         optimizer=optimizer,
+        early_stopping=stopping,
         model=chosen if isinstance(chosen, ModelChoice) else recipe.model,
         checkpoints=msgspec.structs.replace(
             recipe.checkpoints, every_steps=per_epoch if every == "auto" else every

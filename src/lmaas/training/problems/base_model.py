@@ -1,6 +1,8 @@
 """The model that training starts from: a package's, built again and filled with its weights."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -25,11 +27,28 @@ class BaseModel:
                 f"{recipe.task} in {framework}"
             )
         try:
-            told = self.manifest.lineage.recipe["recipe"]["model"]
-            self.model = msgspec.convert(told, ModelChoice)
+            told = self.manifest.lineage.recipe["recipe"]
+            self.model = msgspec.convert(told["model"], ModelChoice)
+            self._read = dict(told["data"]["options"])
         except (KeyError, TypeError, msgspec.ValidationError):
             raise _refused("was not trained here, so its network is not known") from None
         self.folder = folder
+        asked = recipe.model
+        if asked.architecture not in (None, "auto", self.model.architecture):
+            raise InvalidInput(
+                f"The base model is a {self.model.architecture}, not a {asked.architecture}.",
+                hint="Leave model.architecture out.",
+                param="model.architecture",
+            )
+        _require(asked.options, self.model.options, "model.options")
+        self._asked = recipe.data.options
+
+    def read_as(self, **own: Any) -> None:
+        """Raise InvalidInput for a `data.options` of the recipe that differs from the base's.
+
+        `own` is what the base's options were found to be.
+        """
+        _require(self._asked, self._read | own, "data.options", also=self._read)
 
     def fill(self, model: Any, *, head: bool) -> None:
         """Put the base's weights into `model`, a new network like it.
@@ -87,6 +106,23 @@ def _tensorflow(model: Any, source: Path, head: bool) -> None:
 
 
 FILLERS = {"pytorch": _torch, "keras": _keras, "tensorflow": _tensorflow}
+
+
+def _require(
+    asked: Mapping[str, Any],
+    own: Mapping[str, Any],
+    param: str,
+    also: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Raise InvalidInput for the first option asked for that is not the base's own."""
+    for name, value in asked.items():
+        if value != "auto" and all(value != of.get(name, "auto") for of in (own, also)):
+            told = f"; the base's is {own[name]!r}" if name in own else ""
+            raise InvalidInput(
+                f"{param}.{name} is the base model's matter; received {value!r}{told}.",
+                hint="Leave it out.",
+                param=f"{param}.{name}",
+            )
 
 
 def _check(own: dict[str, Any], given: dict[str, Any], skipped: tuple[str, ...]) -> None:

@@ -83,6 +83,8 @@ class ImageClassification(SizedNetwork):
         column = self._splits.columns["image"]
         if self._base is not None and self._base.manifest.signature.image is not None:
             self.image = self._base.manifest.signature.image
+            own = {name: getattr(self.image, name) for name in Options.__struct_fields__}
+            self._base.read_as(**own)
         else:
             layout: Literal["CHW", "HWC"] = "CHW" if self._framework == "pytorch" else "HWC"
             self.image = _spec(self._splits.train.table, column, options, layout)

@@ -66,6 +66,8 @@ class Tabular(SizedNetwork):
         )
         table = self._splits.train.table
         self._base = BaseModel(base, recipe, self._framework) if base is not None else None
+        if self._base is not None:
+            self._base.read_as()
         self.left_out: dict[str, str] = {}
         self.columns = self._fit(table, target, options, base)
         self._features = {

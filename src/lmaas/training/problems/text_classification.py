@@ -89,6 +89,9 @@ class TextClassification(SizedNetwork):
         self._tokenizer = text.Tokenizer(self._path)
         if self._base is not None and self._base.manifest.signature.language is not None:
             self._language = self._base.manifest.signature.language
+            self._base.read_as(
+                max_length=self._language.context_length, vocabulary=self._language.vocabulary_size
+            )
         else:
             self._language = self._measured(options)
         self.model: ModelChoice = msgspec.structs.replace(
