@@ -50,11 +50,11 @@ from lmaas.jobs.results import CheckpointModels, Results
 from lmaas.jobs.runner import Runner
 from lmaas.jobs.store import Jobs
 from lmaas.jobs.webhooks import Webhooks
-from lmaas.language import Delta, Ended, GenerateRequest, Usage
+from lmaas.language import Delta, GenerateRequest, Usage
 from lmaas.placement import sandbox
 from lmaas.placement.waiting import to_end
 from lmaas.recipe import Recipe
-from lmaas.registry.data_files import DataFile, Files, Purpose
+from lmaas.registry.data_files import DataFile, Files
 from lmaas.registry.fsck import FsckReport
 from lmaas.registry.names import check_name
 from lmaas.registry.responses import Responses
@@ -63,7 +63,7 @@ from lmaas.registry.uploads import Upload, Uploads
 from lmaas.runtime.cpu import has_bf16
 from lmaas.runtime.parity import require
 from lmaas.serving.cache import ResponseCache, key_of
-from lmaas.serving.generation import Generation, check_language, encode_request
+from lmaas.serving.generation import Answered, Generation, check_language, encode_request
 from lmaas.serving.http_client import check_url
 from lmaas.serving.metrics import Metrics
 from lmaas.serving.outside import Outside
@@ -71,7 +71,7 @@ from lmaas.serving.plan import machine_budget_bytes
 from lmaas.serving.pool import Pool
 from lmaas.serving.precision import choose_precision
 from lmaas.serving.router import Router
-from lmaas.serving.variant import choose_variant, require_small_rise
+from lmaas.serving.variant import require_small_rise
 from lmaas.types import (
     Answer,
     CompressOptions,
@@ -97,6 +97,8 @@ from lmaas.types import (
 
 JOBS_FOLDER = "jobs"
 DATA_FILES = ("train", "validation", "test")
+CHECK_MEMORY_BYTES = 4 << 30
+"""Memory bound of the check of a data file: several times the longest line that is read."""
 FOLLOW_S = 0.2
 MAX_LOG_BYTES = 1 << 20
 
@@ -298,7 +300,7 @@ class Service:
         version = self.router.resolve(key.tenant, ref)
         check_language(version)
         payload = Payload(format="generate", body=encode_request(request))
-        kept_as = self._cache_key(version, request, cache)
+        kept_as = await self._cache_key(version, request, cache)
         ended = None if kept_as is None else await self.cache.get(kept_as)
         prompt, most = (0, 0) if ended else await self._most_tokens(key, ref, version, request)
         admission = self.ledger.admit(
@@ -313,7 +315,7 @@ class Service:
             version,
             admission.end,
             self.metrics,
-            None if kept_as is None else partial(self._keep, kept_as),
+            None if kept_as is None else partial(self._keep, request),
         )
         generation.headers += admission.headers
         if kept_as is not None:
@@ -341,7 +343,7 @@ class Service:
             answer = max(0, spec.context_length - prompt) if spec is not None else 0
         return prompt, prompt + answer * request.choices
 
-    def _cache_key(
+    async def _cache_key(
         self, version: ModelVersion, request: GenerateRequest, wanted: bool | None
     ) -> bytes | None:
         """Under which key the answer is kept; None when it is not."""
@@ -355,12 +357,12 @@ class Service:
                 hint="Set temperature to 0, or give a seed.",
                 param="cache",
             )
-        settings = self.settings
-        variant, _ = choose_variant(version, settings.variant)
-        return key_of(version, f"{settings.engine} {settings.precision} {variant}", request)
+        return key_of(version, await self.pool.form(version), request)
 
-    def _keep(self, key: bytes, ended: Ended, deltas: list[Delta]) -> None:
-        task = asyncio.ensure_future(self.cache.put(key, ended, deltas))
+    def _keep(self, request: GenerateRequest, answered: Answered, deltas: list[Delta]) -> None:
+        # Not under the key that was looked for: since then, another form may have taken over.
+        key = key_of(answered.version, answered.form, request)
+        task = asyncio.ensure_future(self.cache.put(key, answered.ended, deltas))
         self._keeping.add(task)
         task.add_done_callback(self._keeping.discard)
 
@@ -567,9 +569,10 @@ class Service:
     ) -> Variant:
         """Make a smaller form of a language model, measure it, and register it.
 
-        `heard` is told how far it is, in a thread of its own. It is served from the model's next
-        load on, if the setting `variant` allows. Raises ParityFailed, with nothing registered, when
-        the perplexity rises by more than `options.max_drop`.
+        `heard` is told how far it is, in a thread of its own. Where it is the best form that the
+        setting `variant` allows, it takes over from a loaded one within seconds. Raises
+        ParityFailed, with nothing registered, when the perplexity rises by more than
+        `options.max_drop`.
         """
         version = self.router.resolve(tenant, ref)
         spec = version.manifest.signature.language
@@ -811,17 +814,44 @@ class Service:
 
     # Data files
 
-    def add_file(self, tenant: str, source: Path, *, purpose: Purpose) -> DataFile:
-        """Take over a file of this home's device as training data."""
-        return self.files.add(tenant, source, purpose=purpose)
+    async def add_file(self, tenant: str, source: Path) -> DataFile:
+        """Check a file of this home's device and take it over as training data.
+
+        Raises InvalidInput, with the line, for what no task can read.
+        """
+        stop = threading.Event()
+        await to_end(asyncio.to_thread(self._check_file, source, stop), stop)
+        add = asyncio.to_thread(self.files.add, tenant, source, purpose="fine-tune")
+        return await to_end(add)
 
     async def complete_upload(
         self, tenant: str, upload_id: str, part_ids: Sequence[str], *, md5: str | None = None
     ) -> Upload:
         """Make a data file of an upload's parts. Raises NotFound, Conflict, InvalidInput."""
+        stop = threading.Event()
         with self.scratch("upload") as scratch:
-            work = partial(self.uploads.complete, tenant, upload_id, part_ids, scratch, md5=md5)
-            return await to_end(asyncio.to_thread(work))
+            work = partial(
+                self.uploads.complete,
+                tenant,
+                upload_id,
+                part_ids,
+                scratch,
+                md5=md5,
+                check=partial(self._check_file, stop=stop),
+            )
+            return await to_end(asyncio.to_thread(work), stop)
+
+    def _check_file(self, path: Path, stop: threading.Event) -> None:
+        """Look through a data file in a sandboxed child."""
+        with self.scratch("check") as scratch:
+            self._run_child(
+                "lmaas.data.checking",
+                {"path": str(path)},
+                scratch,
+                memory_bytes=min(CHECK_MEMORY_BYTES, self.settings.compile_memory_bytes),
+                work=f"Checking {path.name}",
+                stop=stop,
+            )
 
     def list_files(self, tenant: str) -> list[DataFile]:
         """All data files of `tenant`, newest first."""
@@ -965,17 +995,28 @@ class Service:
         heard: Callable[[bytes], None] | None = None,
     ) -> bytes:
         stop = threading.Event()
-        return await to_end(
-            asyncio.to_thread(
-                sandbox.run_child,
-                module,
-                msgspec.json.encode(request),
-                scratch=scratch,
-                timeout_s=self.settings.compile_timeout_s,
-                memory_bytes=self.settings.compile_memory_bytes,
-                disk_bytes=self.settings.compile_disk_bytes,
-                stop=stop,
-                heard=heard,
-            ),
-            stop,
+        work = partial(self._run_child, module, request, scratch, stop=stop, heard=heard)
+        return await to_end(asyncio.to_thread(work), stop)
+
+    def _run_child(
+        self,
+        module: str,
+        request: object,
+        scratch: Path,
+        *,
+        memory_bytes: int | None = None,
+        work: str = "Compiling",
+        stop: threading.Event,
+        heard: Callable[[bytes], None] | None = None,
+    ) -> bytes:
+        return sandbox.run_child(
+            module,
+            msgspec.json.encode(request),
+            scratch=scratch,
+            timeout_s=self.settings.compile_timeout_s,
+            memory_bytes=memory_bytes or self.settings.compile_memory_bytes,
+            disk_bytes=self.settings.compile_disk_bytes,
+            work=work,
+            stop=stop,
+            heard=heard,
         )

@@ -1,6 +1,7 @@
 """OpenAI's fine-tuning and files with its own client: upload, train, watch, call."""
 
 import json
+import pickle
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +55,34 @@ def test_files_are_kept_listed_read_and_deleted(client: openai.OpenAI) -> None:
         client.files.content(second)
     with pytest.raises(openai.BadRequestError, match="purpose"):
         client.files.create(file=("a.csv", b"a"), purpose="vision")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("chats.jsonl", b'{"messages": []}\n{"messages": [}\n', "chats.jsonl, line 2 "),
+        ("patients.csv", b"age,outcome\n1,ill\n2\n", "patients.csv, line 3"),
+        ("patients.csv", b"", "patients.csv is empty"),
+        ("patients.csv", pickle.dumps([1]), "pickle"),
+        ("setup.exe", b"MZ\x90\x00", "no kind that is read"),
+    ],
+)
+def test_a_bad_file_is_refused_with_its_line(
+    client: openai.OpenAI, name: str, content: bytes, told: str
+) -> None:
+    before = list(client.files.list())
+    with pytest.raises(openai.BadRequestError, match=told) as refused:
+        client.files.create(file=(name, content), purpose="fine-tune")
+    assert refused.value.param == "file"
+    if content:
+        begun = client.uploads.create(
+            bytes=len(content), filename=name, mime_type="text/plain", purpose="fine-tune"
+        )
+        part = client.uploads.parts.create(begun.id, data=content)
+        with pytest.raises(openai.BadRequestError, match=told):
+            client.uploads.complete(begun.id, part_ids=[part.id])
+        assert client.uploads.cancel(begun.id).status == "cancelled"
+    assert list(client.files.list()) == before
 
 
 def test_uploaded_data_become_a_model_that_is_trained_on(
@@ -198,13 +227,13 @@ def test_a_job_is_paused_resumed_and_cancelled(client: openai.OpenAI) -> None:
 def test_bad_data_are_the_jobs_error(client: openai.OpenAI) -> None:
     job = client.fine_tuning.jobs.create(
         model="new:auto",
-        training_file=upload(client, "age,outcome\n1,ill\n2\n"),
+        training_file=upload(client, "age,outcome\n1,ill\n2,\n"),
         extra_body={"recipe": RECIPE},
     )
     done = wait(client, job.id)
     assert done.status == "failed"
     assert done.fine_tuned_model is None
-    assert "3" in done.error.message
+    assert "patients.csv, line 3" in done.error.message
 
 
 def test_callers_may_not_train(server_of_jobs: Running) -> None:

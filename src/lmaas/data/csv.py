@@ -24,15 +24,47 @@ FORMULA: Final = re.compile(
 
 def convert(source: Path, target: Path) -> None:
     """Write `source` as an Arrow file of texts. Raises InvalidInput naming the line."""
+    names, rows = _opened(source)
+    fields = [pa.field(name, pa.string()) for name in names]
+    schema = pa.schema([*fields, pa.field(table.LINE, pa.int64())])
+    table.write(target, schema, _batches(names, schema, rows))
+
+
+def check(source: Path) -> None:
+    """Raise InvalidInput, naming the line, for what `convert` would refuse."""
+    _, rows = _opened(source)
+    if not sum(1 for _ in rows):
+        raise InvalidInput(f"{source.name} holds no samples.", param="data")
+
+
+def _opened(source: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """The columns' names, and the rows below them, each checked."""
     rows = _rows(source)
-    _, header = next(rows, (0, None))
+    at, header = next(rows, (0, None))
     if header is None:
         raise InvalidInput(f"{source.name} holds no samples.", param="data")
     names = [name.strip() for name in header]
-    table.check_columns(names, f"{source.name}, line 1")
-    fields = [pa.field(name, pa.string()) for name in names]
-    schema = pa.schema([*fields, pa.field(table.LINE, pa.int64())])
-    table.write(target, schema, _batches(source.name, names, schema, rows))
+    table.check_columns(names, f"{source.name}, line {at}")
+    return names, _checked(source.name, names, rows)
+
+
+def _checked(
+    file: str, names: list[str], rows: Iterator[tuple[int, list[str]]]
+) -> Iterator[tuple[int, list[str]]]:
+    for number, row in rows:
+        if len(row) != len(names):
+            raise InvalidInput(
+                f"{file}, line {number}: {len(row)} cells; the header has {len(names)} columns.",
+                param="data",
+            )
+        for name, cell in zip(names, row, strict=True):
+            if cell and FORMULA.match(cell):
+                raise InvalidInput(
+                    f"{file}, line {number}: {name!r} holds a formula, {cell[:40]!r}.",
+                    hint="Export the values, not the formulas.",
+                    param="data",
+                )
+        yield number, row
 
 
 def _rows(source: Path) -> Iterator[tuple[int, list[str]]]:
@@ -66,7 +98,7 @@ def _rows(source: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _batches(
-    file: str, names: list[str], schema: pa.Schema, rows: Iterator[tuple[int, list[str]]]
+    names: list[str], schema: pa.Schema, rows: Iterator[tuple[int, list[str]]]
 ) -> Iterator[pa.RecordBatch]:
     held: list[list[str]] = []
     numbers: list[int] = []
@@ -80,18 +112,6 @@ def _batches(
 
     most = max(1, table.BATCH_ROWS * 16 // max(16, len(names)))
     for number, row in rows:
-        if len(row) != len(names):
-            raise InvalidInput(
-                f"{file}, line {number}: {len(row)} cells; the header has {len(names)} columns.",
-                param="data",
-            )
-        for name, cell in zip(names, row, strict=True):
-            if cell and FORMULA.match(cell):
-                raise InvalidInput(
-                    f"{file}, line {number}: {name!r} holds a formula, {cell[:40]!r}.",
-                    hint="Export the values, not the formulas.",
-                    param="data",
-                )
         held.append(row)
         numbers.append(number)
         if len(held) >= most:

@@ -38,6 +38,12 @@ def convert(source: Path, target: Path) -> None:
     table.write(target, schema, _batches(source, schema, columns.kinds))
 
 
+def check(source: Path) -> None:
+    """Raise InvalidInput, naming the line, for what no task reads; columns are not looked at."""
+    if not sum(bool(row) for _, row in _rows(source)):
+        raise InvalidInput(f"{source.name} holds no samples.", param="data")
+
+
 class _Columns:
     """What is known of the columns after some lines."""
 

@@ -1,6 +1,7 @@
 """Parquet files, row group by row group."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,12 +13,25 @@ from lmaas.errors import InvalidInput
 
 def convert(source: Path, target: Path) -> None:
     """Write `source` as an Arrow file. Raises InvalidInput for a damaged file or column."""
+    with _opened(source) as (schema, batches):
+        table.write(target, schema, batches)
+
+
+def check(source: Path) -> None:
+    """Read all of `source`. Raises InvalidInput for what `convert` would refuse."""
+    with _opened(source) as (_, batches):
+        if not sum(batch.num_rows for batch in batches):
+            raise InvalidInput(f"{source.name} holds no samples.", param="data")
+
+
+@contextmanager
+def _opened(source: Path) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
     try:
         with pq.ParquetFile(source) as file:
             given = file.schema_arrow.remove_metadata()
             table.check_columns(given.names, source.name)
             schema = pa.schema([_field(source, field) for field in given])
-            table.write(target, schema, _batches(file, schema))
+            yield schema, _batches(file, schema)
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise

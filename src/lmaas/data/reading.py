@@ -2,24 +2,36 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from lmaas.data import csv, images, jsonl, parquet
 from lmaas.data.table import Table, digest_of, mapped
 from lmaas.errors import InvalidInput
 
-CONVERTERS: Final[dict[str, tuple[Callable[[Path, Path], None], str]]] = {
-    ".jsonl": (jsonl.convert, "line"),
-    ".ndjson": (jsonl.convert, "line"),
-    ".csv": (csv.convert, "line"),
-    ".tsv": (csv.convert, "line"),
-    ".parquet": (parquet.convert, "row"),
+
+class Reader(NamedTuple):
+    """What makes an Arrow file of a kind of file, what only looks, and what a place is called."""
+
+    convert: Callable[[Path, Path], None]
+    check: Callable[[Path], None]
+    unit: str
+
+
+JSONL: Final = Reader(jsonl.convert, jsonl.check, "line")
+CSV: Final = Reader(csv.convert, csv.check, "line")
+READERS: Final = {
+    ".jsonl": JSONL,
+    ".ndjson": JSONL,
+    ".csv": CSV,
+    ".tsv": CSV,
+    ".parquet": Reader(parquet.convert, parquet.check, "row"),
 }
 MAGIC: Final = {
     b"PAR1": "Parquet", b"PK\x03\x04": "a zip", b"PK\x05\x06": "a zip", b"\x1f\x8b": "gzip",
     b"\x89PNG": "a PNG image", b"\xff\xd8\xff": "a JPEG image", b"%PDF": "a PDF",
     b"\x89HDF": "HDF5", b"\x93NUMPY": "a numpy file", b"\xd0\xcf\x11\xe0": "an old Office file",
-    b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"7z\xbc\xaf": "7z", b"SQLite format 3": "SQLite",
+    b"\x7fELF": "a program", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"7z\xbc\xaf": "7z",
+    b"SQLite format 3": "SQLite",
 }  # fmt: skip
 PICKLES: Final = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".npy", ".npz")
 KNOWN: Final = "JSONL (.jsonl), CSV (.csv, .tsv), Parquet (.parquet), a folder or zip of images"
@@ -32,6 +44,35 @@ def read(path: Path, folder: Path) -> Table:
     """
     if path.is_dir():
         return images.read_folder(path)
+    suffix = suffix_of(path)
+    if suffix == ".zip":
+        return images.read_zip(path)
+    reader = READERS[suffix]
+    digest = digest_of(path)
+    arrow = folder / f"{digest}{suffix}.arrow"
+    if not arrow.exists():
+        reader.convert(path, arrow)
+    return Table(mapped(arrow), name=path.name, digest=digest, unit=reader.unit)
+
+
+def check(path: Path) -> None:
+    """Look through the file at `path`, all of it. Nothing is written.
+
+    Raises InvalidInput, with the line, for what no task can read; what its columns and images must
+    be is a task's to say.
+    """
+    suffix = suffix_of(path)
+    if suffix == ".zip":
+        images.read_zip(path)
+    else:
+        READERS[suffix].check(path)
+
+
+def suffix_of(path: Path) -> str:
+    """Which kind a file is: its name's end, in lower case, if its first bytes agree.
+
+    Raises InvalidInput for what is missing, empty, unknown or something else than it says.
+    """
     if not path.is_file():
         raise InvalidInput(f"There is no data at {path}.", param="data")
     suffix, kind = path.suffix.lower(), _kind(path)
@@ -42,7 +83,7 @@ def read(path: Path, folder: Path) -> Table:
             param="data",
         )
     wanted = {".zip": "a zip", ".parquet": "Parquet"}.get(suffix)
-    if suffix != ".zip" and suffix not in CONVERTERS:
+    if suffix != ".zip" and suffix not in READERS:
         raise InvalidInput(f"{path.name} is of no kind that is read: {KNOWN}.", param="data")
     if kind != wanted:
         raise InvalidInput(
@@ -50,14 +91,7 @@ def read(path: Path, folder: Path) -> Table:
             hint="Unpack it, or give it the name of what it is.",
             param="data",
         )
-    if suffix == ".zip":
-        return images.read_zip(path)
-    convert, unit = CONVERTERS[suffix]
-    digest = digest_of(path)
-    arrow = folder / f"{digest}{suffix}.arrow"
-    if not arrow.exists():
-        convert(path, arrow)
-    return Table(mapped(arrow), name=path.name, digest=digest, unit=unit)
+    return suffix
 
 
 def _kind(path: Path) -> str | None:

@@ -48,7 +48,11 @@ class DeletedFile(Record, frozen=True, kw_only=True):
 
 
 async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
-    """Upload a file: a form with the part `file` and the field `purpose`, "fine-tune"."""
+    """Upload a file: a form with the part `file` and the field `purpose`, "fine-tune".
+
+    JSONL, CSV, Parquet or zipped folders of images, looked through to the end: what is wrong is
+    told with its line, and nothing is kept.
+    """
     kind = exchange.headers.get(b"content-type", b"")
     with service.scratch("upload") as scratch:
         with closing(Form(kind, scratch, "purpose")) as form:
@@ -56,9 +60,7 @@ async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> 
         source, purpose = form.alone()
         if purpose not in get_args(Purpose):
             raise InvalidInput(f"purpose is fine-tune; received {purpose[:50]!r}.", param="purpose")
-        record = await asyncio.to_thread(
-            service.add_file, exchange.tenant, source, purpose="fine-tune"
-        )
+        record = await service.add_file(exchange.tenant, source)
     exchange.send_json(object_of(record))
 
 

@@ -91,7 +91,10 @@ async def add_part(service: Service, exchange: Exchange, path: dict[str, str]) -
 
 
 async def complete(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
-    """Make a data file of the parts."""
+    """Make a data file of the parts, looked through as `/v1/files` does.
+
+    If something is wrong with it, the upload stays what it was.
+    """
     body = read(await exchange.body(MAX_BODY_BYTES), CompleteBody)
     upload = await service.complete_upload(exchange.tenant, path["id"], body.part_ids, md5=body.md5)
     exchange.send_json(_told(upload))

@@ -54,9 +54,9 @@ def main(module: str, scratch: Path) -> None:
         bounded = error.errno == errno.EFBIG
         told = ChildError(
             code=PayloadTooLarge.code if bounded else StorageFull.code,
-            message=f"Compiling wrote more than {bounds.disk_bytes} bytes."
+            message=f"{bounds.work} wrote more than {bounds.disk_bytes} bytes."
             if bounded
-            else f"No space left while a model was compiled: {error.strerror}.",
+            else f"{bounds.work} found no space left: {error.strerror}.",
             hint="Raise compile_disk_bytes."
             if bounded
             else "Free space on the device of LMAAS_HOME.",
@@ -65,7 +65,7 @@ def main(module: str, scratch: Path) -> None:
     except MemoryError:
         told = ChildError(
             code="does_not_fit",
-            message=f"Compiling needs more than {bounds.memory_bytes >> 20} MiB.",
+            message=f"{bounds.work} needs more than {bounds.memory_bytes >> 20} MiB.",
             hint="Raise compile_memory_bytes.",
         )
         (scratch / "error.json").write_bytes(msgspec.json.encode(told))

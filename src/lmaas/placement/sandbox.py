@@ -33,6 +33,8 @@ class Bounds(Record, frozen=True, kw_only=True):
     memory_bytes: int
     disk_bytes: int
     timeout_s: float
+    work: str = "Compiling"
+    """What errors call it."""
 
 
 class ChildError(Record, frozen=True, kw_only=True):
@@ -52,16 +54,19 @@ def run_child(
     timeout_s: float,
     memory_bytes: int,
     disk_bytes: int,
+    work: str = "Compiling",
     stop: threading.Event | None = None,
     heard: Callable[[bytes], None] | None = None,
 ) -> bytes:
-    """The reply of `module.run(request)`, run in a sandboxed child.
+    """The reply of `module.run(request)`, run in a sandboxed child; errors call it `work`.
 
     Raises the child's own LMaaSError, TimedOut or PayloadTooLarge when it reaches a bound, and
     InvalidInput with the end of its log when it dies; Cancelled soon after `stop` is set.
     `heard` is told each line that the child writes into `scratch`/progress.
     """
-    bounds = Bounds(memory_bytes=memory_bytes, disk_bytes=disk_bytes, timeout_s=timeout_s)
+    bounds = Bounds(
+        memory_bytes=memory_bytes, disk_bytes=disk_bytes, timeout_s=timeout_s, work=work
+    )
     (scratch / "bounds.json").write_bytes(msgspec.json.encode(bounds))
     (scratch / "request.json").write_bytes(request)
     environment = {name: os.environ[name] for name in KEEP if name in os.environ}
@@ -102,15 +107,15 @@ def _wait(
             if heard is not None:
                 told = _listen(scratch / PROGRESS, told, heard)
             if stop is not None and stop.is_set():
-                raise Cancelled("Nobody waits for this model any more.") from None
+                raise Cancelled(f"{bounds.work}: nobody waits for it any more.") from None
             if time.monotonic() > deadline:
                 raise TimedOut(
-                    f"Compiling took longer than {bounds.timeout_s:g} s.",
+                    f"{bounds.work} took longer than {bounds.timeout_s:g} s.",
                     hint="Raise compile_timeout_s.",
                 ) from None
             if _size(scratch) > bounds.disk_bytes:
                 raise PayloadTooLarge(
-                    f"Compiling wrote more than {bounds.disk_bytes} bytes.",
+                    f"{bounds.work} wrote more than {bounds.disk_bytes} bytes.",
                     hint="Raise compile_disk_bytes.",
                 ) from None
         else:
@@ -145,7 +150,7 @@ def _reply(child: subprocess.Popen[bytes], scratch: Path, bounds: Bounds) -> byt
     code = child.returncode
     how = f"signal {signal.Signals(-code).name}" if code < 0 else f"code {code}"
     raise InvalidInput(
-        f"The model could not be loaded: the loading process ended with {how}. {tail}".strip(),
+        f"{bounds.work} failed: its process ended with {how}. {tail}".strip(),
         hint=f"It had {bounds.memory_bytes >> 20} MiB (compile_memory_bytes).",
     )
 

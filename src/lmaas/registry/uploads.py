@@ -149,11 +149,13 @@ class Uploads:
         scratch: Path,
         *,
         md5: str | None = None,
+        check: Callable[[Path], None] = lambda whole: None,
     ) -> Upload:
         """Make one data file of the parts in this order; asked again, the same answer.
 
-        It is put together in `scratch`, a folder of this home's device. Raises NotFound, Conflict
-        when the upload has ended otherwise, InvalidInput when the parts are not all its bytes.
+        It is put together in `scratch`, a folder of this home's device, and kept if `check` raises
+        nothing. Raises NotFound, Conflict when the upload has ended otherwise, InvalidInput when
+        the parts are not all its bytes.
         """
         before = self.get(tenant, upload_id)
         if before.status == "completed":
@@ -179,6 +181,7 @@ class Uploads:
                 raise InvalidInput(
                     f"The file's MD5 is {found}; expected was {md5[:100]!r}.", param="md5"
                 )
+            check(whole)
             file = self._files.add(tenant, whole, purpose=upload.purpose)
             return self._end(upload, "completed", file)
 
