@@ -40,3 +40,16 @@ def test_keras_on_torch(tmp_path: Path) -> None:
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "torch passes\n"
+
+
+def test_keras_learns_on_torch() -> None:
+    argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "keras"]
+    done = subprocess.run(
+        [*argv, str(Path(__file__).with_name("test_learners.py"))],
+        env={**os.environ, "KERAS_BACKEND": "torch"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout

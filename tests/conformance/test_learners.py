@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from learner_kit import CLASSES, MODELS, Points, equal, learner, recipe
+from learner_kit import CLASSES, FEATURES, HIDDEN, MODELS, Points, equal, learner, recipe
 from lmaas.recipe import TrainingFramework
 from lmaas.training.base import Diverged, Feed, Loss
 from lmaas.training.learners import LEARNERS
@@ -123,8 +123,8 @@ def test_masked_weights_stay_zero(framework: TrainingFramework) -> None:
     for name in names:
         assert (after[name][~masks[name]] == 0).all()
         assert (after[name][masks[name]] != 0).all()
-        sizes = sorted(weights[name].shape)
-        assert weights[name].shape[this.input_axis(name)] in sizes
+    summed_over = sorted(weights[name].shape[this.input_axis(name)] for name in names)
+    assert summed_over == sorted((FEATURES, HIDDEN))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -109,10 +109,13 @@ def test_a_paused_run_of_workers_goes_on_bit_for_bit(
     assert equal(whole.weights(), resumed.weights())
 
 
-def test_a_killed_worker_ends_the_run_with_its_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_a_killed_worker_ends_the_run_with_its_name(
+    framework: TrainingFramework, tmp_path: Path
+) -> None:
     given = {"plain": True, "epochs": 1000}
     with pytest.raises(Unavailable, match="Worker 2 of 2 was ended by SIGKILL"):
-        together("pytorch", tmp_path, 2, given, "Mortal")
+        together(framework, tmp_path, 2, given, "Mortal")
 
 
 def test_workers_end_with_the_one_that_leads(tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ import pytest
 
 from learner_kit import Points, equal, learner, recipe
 from lmaas.errors import InvalidInput
-from lmaas.recipe import EarlyStopping
+from lmaas.recipe import EarlyStopping, TrainingFramework
 from lmaas.training.base import Feed
 from lmaas.training.early_stopping import Watch
+from lmaas.training.learners import LEARNERS
 from lmaas.training.loop import train
 
 
@@ -67,10 +68,13 @@ class Known(Points):
         return Told()
 
 
+@pytest.mark.parametrize("framework", LEARNERS)
 @pytest.mark.parametrize("restore", [True, False])
-def test_the_best_weights_come_back(tmp_path: Path, restore: bool) -> None:
+def test_the_best_weights_come_back(
+    framework: TrainingFramework, tmp_path: Path, restore: bool
+) -> None:
     rule = {"metric": "accuracy", "patience": 2, "restore_best": restore}
-    given = recipe(epochs=20, early_stopping=rule)
+    given = recipe(framework, epochs=20, early_stopping=rule)
     this = learner(given)
     seen = []
     evaluate = this.evaluate
@@ -90,7 +94,8 @@ def test_the_best_weights_come_back(tmp_path: Path, restore: bool) -> None:
     assert equal(this.weights(), expected)
 
 
-def test_it_needs_something_to_look_at(tmp_path: Path) -> None:
-    given = recipe(early_stopping={})
+@pytest.mark.parametrize("given", [{"early_stopping": {}}, {"schedule": {"name": "plateau"}}])
+def test_it_needs_something_to_look_at(given: dict[str, Any], tmp_path: Path) -> None:
+    made = recipe(**given)
     with pytest.raises(InvalidInput, match="held-out"):
-        train(Points(held_out=0), learner(given), given, tmp_path, lambda _: None)
+        train(Points(held_out=0), learner(made), made, tmp_path, lambda _: None)

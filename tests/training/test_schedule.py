@@ -26,6 +26,10 @@ def values(**given: object) -> list[float]:
          lambda t, n: 0.1 + 0.45 * (1 + math.cos(math.pi * t / n))),
         ({"name": "cosine", "cycles": 4},
          lambda t, n: 0.5 * (1 + math.cos(math.pi * ((4 * t / n) % 1)))),
+        ({"name": "one-cycle", "rise": 0.25, "end": 0.02},
+         lambda t, n: 0.52 - 0.48 * math.cos(4 * math.pi * t / n) if t / n < 0.25
+         else 0.51 + 0.49 * math.cos(math.pi * (t / n - 0.25) / 0.75)),
+        ({"name": "plateau"}, lambda t, n: 1.0),
     ],
 )  # fmt: skip
 def test_every_step_has_the_closed_forms_value(given: dict, form: object, warm: int) -> None:  # type: ignore[type-arg]
@@ -37,11 +41,13 @@ def test_every_step_has_the_closed_forms_value(given: dict, form: object, warm: 
         assert told[step] == pytest.approx(form(step - warm, TOTAL - warm), abs=1e-12)
 
 
-def test_inverse_square_root_meets_its_warm_up() -> None:
-    told = values(name="inverse-sqrt", warmup=50.0)
-    for step in range(50, TOTAL):
-        assert told[step] == pytest.approx(math.sqrt(50 / step))
-    assert told[50] == 1.0
+@pytest.mark.parametrize("warm", [1, 20, 50])
+def test_inverse_square_root_meets_its_warm_up(warm: int) -> None:
+    told = values(name="inverse-sqrt", warmup=float(warm) if warm > 1 else 0.0)
+    first = warm if warm > 1 else 0
+    for step in range(first, TOTAL):
+        assert told[step] == pytest.approx(math.sqrt(warm / (warm + step - first)))
+    assert told[first] == 1.0
 
 
 def test_one_cycle_rises_and_falls() -> None:

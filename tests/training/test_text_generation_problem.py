@@ -1,4 +1,5 @@
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from checkpoints import make_qwen3
 from lmaas.errors import InvalidInput
 from lmaas.recipe import Recipe, recipe_of
 from lmaas.runtime.language.tokens import Tokens
+from lmaas.training import problems
 from lmaas.training.base import IGNORED, Facts, Feed
 from lmaas.training.problems.text_generation import TextGeneration
 
@@ -22,6 +24,15 @@ def chat(question: str, answer: str) -> dict[str, Any]:
             {"role": "user", "content": question},
             {"role": "assistant", "content": answer},
         ]
+    }
+
+
+def pair(question: str, preferred: str, other: str) -> dict[str, Any]:
+    asked, good = chat(question, preferred)["messages"]
+    return {
+        "input": {"messages": [asked]},
+        "preferred_output": [good],
+        "non_preferred_output": [chat("", other)["messages"][1]],
     }
 
 
@@ -74,7 +85,7 @@ def test_only_answers_are_learned_and_the_turns_end(tmp_path: Path) -> None:
     both = write(tmp_path / "both.jsonl", [chat("new", "one"), chat(*QUESTIONS[5])])
     again = problem(tmp_path, base, data={"validation": str(both)})
     assert again.facts()["overlap"] == {
-        "validation": {"samples": 1, "places": ["both.jsonl, sample 2"]}
+        "validation": {"samples": 1, "places": ["both.jsonl, line 2"]}
     }
 
 
@@ -180,7 +191,7 @@ def test_a_new_model_has_a_vocabulary_of_its_data(tmp_path: Path) -> None:
         ({"question": "a"}, "line 2.*question"),
         (chat("a", "b") | {"more": 1}, "line 2.*more"),
         ([1], "line 2"),
-        (chat("hello " * 400, "b"), "sample 2 has .* tokens; the model takes 512"),
+        (chat("hello " * 400, "b"), "train.jsonl, line 2 has .* tokens; the model takes 512"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, row: Any, told: str) -> None:
@@ -188,6 +199,48 @@ def test_a_bad_line_is_named(tmp_path: Path, row: Any, told: str) -> None:
     train = write(tmp_path / "train.jsonl", [chat("a", "b"), row])
     with pytest.raises(InvalidInput, match=told):
         TextGeneration(recipe(train, data={"validation": 0.0}), tmp_path, base)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize("method", ["supervised", "dpo"])
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("none.jsonl", None, "There is no data at .*none.jsonl"),
+        ("folder", None, "folder is a folder; language models learn from JSONL"),
+        ("a.csv", b"prompt,completion\na,b\n", "a.csv is csv; .* JSONL"),
+        ("a.parquet", b"PAR1...PAR1", "a.parquet is parquet; .* JSONL"),
+        ("a.jsonl", b"PAR1...PAR1", "says that it is jsonl, but it is Parquet"),
+        ("a.jsonl", pickle.dumps([1]), "a.jsonl is or may be a pickle"),
+        ("a.jsonl", b"", "a.jsonl is empty"),
+        ("a.jsonl", b"\n\n", "a.jsonl holds no samples"),
+        ("a.jsonl", b'{"text": ' + b"[" * 100_000, "line 1: it is nested too deeply"),
+    ],
+)
+def test_data_that_is_no_jsonl_is_told_as_what_it_is(
+    tmp_path: Path, split: str, method: str, name: str, content: bytes | None, told: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    base = make_qwen3(tmp_path / "base")
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    good = write(
+        tmp_path / "good.jsonl", [pair("a", "b", "c") if method == "dpo" else chat("a", "b")]
+    )
+    files = {"train": str(good), split: str(tmp_path / name)}
+    with pytest.raises(InvalidInput, match=told) as refused:
+        problems.open(recipe(good, data=files, method={"type": method}), tmp_path / "job", base)
+    assert refused.value.param == "data"
+
+
+def test_the_same_file_to_learn_from_and_to_check_on_is_refused(tmp_path: Path) -> None:
+    base = make_qwen3(tmp_path / "base")
+    for name in ("train.jsonl", "copy.jsonl"):
+        write(tmp_path / name, [chat(q, a) for q, a in QUESTIONS])
+    for split, name in (("validation", "train.jsonl"), ("test", "copy.jsonl")):
+        with pytest.raises(InvalidInput, match="the same data as data.train") as refused:
+            problem(tmp_path, base, data={split: str(tmp_path / name)})
+        assert refused.value.param == f"data.{split}"
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,8 @@ class KerasOnTorch(PyTorchLearner):
         return by_name(call(self.model, inputs, training=bool(self._training)))
 
     def _draw_anew(self) -> None:
+        # Dropout draws from torch's own generator, whatever Keras's seeds are.
+        super()._draw_anew()
         for number, variable in enumerate(self._random):
             state = state_of(self._seed, self._steps, self._group.rank, number, variable.shape[0])
             variable.assign(ops.convert_to_tensor(state, variable.dtype))
