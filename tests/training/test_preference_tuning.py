@@ -184,8 +184,8 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
          "line 2.*non_preferred_output"),
         ({**PAIRS[0], "non_preferred_output": [{"role": "user", "content": "a"}]},
          "line 2.*no assistant"),
-        (pair("a", "same", "same"), "sample 2: both answers are the same"),
-        (pair("a", "b", "hello " * 400), "sample 2 has .* tokens; the model takes 512"),
+        (pair("a", "same", "same"), "p.jsonl, line 2: both answers are the same"),
+        (pair("a", "b", "hello " * 400), "p.jsonl, line 2 has .* tokens; the model takes 512"),
     ],
 )  # fmt: skip
 def test_a_bad_line_is_named(tmp_path: Path, row: Any, told: str) -> None:
@@ -198,7 +198,6 @@ def test_a_bad_line_is_named(tmp_path: Path, row: Any, told: str) -> None:
     ("more", "param"),
     [
         ({}, "model.base"),
-        ({"method": {"type": "dpo", "packing": True}}, "method.packing"),
         ({"label_smoothing": 0.1}, "label_smoothing"),
         ({"framework": "keras"}, "framework"),
     ],

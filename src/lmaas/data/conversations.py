@@ -5,14 +5,15 @@ A line is `{"messages": [...], "tools": [...]}`, `{"prompt": ..., "completion": 
 "non_preferred_output": [...]}`. Knows no tokenizer.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from lmaas.data.lines import lines
+from lmaas.data.reading import JSONL, READERS, suffix_of
 from lmaas.errors import InvalidInput
 from lmaas.language import ChatMessage, Tool, ToolCall
 
@@ -90,9 +91,11 @@ class Preference(msgspec.Struct, forbid_unknown_fields=True):
 class Example(msgspec.Struct, frozen=True, kw_only=True):
     """One sample: messages, or for `prompt` and `completion` a text before and one to learn.
 
-    `learned` holds the positions of the assistant's messages that are to be learned.
+    `line` is where it stands in its file; `learned` holds the positions of the assistant's
+    messages that are to be learned.
     """
 
+    line: int
     messages: tuple[ChatMessage, ...] = ()
     tools: tuple[Tool, ...] = ()
     learned: tuple[int, ...] = ()
@@ -101,11 +104,14 @@ class Example(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pair(msgspec.Struct, frozen=True, kw_only=True):
-    """Two examples that differ in how they end."""
+    """Two examples that differ in how they end, from one line."""
 
+    line: int
     preferred: Example
     other: Example
 
+
+T = TypeVar("T")
 
 _KINDS: Final[tuple[tuple[str, Any], ...]] = (
     ("messages", msgspec.json.Decoder(Chat)),
@@ -117,52 +123,61 @@ _any: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def read_examples(path: Path) -> list[Example]:
-    """All conversations of a file. Raises InvalidInput naming the line."""
-    examples = [_example(line, place) for place, line in _lines(path)]
-    if not examples:
-        raise InvalidInput(f"{path.name} holds no samples.", param="data")
-    return examples
+    """All conversations of a file. Raises InvalidInput naming the line, or what the file is."""
+    return _all(path, _example)
 
 
 def read_pairs(path: Path) -> list[Pair]:
-    """All preferences of a file. Raises InvalidInput naming the line."""
-    pairs = []
-    for place, line in _lines(path):
-        told = _decoded(_preferences, line, place)
-        asked = told.input.messages
-        preferred, other = (
-            _chat(Chat([*asked, *output], told.input.tools), place, since=len(asked))
-            for output in (told.preferred_output, told.non_preferred_output)
+    """All preferences of a file. Raises InvalidInput naming the line, or what the file is."""
+    return _all(path, _pair)
+
+
+def _all(path: Path, read: Callable[[str, str, int], T]) -> list[T]:
+    kind = "a folder" if path.is_dir() else suffix_of(path)
+    if READERS.get(kind) is not JSONL:
+        raise InvalidInput(
+            f"{path.name} is {kind.removeprefix('.')}; language models learn from JSONL (.jsonl).",
+            hint='Each line is one sample: {"messages": [...]}.',
+            param="data",
         )
-        pairs.append(Pair(preferred=preferred, other=other))
-    if not pairs:
+    samples = [
+        read(line, f"{path.name}, line {number}", number)
+        for number, line in lines(path)
+        if line.strip()
+    ]
+    if not samples:
         raise InvalidInput(f"{path.name} holds no samples.", param="data")
-    return pairs
-
-
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    for number, line in lines(path):
-        if line.strip():
-            yield f"{path.name}, line {number}", line
+    return samples
 
 
 def _decoded(decoder: Any, line: str, place: str) -> Any:
     try:
         return decoder.decode(line)
-    except msgspec.DecodeError as error:
-        raise InvalidInput(f"{place}: {error}.", param="data") from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        told = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise InvalidInput(f"{place}: {told}.", param="data") from None
 
 
-def _example(line: str, place: str) -> Example:
+def _pair(line: str, place: str, number: int) -> Pair:
+    told = _decoded(_preferences, line, place)
+    asked = told.input.messages
+    preferred, other = (
+        _chat(Chat([*asked, *output], told.input.tools), place, number, since=len(asked))
+        for output in (told.preferred_output, told.non_preferred_output)
+    )
+    return Pair(line=number, preferred=preferred, other=other)
+
+
+def _example(line: str, place: str, number: int) -> Example:
     given = _decoded(_any, line, place)
     for key, decoder in _KINDS:
         if key in given:
             told = _decoded(decoder, line, place)
             if isinstance(told, Chat):
-                return _chat(told, place, since=0)
+                return _chat(told, place, number, since=0)
             if isinstance(told, Completion):
-                return Example(prompt=told.prompt, completion=told.completion)
-            return Example(completion=told.text)
+                return Example(line=number, prompt=told.prompt, completion=told.completion)
+            return Example(line=number, completion=told.text)
     raise InvalidInput(
         f"{place} has {', '.join(sorted(given)) or 'nothing'}; expected messages, prompt and "
         "completion, or text.",
@@ -170,7 +185,7 @@ def _example(line: str, place: str) -> Example:
     )
 
 
-def _chat(chat: Chat, place: str, *, since: int) -> Example:
+def _chat(chat: Chat, place: str, number: int, *, since: int) -> Example:
     learned = tuple(
         i
         for i, turn in enumerate(chat.messages)
@@ -183,6 +198,7 @@ def _chat(chat: Chat, place: str, *, since: int) -> Example:
             param="data",
         )
     return Example(
+        line=number,
         messages=tuple(_message(turn, place) for turn in chat.messages),
         tools=tuple(tool.function for tool in chat.tools),
         learned=learned,

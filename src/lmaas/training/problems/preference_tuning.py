@@ -35,8 +35,6 @@ class PreferenceTuning(TextGeneration):
                 hint="Give model.base: a model that was trained on good answers.",
                 param="model.base",
             )
-        if recipe.method.packing:
-            raise InvalidInput("The method dpo takes no packing.", param="method.packing")
         super().__init__(recipe, folder, base)
         self.loss = Loss(name="preference", beta=recipe.method.beta)
         self._references: dict[Split, np.ndarray] = {}

@@ -56,12 +56,7 @@ class Splits:
         for split, table in given.items():
             for column in self.columns.values():
                 table.require(column)
-            if table.digest == train.digest:
-                raise InvalidInput(
-                    f"data.{split} is the same data as data.train.",
-                    hint="Name other data, or a share of the training data, as 0.1.",
-                    param=f"data.{split}",
-                )
+            refuse_same(split, table.digest, train.digest)
         keep = train.labels(self.columns[label]) if label is not None else None
         rows = np.arange(len(train))
         self.parts: dict[Split, Part] = {}
@@ -134,6 +129,16 @@ class Splits:
                 places = [part.table.place(int(part.rows[i])) for i in twice[:EXAMPLES]]
                 told[split] = {"samples": len(twice), "places": places}
         return told
+
+
+def refuse_same(split: str, digest: str, train_digest: str) -> None:
+    """Raise InvalidInput where a part's file has the content of the training data's."""
+    if digest == train_digest:
+        raise InvalidInput(
+            f"data.{split} is the same data as data.train.",
+            hint="Name other data, or a share of the training data, as 0.1.",
+            param=f"data.{split}",
+        )
 
 
 def columns_of(recipe: Recipe, table: Table, fields: Sequence[str]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from msgspec import Meta
 
 import lmaas
 from lmaas.data.conversations import Example, read_examples
+from lmaas.data.table import digest_of
 from lmaas.errors import InvalidInput
 from lmaas.frameworks import checkpoint
 from lmaas.recipe import Recipe, TrainingFramework
@@ -24,7 +25,7 @@ from lmaas.tasks import Row
 from lmaas.training.base import IGNORED, Facts, Feed, Loss, Meter, Problem, Split
 from lmaas.training.encoding import Encoded, Encoder, pack
 from lmaas.training.problems.counting import language_parameters, stored
-from lmaas.training.problems.splits import EXAMPLES
+from lmaas.training.problems.splits import EXAMPLES, refuse_same
 from lmaas.types import PushOptions
 
 SPECIAL: Final = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -122,31 +123,33 @@ class TextGeneration:
         data, seed = self._recipe.data, self._recipe.seed
         held: dict[Split, str | float | None] = {"validation": data.validation, "test": data.test}
         order = np.random.default_rng(seed).permutation(len(train))
-        name = Path(data.train).name
+        source = Path(data.train)
         places: dict[Split, list[str]] = {}
         taken = 0
 
-        def encoded(split: Split, samples: Iterable[tuple[int, Any]], file: str) -> None:
+        def encoded(split: Split, samples: Iterable[Any], file: Path) -> None:
             self._rows[split], places[split] = [], []
-            for index, sample in samples:
-                place = f"{file}, sample {index + 1}"
+            for sample in samples:
+                place = f"{file.name}, line {sample.line}"
                 rows = self._encoded(sample, place)
                 self._rows[split] += rows
                 places[split] += [place] * len(rows)
 
         for split, given in held.items():
             if given is None:
-                encoded(split, (), "")
+                encoded(split, (), source)
             elif isinstance(given, str):
-                encoded(split, enumerate(self._samples(Path(given))), Path(given).name)
+                samples = self._samples(Path(given))
+                refuse_same(split, digest_of(Path(given)), digest_of(source))
+                encoded(split, samples, Path(given))
             else:
                 count = round(given * len(train))
-                encoded(split, ((i, train[i]) for i in order[taken : taken + count]), name)
+                encoded(split, (train[i] for i in order[taken : taken + count]), source)
                 taken += count
         rest = [int(i) for i in sorted(order[taken:])]
         if not rest:
             raise InvalidInput("Nothing is left to train on.", param="data.validation")
-        encoded("train", ((i, train[i]) for i in rest), name)
+        encoded("train", (train[i] for i in rest), source)
         self._counts = {split: len(self._rows[split]) for split in ("train", *held)}
         seen = {_content(row) for row in self._rows["train"]}
         self._overlap = {}
