@@ -118,6 +118,36 @@ def test_bad_csv_is_refused_with_its_line(
     refused(tmp_path, "a.csv", content, *words)
 
 
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "=1+2", "=2*A1", '="a"&B1', "=cmd|' /C calc'!A0", "=TRUE", "=A1", "=-A1", "=(1)", "=.5",
+        "=sum(a1)", "=$A$1", "='My sheet'!A1", "=Sheet1!A1", "={1;2}", "=[a.xls]S!A1", "=1e5",
+        " =1+2", "=50%", "=#REF!", "@SUM(A1)", "@cmd|' /C calc'!A0", "+A1", "-A1", "-A1+2",
+        "+A1:B2", "--A1", "-(A1+B$2)*3", "-2*A1", "+SUM(A1)", "-cmd|' /C calc'!A0", "+S!A1/2",
+        "-'My sheet'!A1", "#DIV/0!", "#NAME?",
+    ],
+)  # fmt: skip
+def test_what_a_spreadsheet_computes_is_refused(tmp_path: Path, cell: str) -> None:
+    quoted = cell.replace('"', '""')
+    refused(tmp_path, "a.csv", f'a,b\n1,"{quoted}"\n', "line 2", "'b'", "formula")
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "-3", "+4.5", "-1e5", "-1E5", "-.5", "+1,5", "-5 %", "-", "+", "=", "@", "- a dash", "--",
+        "-x", "-a1", "-A", "-A1 is sold out", "-A4-paper", "- A1", "+1-800-555-0100",
+        "+49 170 1234", "-1-2", "-10:30", "@ann", "@ann: hello", "@ann (hello)", "@A1", "=) fine",
+        "=(", "=> see", "== heading ==", "= a heading =", "=D so happy", "=5 apples", "'=1+2",
+        "a=b", "A1", "#1", "#N/A", "1=2", "(A1)",
+    ],
+)  # fmt: skip
+def test_numbers_and_texts_with_signs_are_values(tmp_path: Path, cell: str) -> None:
+    table = load(tmp_path, "a.csv", f'a,b\n1,"{cell}"\n')
+    assert table.values("b") == [cell]
+
+
 def test_rows_are_read_in_any_order_across_batches(tmp_path: Path) -> None:
     table = load(tmp_path, "a.jsonl", "".join(f'{{"n": {i}}}\n' for i in range(40_000)))
     wanted = [39_999, 0, 16_383, 16_384, 16_384, 32_768]

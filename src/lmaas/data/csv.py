@@ -16,10 +16,26 @@ from lmaas.data.lines import lines
 from lmaas.errors import InvalidInput
 
 SEPARATORS: Final = ",;\t"
+CELL: Final = r"(?:(?:'[^']*'|\w[\w.]*)!)?\$?[A-Z]{1,3}\$?[1-9][0-9]*"
+NUMBER: Final = r"\.?[0-9][0-9.]*(?:[eE][-+]?[0-9]+)?"
 FORMULA: Final = re.compile(
-    r"\s*(=[-+(]*([A-Za-z_.]+\(|\$?[A-Za-z]{1,3}\$?[0-9]+)|#(REF|VALUE|NAME|DIV/0|NUM|NULL)[!?])"
+    rf"""\s*(?=[-=+@#])(?:
+        = [-+(@]*
+          (?: ["'{{\[#] | (?:{NUMBER} | [$\\]?[^\W\d][\w.$]*) \s* (?:$ | [-+*/^&=<>%:;,!|()]))
+        | [-+@]+ (?: [A-Z][A-Z0-9.]*\( | \w+\|')
+        | [-+]+ (?: \(*{NUMBER}\)* \s*[-+*/^&]\s* )* \(*{CELL}\)*
+          (?: \s*[-+*/^&:]\s* \(*(?:{CELL} | {NUMBER})\)* )* \s*$
+        | \#(?:REF|VALUE|NAME|DIV/0|NUM|NULL)[!?]
+    )""",
+    re.VERBOSE,
 )
-"""A spreadsheet's formula (=SUM(…, =A1…) or what it says of one that failed."""
+"""What a spreadsheet computes, or says of a formula that failed, with or without blanks before it.
+
+After "=" stands a text in quotes, a number or a name with nothing, an operator or "(" after it:
+=1+2, =TRUE, =SUM(A1), =cmd|'…'!A0. After "+", "-" or "@" only what a spreadsheet writes so: a
+function or a program (@SUM(A1)), or cells and numbers up to the end (-A1+2). So -3, +1-800-5550,
+"- a dash", "-A1 is sold out", "@ann: hello", "= a heading =" and "=) fine" are values.
+"""
 
 
 def convert(source: Path, target: Path) -> None:
