@@ -46,21 +46,62 @@ def zipped(**members: bytes) -> Callable[[Path], Any]:
     return write
 
 
-def wide(path: Path) -> None:
+def one_class(path: Path) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([f"c{number}" for number in range(3)] + ["outcome"])
         writer.writerows([1, 2, 3, "a"] for _ in range(20))
 
 
+def wide(path: Path) -> None:
+    cells = [f"c{number}" for number in range(9999)]
+    path.write_text("".join(f"{','.join([*cells, 'outcome'])}\n" for _ in range(2)))
+
+
+def with_held(content: str) -> Callable[[Path], Any]:
+    """The good table, and beside it `held.csv`."""
+
+    def write(path: Path) -> None:
+        path.write_text(TABLE)
+        path.with_name("held.csv").write_text(content)
+
+    return write
+
+
+TREES = {"model": {"architecture": "boosted-trees"}}
+"""Data are read alike for trees and networks, and trees begin without torch."""
+HELD = {**TREES, "data": {"validation": "held.csv"}}
 HUGE = {"hidden": [65_536] * 3}
 CASES = [
-    Case("a.csv", lambda path: path.write_bytes(pickle.dumps(1)), "invalid_input", ("pickle",)),
-    Case("a.pkl", text("x"), "invalid_input", ("pickle",)),
-    Case("a.csv", text(TABLE + "1,2\n"), "invalid_input", ("a.csv", "line 82")),
-    Case("a.csv", text(TABLE, "utf-16"), "invalid_input", ("UTF-16", "UTF-8")),
-    Case("a.csv", text(""), "invalid_input", ("empty",)),
-    Case("a.csv", wide, "invalid_input", ("one class only",)),
+    *(
+        Case(name, write, "invalid_input", told, recipe=TREES)
+        for name, write, told in (
+            ("a.csv", lambda path: path.write_bytes(pickle.dumps(1)), ("pickle",)),
+            ("a.pkl", text("x"), ("pickle",)),
+            ("a.csv", text(TABLE + "1,2\n"), ("a.csv", "line 82")),
+            ("a.csv", text(TABLE + "=A2+1,1.5,ill\n"), ("a.csv", "line 82", "'age'", "formula")),
+            ("a.csv", text(TABLE + "old,1.5,ill\n"), ("a.csv", "line 82", "'age'", "'old'")),
+            ("a.jsonl", text('{"age": 1}\n{"age": "old"}\n'), ("a.jsonl", "line 2", "a text")),
+            ("a.csv", text(TABLE + "9,1.5,böse\n", "latin-1"), ("line 82", "not UTF-8", "0xf6")),
+            ("a.csv", text(TABLE, "utf-16"), ("UTF-16", "UTF-8")),
+            ("a.csv", text(""), ("empty",)),
+            ("a.csv", one_class, ("one class only",)),
+            ("a.csv", wide, ("a.csv", "line 1", "10000 columns", "4096")),
+            (
+                "a.jsonl", text('{"outcome":1}\n' * 1_000_000 + '{"outcome":1\n'),
+                ("a.jsonl", "line 1000001 is not a JSON object"),
+            ),
+        )
+    ),
+    Case(
+        "a.csv", with_held(TABLE + "20,1.5,dead\n"), "invalid_input",
+        ("held.csv", "line 82", "'dead'", "not one of those learned", "'ill', 'well'"),
+        recipe=HELD,
+    ),
+    Case(
+        "a.csv", with_held(TABLE), "invalid_input",
+        ("data.validation is the same data as data.train",), recipe=HELD,
+    ),
     Case(
         "a.csv", text(TABLE), "invalid_input", ("no column", "sex"),
         recipe={"data": {"columns": {"target": "sex"}}},
@@ -102,7 +143,10 @@ def recipe_of(case: Case, path: Path) -> dict[str, Any]:
         "name": "bad", "task": case.task, "epochs": 2, "batch_size": 16, **case.recipe,
     }  # fmt: skip
     columns = {"columns": {"target": "outcome"}} if case.task == "tabular" else {}
-    return {**plain, "data": {"train": str(path), **columns, **case.recipe.get("data", {})}}
+    data = {"train": str(path), **columns, **case.recipe.get("data", {})}
+    if "validation" in data:
+        data["validation"] = str(path.with_name(data["validation"]))
+    return {**plain, "data": data}
 
 
 async def ended(bench: Bench, job: Job) -> Job:
