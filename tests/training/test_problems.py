@@ -11,8 +11,9 @@ from PIL import Image
 
 from lmaas import frameworks
 from lmaas.errors import InvalidInput
-from lmaas.recipe import DataChoice, ModelChoice, Recipe, TrainingFramework, Transform
+from lmaas.recipe import DataChoice, ModelChoice, Recipe, TrainingFramework, Transform, recipe_of
 from lmaas.training import problems
+from lmaas.training.problems.splits import overlap_warnings
 from lmaas.types import Payload
 from training_kit import FRAMEWORKS, everything, learn, packaged, served
 
@@ -163,8 +164,33 @@ def test_held_out_images_that_are_learned_as_well_are_reported(
     assert problem.facts()["overlap"] == {
         "validation": {"samples": 2, "places": ["held.zip, image 1", "held.zip, image 2"]}
     }
+    (warning,) = overlap_warnings(problem.facts())
+    assert warning.level == "warn"
+    assert warning.message == (
+        "2 validation samples are also trained on, which flatters the numbers: held.zip, "
+        "image 1; held.zip, image 2."
+    )
     with pytest.raises(InvalidInput, match=r"same data as data\.train"):
         problems.open(recipe(digits, data={"validation": str(digits)}), tmp_path / "job")
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "content"),
+    [
+        ("image-classification", "digits.zip", ""),
+        ("text-classification", "a.jsonl", '{"text": "a", "label": "x"}\n' * 4),
+        ("tabular", "a.csv", "age,target\n1,ill\n2,well\n"),
+    ],
+)
+def test_an_adapter_is_refused_by_name_where_there_is_none(
+    digits: Path, tmp_path: Path, task: str, name: str, content: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content.encode() or digits.read_bytes())
+    plain = {"name": "a", "task": task, "data": {"train": str(path)}, "framework": "pytorch"}
+    with pytest.raises(InvalidInput, match=f"{task} .*no adapter") as refused:
+        problems.open(recipe_of({**plain, "adapter": {"rank": 4}}), tmp_path / "job")
+    assert refused.value.param == "adapter"
 
 
 @pytest.mark.parametrize(

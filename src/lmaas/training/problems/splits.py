@@ -1,8 +1,9 @@
 """The samples of a run: learned from, looked at while learning, and kept for the end."""
 
 import hashlib
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from lmaas.data import splitting
 from lmaas.data.reading import read
 from lmaas.data.table import Table
 from lmaas.errors import InvalidInput
+from lmaas.job import JobEvent
 from lmaas.recipe import Recipe
 from lmaas.training.base import Split
 
@@ -139,6 +141,24 @@ def refuse_same(split: str, digest: str, train_digest: str) -> None:
             hint="Name other data, or a share of the training data, as 0.1.",
             param=f"data.{split}",
         )
+
+
+def overlap_warnings(facts: Mapping[str, Any]) -> list[JobEvent]:
+    """For each part with samples that are learned from as well, what a job tells of it."""
+    return [
+        JobEvent(
+            type="message",
+            level="warn",
+            message=(
+                f"{found['samples']} {split} samples are also trained on, which flatters the "
+                f"numbers: {'; '.join(found['places'])}"
+                f"{' …' if found['samples'] > len(found['places']) else '.'}"
+            ),
+            created_at=time.time(),
+            data={"split": split, **found},
+        )
+        for split, found in facts.get("overlap", {}).items()
+    ]
 
 
 def columns_of(recipe: Recipe, table: Table, fields: Sequence[str]) -> dict[str, str]:
