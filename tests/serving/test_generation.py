@@ -3,7 +3,7 @@
 import asyncio
 
 from lmaas.language import Delta, Ended, Usage
-from lmaas.serving.generation import Generation, Receiver
+from lmaas.serving.generation import Answered, Generation, Receiver
 from lmaas.serving.metrics import Metrics
 from lmaas.types import Manifest, ModelVersion, ParityReport, Signature
 
@@ -32,13 +32,13 @@ def test_an_answer_that_comes_with_its_first_token_is_whole() -> None:
         generation = Generation(VERSION, lambda *told: settled.append(told), Metrics())
         ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
 
-        async def run(receiver: Receiver) -> Ended:
+        async def run(receiver: Receiver) -> Answered:
             await asyncio.sleep(0)
             receiver.began(3)
             ended.set_result(ENDED)
             for _ in range(pauses):
                 await asyncio.sleep(0)
-            return await ended
+            return Answered(VERSION, "", await ended)
 
         await generation.start(run)
         assert [delta async for delta in generation] == list(ENDED.deltas)

@@ -61,8 +61,8 @@ def command(
 ) -> None:
     """Make a smaller form of a language model, measured against its source.
 
-    It is served from the model's next load on, when it is the smallest that was made. Refused when
-    it loses more than --max-drop. In this home, or with --url on a server.
+    When it is the smallest that was made, it takes over within seconds, also from a loaded one.
+    Refused when it loses more than --max-drop. In this home, or with --url on a server.
     """
     import msgspec
 

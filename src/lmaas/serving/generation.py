@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -34,9 +34,17 @@ class Receiver(Protocol):
         """What a request that was cancelled had used."""
 
 
-Keep = Callable[[Ended, list[Delta]], None]
+class Answered(NamedTuple):
+    """The end of a request, the version that answered it, and the name of that version's form."""
+
+    version: ModelVersion
+    form: str
+    ended: Ended
+
+
+Keep = Callable[[Answered, list[Delta]], None]
 """What takes a complete answer to be given again."""
-Run = Callable[[Receiver], Awaitable[Ended]]
+Run = Callable[[Receiver], Awaitable[Answered]]
 """What runs a request: a worker, or another service. Cancelling it cancels the request."""
 
 
@@ -61,13 +69,13 @@ class Generation:
         self._deltas: deque[Delta] = deque()
         self._streamed = 0
         self._woken = asyncio.Event()
-        self._task: asyncio.Future[Ended] | None = None
+        self._task: asyncio.Future[Answered] | asyncio.Future[None] | None = None
         self._over_told = False
 
     def replay(self, ended: Ended) -> None:
         """Give an answer that was kept; nothing runs, and nothing is used."""
-        done: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
-        done.set_result(ended)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done.set_result(None)
         self._task = done
         self._take(ended)
         self._over_told = True
@@ -75,15 +83,15 @@ class Generation:
 
     async def start(self, run: Run) -> None:
         """Begin, and wait for the first token or for what went wrong before it."""
-        self._task = asyncio.ensure_future(run(self))
-        self._task.add_done_callback(self._over)
+        task = self._task = asyncio.ensure_future(run(self))
+        task.add_done_callback(self._over)
         try:
             await self._woken.wait()
         except asyncio.CancelledError:
             self.close()
             raise
-        if self._task.done():
-            self._task.result()
+        if task.done():
+            task.result()
 
     def close(self) -> None:
         """Stop the request unless it is over."""
@@ -126,7 +134,7 @@ class Generation:
         """The request was cancelled, after using this."""
         self._end(usage, "cancelled", None)
 
-    def _over(self, task: asyncio.Future[Ended]) -> None:
+    def _over(self, task: asyncio.Future[Answered]) -> None:
         if task.cancelled():
             # The worker says what was used; if it cannot, what was sent counts.
             loop = asyncio.get_running_loop()
@@ -134,10 +142,11 @@ class Generation:
         elif (error := task.exception()) is not None:
             self._end(self._sent() if self._streamed else None, "failed", error)
         else:
-            ended = task.result()
+            answered = task.result()
+            ended = answered.ended
             self._take(ended)
             if self._keep is not None:
-                self._keep(ended, [*self._kept, *ended.deltas])
+                self._keep(answered, [*self._kept, *ended.deltas])
             self._end(ended.usage, "ok", None)
         self._over_told = True
         self._woken.set()

@@ -16,13 +16,12 @@ import psutil
 
 from lmaas.config import Settings
 from lmaas.errors import DoesNotFit, LMaaSError, NotFound, Unavailable
-from lmaas.language import Ended
 from lmaas.runtime.messages import ServeRecord
-from lmaas.serving.generation import Receiver
+from lmaas.serving.generation import Answered, Receiver
 from lmaas.serving.launch import renewed
 from lmaas.serving.metrics import Metrics
 from lmaas.serving.plan import MIB, Held, machine_budget_bytes, make_plan
-from lmaas.serving.prepare import need_of
+from lmaas.serving.prepare import name_of_form, need_of
 from lmaas.serving.quarantine import Quarantine
 from lmaas.serving.served import Served
 from lmaas.serving.upstream import Upstream
@@ -68,6 +67,9 @@ class Pool:
         self._sockets: Path | None = None
         self._workers: dict[Key, Served] = {}
         self._failed: dict[Key, tuple[Served, float]] = {}
+        self._coming: dict[Key, Served] = {}
+        self._renewals: dict[Key, asyncio.Task[None]] = {}
+        self._not_renewed: dict[Key, float] = {}
         self._leaving: set[Served] = set()
         self._planning = asyncio.Lock()
         self._ticker: asyncio.Task[None] | None = None
@@ -98,7 +100,9 @@ class Pool:
         if self._ticker:
             self._ticker.cancel()
             await asyncio.wait((self._ticker,))
-        await asyncio.gather(*(worker.stop(deadline) for worker in self._workers.values()))
+        for renewal in self._renewals.values():
+            renewal.cancel()
+        await asyncio.gather(*(worker.stop(deadline) for worker in self._all()))
         while self._leaving:
             await asyncio.sleep(ROOM_POLL_S)
         await asyncio.to_thread(shutil.rmtree, self._files, ignore_errors=True)
@@ -113,9 +117,23 @@ class Pool:
         """
         return await self._worker(version).call(payload)
 
-    async def generate(self, version: ModelVersion, payload: Payload, receiver: Receiver) -> Ended:
+    async def generate(
+        self, version: ModelVersion, payload: Payload, receiver: Receiver
+    ) -> Answered:
         """Have a language model answer; `receiver` hears of its pieces. As `call` otherwise."""
-        return await self._worker(version).generate(payload, receiver)
+        worker = self._worker(version)
+        ended = await worker.generate(payload, receiver)
+        return Answered(version, worker.form, ended)
+
+    async def form(self, version: ModelVersion) -> str:
+        """The name of the form of a language model that answers, or will once it is loaded.
+
+        Raises ConfigError, MissingExtra and ParityFailed for settings that cannot be honoured.
+        """
+        worker = self._workers.get(_key(version))
+        if worker is not None and worker.form:
+            return worker.form
+        return await asyncio.to_thread(name_of_form, version, self._settings)
 
     async def load(self, version: ModelVersion) -> None:
         """Load `version` unless it is loaded. Raises what makes that fail."""
@@ -130,7 +148,7 @@ class Pool:
             name, number = version.name, version.version
         keys = [
             key
-            for key in (*self._workers, *self._failed)
+            for key in {*self._workers, *self._coming, *self._failed}
             if key[:2] == (tenant, name) and number in (None, key[2])
         ]
         if not keys:
@@ -139,14 +157,13 @@ class Pool:
         deadline = asyncio.get_running_loop().time() + self._settings.drain_timeout_s
         for key in keys:
             self._failed.pop(key, None)
-        workers = [self._workers[key] for key in keys if key in self._workers]
+        workers = [worker for worker in self._all() if _key(worker.version) in keys]
         await asyncio.gather(*(self._unload(worker, deadline) for worker in workers))
 
     def status(self) -> list[WorkerStatus]:
         """One line for each worker, those that failed to load included."""
-        workers = [*self._workers.values(), *self._leaving]
-        workers += [worker for worker, _ in self._failed.values()]
-        return [worker.status() for worker in workers]
+        failed = [worker for worker, _ in self._failed.values()]
+        return [worker.status() for worker in (*self._all(), *failed)]
 
     def ready(self) -> bool:
         """Whether calls can be answered: nothing pinned or loaded is without a live worker."""
@@ -158,7 +175,7 @@ class Pool:
         if self._closing or self._sockets is None:
             raise Unavailable("The server is not taking requests now.", hint="Send it again soon.")
         key = _key(version)
-        if there := self._workers.get(key):
+        if there := self._workers.get(key) or self._coming.get(key):
             return there
         if known := self._failed.get(key):
             worker, until = known
@@ -170,13 +187,20 @@ class Pool:
             upstream.start()
             self._workers[key] = upstream
             return upstream
-        worker = Worker(version, self._settings, self._sockets, self._quarantine, self._metrics)
+        worker = self._workers[key] = self._start(version, self._sockets)
+        return worker
+
+    def _start(self, version: ModelVersion, sockets: Path) -> Worker:
+        worker = Worker(version, self._settings, sockets, self._quarantine, self._metrics)
         folder = self._files / str(next(self._folders))
-        self._workers[key] = worker
         worker.start(
             lambda: self._prepare(worker, folder), lambda ended: self._ended(ended, folder)
         )
         return worker
+
+    def _all(self) -> list[Served]:
+        """Everything that has or gets a process."""
+        return [*self._workers.values(), *self._coming.values(), *self._leaving]
 
     async def _prepare(self, worker: Worker, folder: Path) -> ServeRecord:
         """Room, files and the record for `worker`."""
@@ -200,8 +224,7 @@ class Pool:
         deadline = loop.time() + self._settings.load_timeout_s
         while True:
             async with self._planning:
-                there = (*self._workers.values(), *self._leaving)
-                held = [self._holding(w) for w in there if w.memory_bytes]
+                held = [self._holding(w) for w in self._all() if w.memory_bytes]
                 plan = make_plan(worker.version.ref, needed, held, self._budget)
                 if plan.enough:
                     worker.planned_bytes = needed
@@ -219,20 +242,23 @@ class Pool:
             await asyncio.sleep(ROOM_POLL_S)
 
     def _holding(self, worker: Served) -> Held[Key]:
-        """What `worker` holds: nothing yet while it waits for room itself."""
+        """What `worker` holds. One that is being replaced makes room, pinned or not."""
+        key = _key(worker.version)
+        coming = self._coming.get(key)
         return Held(
-            key=_key(worker.version),
+            key=key,
             memory_bytes=worker.memory_bytes,
             last_used=worker.last_used,
-            busy=bool(worker.depth) or worker.state != "ready",
-            pinned=worker.pinned,
+            busy=bool(worker.depth) or worker.state != "ready" or worker is coming,
+            pinned=worker.pinned and coming is None,
         )
 
     async def _unload(self, worker: Served, deadline: float) -> None:
         """End `worker`. It leaves the table first: from now on, calls get a new one."""
         key = _key(worker.version)
-        if self._workers.get(key) is worker:
-            del self._workers[key]
+        for table in (self._workers, self._coming):
+            if table.get(key) is worker:
+                del table[key]
         self._leaving.add(worker)
         try:
             await worker.stop(deadline)
@@ -260,8 +286,9 @@ class Pool:
             now = loop.time()
             late = now - last > 2 * heartbeat_s
             last = now
-            for worker in list(self._workers.values()):
+            for worker in self._all():
                 worker.tick(now, late=late)
+            for worker in list(self._workers.values()):
                 idle_s = now - worker.last_used
                 if 0 < self._settings.idle_unload_s < idle_s and worker.state == "ready":
                     if worker.depth or worker.pinned:
@@ -269,6 +296,54 @@ class Pool:
                     log.info("Unloading %s: idle for %.0f s.", worker.version.ref, idle_s)
                     await self._unload(worker, now)
             await self._keep_pinned()
+            await self._renew_forms()
+
+    async def _renew_forms(self) -> None:
+        """Begin to replace the language models that have a better form than what is loaded."""
+        loop = asyncio.get_running_loop()
+        for key, worker in list(self._workers.items()):
+            manifest = worker.version.manifest
+            if manifest.signature.language is None or manifest.upstream is not None:
+                continue
+            if key in self._renewals or self._not_renewed.get(key, 0.0) > loop.time():
+                continue
+            try:
+                version, form = await asyncio.to_thread(self._newest, worker.version)
+            except LMaaSError as error:
+                log.debug("%s stays as it is: %s", worker.version.ref, error)
+                continue
+            if worker.form in ("", form) or self._workers.get(key) is not worker:
+                continue
+            assert self._sockets is not None
+            coming = self._coming[key] = self._start(version, self._sockets)
+            self._renewals[key] = asyncio.create_task(self._renew(key, coming))
+
+    def _newest(self, version: ModelVersion) -> tuple[ModelVersion, str]:
+        """`version` as it is registered now, and the name of its best form."""
+        now = self._registry.resolve(version.tenant, version.ref)
+        return now, name_of_form(now, self._settings)
+
+    async def _renew(self, key: Key, coming: Worker) -> None:
+        """Let `coming` answer once it is loaded; what answered until then finishes what it has."""
+        loop = asyncio.get_running_loop()
+        try:
+            await coming.loaded()
+            if self._coming.get(key) is not coming:
+                return  # unloaded meanwhile
+            log.info("%s is served in another form from now on.", coming.version.ref)
+            before = self._workers.get(key)
+            self._workers[key] = coming
+            del self._coming[key]
+            self._failed.pop(key, None)
+            if before is not None:
+                coming.pinned = before.pinned
+                await self._unload(before, loop.time() + self._settings.generation_timeout_s)
+        except LMaaSError as error:
+            if self._coming.pop(key, None) is not None:
+                log.error("%s keeps its form: %s", coming.version.ref, error)
+                self._not_renewed[key] = loop.time() + REMEMBER_FAILURE_S
+        finally:
+            del self._renewals[key]
 
     async def _keep_pinned(self) -> None:
         """Have what each pin names now loaded; unpin what it no longer names."""

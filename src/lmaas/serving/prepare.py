@@ -18,9 +18,25 @@ from lmaas.runtime.messages import ServeRecord
 from lmaas.serving.engines import cache_bytes, choose_engine, has_gpu, vllm_install
 from lmaas.serving.plan import OVERHEAD_BYTES, VLLM_BYTES, language_plan, needed_bytes
 from lmaas.serving.precision import choose_precision
-from lmaas.serving.variant import choose_variant, weights_bytes
+from lmaas.serving.variant import choose_variant, form_name, weights_bytes
 from lmaas.serving.vllm_command import ELEMENT_BYTES
-from lmaas.types import FileRole, LanguageSpec, ModelVersion, Precision
+from lmaas.types import FileRole, LanguageSpec, ModelVersion, Precision, VariantName
+
+
+class Form(NamedTuple):
+    """What a language model is served with, and why; `role` is that of its files."""
+
+    engine: str
+    variant: VariantName | None
+    precision: Precision
+    role: FileRole
+    on_gpu: bool
+    reason: str
+
+    @property
+    def top(self) -> str:
+        """The folder of its files in a package."""
+        return self.role if self.variant is None else f"variants/{self.variant}"
 
 
 class Need(NamedTuple):
@@ -58,26 +74,44 @@ def need_of(
     )
 
 
-def _language(
-    version: ModelVersion, settings: Settings, budget: int, resolve: Callable[[str], ModelVersion]
-) -> Need:
-    spec = version.manifest.signature.language
-    assert spec is not None
+def choose_form(version: ModelVersion, settings: Settings) -> Form:
+    """What a language model is served with. Raises as `need_of` does for settings."""
     vllm = vllm_install(settings)
     engine, why_engine = choose_engine(settings.engine, version, vllm)
     on_gpu = engine == "vllm" and vllm is not None and vllm.gpu and has_gpu()
     variant, why_variant = choose_variant(version, settings.variant)
     role: FileRole = "variant" if variant else "compiled"
-    top = f"variants/{variant}" if variant else "compiled"
     if engine in ("torch", "vllm"):
-        variant, top, role, why_variant = None, "source", "source", "as they were pushed"
+        variant, role, why_variant = None, "source", "as they were pushed"
     precision, why_precision = _precision(version, settings, on_gpu=on_gpu)
+    reason = (
+        f"{engine}: {why_engine}; {variant or 'source'} weights: {why_variant}; "
+        f"{precision}: {why_precision}"
+    )
+    return Form(engine, variant, precision, role, on_gpu, reason)
+
+
+def name_of_form(version: ModelVersion, settings: Settings) -> str:
+    """The name of the form that a language model has when it is loaded now."""
+    if version.manifest.upstream is not None:
+        return "upstream"
+    form = choose_form(version, settings)
+    return form_name(version, form.engine, form.precision, form.variant)
+
+
+def _language(
+    version: ModelVersion, settings: Settings, budget: int, resolve: Callable[[str], ModelVersion]
+) -> Need:
+    spec = version.manifest.signature.language
+    assert spec is not None
+    form = choose_form(version, settings)
+    engine, variant, precision, top = form.engine, form.variant, form.precision, form.top
     weights = sum(file.size_bytes for file in version.files if file.path.startswith(f"{top}/"))
-    if on_gpu:
+    if form.on_gpu:
         memory, cache, plan = VLLM_BYTES, settings.kv_cache_bytes, _gpu_plan(settings)
     else:
         memory, cache, plan = _cpu_plan(version, spec, settings, budget, engine, precision, weights)
-    files = [(version, role, "model")]
+    files = [(version, form.role, "model")]
     draft = _draft(version, spec, settings, engine, resolve)
     if draft is not None:
         memory += needed_bytes(draft.compiled_bytes)
@@ -91,8 +125,7 @@ def _language(
             signature=version.manifest.signature,
             folder=str(folder / "model" / top),
             precision=precision,
-            reason=f"{engine}: {why_engine}; {variant or 'source'} weights: {why_variant}; "
-            f"{precision}: {why_precision}; {plan}",
+            reason=f"{form.reason}; {plan}",
             max_batch_size=settings.max_batch_size,
             engine=engine,
             variant=variant,

@@ -9,8 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, TypeVar
 
 from lmaas.errors import CorruptBlob, InvalidInput
-from lmaas.language import Ended
-from lmaas.serving.generation import Receiver
+from lmaas.serving.generation import Answered, Receiver
 from lmaas.serving.pool import Pool
 from lmaas.tasks import text_generation
 from lmaas.types import Answer, ModelVersion, Payload
@@ -76,14 +75,16 @@ class Router:
             )
         return await self._first(version, ref, lambda v: self._pool.call(v, payload))
 
-    async def generate(self, tenant: str, ref: str, payload: Payload, receiver: Receiver) -> Ended:
+    async def generate(
+        self, tenant: str, ref: str, payload: Payload, receiver: Receiver
+    ) -> Answered:
         """The end of a generation by the version that `ref` names. Raises as `call` does."""
-        _, ended = await self._first(
+        _, answered = await self._first(
             self.resolve(tenant, ref),
             ref,
             lambda version: self._pool.generate(version, payload, receiver),
         )
-        return ended
+        return answered
 
     async def _first(
         self, version: ModelVersion, ref: str, ask: Callable[[ModelVersion], Awaitable[T]]

@@ -16,6 +16,8 @@ class Served(Protocol):
     error: LMaaSError | None
     planned_bytes: int
     last_used: float
+    form: str
+    """What tells the weights and engine that answer from all others; empty until it is known."""
 
     @property
     def state(self) -> str:

@@ -15,6 +15,7 @@ from lmaas.config import Settings
 from lmaas.errors import InvalidInput, LMaaSError, QueueFull, TimedOut, Unavailable
 from lmaas.language import Ended, GenerateRequest
 from lmaas.serving.generation import Receiver
+from lmaas.serving.prepare import name_of_form
 from lmaas.serving.upstream_api import Api
 from lmaas.serving.upstream_body import estimated_tokens
 from lmaas.types import Answer, ModelVersion, Payload, UpstreamSpec, WorkerStatus
@@ -28,6 +29,7 @@ class Upstream:
     def __init__(self, version: ModelVersion, settings: Settings) -> None:
         self.version = version
         self.pinned = False
+        self.form = name_of_form(version, settings)
         self.error: LMaaSError | None = None
         self.planned_bytes = 0
         self.state: Literal["loading", "ready", "draining", "failed"] = "loading"

@@ -1,7 +1,7 @@
 """Which compressed form of a language model is served, and which may be. Pure."""
 
 from lmaas.errors import ConfigError, ParityFailed
-from lmaas.types import ModelVersion, VariantName, VariantReport
+from lmaas.types import ModelVersion, Precision, VariantName, VariantReport
 
 WEIGHTS = "openvino_model.bin"
 
@@ -36,6 +36,12 @@ def choose_variant(version: ModelVersion, setting: str) -> tuple[VariantName | N
         f"fewest bytes that passed its gate ({report.compressed.size_bytes / own:.0%} of the "
         f"source's, perplexity {report.perplexity_rise:+.1%})"
     )
+
+
+def form_name(version: ModelVersion, engine: str, precision: Precision, variant: str | None) -> str:
+    """What tells this form of a version from all others, earlier ones of its name included."""
+    made = [form.created_at for form in version.variants if form.name == variant]
+    return f"{engine} {precision} {variant or 'source'} {max(made, default=version.created_at)}"
 
 
 def weights_bytes(version: ModelVersion, variant: VariantName | None) -> int:

@@ -36,6 +36,7 @@ from lmaas.serving.launch import error_of, launch, renewed
 from lmaas.serving.life import Life
 from lmaas.serving.metrics import Metrics
 from lmaas.serving.quarantine import Quarantine
+from lmaas.serving.variant import form_name
 from lmaas.types import Answer, ModelVersion, Payload, Precision, WorkerStatus
 
 log = logging.getLogger(__name__)
@@ -89,6 +90,7 @@ class Worker:
         self.last_used = asyncio.get_running_loop().time()
         self.precision: Precision = "f32"
         self.reason = ""
+        self.form = ""
         self._loop = asyncio.get_running_loop()
         self._settings = settings
         self._sockets = sockets
@@ -269,6 +271,7 @@ class Worker:
             record = await prepare()
             self.precision, self.reason = record.precision, record.reason
             self._engine, self._variant = record.engine, record.variant
+            self.form = form_name(self.version, record.engine, record.precision, record.variant)
             suspects: list[Held] = []
             crashes = 0
             while True:
@@ -279,7 +282,7 @@ class Worker:
                 await life.closed
                 self._open = False
                 at_work = await life.end()
-                if self._stopping:
+                if self._stopping and not self._held:
                     return
                 suspects = self._blame(at_work)
                 crashes = 1 if self._loop.time() - born > HEALTHY_S else crashes + 1
