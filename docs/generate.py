@@ -1,4 +1,4 @@
-"""Writes docs/reference from the code: settings, routes, command line, errors, Python.
+"""Writes docs/reference from the code: settings, routes, command line, errors, Python, training.
 
 `make docs` runs it; a test fails when what it would write is not what is there.
 """
@@ -8,19 +8,27 @@ import inspect
 import itertools
 import sys
 import textwrap
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 
-from lmaas import client, config, errors, types
+from lmaas import client, config, errors, recipe, types
 from lmaas.cli import cli
 from lmaas.cli.errors import EXIT_CODES_TEXT, exit_code_of
 from lmaas.config import Settings
+from lmaas.data.augmentation import audio
 from lmaas.http import openapi
 from lmaas.http.errors import status_of
 from lmaas.http.routes import ROUTES
+from lmaas.recipe import EarlyStopping
+from lmaas.training.early_stopping import mode_of
+from lmaas.training.problems.architectures import KNOWN
+from lmaas.training.problems.metrics import METRICS
+from lmaas.training.problems.options import FIELDS, OPTIONS
+from lmaas.training.schema import AUGMENTATIONS
 
 NOTE = "<!-- Written by docs/generate.py (`make docs`); change the code, not this page. -->\n"
 
@@ -166,6 +174,129 @@ def _signature(value: Any) -> str:
     return f"({ast.unparse(node.args)}){returns}"
 
 
+def training() -> str:
+    """What a recipe may say: every key, and by task all that its free parts know."""
+    lines = [
+        "# Training",
+        "",
+        "A recipe is the same in YAML, Python and HTTP. `lmaas train --schema` and "
+        "`GET /api/recipes/schema` give all of this as a JSON schema. Unknown keys are refused; "
+        'what is "auto" is resolved when the run starts, and told.',
+        "",
+        *_record("Recipe", recipe.Recipe),
+        *_record("data", recipe.DataChoice),
+        *_record("model", recipe.ModelChoice),
+        *_record("method", recipe.Method, recipe.READ_BY_METHOD),
+        *_record("optimizer", recipe.Optimizer, recipe.READ_BY_OPTIMIZER),
+        *_record("schedule", recipe.Schedule, recipe.READ_BY_SCHEDULE),
+        *_record("pruning", recipe.Pruning, recipe.READ_BY_PRUNING),
+        *_record("early_stopping", recipe.EarlyStopping),
+        *_record("augmentation", recipe.Transform),
+        *_record("adapter", recipe.Adapter),
+        *_record("distribution", recipe.Distribution),
+        *_record("checkpoints", recipe.Checkpoints),
+        *_record("evaluation", recipe.Evaluation),
+    ]
+    for task, known in KNOWN.items():
+        fields = ", ".join(f"`{field}`" for field in FIELDS[task]) or "none: samples say all"
+        lines += [f"## {task}", "", f"Fields for `data.columns`: {fields}.", ""]
+        lines += _record("data.options", OPTIONS[task], level="###")
+        first = next(iter(known))
+        lines += ["### Architectures", "", f'"auto" is `{first}`.', ""]
+        lines += _choices(known.items())
+        if AUGMENTATIONS[task]:
+            lines += ["### Augmentations", "", *_choices(AUGMENTATIONS[task].items())]
+        lines += ["### Metrics", "", "| metric | better | meaning |", "|---|---|---|"]
+        for name, meaning in METRICS[task].items():
+            better = {"min": "lower", "max": "higher"}[mode_of(EarlyStopping(metric=name))]
+            lines.append(f"| `{name}` | {better} | {meaning} |")
+        lines.append("")
+    lines += [
+        "## Audio",
+        "",
+        "Augmentations of waves and spectrograms; no task takes them yet.",
+        "",
+    ]
+    lines += _choices(audio.STEPS.items())
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _record(
+    title: str,
+    kind: type[msgspec.Struct],
+    read_by: Mapping[str, Iterable[str]] | None = None,
+    level: str = "##",
+) -> list[str]:
+    """A record with its fields; `read_by` says which of them each choice reads."""
+    lines = [f"{level} {title}", "", inspect.getdoc(kind) or "", ""]
+    lines += ["| key | takes | default |", "|---|---|---|", *_rows(kind), ""]
+    if read_by is not None:
+        some = {name for names in read_by.values() for name in names}
+        lines += [f"Of {', '.join(f'`{name}`' for name in sorted(some))} these are read by", ""]
+        for choice, names in read_by.items():
+            lines.append(f"- `{choice}`: {', '.join(f'`{name}`' for name in names) or 'none'}")
+        lines.append("")
+    return lines
+
+
+def _choices(kinds: Iterable[tuple[str, type[msgspec.Struct]]]) -> list[str]:
+    """Names with the options of each."""
+    lines = []
+    for name, kind in kinds:
+        lines += [f"#### {name}", "", inspect.getdoc(kind) or "", ""]
+        lines += ["| option | takes | default |", "|---|---|---|", *_rows(kind), ""]
+    return lines
+
+
+def _rows(kind: type[msgspec.Struct]) -> list[str]:
+    (_,), parts = msgspec.json.schema_components([kind])
+    properties = parts[kind.__name__]["properties"]
+    required = parts[kind.__name__].get("required", ())
+    rows = []
+    for name, told in properties.items():
+        default = "needed" if name in required else _default(told.get("default"))
+        rows.append(f"| `{name}` | {_cell(_takes(told))} | {default} |")
+    return rows
+
+
+def _default(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, dict | list) and not value:
+        return "empty"
+    return "its own" if isinstance(value, dict) else f"`{msgspec.json.encode(value).decode()}`"
+
+
+def _takes(told: dict[str, Any]) -> str:
+    """A JSON schema in words."""
+    if "anyOf" in told:
+        return " or ".join(_takes(one) for one in told["anyOf"] if one.get("type") != "null")
+    if "$ref" in told:
+        return "an object, see below"
+    if "enum" in told:
+        return ", ".join(f"`{value}`" for value in told["enum"])
+    match told.get("type"):
+        case "array":
+            return f"a list: {_takes(told.get('items') or {})}"
+        case "object":
+            values = told.get("additionalProperties")
+            each = f", each value {_takes(values)}" if isinstance(values, dict) else ""
+            return f"an object{each}"
+        case "boolean":
+            return "`true`, `false`"
+        case "string":
+            return "a text"
+        case "integer" | "number" as kind:
+            words = {
+                "minimum": "from", "exclusiveMinimum": "above", "maximum": "to",
+                "exclusiveMaximum": "below", "multipleOf": "a multiple of",
+            }  # fmt: skip
+            bounds = [f"{word} {told[key]}" for key, word in words.items() if key in told]
+            return " ".join(["a whole number" if kind == "integer" else "a number", *bounds])
+        case _:
+            return "anything"
+
+
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
@@ -176,6 +307,7 @@ PAGES = {
     "cli.md": command_line,
     "errors.md": error_codes,
     "python.md": python,
+    "training.md": training,
 }
 
 

@@ -14,8 +14,8 @@ from PIL import Image
 import lmaas
 from lmaas.cli import main
 from lmaas.errors import InvalidInput
-from lmaas.recipe import recipe_schema
 from lmaas.registry.lock import HomeLock
+from lmaas.training.schema import recipe_schema
 from servers import serving
 
 RECIPE = """

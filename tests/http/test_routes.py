@@ -5,11 +5,14 @@ import re
 import zlib
 
 import httpx
+import msgspec
 import pytest
 
 from lmaas.http.auth import OPEN
+from lmaas.http.openapi import COMPONENT
 from lmaas.http.route import Route
 from lmaas.http.routes import ROUTES
+from lmaas.training.schema import recipe_parts, recipe_schema
 from servers import Running, png
 
 OPERATIONS = [(method, route.path) for route in ROUTES for method in route.operations]
@@ -61,6 +64,31 @@ def test_the_description_has_every_route_and_type(server: Running) -> None:
         assert name in told["components"]["schemas"]
     assert all(op["summary"] for ops in told["paths"].values() for op in ops.values())
     assert told["paths"]["/health/live"]["get"]["security"] == []
+    parts = told["components"]["schemas"]
+    assert parts["FineTuningBody"]["properties"]["recipe"]["$ref"].endswith("/RecipeKeys")
+    assert parts["TrainBody"]["properties"]["recipe"]["$ref"].endswith("/Recipe")
+    assert parts["Recipe"]["required"] == ["name", "task", "data"]
+    assert "required" not in parts["RecipeKeys"]
+    assert parts["RecipeKeys"]["allOf"] == parts["Recipe"]["allOf"]
+
+
+def test_what_a_recipe_may_say_is_published(server: Running) -> None:
+    told = httpx.get(f"{server.url}/api/recipes/schema", headers=server.admin).json()
+    assert told == json.loads(json.dumps(recipe_schema()))
+    types = [
+        kind
+        for route in ROUTES
+        for operation in route.operations.values()
+        for kind in (*operation.body, *operation.answer)
+        if not isinstance(kind, str)
+    ]
+    unique = list({repr(kind): kind for kind in types}.values())
+    _, others = msgspec.json.schema_components(unique, ref_template=COMPONENT)
+    parts = recipe_parts(COMPONENT)
+    # What the recipe's parts are called is no other type's name.
+    assert {name for name in parts if others.get(name, parts[name]) != parts[name]} == {
+        "Recipe", "Transform",
+    }  # fmt: skip
 
 
 def test_the_page_loads_nothing_and_takes_the_key_as_a_password(server: Running) -> None:

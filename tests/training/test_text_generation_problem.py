@@ -13,6 +13,7 @@ from lmaas.recipe import Recipe, recipe_of
 from lmaas.runtime.language.tokens import Tokens
 from lmaas.training import problems
 from lmaas.training.base import IGNORED, Facts, Feed
+from lmaas.training.problems.metrics import METRICS
 from lmaas.training.problems.text_generation import TextGeneration
 
 QUESTIONS = [(f"What is {a} + {b}?", f"{a} + {b} = {a + b}") for a in range(4) for b in range(4)]
@@ -176,6 +177,7 @@ def test_a_new_model_has_a_vocabulary_of_its_data(tmp_path: Path) -> None:
     meter.add({"logits": logits}, feed)
     vocabulary = logits.shape[-1]
     assert meter.result()["perplexity"] == pytest.approx(vocabulary, rel=0.2)
+    assert set(meter.result()) < set(METRICS["text-generation"])
     again = problem(tmp_path, model={"architecture": "llama", "options": {"hidden": 32}})
     for one, other in zip(model.parameters(), again.build("pytorch").parameters(), strict=True):
         assert torch.equal(one, other)
@@ -251,6 +253,7 @@ def test_the_same_file_to_learn_from_and_to_check_on_is_refused(tmp_path: Path) 
         ({"adapter": {}}, "adapter"),
         ({"model": {"architecture": "mamba"}}, "model.architecture"),
         ({"model": {"options": {"width": 3}}}, "model.options"),
+        ({"model": {"architecture": "auto", "options": {"kv_heads": 3}}}, "model.options"),
         ({"data": {"options": {"cut": True}}}, "data.options"),
     ],
 )

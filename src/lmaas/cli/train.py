@@ -88,9 +88,9 @@ def command(
     to the server, or to the next one.
     """
     from lmaas.config import load_settings
-    from lmaas.recipe import recipe_schema
     from lmaas.recipes import send_data, server_for, wait_for
     from lmaas.registry.lock import HomeLock
+    from lmaas.training.schema import recipe_schema
     from lmaas.types import TENANT
 
     if schema:

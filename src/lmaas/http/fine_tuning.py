@@ -32,6 +32,9 @@ OWNED = ("name", "seed")
 Auto = Literal["auto"]
 MetadataKey = Annotated[str, msgspec.Meta(max_length=64)]
 MetadataValue = Annotated[str, msgspec.Meta(max_length=512)]
+Keys = Annotated[
+    dict[str, Any], msgspec.Meta(extra_json_schema={"$ref": "#/components/schemas/RecipeKeys"})
+]
 
 
 class Hyperparameters(Record, frozen=True, kw_only=True):
@@ -69,7 +72,7 @@ class FineTuningBody(Record, frozen=True, kw_only=True):
     hyperparameters: Hyperparameters | None = None
     metadata: Annotated[dict[MetadataKey, MetadataValue], msgspec.Meta(max_length=16)] | None = None
     integrations: list[dict[str, Any]] | None = None
-    recipe: dict[str, Any] = msgspec.field(default_factory=dict)
+    recipe: Keys = msgspec.field(default_factory=dict)
 
 
 class FineTuningJob(Record, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from lmaas.job import CURVES_FILE, METRICS_FILE, JobState
 from lmaas.jobs.store import MAX_PRIORITY
 from lmaas.recipe import Recipe
 from lmaas.service import Service
+from lmaas.training.schema import recipe_schema
 from lmaas.types import Record
 
 MAX_BODY_BYTES = 1 << 20
@@ -58,6 +59,11 @@ async def page(service: Service, exchange: Exchange, path: dict[str, str]) -> No
         state=cast(JobState | None, state),
     )
     exchange.send_json(jobs)
+
+
+async def schema(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+    """The JSON schema of a recipe, with each task's options, architectures and augmentations."""
+    exchange.send_json(recipe_schema())
 
 
 async def get(service: Service, exchange: Exchange, path: dict[str, str]) -> None:

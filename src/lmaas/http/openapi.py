@@ -12,6 +12,7 @@ import msgspec
 import lmaas
 from lmaas.http.auth import OPEN, scope_of
 from lmaas.http.route import Operation, Route
+from lmaas.training.schema import recipe_keys, recipe_parts
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
@@ -22,6 +23,7 @@ h2 { margin-top: 2rem; }
 @media (prefers-color-scheme: dark) { body { background: #111; color: #ddd; } }
 """
 _STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+COMPONENT = "#/components/schemas/{name}"
 PAGE_HEADERS = [
     (
         b"content-security-policy",
@@ -32,7 +34,7 @@ PAGE_HEADERS = [
 
 
 def document(routes: Sequence[Route]) -> dict[str, Any]:
-    """The OpenAPI document of `routes`."""
+    """The OpenAPI document of `routes`; a recipe's free parts are told in full."""
     types = [
         kind
         for route in routes
@@ -41,9 +43,9 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
         if not isinstance(kind, str)
     ]
     unique = list({repr(kind): kind for kind in types}.values())
-    schemas, components = msgspec.json.schema_components(
-        unique, ref_template="#/components/schemas/{name}"
-    )
+    schemas, components = msgspec.json.schema_components(unique, ref_template=COMPONENT)
+    parts = recipe_parts(COMPONENT)
+    components |= parts | recipe_keys(parts, COMPONENT)
     schema_of = {repr(kind): schema for kind, schema in zip(unique, schemas, strict=True)}
     paths: dict[str, Any] = {}
     for route in routes:

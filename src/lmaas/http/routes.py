@@ -283,6 +283,7 @@ ROUTES = [
             "POST": Operation(jobs.create, (jobs.TrainBody,), (Job,), status=201),
         },
     ),
+    Route("/api/recipes/schema", {"GET": Operation(jobs.schema, (), (dict[str, Any],))}),
     Route("/api/jobs/{id}", {"GET": Operation(jobs.get, (), (Job,))}),
     Route("/api/jobs/{id}/cancel", {"POST": Operation(jobs.cancel, (), (Job,))}),
     Route("/api/jobs/{id}/pause", {"POST": Operation(jobs.pause, (), (Job,))}),

@@ -5,7 +5,7 @@ RandAugment, Cubuk et al. 2019. Pixels that come from outside are black.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Final, Protocol
+from typing import Annotated, Final, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -39,12 +39,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Flip(Options, frozen=True, kw_only=True):
     """Mirrored, by default half of the time."""
 
-    axis: str = "horizontal"
+    axis: Literal["horizontal", "vertical"] = "horizontal"
     chance: Share = 0.5
-
-    def __post_init__(self) -> None:
-        if self.axis not in ("horizontal", "vertical"):
-            raise ValueError(f"axis must be horizontal or vertical, not {self.axis}")
 
     def __call__(self, image: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """Mirror, or not."""

@@ -109,6 +109,22 @@ class BoostedTrees(Architecture, frozen=True, kw_only=True):
     l2: Annotated[float, Meta(ge=0)] = 0.0
 
 
+class Decoder(Architecture, frozen=True, kw_only=True):
+    """A language model shaped as its family's, with a vocabulary learned from the data."""
+
+    vocabulary: Annotated[int, Meta(ge=300, le=200_000)] = 2000
+    hidden: Annotated[int, Meta(ge=8)] = 128
+    layers: Annotated[int, Meta(ge=1)] = 2
+    heads: Annotated[int, Meta(ge=1)] = 4
+    kv_heads: Annotated[int, Meta(ge=1)] = 2
+    mlp: Annotated[int, Meta(ge=8)] = 384
+    context: Annotated[int, Meta(ge=16)] = 512
+
+    def __post_init__(self) -> None:
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
+
+
 def _fill(options: Architecture, field: str, widths: list[int]) -> None:
     """Let `field` be `widths` where it is left out. Raises ValueError for another length."""
     given = getattr(options, field)
@@ -124,6 +140,7 @@ KNOWN: dict[str, dict[str, type[Architecture]]] = {
     "image-classification": {"cnn": Cnn, "mlp": Mlp, "resnet18": ResNet18, "vit": Vit},
     "tabular": {"mlp": Mlp, TREES: BoostedTrees},
     "text-classification": {"bag": Bag, "transformer": Transformer},
+    "text-generation": {"qwen3": Decoder, "llama": Decoder},
 }
 """Each task's architectures; the first is the one that "auto" takes."""
 

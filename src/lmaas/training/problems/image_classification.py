@@ -8,11 +8,10 @@ import hashlib
 import importlib
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
-from msgspec import Meta
 
 from lmaas.codecs import image as codec
 from lmaas.codecs.limits import Limits
@@ -27,11 +26,11 @@ from lmaas.training.problems import architectures
 from lmaas.training.problems.base_model import BaseModel
 from lmaas.training.problems.classification import ClassMeter, lineage
 from lmaas.training.problems.counting import Shape
+from lmaas.training.problems.options import FIELDS, ImageDataOptions, data_options
 from lmaas.training.problems.sized import SizedNetwork
 from lmaas.training.problems.splits import Splits
 from lmaas.types import ImageSpec
 
-Side = Annotated[int, Meta(ge=1, le=4096)]
 LOOKED_AT: Final = 200
 """Of how many images sizes and colours are seen where a recipe leaves them open."""
 LARGEST_AUTO: Final = 128
@@ -40,16 +39,6 @@ GREY: Final = 8
 SAMPLE: Final = 8
 READY_BYTES: Final = 64 << 20
 """Up to this size, the training images are kept as the numbers that the network reads."""
-
-
-class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`data.options`: the size that images get, and whether they are grey (1) or colour (3)."""
-
-    height: Side | Literal["auto"] = "auto"
-    width: Side | Literal["auto"] = "auto"
-    channels: Literal[1, 3] | Literal["auto"] = "auto"
-    resize: Literal["stretch", "crop"] = "stretch"
-    invert: bool = False
 
 
 class ImageClassification(SizedNetwork):
@@ -61,10 +50,7 @@ class ImageClassification(SizedNetwork):
         self._framework: TrainingFramework = (
             "pytorch" if recipe.framework == "auto" else recipe.framework
         )
-        try:
-            options = msgspec.convert(recipe.data.options, Options)
-        except msgspec.ValidationError as error:
-            raise InvalidInput(f"data.options: {error}.", param="data.options") from None
+        options = data_options(recipe, ImageDataOptions)
         if recipe.method.type != "supervised" or recipe.adapter is not None:
             raise InvalidInput(
                 "image-classification learns supervised, all weights: no method dpo, no adapter.",
@@ -73,7 +59,7 @@ class ImageClassification(SizedNetwork):
         self._recipe = recipe
         self._augmenter = ImageAugmenter(recipe.augmentation)
         self._splits = Splits(
-            recipe, folder, fields=("image", "label"), content=("image",), label="label"
+            recipe, folder, fields=FIELDS[recipe.task], content=("image",), label="label"
         )
         self.labels, self._targets = self._splits.labels("label")
         self._base = BaseModel(base, recipe, self._framework) if base is not None else None
@@ -83,7 +69,7 @@ class ImageClassification(SizedNetwork):
         column = self._splits.columns["image"]
         if self._base is not None and self._base.manifest.signature.image is not None:
             self.image = self._base.manifest.signature.image
-            own = {name: getattr(self.image, name) for name in Options.__struct_fields__}
+            own = {name: getattr(self.image, name) for name in ImageDataOptions.__struct_fields__}
             self._base.read_as(**own)
         else:
             layout: Literal["CHW", "HWC"] = "CHW" if self._framework == "pytorch" else "HWC"
@@ -206,7 +192,9 @@ class ImageClassification(SizedNetwork):
         )
 
 
-def _spec(table: Table, column: str, options: Options, layout: Literal["CHW", "HWC"]) -> ImageSpec:
+def _spec(
+    table: Table, column: str, options: ImageDataOptions, layout: Literal["CHW", "HWC"]
+) -> ImageSpec:
     """The size and colour that the recipe says, or that the first images have."""
     channels = options.channels
     sizes, colour = [(LARGEST_AUTO, LARGEST_AUTO)], False

@@ -21,6 +21,7 @@ from lmaas.training.problems.base_model import BaseModel
 from lmaas.training.problems.classification import ClassMeter, lineage
 from lmaas.training.problems.counting import Shape
 from lmaas.training.problems.frameworks import framework_of
+from lmaas.training.problems.options import FIELDS, TableDataOptions, data_options
 from lmaas.training.problems.sized import SizedNetwork
 from lmaas.training.problems.splits import Splits
 
@@ -29,15 +30,6 @@ FEW: Final = 20
 NEARLY: Final = 0.9
 """A column with this share of numbers is one of numbers, and the others are errors."""
 SAMPLE: Final = 64
-Kind = Literal["number", "category"]
-
-
-class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`data.options`: what the target is, what columns are, and which are left out."""
-
-    kind: Literal["auto", "classification", "regression"] = "auto"
-    kinds: dict[str, Kind] = msgspec.field(default_factory=dict)
-    ignore: tuple[str, ...] = ()
 
 
 class Tabular(SizedNetwork):
@@ -47,10 +39,7 @@ class Tabular(SizedNetwork):
 
     def __init__(self, recipe: Recipe, folder: Path, base: Path | None) -> None:
         self._framework: TrainingFramework = framework_of(recipe, base)
-        try:
-            options = msgspec.convert(recipe.data.options, Options)
-        except msgspec.ValidationError as error:
-            raise InvalidInput(f"data.options: {error}.", param="data.options") from None
+        options = data_options(recipe, TableDataOptions)
         for name, unwanted in (
             ("augmentation", recipe.augmentation),
             ("adapter", recipe.adapter),
@@ -62,7 +51,10 @@ class Tabular(SizedNetwork):
         table, target = _target(recipe, folder)
         self.classifies = _classifies(table, target, options)
         self._splits = Splits(
-            recipe, folder, fields=("target",), label="target" if self.classifies else None
+            recipe,
+            folder,
+            fields=FIELDS[recipe.task],
+            label="target" if self.classifies else None,
         )
         table = self._splits.train.table
         self._base = BaseModel(base, recipe, self._framework) if base is not None else None
@@ -98,7 +90,9 @@ class Tabular(SizedNetwork):
             else Loss(name="mean-squared-error")
         )
 
-    def _fit(self, table: Table, target: str, options: Options, base: Path | None) -> Columns:
+    def _fit(
+        self, table: Table, target: str, options: TableDataOptions, base: Path | None
+    ) -> Columns:
         """What is read of a row: the base's columns, or those of the training samples."""
         for name in (*options.kinds, *options.ignore):
             table.require(name)
@@ -277,10 +271,10 @@ def _target(recipe: Recipe, folder: Path) -> tuple[Table, str]:
     from lmaas.training.problems.splits import columns_of
 
     table = read(Path(recipe.data.train), folder / "data")
-    return table, columns_of(recipe, table, ("target",))["target"]
+    return table, columns_of(recipe, table, FIELDS[recipe.task])["target"]
 
 
-def _classifies(table: Table, target: str, options: Options) -> bool:
+def _classifies(table: Table, target: str, options: TableDataOptions) -> bool:
     """Whether the target is one of few names."""
     if options.kind != "auto":
         return options.kind == "classification"

@@ -8,11 +8,10 @@ import importlib
 import shutil
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 import numpy as np
-from msgspec import Meta
 
 from lmaas.data.augmentation import generator
 from lmaas.data.augmentation.text import TextAugmenter
@@ -26,6 +25,7 @@ from lmaas.training.problems import architectures
 from lmaas.training.problems.base_model import BaseModel
 from lmaas.training.problems.classification import ClassMeter, lineage
 from lmaas.training.problems.counting import Shape
+from lmaas.training.problems.options import FIELDS, TextDataOptions, data_options
 from lmaas.training.problems.sized import SizedNetwork
 from lmaas.training.problems.splits import Splits
 from lmaas.types import LanguageSpec
@@ -41,14 +41,6 @@ MOST_READ: Final = 200_000
 SAMPLE: Final = 8
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`data.options`: the most tokens of a text (what is longer is cut), and the tokenizer's."""
-
-    max_length: Annotated[int, Meta(ge=4, le=8192)] | Literal["auto"] = "auto"
-    vocabulary: Annotated[int, Meta(ge=300, le=200_000)] = 8000
-    lowercase: bool = True
-
-
 class TextClassification(SizedNetwork):
     """The problem of one recipe."""
 
@@ -58,10 +50,7 @@ class TextClassification(SizedNetwork):
         self._framework: TrainingFramework = (
             "pytorch" if recipe.framework == "auto" else recipe.framework
         )
-        try:
-            options = msgspec.convert(recipe.data.options, Options)
-        except msgspec.ValidationError as error:
-            raise InvalidInput(f"data.options: {error}.", param="data.options") from None
+        options = data_options(recipe, TextDataOptions)
         if recipe.method.type != "supervised" or recipe.adapter is not None:
             raise InvalidInput(
                 "text-classification learns supervised, all weights: no method dpo, no adapter.",
@@ -70,7 +59,7 @@ class TextClassification(SizedNetwork):
         self._recipe = recipe
         self._augmenter = TextAugmenter(recipe.augmentation)
         self._splits = Splits(
-            recipe, folder, fields=("text", "label"), content=("text",), label="label"
+            recipe, folder, fields=FIELDS[recipe.task], content=("text",), label="label"
         )
         self._column = self._splits.columns["text"]
         for table in {id(p.table): p.table for p in self._splits.parts.values()}.values():
@@ -99,7 +88,7 @@ class TextClassification(SizedNetwork):
         )
         self.loss = Loss(name="cross-entropy", smoothing=recipe.label_smoothing)
 
-    def _train_tokenizer(self, options: Options) -> None:
+    def _train_tokenizer(self, options: TextDataOptions) -> None:
         """Write a tokenizer of the training texts; the same texts give the same one."""
         from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -119,7 +108,7 @@ class TextClassification(SizedNetwork):
         self._path.parent.mkdir(parents=True, exist_ok=True)
         raw.save(str(self._path))
 
-    def _measured(self, options: Options) -> LanguageSpec:
+    def _measured(self, options: TextDataOptions) -> LanguageSpec:
         """The vocabulary's size, and a length that 95 of 100 texts have at most."""
         from tokenizers import Tokenizer
 

@@ -7,11 +7,10 @@ The base is a Hugging Face checkpoint (a registered model's source), or a new on
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
-from msgspec import Meta
 
 import lmaas
 from lmaas.data.conversations import Example, read_examples
@@ -24,7 +23,9 @@ from lmaas.runtime.language.tokens import Tokens
 from lmaas.tasks import Row
 from lmaas.training.base import IGNORED, Facts, Feed, Loss, Meter, Problem, Split
 from lmaas.training.encoding import Encoded, Encoder, pack
+from lmaas.training.problems import architectures
 from lmaas.training.problems.counting import language_parameters, stored
+from lmaas.training.problems.options import ConversationDataOptions, data_options
 from lmaas.training.problems.splits import EXAMPLES, refuse_same
 from lmaas.types import PushOptions
 
@@ -37,25 +38,8 @@ CHATML: Final = """\
 {% endif %}"""
 
 
-class DataOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`max_length`: longest sample in tokens; 0 takes the model's context."""
-
-    max_length: Annotated[int, Meta(ge=0)] = 0
-
-
-class Sizes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A new model: Qwen3 or Llama shaped, with a vocabulary learned from the data."""
-
-    vocabulary: Annotated[int, Meta(ge=300, le=200_000)] = 2000
-    hidden: Annotated[int, Meta(ge=8)] = 128
-    layers: Annotated[int, Meta(ge=1)] = 2
-    heads: Annotated[int, Meta(ge=1)] = 4
-    kv_heads: Annotated[int, Meta(ge=1)] = 2
-    mlp: Annotated[int, Meta(ge=8)] = 384
-    context: Annotated[int, Meta(ge=16)] = 512
-
-
-ARCHITECTURES: Final = {"qwen3": "Qwen3", "llama": "Llama"}
+FAMILIES: Final = {"qwen3": "Qwen3", "llama": "Llama"}
+"""What transformers calls the architectures."""
 
 
 class TextGeneration:
@@ -77,7 +61,7 @@ class TextGeneration:
         self.loss = Loss(name="next-token")
         self._recipe = recipe
         self._folder = folder
-        options = _convert(recipe.data.options, DataOptions, "data.options")
+        options = data_options(recipe, ConversationDataOptions)
         train = self._samples(Path(recipe.data.train))
         if base is not None and not (base / "config.json").is_file():
             # A package: the checkpoint is what it was made of.
@@ -291,16 +275,9 @@ class _Tokens:
         }
 
 
-def _convert(given: dict[str, Any], kind: Any, param: str) -> Any:
-    try:
-        return msgspec.convert(given, kind)
-    except msgspec.ValidationError as error:
-        raise InvalidInput(f"{param}: {error}.", param=param) from None
-
-
 def least_parameters(recipe: Recipe) -> int:
     """What a new model will have at least, known before it is made; its tokens are not yet."""
-    sizes: Sizes = _convert(recipe.model.options, Sizes, "model.options")
+    _, sizes = architectures.resolve(recipe.task, recipe.model)
     return language_parameters(
         vocabulary=0,
         hidden=sizes.hidden,
@@ -313,14 +290,7 @@ def least_parameters(recipe: Recipe) -> int:
 
 def _new(recipe: Recipe, examples: list[Example], folder: Path) -> Path:
     """A new checkpoint with weights from the seed and a tokenizer trained on the examples."""
-    name = recipe.model.architecture or "qwen3"
-    if name not in ARCHITECTURES:
-        raise InvalidInput(
-            f"Unknown architecture {name!r} for text-generation; known: "
-            f"{', '.join(ARCHITECTURES)}.",
-            param="model.architecture",
-        )
-    sizes: Sizes = _convert(recipe.model.options, Sizes, "model.options")
+    name, sizes = architectures.resolve(recipe.task, recipe.model)
     if (folder / "config.json").is_file():
         return folder
     from lmaas.training.pytorch.language import create
@@ -328,7 +298,7 @@ def _new(recipe: Recipe, examples: list[Example], folder: Path) -> Path:
     texts = [message.content for e in examples for message in e.messages]
     texts += [text for e in examples for text in (e.prompt, e.completion) if text]
     texts += [json.dumps(tool.parameters) for e in examples for tool in e.tools]
-    create(folder, ARCHITECTURES[name], sizes, texts, SPECIAL, CHATML, recipe.seed)
+    create(folder, FAMILIES[name], sizes, texts, SPECIAL, CHATML, recipe.seed)
     return folder
 
 
