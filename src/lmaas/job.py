@@ -116,6 +116,18 @@ class Job(Record, frozen=True, kw_only=True):
         """Whether nothing will happen to it any more."""
         return self.state in ENDED
 
+    @property
+    def left_s(self) -> float | None:
+        """How long it will still train at its present speed, if it is not stopped early.
+
+        None where it does not run, or has not told its speed yet.
+        """
+        speed = self.progress.get("samples_per_s")
+        if self.state != "running" or not speed or self.resolved is None:
+            return None
+        left_steps = self.progress["total_steps"] - self.progress["step"]
+        return float(left_steps * self.resolved["batch_size"] / speed)
+
 
 WebhookEvent = Literal[
     "fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tuning.job.cancelled"

@@ -97,6 +97,8 @@ from lmaas.types import (
 
 JOBS_FOLDER = "jobs"
 DATA_FILES = ("train", "validation", "test")
+FIRST_EVENTS = 20
+"""Among so many a job tells what its data are."""
 CHECK_MEMORY_BYTES = 4 << 30
 """Memory bound of the check of a data file: several times the longest line that is read."""
 FOLLOW_S = 0.2
@@ -719,6 +721,23 @@ class Service:
     def job(self, tenant: str, job_id: str) -> Job:
         """One job with the checkpoints that are still there. Raises NotFound."""
         return self.results.present(self.queue.get(tenant, job_id))
+
+    def trained_tokens(self, job: Job) -> int | None:
+        """How many tokens an ended job has learned from, each as often as it was seen.
+
+        None where data are no tokens, or nothing was learned.
+        """
+        if not job.ended or job.resolved is None or "step" not in job.progress:
+            return None
+        # The last step is told where it is evaluated, as it is before an early stop.
+        whole = job.state == "succeeded" and job.resolved["early_stopping"] is None
+        steps = job.progress["total_steps" if whole else "step"]
+        for event in self.queue.events(job.tenant, job.id, limit=FIRST_EVENTS):
+            if "tokens" in event.data:
+                rows = event.data["rows"]
+                per_epoch = -(-rows // min(rows, job.resolved["batch_size"]))
+                return round(event.data["tokens"] * steps / per_epoch)
+        return None
 
     def cancel_job(self, tenant: str, job_id: str) -> Job:
         """End a job within seconds. Raises NotFound, and Conflict for one that has ended."""

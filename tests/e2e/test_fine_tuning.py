@@ -212,11 +212,17 @@ def test_a_job_is_paused_resumed_and_cancelled(client: openai.OpenAI) -> None:
         training_file=upload(client),
         extra_body={"recipe": {**RECIPE, "epochs": 100_000}},
     )
-    client.fine_tuning.jobs.pause(job.id)
+    assert job.estimated_finish is None
     deadline = time.monotonic() + 90
+    while (finish := client.fine_tuning.jobs.retrieve(job.id).estimated_finish) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert finish > time.time()
+    client.fine_tuning.jobs.pause(job.id)
     while str(client.fine_tuning.jobs.retrieve(job.id).status) != "paused":
         assert time.monotonic() < deadline
         time.sleep(0.1)
+    assert client.fine_tuning.jobs.retrieve(job.id).estimated_finish is None
     assert client.fine_tuning.jobs.resume(job.id).status == "queued"
     client.fine_tuning.jobs.cancel(job.id)
     while client.fine_tuning.jobs.retrieve(job.id).status != "cancelled":
@@ -234,6 +240,30 @@ def test_bad_data_are_the_jobs_error(client: openai.OpenAI) -> None:
     assert done.status == "failed"
     assert done.fine_tuned_model is None
     assert "patients.csv, line 3" in done.error.message
+
+
+@pytest.mark.parametrize(
+    ("more", "param", "told"),
+    [
+        ({"extra_body": {"learning": 1}}, "learning", "Unknown field learning"),
+        ({"extra_body": {"suffix": 3}}, "suffix", "suffix: Expected"),
+        ({"method": {"type": "reinforcement"}}, "method.type", "'reinforcement'"),
+        (
+            {"method": {"type": "dpo", "dpo": {"hyperparameters": {"gamma": 1}}}},
+            "method.dpo.hyperparameters.gamma", "Unknown field",
+        ),
+        (
+            {"integrations": [{"type": "wandb", "wandb": {"project": "a"}}]},
+            "integrations", "The integration 'wandb' is not supported",
+        ),
+    ],
+)  # fmt: skip
+def test_a_bad_body_is_refused_with_its_field(
+    client: openai.OpenAI, more: dict[str, Any], param: str, told: str
+) -> None:
+    with pytest.raises(openai.BadRequestError, match=told) as refused:
+        client.fine_tuning.jobs.create(model="new:auto", training_file=FILE, **more)
+    assert refused.value.param == param
 
 
 def test_callers_may_not_train(server_of_jobs: Running) -> None:

@@ -6,13 +6,14 @@ recipe, sent by its client as `extra_body={"recipe": {…}}`. Data are ids of up
 """
 
 import re
+import time
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-from lmaas.codecs.json import read
 from lmaas.errors import InvalidInput
 from lmaas.http import sse
+from lmaas.http.body import decode
 from lmaas.http.exchange import Exchange
 from lmaas.http.jobs import number
 from lmaas.job import Job, JobError, StoredEvent
@@ -75,8 +76,15 @@ class FineTuningBody(Record, frozen=True, kw_only=True):
     recipe: Keys = msgspec.field(default_factory=dict)
 
 
+_decoder = msgspec.json.Decoder(FineTuningBody)
+
+
 class FineTuningJob(Record, frozen=True, kw_only=True):
-    """A job as OpenAI's client reads it; `paused` is a state of ours. `recipe` is an extension."""
+    """A job as OpenAI's client reads it; `paused` is a state of ours. `recipe` is an extension.
+
+    `estimated_finish` is of a running job that is not stopped early, `trained_tokens` of an ended
+    one that learned from tokens.
+    """
 
     id: str
     created_at: int
@@ -94,8 +102,8 @@ class FineTuningJob(Record, frozen=True, kw_only=True):
     recipe: dict[str, Any]
     organization_id: str
     result_files: list[str]
-    trained_tokens: int | None = None
-    estimated_finish: int | None = None
+    trained_tokens: int | None
+    estimated_finish: int | None
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
 
 
@@ -151,7 +159,7 @@ class CheckpointPage(Record, frozen=True, kw_only=True):
 
 async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Queue a training run on uploaded files."""
-    body = read(await exchange.body(MAX_BODY_BYTES), FineTuningBody)
+    body = decode(await exchange.body(MAX_BODY_BYTES), _decoder)
     assert exchange.key is not None
     job = service.train(
         exchange.tenant, to_recipe(body), key_id=exchange.key.id, metadata=body.metadata or {}
@@ -261,7 +269,12 @@ async def checkpoints(service: Service, exchange: Exchange, path: dict[str, str]
 def to_recipe(body: FineTuningBody) -> Recipe:
     """What the body asks for. Raises InvalidInput naming the field."""
     if body.integrations:
-        raise InvalidInput("Integrations are not supported.", param="integrations")
+        kind = str(body.integrations[0].get("type"))
+        raise InvalidInput(
+            f"The integration {kind[:50]!r} is not supported.",
+            hint="Leave integrations out; events and metrics.csv have the numbers.",
+            param="integrations",
+        )
     plain = {**body.recipe}
     for name in OWNED:
         if name in plain:
@@ -370,6 +383,8 @@ def told(service: Service, job: Job) -> FineTuningJob:
         recipe=recipe,
         organization_id=job.tenant,
         result_files=service.results.files(job),
+        trained_tokens=service.trained_tokens(job),
+        estimated_finish=None if job.left_s is None else int(time.time() + job.left_s),
     )
 
 

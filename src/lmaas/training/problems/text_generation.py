@@ -225,7 +225,7 @@ class TextGeneration:
         (folder / "manifest.json").write_bytes(msgspec.json.encode(manifest))
 
     def facts(self) -> dict[str, Any]:
-        """Digest, sizes and overlap of the data."""
+        """Digest, sizes and overlap of the data; `rows` is what samples were packed into."""
         import hashlib
 
         digest = hashlib.sha256()
@@ -236,6 +236,7 @@ class TextGeneration:
         return {
             "sha256": digest.hexdigest(),
             "samples": self._counts,
+            "rows": len(self._rows["train"]),
             "tokens": sum(len(s.ids) for row in self._rows["train"] for s in row),
             "overlap": self._overlap,
         }
