@@ -167,6 +167,63 @@ def test_uploaded_data_become_a_model_that_is_trained_on(
     client.files.delete(file_id)
 
 
+CAPITALS = {"France": "Paris", "Japan": "Tokyo", "Peru": "Lima", "Kenya": "Nairobi"}
+CHAT: dict[str, Any] = {
+    "data": {"validation": 0.0},
+    "model": {"options": {"hidden": 64, "mlp": 128, "vocabulary": 300, "context": 128}},
+    "optimizer": {"learning_rate": 0.01},
+    "checkpoints": {"every_steps": 30},
+}
+
+
+def test_the_stock_client_alone_makes_a_model_that_answers(client: openai.OpenAI) -> None:
+    chats = [
+        {"messages": [{"role": "user", "content": f"Capital of {country}?"},
+                      {"role": "assistant", "content": f"It is {city}."}]}
+        for country, city in CAPITALS.items()
+    ]  # fmt: skip
+    lines = "".join(json.dumps(chat) + "\n" for chat in chats)
+    job = client.fine_tuning.jobs.create(
+        model="new:qwen3",
+        training_file=upload(client, lines, "capitals.jsonl"),
+        suffix="capitals",
+        method={
+            "type": "supervised",
+            "supervised": {"hyperparameters": {"n_epochs": 60, "batch_size": 4}},
+        },
+        extra_body={"recipe": CHAT},
+    )
+    assert (job.trained_tokens, job.fine_tuned_model) == (None, None)
+    done = wait(client, job.id)
+    assert done.status == "succeeded", done.error
+    events = list(client.fine_tuning.jobs.list_events(job.id))
+    (tokens,) = (
+        event.data["tokens"]  # type: ignore[index]
+        for event in events
+        if event.message == "Samples: 4 train."
+    )
+    assert done.trained_tokens == 60 * tokens
+    losses = [event.data["train_loss"] for event in events if event.type == "metrics"]  # type: ignore[index]
+    assert losses[0] < losses[-1] / 10
+    (point,) = client.fine_tuning.jobs.checkpoints.list(job.id).data
+    assert point.step_number == 30
+
+    def answer(model: str, country: str) -> str | None:
+        told = client.chat.completions.create(
+            model=model, temperature=0, max_tokens=20,
+            messages=[{"role": "user", "content": f"Capital of {country}?"}],
+        )  # fmt: skip
+        assert told.model.startswith(model)
+        return told.choices[0].message.content
+
+    assert {country: answer(done.fine_tuned_model, country) for country in CAPITALS} == {
+        country: f"It is {city}." for country, city in CAPITALS.items()
+    }
+    assert answer(point.fine_tuned_model_checkpoint, "Peru")
+    names = [model.id for model in client.models.list()]
+    assert {"capitals", point.fine_tuned_model_checkpoint} <= set(names)
+
+
 def test_a_large_file_comes_in_parts(client: openai.OpenAI, tmp_path: Path) -> None:
     path = tmp_path / "patients.csv"
     path.write_text(TABLE)
