@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import httpx
@@ -279,19 +279,28 @@ def test_whoever_hangs_up_stops_it(real: Real, stream: bool) -> None:
 
 @pytest.mark.parametrize("victim", ["python", "VLLM::EngineCore"])
 def test_it_comes_back_after_a_kill(real: Real, victim: str) -> None:
+    real.chat()
     before = real.ps()
     top = psutil.Process(before["pid"])
     family = [top, *top.children(recursive=True)]
     (target,) = [process for process in family if process.name() == victim][:1]
-    endless = {"max_tokens": 1900, "extra_body": {"ignore_eos": True}}
-    with ThreadPoolExecutor(1) as pool:
-        whole = pool.submit(real.chat, **endless)
-        pieces = iter(real.chat(stream=True, **endless))
-        next(pieces)
+    long = {"max_tokens": 1900, "extra_body": {"ignore_eos": True}}
+
+    def streamed() -> int:
+        """Tokens of a stream; 0 where it broke off, and was told so."""
+        try:
+            *_, last = real.chat(stream=True, stream_options={"include_usage": True}, **long)
+        except openai.APIError:
+            return 0
+        return int(last.usage.completion_tokens)
+
+    with ThreadPoolExecutor(2) as pool:
+        asked: list[Future[Any]] = [pool.submit(streamed), pool.submit(real.chat, **long)]
+        time.sleep(0.3)
         os.kill(target.pid, signal.SIGKILL)
-        with pytest.raises(openai.APIError, match="while it was answering"):
-            _ = list(pieces)
-        assert whole.result().usage.completion_tokens == 1900
-    after = real.ps()
-    assert after["restarts"] == before["restarts"] + 1
+        stream, whole = (future.result() for future in asked)
+    # What was killed depends on how far vLLM's server was (docs/log.md); no answer is a part.
+    assert stream in (0, 1900)
+    assert whole.usage.completion_tokens == 1900
+    until(lambda: real.ps()["restarts"] == before["restarts"] + 1)
     assert not any(psutil.pid_exists(process.pid) for process in family)
