@@ -57,13 +57,13 @@ class Tool(Record, frozen=True, kw_only=True):
 
 
 class Sampling(Record, frozen=True, kw_only=True):
-    """How tokens are chosen. `temperature` 0 is greedy; `max_tokens` None: as many as fit.
+    """How tokens are chosen. `temperature` 0 is greedy; `max_tokens` None: as many as fit, 0: none.
 
     `top_k` 0 and `min_p` 0 switch these filters off. `logit_bias` maps token ids to what is added.
     `logprobs`: None, or how many alternatives beside the chosen token are told (0: only itself).
     """
 
-    max_tokens: Annotated[int, Meta(ge=1, le=1 << 30)] | None = None
+    max_tokens: Annotated[int, Meta(ge=0, le=1 << 30)] | None = None
     min_tokens: Annotated[int, Meta(ge=0, le=1 << 30)] = 0
     temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
@@ -96,8 +96,9 @@ class GenerateRequest(Record, frozen=True, kw_only=True):
     `tool_choice`: "auto", "none", "required", or "=NAME" for the one tool that must be called.
     `echo` puts the prompt before the answer; `prompt_logprobs` tells the prompt's own log
     probabilities (as `Sampling.logprobs`). `template` holds variables for the chat template
-    (`enable_thinking`). With `stream` each piece is sent when it is there; without, all at the end.
-    With `count_only` nothing runs: the answer is the number of tokens in the prompt.
+    (`enable_thinking`); those that are `named` by the caller must be known to it. With `stream`
+    each piece is sent when it is there; without, all at the end. With `count_only` nothing runs:
+    the answer is the number of tokens in the prompt.
     """
 
     messages: tuple[ChatMessage, ...] = ()
@@ -111,6 +112,7 @@ class GenerateRequest(Record, frozen=True, kw_only=True):
     echo: bool = False
     prompt_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     template: dict[str, Any] = msgspec.field(default_factory=dict)
+    named: tuple[str, ...] = ()
     stream: bool = False
     count_only: bool = False
 

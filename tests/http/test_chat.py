@@ -77,6 +77,10 @@ BAD: list[tuple[dict[str, Any], str | None]] = [
     ({"messages": [{"role": "user", "content": [IMAGE]}]}, "messages[0].content[0]"),
     ({"messages": [USER, {"role": "user", "content": [AUDIO]}]}, "messages[1].content[0]"),
     ({"messages": [{**USER, "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
+    ({"messages": [{**USER, "content": [{**IMAGE, "type": "text", "text": "x"}]}]},
+     "messages[0].content[0].image_url"),
+    ({"messages": [{**USER, "content": [{**AUDIO, "type": "text", "text": "x"}]}]},
+     "messages[0].content[0].input_audio"),
     ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
     ({"messages": [{**USER, "tool_call_id": "1"}]}, "messages[0].tool_call_id"),
     ({"messages": [{**USER, "audio": {"id": "1"}}]}, "messages[0].audio"),
@@ -106,6 +110,8 @@ BAD: list[tuple[dict[str, Any], str | None]] = [
     ({"reasoning_effort": "extreme"}, "reasoning_effort"),
     ({"chat_template_kwargs": {"a": "x" * 100_000}}, "chat_template_kwargs"),
     ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
+    ({"chat_template_kwargs": {"enable_thinkin": True}}, "chat_template_kwargs"),
+    ({"chat_template_kwargs": {"enable_thinking": True}}, "chat_template_kwargs"),
     ({"messages": [USER] * 20_000}, "messages"),
 ]  # fmt: skip
 

@@ -57,6 +57,9 @@ BAD: list[tuple[dict[str, Any], str | None]] = [
     ({"max_tokens": 2**31}, "max_tokens"),
     ({"max_tokens": 0}, "max_tokens"),
     ({"echo": True, "logprobs": 0, "stream": True}, "echo"),
+    ({"logprobs": 1}, "logprobs"),
+    ({"echo": True, "logprobs": 0}, "logprobs"),
+    ({"echo": True, "max_tokens": 0, "prompt": [10**6]}, "prompt"),
     ({"stream_options": {"include_usage": True}}, "stream_options"),
     ({"temperature": float("nan")}, None),
     ({"stop": ["x"] * 100_000}, "stop"),
@@ -130,6 +133,17 @@ def test_echo_gives_the_prompt_back(language: Running) -> None:
     plain, echoed = answer(language), answer(language, echo=True)
     assert echoed["choices"][0]["text"] == "hello world" + plain["choices"][0]["text"]
     assert echoed["usage"] == plain["usage"]
+
+
+def test_a_prompt_alone_comes_back(language: Running) -> None:
+    both = answer(language, prompt=["hello", "hello world"], n=2, echo=True, max_tokens=0)
+    told = [(choice["text"], choice["finish_reason"]) for choice in both["choices"]]
+    assert told == [("hello", "length")] * 2 + [("hello world", "length")] * 2
+    assert both["usage"]["completion_tokens"] == 0
+    assert both["usage"]["prompt_tokens"] > 0
+    streamed = ask(language, echo=True, max_tokens=0, stream=True).text
+    assert streamed.endswith("data: [DONE]\n\n")
+    assert "hello world" in streamed
 
 
 def test_no_text_ends_a_line_of_a_stream(language: Running) -> None:

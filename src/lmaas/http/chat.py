@@ -109,6 +109,7 @@ def to_request(body: ChatBody) -> GenerateRequest:
             parallel_tool_calls=body.parallel_tool_calls is not False,
             format=body.response_format.format() if body.response_format is not None else None,
             template=_template(body),
+            named=tuple(body.chat_template_kwargs or ()),
             stream=bool(body.stream),
         )
     )
@@ -152,8 +153,9 @@ async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> 
     body = await read(service, exchange, _decoder)
     request = to_request(body)
     ref = model_of(body.model, path)
-    if request.template.get("enable_thinking") and body.reasoning_effort is not None:
-        check_reasoning(service.model(exchange.tenant, ref), "reasoning_effort")
+    if request.template.get("enable_thinking"):
+        asked = "reasoning_effort" if body.reasoning_effort is not None else "chat_template_kwargs"
+        check_reasoning(service.model(exchange.tenant, ref), asked)
     generation = await sse.begin(service, exchange, ref, request, "chat.completions", body.cache)
     version = generation.version.ref
     if request.stream:

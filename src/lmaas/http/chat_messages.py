@@ -54,6 +54,7 @@ class ChatTurn(Body, frozen=True, kw_only=True):
     annotations: Any = None
 
 
+OTHER_PARTS = ("image_url", "input_audio", "file", "refusal")
 _ECHOED: dict[str, tuple[Any, ...]] = {
     "refusal": (None,),
     "audio": (None,),
@@ -119,5 +120,11 @@ def _text(content: str | tuple[Part, ...] | None, place: str) -> str:
             )
         if part.text is None:
             raise InvalidInput(f"The field {param}.text is missing.", param=f"{param}.text")
+        for field in OTHER_PARTS:
+            if getattr(part, field) is not None:
+                raise InvalidInput(
+                    f"{field} is not supported in a part of the type text.",
+                    param=f"{param}.{field}",
+                )
         texts.append(part.text)
     return "\n".join(texts)

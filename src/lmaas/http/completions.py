@@ -11,13 +11,15 @@ from lmaas.http.body import model_of, read, refuse
 from lmaas.http.collect import collect
 from lmaas.http.completions_answer import TextWriter, completion
 from lmaas.http.exchange import Exchange
-from lmaas.http.openai_types import Choices, Count, SamplingBody, StreamOptions, Top
+from lmaas.http.openai_types import Choices, Natural, SamplingBody, StreamOptions, Top
 from lmaas.language import MAX_CHOICES, GenerateRequest, check
 from lmaas.service import Service
 
 DEFAULT_MAX_TOKENS = 16
 """What OpenAI's API makes where `max_tokens` is not given."""
 MAX_IDS = 1 << 20
+NAMES = {"top_logprobs": "logprobs above 0", "prompt_logprobs": "logprobs of an echoed prompt"}
+"""What an engine may refuse, as this route names it."""
 
 Id = Annotated[int, Meta(ge=0, le=1 << 31)]
 Ids = Annotated[tuple[Id, ...], Meta(max_length=MAX_IDS)]
@@ -26,15 +28,16 @@ Ids = Annotated[tuple[Id, ...], Meta(max_length=MAX_IDS)]
 class CompletionBody(SamplingBody, frozen=True, kw_only=True):
     """Prompts to be continued: a text, texts, token ids, or lists of token ids.
 
-    With `echo`, `logprobs` tells the prompt's tokens too; then it is not streamed. `cache` is an
-    extension, as is what follows `min_p`. `user` only says who asks.
+    With `echo`, `logprobs` tells the prompt's tokens too; then it is not streamed. `max_tokens` 0
+    goes with `echo` only. `cache` is an extension, as is what follows `min_p`. `user` only says who
+    asks.
     """
 
     model: str | None = None
     prompt: str | Annotated[tuple[str | Id | Ids, ...], Meta(max_length=MAX_IDS)]
     n: Choices | None = None
     best_of: Choices | None = None
-    max_tokens: Count | None = None
+    max_tokens: Natural | None = None
     logprobs: Top | None = None
     echo: bool | None = None
     stream: bool | None = None
@@ -60,13 +63,20 @@ def to_requests(body: CompletionBody) -> list[GenerateRequest]:
         raise InvalidInput(
             "echo with logprobs is not streamed.", hint="Leave out stream.", param="echo"
         )
+    if body.max_tokens == 0 and not echo:
+        raise InvalidInput(
+            "max_tokens 0 goes with echo: true only.",
+            hint="So the prompt comes back, with logprobs its log probabilities too.",
+            param="max_tokens",
+        )
     prompts = _prompts(body.prompt)
     if len(prompts) * choices > MAX_CHOICES:
         raise InvalidInput(
             f"{len(prompts)} prompts of {choices} choices each; together at most {MAX_CHOICES}.",
             param="prompt",
         )
-    sampling = body.sampling(body.max_tokens or DEFAULT_MAX_TOKENS, body.logprobs)
+    most = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    sampling = body.sampling(most, body.logprobs)
     return [
         check(
             GenerateRequest(
@@ -107,7 +117,14 @@ async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> 
     body = await read(service, exchange, _decoder)
     requests = to_requests(body)
     ref = model_of(body.model, path)
-    merged = await merge.begin(service, exchange, ref, requests, "completions", body.cache)
+    try:
+        merged = await merge.begin(service, exchange, ref, requests, "completions", body.cache)
+    except InvalidInput as error:
+        if error.param not in NAMES:
+            raise
+        asked = NAMES[error.param]
+        message = error.message.replace(error.param, asked)
+        raise InvalidInput(message, hint=error.hint, param="logprobs") from None
     choices = body.n or 1
     if body.stream:
         options = body.stream_options

@@ -196,7 +196,7 @@ def to_request(body: CountBody) -> GenerateRequest:
             tools=tuple(_tool(tool, f"tools[{i}]") for i, tool in enumerate(body.tools or ())),
             tool_choice=_choice(choice),
             parallel_tool_calls=choice is None or not choice.disable_parallel_tool_use,
-            template=_template(body.thinking),
+            template=_template(body.thinking, sampling.max_tokens),
             stream=stream,
         )
     )
@@ -319,14 +319,23 @@ def _choice(choice: MessagesToolChoice | None) -> str:
     return "required" if choice.type == "any" else "none"
 
 
-def _template(thinking: Thinking | None) -> dict[str, Any]:
+def _template(thinking: Thinking | None, max_tokens: int | None) -> dict[str, Any]:
     """Without `thinking` there is none: so Anthropic's API has it."""
-    if thinking is None or thinking.type == "disabled":
+    if thinking is None:
         return {"enable_thinking": False}
-    if thinking.type == "adaptive":
-        return {}
-    if thinking.budget_tokens is None:
+    budget = thinking.budget_tokens
+    if (budget is None) == (thinking.type == "enabled"):
         raise InvalidInput(
-            "The field thinking.budget_tokens is missing.", param="thinking.budget_tokens"
+            "budget_tokens goes with the type enabled, and only with it.",
+            param="thinking.budget_tokens",
         )
-    return {"enable_thinking": True, "thinking_budget": thinking.budget_tokens}
+    if budget is None:
+        return {"enable_thinking": False} if thinking.type == "disabled" else {}
+    if max_tokens is not None and budget >= max_tokens:
+        raise InvalidInput(
+            f"thinking.budget_tokens is {budget}, max_tokens {max_tokens}: no token is left for "
+            "the answer.",
+            hint="Ask for more with max_tokens.",
+            param="thinking.budget_tokens",
+        )
+    return {"enable_thinking": True, "thinking_budget": budget}

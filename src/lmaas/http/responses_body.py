@@ -170,7 +170,9 @@ _TYPES: dict[str, tuple[str, ...]] = {
     "reasoning": (),
 }
 """What an item of each type that is served must have."""
-_MAY: dict[str, tuple[str, ...]] = {"message": ("phase",), "reasoning": ("content", "summary")}
+_MAY: dict[str, tuple[str, ...]] = {"reasoning": ("content", "summary")}
+_ECHOED: dict[str, tuple[Any, ...]] = {"annotations": ([],), "logprobs": ([],)}
+"""What a part of a text may have beside it: the values that say nothing."""
 
 
 def read_input(given: str | tuple[Item, ...]) -> tuple[ChatMessage, ...]:
@@ -243,8 +245,23 @@ def _text(content: str | tuple[Content, ...] | None, kinds: tuple[str, ...], pla
             )
         if part.text is None:
             raise InvalidInput(f"The field {param}.text is missing.", param=f"{param}.text")
+        _check_part(part, param)
         texts.append(part.text)
     return "\n".join(texts)
+
+
+def _check_part(part: Content, place: str) -> None:
+    for field in part.__struct_fields__:
+        value = getattr(part, field)
+        # An answer that comes back has the log probabilities that it was told with.
+        answered = field == "logprobs" and part.type == "output_text"
+        if value is None or field in ("type", "text") or answered:
+            continue
+        if value not in _ECHOED.get(field, ()):
+            raise InvalidInput(
+                f"{field} is not supported in a part of the type {part.type}.",
+                param=f"{place}.{field}",
+            )
 
 
 def to_request(
@@ -291,10 +308,15 @@ def _tool(tool: ResponsesTool) -> Tool:
 
 
 def _format(given: TextFormat | None) -> Format | None:
-    if given is None or given.type == "text":
+    if given is None:
         return None
-    if given.type == "json_object":
-        return Format(kind="json_object")
+    if given.type != "json_schema":
+        for field in ("name", "description", "schema", "strict"):
+            if getattr(given, field) is not None:
+                raise InvalidInput(
+                    f"{field} goes with the type json_schema only.", param=f"text.format.{field}"
+                )
+        return Format(kind="json_object") if given.type == "json_object" else None
     for field in ("name", "schema"):
         if getattr(given, field) is None:
             param = f"text.format.{field}"

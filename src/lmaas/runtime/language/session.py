@@ -83,6 +83,7 @@ class Session:
         self._ids = itertools.count(1)
         self._running: dict[int, Running] = {}
         self._of_sequence: dict[int, Running] = {}
+        self._only_prompts: list[Running] = []
 
     def __len__(self) -> int:
         return len(self._running)
@@ -106,6 +107,7 @@ class Session:
             prompt = self._tokens.encode(request.prompt, add_special=True)
         else:
             prompt = list(request.prompt or ())
+            self._check_ids(prompt)
         return Prepared(
             request=request,
             prompt=tuple(prompt),
@@ -135,6 +137,10 @@ class Session:
         running = Running(
             id=id_, prepared=prepared, writers=writers, sequences={}, prompt_logprobs=scores
         )
+        if not prepared.sampling.max_tokens:
+            self._running[id_] = running
+            self._only_prompts.append(running)
+            return
         try:
             for index in range(request.choices):
                 sampling = prepared.sampling
@@ -171,6 +177,7 @@ class Session:
         tools = () if request.tool_choice == "none" else request.tools
         if tools and not self._spec.tools:
             raise InvalidInput("This model's chat template takes no tools.", param="tools")
+        self._template.check_named(request.named)
         return self._template.render(messages, tools, request.template), mark
 
     def _sampling(self, request: GenerateRequest, prompt: int) -> TokenSampling:
@@ -218,10 +225,18 @@ class Session:
                 param="messages" if request.messages else "prompt",
             )
 
+    def _check_ids(self, prompt: Sequence[int]) -> None:
+        size = self._spec.vocabulary_size
+        if prompt and not 0 <= min(prompt) <= max(prompt) < size:
+            raise InvalidInput(
+                f"The prompt must hold token ids from 0 to {size - 1}.", param="prompt"
+            )
+
     def _check_length(self, prompt: int, request: GenerateRequest) -> None:
         if prompt < 1 and not request.messages and not request.prompt:
             raise InvalidInput("The prompt is empty.", param="prompt")
-        wanted = prompt + (request.sampling.max_tokens or 1)
+        most = request.sampling.max_tokens
+        wanted = prompt + (1 if most is None else most)
         if wanted > self._context:
             raise ContextLengthExceeded(
                 f"The model's context is {self._context} tokens; the request needs {wanted}: "
@@ -247,7 +262,9 @@ class Session:
     def step(self) -> Step:
         """Run the model once."""
         step = Step()
-        for output in self._engine.step():
+        while self._only_prompts:
+            self._end_prompt(self._only_prompts.pop(), step)
+        for output in self._engine.step() if self._engine.busy() else ():
             running = self._of_sequence.get(output.sequence)
             if running is None:
                 continue
@@ -273,7 +290,17 @@ class Session:
 
     def busy(self) -> bool:
         """Whether a step would do anything."""
-        return self._engine.busy()
+        return bool(self._only_prompts) or self._engine.busy()
+
+    def _end_prompt(self, running: Running, step: Step) -> None:
+        """End a request that wants no token."""
+        if self._running.pop(running.id, None) is None:
+            return
+        step.began.append((running.id, len(running.prepared.prompt)))
+        self._echo(running, step)
+        for writer in running.writers:
+            self._give(running, writer.end("length"), step)
+        step.ended.append((running.id, running.ended()))
 
     def _echo(self, running: Running, step: Step) -> None:
         request = running.prepared.request

@@ -39,8 +39,11 @@ class Template:
             raise ModelRefused(f"The chat template has more than {MAX_TEMPLATE_CHARS} characters.")
         self.source = source
         self._variables = dict(variables)
+        environment = _environment()
         try:
-            self._template = _environment().from_string(source)
+            self._template = environment.from_string(source)
+            names = environment.parse(source).find_all(jinja2.nodes.Name)
+            self._read = frozenset(name.name for name in names if name.ctx == "load")
         except (jinja2.TemplateError, RecursionError) as error:
             raise ModelRefused(f"The chat template is not valid: {error}.") from None
 
@@ -63,6 +66,16 @@ class Template:
         return cls(
             source, {name: _text_of(config.get(name)) for name in ("bos_token", "eos_token")}
         )
+
+    def check_named(self, names: Sequence[str]) -> None:
+        """Raise InvalidInput for a variable that the template reads nowhere."""
+        for name in names:
+            if name not in self._read and name not in RESERVED:
+                raise InvalidInput(
+                    f"The model's chat template has no variable {name[:100]!r}.",
+                    hint="Leave it out.",
+                    param="chat_template_kwargs",
+                )
 
     def render(
         self,
