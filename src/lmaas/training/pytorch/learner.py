@@ -23,6 +23,8 @@ from lmaas.training.pytorch.losses import summed
 
 WEIGHTS_FILE = "weights.safetensors"
 STATE_FILE = "optimizer.safetensors"
+FLOPS_A_THREAD = 1e8
+"""A thread is worth its company from about so many operations of a batch's forward pass on."""
 KERNELS = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 """Modules whose `weight` has its outputs on axis 0 and what is summed up on axis 1."""
 
@@ -35,9 +37,6 @@ class PyTorchLearner:
         if torch.cuda.is_available():
             torch.cuda.init()
             self._device = torch.device("cuda", group.rank % torch.cuda.device_count())
-        else:
-            # Sums come out otherwise in the last bits with another number of threads.
-            torch.set_num_threads(cpu.threads(group.workers))
         on_cuda = self._device.type == "cuda"
         self._generator = (
             torch.cuda.default_generators[self._device.index]
@@ -63,9 +62,12 @@ class PyTorchLearner:
         self._keywords: dict[tuple[str, ...], bool] = {}
         self._training: bool | None = None
         self._flat: Any = None
+        self._threads = 0
 
     def step(self, feeds: Sequence[Feed], *, learning_rate: float, weight: float) -> float:
         """See `base.Learner.step`."""
+        if not self._threads:
+            self._take_threads(self._worth(feeds))
         self._mode(training=True)
         self._draw_anew()
         for parameter in self._parameters:
@@ -150,6 +152,7 @@ class PyTorchLearner:
             if value is not None
         }
         state["steps"] = torch.tensor(self._steps)
+        state["threads"] = torch.tensor(self._threads)
         save_file(_plain(state), str(folder / STATE_FILE))
 
     def load(self, folder: Path) -> None:
@@ -168,11 +171,38 @@ class PyTorchLearner:
                 tensor.copy_(weights[name])
         state = load_file(str(folder / STATE_FILE))
         self._steps = int(state.pop("steps"))
+        self._take_threads(int(state.pop("threads")))
         self._optimizer.state.clear()
         for key, tensor in state.items():
             field, name = key.split("/", 1)
             # The optimizers are fused, so that their counts of steps are on the device too.
             self._optimizer.state[self._trained[name]][field] = self._to(tensor.clone())
+
+    def _worth(self, feeds: Sequence[Feed]) -> int:
+        """How many threads a batch of this size keeps busy.
+
+        With more, a small network waits for its threads longer than it works, ten times longer on a
+        machine that has other work. Counted once, on the first batch of the run, for all workers.
+        """
+        from torch.utils.flop_counter import FlopCounterMode
+
+        self._mode(training=False)
+        counter = FlopCounterMode(display=False)
+        with torch.no_grad(), counter:
+            for feed in feeds[:1]:
+                self._run(feed)
+        flops = np.array([counter.get_total_flops()], np.float64)
+        workers = self._group.workers
+        if workers > 1:
+            self._group.sum(flops)
+        return max(1, min(cpu.threads(workers), int(flops[0] / workers / FLOPS_A_THREAD)))
+
+    def _take_threads(self, threads: int) -> None:
+        # Sums come out otherwise in the last bits with another number of threads, so that a run
+        # that is taken up again has as many as before.
+        self._threads = threads
+        if self._device.type == "cpu":
+            torch.set_num_threads(threads)
 
     def _run(self, feed: Feed) -> tuple[dict[str, Any], Any]:
         inputs = {name: self._to(_tensor(array)) for name, array in feed.inputs.items()}
