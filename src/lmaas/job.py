@@ -1,5 +1,6 @@
 """The records of a job, shared by the queue, the process that does the work and the doors."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -83,6 +84,14 @@ def checkpoint_model(name: str, job_id: str, step: int) -> str:
     return f"{name[:60].rstrip('._-')}.step-{step}.{job_id.removeprefix('ftjob-')[:8]}"
 
 
+def left_s(progress: Mapping[str, Any], batch_size: int) -> float | None:
+    """How long the steps that are left will take at the speed of the last metrics, if any."""
+    if not progress.get("samples_per_s"):
+        return None
+    left_steps = progress["total_steps"] - progress["step"]
+    return float(left_steps * batch_size / progress["samples_per_s"])
+
+
 class Job(Record, frozen=True, kw_only=True):
     """A job as the queue has it. Times are Unix seconds.
 
@@ -122,11 +131,9 @@ class Job(Record, frozen=True, kw_only=True):
 
         None where it does not run, or has not told its speed yet.
         """
-        speed = self.progress.get("samples_per_s")
-        if self.state != "running" or not speed or self.resolved is None:
+        if self.state != "running" or self.resolved is None:
             return None
-        left_steps = self.progress["total_steps"] - self.progress["step"]
-        return float(left_steps * self.resolved["batch_size"] / speed)
+        return left_s(self.progress, self.resolved["batch_size"])
 
 
 WebhookEvent = Literal[

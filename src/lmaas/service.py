@@ -736,7 +736,7 @@ class Service:
             if "tokens" in event.data:
                 rows = event.data["rows"]
                 per_epoch = -(-rows // min(rows, job.resolved["batch_size"]))
-                return round(event.data["tokens"] * steps / per_epoch)
+                return int(event.data["tokens"] * steps / per_epoch)
         return None
 
     def cancel_job(self, tenant: str, job_id: str) -> Job:

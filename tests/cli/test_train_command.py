@@ -82,6 +82,13 @@ def test_a_recipe_becomes_a_model_without_a_server(run: Run, folder: Path) -> No
     assert [each["id"] for each in json.loads(run("jobs", "list", "--json").out)] == [job["id"]]
     assert "succeeded" in run("jobs", "list").out
     assert "bars:1" in run("jobs", "watch", job["id"], "-q").out
+    lines = run("jobs", "watch", job["id"], "--json").out.splitlines()
+    *watched, last = [json.loads(line) for line in lines]
+    assert (watched, last["id"], last["state"]) == (events, job["id"], "succeeded")
+    log = run("jobs", "logs", job["id"])
+    assert (log.code, log.err) == (0, "")
+    printed = json.loads(run("jobs", "logs", job["id"], "--json").out)["log"]
+    assert printed.split() == log.out.split()
     told = json.loads(run("jobs", "logs", job["id"], "--events", "--json").out)
     assert told == events
     model = json.loads(run("models", "show", "bars", "--json").out)

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,7 +19,7 @@ SHOWN = ("train_loss", "learning_rate", "samples_per_s")
 
 @contextmanager
 def watched(as_json: bool) -> "Iterator[Callable[[StoredEvent], None]]":
-    """Shows events: JSON lines on stdout, else a live line on a terminal's stderr, else lines."""
+    """Shows events: JSON lines on stdout, else a live bar on a terminal's stderr, else lines."""
     import msgspec
 
     if as_json:
@@ -30,41 +31,40 @@ def watched(as_json: bool) -> "Iterator[Callable[[StoredEvent], None]]":
     if not sys.stderr.isatty():
         yield lambda event: click.echo(printable(event.message), err=True)
         return
-    from rich.console import Console
+    from rich.console import Console, Group
+    from rich.live import Live
     from rich.markup import escape
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.text import Text
 
-    columns = (
+    from lmaas.job import left_s
+
+    bar = Progress(
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
-        TextColumn("{task.description}"),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("waits", total=None)
-        seen: dict[str, Any] = {}
+    task = bar.add_task("", total=None)
+    seen: dict[str, Any] = {}
+    batch_size = 0
+    # Two lines: on one, a narrow terminal would show the numbers and no bar.
+    with Live(Group(bar, Text("waits")), console=Console(stderr=True), transient=True) as live:
 
         def show(event: "StoredEvent") -> None:
+            nonlocal batch_size
             if event.type == "metrics":
                 seen.update(event.data)
+                left = left_s(seen, batch_size)
+                told = "" if left is None else f"{timedelta(seconds=round(left))} left"
                 bar.update(
-                    task,
-                    completed=seen.get("step", 0),
-                    total=seen.get("total_steps"),
-                    description=escape(line(seen)),
+                    task, completed=seen["step"], total=seen["total_steps"], description=told
                 )
-            elif event.type == "checkpoint":
-                bar.update(task, description=escape(line(seen)))
-            else:
-                bar.console.print(escape(printable(event.message)), highlight=False)
+                live.update(Group(bar, Text(line(seen))))
+            elif event.type != "checkpoint":
+                if event.type == "resolved":
+                    batch_size = event.data["recipe"]["batch_size"]
+                live.console.print(escape(printable(event.message)), highlight=False)
 
         yield show
 
