@@ -67,8 +67,12 @@ def digits() -> list[tuple[str, bytes]]:
         file = io.BytesIO()
         small = Image.fromarray((data.images[index] * 15.9).astype(np.uint8))
         image = small.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-        angle, right, down = random.uniform(-15, 15), *random.integers(-3, 4, 2).tolist()
-        image.rotate(angle, Image.Resampling.BILINEAR, translate=(right, down)).save(file, "PNG")
+        moved = image.rotate(
+            random.uniform(-15, 15),
+            Image.Resampling.BILINEAR,
+            translate=tuple(random.integers(-3, 4, 2).tolist()),
+        )
+        moved.save(file, "PNG")
         found.append((str(data.target[index]), file.getvalue()))
     return found
 
