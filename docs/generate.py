@@ -136,6 +136,16 @@ def error_codes() -> str:
             f"| `{code}` | `{kind.__name__}` | {status_of(error)} | {exit_code_of(error)} "
             f"| {_cell(meaning)} |"
         )
+    lines += [
+        "",
+        "What a request has wrong is a 4xx within a second, while others are answered. Two things "
+        "take longer: which tensors a checkpoint lacks or has too many is known once its "
+        "architecture's code is loaded, some seconds; and a hub that breaks off is asked again, "
+        "from where it stopped, for some seconds. A fault of the hub or of the server is no 4xx, "
+        "as the caller can do nothing about it: 502 when a file has not the digest that the hub "
+        "told, 503 when the hub keeps breaking off, 507 when the server's disk is full. What was "
+        "downloaded stays, and the next pull goes on with it.",
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -65,6 +65,16 @@ def publish_language(home: Path) -> None:
     service.close()
 
 
+def give(home: Path, name: str, tenant: str) -> None:
+    """Register the newest version of a model for another tenant too, as a model of its own."""
+    service = Service(Settings(home=str(home)))
+    version = service.model(TENANT, name)
+    with service.scratch("give") as folder:
+        service.registry.unpack(version, folder, ("source", "compiled", "sample"))
+        service.registry.add(tenant, version.manifest, version.parity, folder)
+    service.close()
+
+
 @contextmanager
 def serving(
     home: Path, *, limit: Callable[[], None] | None = None, **settings: object

@@ -24,6 +24,7 @@ LMaaSError
 ├── DoesNotFit            the model cannot be loaded within the memory budget
 ├── MissingExtra          an optional dependency is not installed
 ├── Unavailable           the worker or server cannot answer now
+│   └── BadGateway        a hub does not keep to what it says
 ├── TimedOut              a bounded operation ran out of time
 └── Cancelled             the caller went away
 """
@@ -217,9 +218,15 @@ class MissingExtra(LMaaSError):
 
 
 class Unavailable(LMaaSError):
-    """The worker or server cannot answer now."""
+    """The worker or server, or the hub that it asks, cannot answer now."""
 
     code = "unavailable"
+
+
+class BadGateway(Unavailable):
+    """A hub does not keep to what it says: a file has not the digest that it told."""
+
+    code = "bad_gateway"
 
 
 class TimedOut(LMaaSError):
@@ -241,7 +248,7 @@ BY_CODE: dict[str, type[LMaaSError]] = {
         MethodNotAllowed, ConfigError, ModelRefused, ParityFailed, NotFound, ModelNotFound,
         Unauthorized, Forbidden, Conflict, AlreadyRunning, QueueFull, RateLimited,
         InsufficientQuota, Quarantined, StorageFull,
-        CorruptBlob, DoesNotFit, MissingExtra, Unavailable, TimedOut, Cancelled,
+        CorruptBlob, DoesNotFit, MissingExtra, Unavailable, BadGateway, TimedOut, Cancelled,
     )
 }  # fmt: skip
 """The error classes by their stable code: how an error crosses a process or the network."""

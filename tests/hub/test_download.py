@@ -13,10 +13,10 @@ from safetensors.numpy import save_file
 
 from hub_server import Hub, commit_of, running_hub
 from lmaas.errors import (
+    BadGateway,
     Cancelled,
     ConfigError,
     Conflict,
-    CorruptBlob,
     Forbidden,
     InvalidInput,
     LMaaSError,
@@ -325,12 +325,12 @@ def test_a_size_that_does_not_fit_is_told_before_the_download(
 def test_a_hub_that_lies_about_a_digest(hub: Hub, model: Path, pull: Pull, tmp_path: Path) -> None:
     hub.add(REPO, model)
     hub.wrong_bytes = {WEIGHTS}
-    with pytest.raises(CorruptBlob, match=rf"{WEIGHTS} of {REPO} has the sha256 \w{{64}}; the hub"):
+    with pytest.raises(BadGateway, match=rf"{WEIGHTS} of {REPO} has the sha256 \w{{64}}; the hub"):
         pull()
     assert not [path for path in (tmp_path / "hub").rglob(f"{WEIGHTS}*")]
     hub.wrong_bytes = {"config.json"}
     next((tmp_path / "hub").rglob("config.json")).unlink()
-    with pytest.raises(CorruptBlob, match=r"config\.json of .* has the git sha1 \w{40}; the hub"):
+    with pytest.raises(BadGateway, match=r"config\.json of .* has the git sha1 \w{40}; the hub"):
         pull()
     hub.wrong_bytes = set()
     assert pull().task == "text-generation"
@@ -350,7 +350,7 @@ def test_a_file_that_was_changed_on_disk_is_found(hub: Hub, model: Path, pull: P
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(CorruptBlob):
+    with pytest.raises(BadGateway):
         pull()
     pull()
     assert path.read_bytes() == weights_of(hub)
@@ -361,7 +361,7 @@ def test_a_hub_that_says_too_small_a_size_writes_no_more(
 ) -> None:
     hub.add(REPO, model)
     hub.told[WEIGHTS] = {"lfs": {"sha256": "0" * 64, "size": 10}}
-    with pytest.raises(CorruptBlob):
+    with pytest.raises(BadGateway):
         pull()
 
 

@@ -26,6 +26,7 @@ STATUS: dict[type[errors.LMaaSError], int] = {
     errors.DoesNotFit: 503,
     errors.MissingExtra: 501,
     errors.Unavailable: 503,
+    errors.BadGateway: 502,
     errors.TimedOut: 504,
     errors.Cancelled: 499,
 }

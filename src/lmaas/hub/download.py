@@ -16,8 +16,8 @@ import httpx
 
 from lmaas.errors import (
     FULL,
+    BadGateway,
     Cancelled,
-    CorruptBlob,
     StorageFull,
     Unavailable,
 )
@@ -148,7 +148,7 @@ class Download:
                 digest.update(piece)
         if digest.hexdigest() != expected:
             part.unlink()
-            raise CorruptBlob(
+            raise BadGateway(
                 f"{file.name} of {self._ref.repo} has the {kind} {digest.hexdigest()}; the hub "
                 f"says {expected}. The file was deleted.",
                 hint="Run it again: this file is downloaded anew, the others stay.",

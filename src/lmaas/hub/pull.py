@@ -58,7 +58,7 @@ def download(
     """Download one commit of a repository. Hold `locked` meanwhile.
 
     `heard` is told how far it is, in this thread; `stop` ends it with Cancelled. Raises
-    ModelRefused, CorruptBlob, StorageFull and what `api.Hub` raises.
+    ModelRefused, StorageFull and what `api.Hub` raises.
     """
     with Hub() as hub:
         commit, files = hub.commit(ref)
