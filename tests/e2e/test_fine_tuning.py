@@ -169,10 +169,10 @@ def test_uploaded_data_become_a_model_that_is_trained_on(
 
 CAPITALS = {"France": "Paris", "Japan": "Tokyo", "Peru": "Lima", "Kenya": "Nairobi"}
 CHAT: dict[str, Any] = {
-    "data": {"validation": 0.0},
     "model": {"options": {"hidden": 64, "mlp": 128, "vocabulary": 300, "context": 128}},
     "optimizer": {"learning_rate": 0.01},
     "checkpoints": {"every_steps": 30},
+    "evaluation": {"every_steps": 30},
 }
 
 
@@ -182,10 +182,11 @@ def test_the_stock_client_alone_makes_a_model_that_answers(client: openai.OpenAI
                       {"role": "assistant", "content": f"It is {city}."}]}
         for country, city in CAPITALS.items()
     ]  # fmt: skip
-    lines = "".join(json.dumps(chat) + "\n" for chat in chats)
+    lines = [json.dumps(chat) + "\n" for chat in chats]
     job = client.fine_tuning.jobs.create(
         model="new:qwen3",
-        training_file=upload(client, lines, "capitals.jsonl"),
+        training_file=upload(client, "".join(lines), "capitals.jsonl"),
+        validation_file=upload(client, lines[0], "held.jsonl"),
         suffix="capitals",
         method={
             "type": "supervised",
@@ -200,11 +201,16 @@ def test_the_stock_client_alone_makes_a_model_that_answers(client: openai.OpenAI
     (tokens,) = (
         event.data["tokens"]  # type: ignore[index]
         for event in events
-        if event.message == "Samples: 4 train."
+        if event.message == "Samples: 4 train, 1 validation."
     )
     assert done.trained_tokens == 60 * tokens
-    losses = [event.data["train_loss"] for event in events if event.type == "metrics"]  # type: ignore[index]
-    assert losses[0] < losses[-1] / 10
+    losses = [
+        event.data["valid_loss"]  # type: ignore[index]
+        for event in events
+        if "valid_loss" in (event.data or {})  # type: ignore[operator]
+    ]
+    assert len(losses) == 2
+    assert losses[0] < losses[1]
     (point,) = client.fine_tuning.jobs.checkpoints.list(job.id).data
     assert point.step_number == 30
 
