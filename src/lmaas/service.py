@@ -27,6 +27,7 @@ from lmaas.config import Settings
 from lmaas.errors import (
     FULL,
     Conflict,
+    Forbidden,
     InvalidInput,
     ModelNotFound,
     ModelRefused,
@@ -73,6 +74,7 @@ from lmaas.serving.precision import choose_precision
 from lmaas.serving.router import Router
 from lmaas.serving.variant import require_small_rise
 from lmaas.types import (
+    TENANT,
     Answer,
     CompressOptions,
     ConnectBody,
@@ -469,8 +471,11 @@ class Service:
     async def connect_upstream(self, tenant: str, body: ConnectBody) -> ModelVersion:
         """Register a model that another service runs. Nothing is sent to it yet.
 
-        Raises InvalidInput for a URL that is none or leads to a machine's own credentials.
+        Raises InvalidInput for a URL that is none or leads to a machine's own credentials, and
+        Forbidden for all tenants but the operator's: it names keys in the server's environment.
         """
+        if tenant != TENANT:
+            raise Forbidden(f"Only keys of the tenant {TENANT} connect models.")
         check_name(body.name)
         check_url(body.upstream.url)
         manifest = Manifest(
@@ -689,7 +694,14 @@ class Service:
             model = msgspec.structs.replace(recipe.model, base=base)
             recipe = msgspec.structs.replace(recipe, model=model)
         for split in DATA_FILES:
-            if self.files.is_id(given := getattr(recipe.data, split)):
+            given = getattr(recipe.data, split)
+            if isinstance(given, str) and not self.files.is_id(given) and tenant != TENANT:
+                raise Forbidden(
+                    f"Only jobs of the tenant {TENANT} read paths of the server's machine.",
+                    hint="Upload the file, and give its id.",
+                    param=f"data.{split}",
+                )
+            if self.files.is_id(given):
                 purpose = self.files.get(tenant, given).purpose
                 if purpose != "fine-tune":
                     raise InvalidInput(
@@ -919,7 +931,8 @@ class Service:
     def create_key(
         self, tenant: str, name: str, scopes: Sequence[Scope], limits: Limits = NO_LIMITS
     ) -> tuple[KeyRecord, str]:
-        """A new key and, this one time, its text."""
+        """A new key and, this one time, its text. The first key of a tenant makes the tenant."""
+        check_name(tenant, what="tenant name")
         self.terms.check(limits)
         record, text = self.keys.create(tenant, name, tuple(scopes))
         if limits != NO_LIMITS:

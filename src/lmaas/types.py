@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypedDict
 import msgspec
 
 TENANT = "default"
-"""The tenant that owns everything until others are made."""
+"""The operator's tenant; it owns everything until others are made."""
 
 Precision = Literal["f32", "bf16"]
 FrameworkName = Literal["pytorch", "keras", "tensorflow", "onnx", "lightgbm", "upstream"]

@@ -26,6 +26,11 @@ BUDGETS = {
 }
 
 
+tenant_option = click.option(
+    "--tenant", metavar="NAME", help="Whose keys, in this home itself: not with --url."
+)
+
+
 def limit_options(command: F) -> F:
     """An option for each limit."""
     period = click.option(
@@ -49,33 +54,45 @@ def command() -> None:
 @click.option("--scope", "scopes", multiple=True, type=click.Choice(["admin", "call"]),
               default=("call",), help="What it may do; may be given twice.")  # fmt: skip
 @limit_options
+@tenant_option
 @json_option
 @home_options
 @server_options
 @click.pass_obj
 def create(
-    flags: dict[str, Any], /, name: str, scopes: tuple[str, ...], as_json: bool, **given: Any
+    flags: dict[str, Any],
+    /,
+    name: str,
+    scopes: tuple[str, ...],
+    tenant: str | None,
+    as_json: bool,
+    **given: Any,
 ) -> None:
-    """Make a key. Its text is shown this once."""
+    """Make a key. Its text is shown this once.
+
+    The first key of a --tenant makes it. Models, jobs, files, usage, limits and kept answers of
+    tenants are apart; a key with the scope admin manages those of its own tenant.
+    """
     import msgspec
 
     from lmaas.accounts.records import NO_LIMITS
 
     limits = changed(NO_LIMITS, given)
-    with operator_of(flags) as operator:
+    with operator_of(flags, tenant) as operator:
         record, text = operator.create_key(name, cast("tuple[Scope, ...]", scopes), limits)
     show({**msgspec.to_builtins(record), "key": text}, as_json, [text])
 
 
 @command.command("list")
 @click.option("--all", "revoked", is_flag=True, help="Revoked keys too.")
+@tenant_option
 @json_option
 @home_options
 @server_options
 @click.pass_obj
-def list_(flags: dict[str, Any], revoked: bool, as_json: bool) -> None:
+def list_(flags: dict[str, Any], revoked: bool, tenant: str | None, as_json: bool) -> None:
     """List the keys that work, without their secrets."""
-    with operator_of(flags) as operator:
+    with operator_of(flags, tenant) as operator:
         records = [r for r in operator.list_keys() if revoked or r.revoked_at is None]
     rows = [
         (
@@ -93,13 +110,14 @@ def list_(flags: dict[str, Any], revoked: bool, as_json: bool) -> None:
 
 @command.command()
 @click.argument("key_id")
+@tenant_option
 @json_option
 @home_options
 @server_options
 @click.pass_obj
-def revoke(flags: dict[str, Any], key_id: str, as_json: bool) -> None:
+def revoke(flags: dict[str, Any], key_id: str, tenant: str | None, as_json: bool) -> None:
     """End a key now."""
-    with operator_of(flags) as operator:
+    with operator_of(flags, tenant) as operator:
         record = operator.revoke_key(key_id)
     show(record, as_json, [f"Revoked {record.id}."])
 
@@ -108,19 +126,26 @@ def revoke(flags: dict[str, Any], key_id: str, as_json: bool) -> None:
 @click.argument("key_id", required=False)
 @limit_options
 @click.option("--clear", is_flag=True, help="End all limits that are not given.")
+@tenant_option
 @json_option
 @home_options
 @server_options
 @click.pass_obj
 def limits_(
-    flags: dict[str, Any], /, key_id: str | None, clear: bool, as_json: bool, **given: Any
+    flags: dict[str, Any],
+    /,
+    key_id: str | None,
+    clear: bool,
+    tenant: str | None,
+    as_json: bool,
+    **given: Any,
 ) -> None:
     """Show or change the limits of the key KEY_ID; without it, of all keys together."""
     import msgspec
 
     from lmaas.accounts.records import NO_LIMITS, to_money
 
-    with operator_of(flags) as operator:
+    with operator_of(flags, tenant) as operator:
         limits = operator.limits(key_id)
         if clear or any(value is not None for value in given.values()):
             limits = operator.set_limits(key_id, changed(NO_LIMITS if clear else limits, given))

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lmaas.cli.output import service_of
-from lmaas.errors import Unavailable
+from lmaas.errors import InvalidInput, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -180,16 +180,25 @@ class Home:
 
 
 @contextmanager
-def operator_of(flags: dict[str, Any]) -> "Iterator[Client | Home]":
-    """Who does an operator's work: the server that is named, else this home itself."""
+def operator_of(flags: dict[str, Any], tenant: str | None = None) -> "Iterator[Client | Home]":
+    """Who does an operator's work: the server that is named, else this home itself.
+
+    Raises InvalidInput for a `tenant` where a server is named: there, a key acts for its own.
+    """
     from lmaas.client import Client
     from lmaas.config import load_settings
     from lmaas.types import TENANT
 
     settings = load_settings(flags)
     if settings.url is not None:
+        if tenant is not None:
+            raise InvalidInput(
+                "--tenant is not for --url: over HTTP, a key acts for its own tenant.",
+                hint="Run it on the server's machine, in its home.",
+                param="tenant",
+            )
         with Client(settings.url, settings.key) as client:
             yield client
     else:
         with service_of(flags) as service:
-            yield Home(service, TENANT)
+            yield Home(service, TENANT if tenant is None else tenant)

@@ -1,7 +1,9 @@
 """Is the server alive, is it ready, and its metrics."""
 
+from lmaas.errors import Forbidden
 from lmaas.http.exchange import Exchange
 from lmaas.service import Service
+from lmaas.types import TENANT
 
 
 async def live(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
@@ -16,5 +18,7 @@ async def ready(service: Service, exchange: Exchange, path: dict[str, str]) -> N
 
 
 async def metrics(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
-    """Prometheus text."""
+    """Prometheus text, of all tenants' models together: for keys of the operator's tenant."""
+    if exchange.tenant != TENANT:
+        raise Forbidden(f"The metrics are of all tenants: only keys of {TENANT} may read them.")
     exchange.send(service.metrics.render(), kind=b"text/plain; version=0.0.4; charset=utf-8")

@@ -367,10 +367,12 @@ class Pool:
         self._pins_live = live
 
     def _depths(self) -> dict[str, tuple[int, float]]:
-        return {
-            worker.version.ref: (worker.depth, worker.cache_used)
-            for worker in self._workers.values()
-        }
+        depths: dict[str, tuple[int, float]] = {}
+        for worker in self._all():
+            depth, cache_used = depths.get(worker.version.ref, (0, 0.0))
+            shown = depth + worker.depth, max(cache_used, worker.cache_used)
+            depths[worker.version.ref] = shown
+        return depths
 
 
 def _clear(own: Path) -> None:
