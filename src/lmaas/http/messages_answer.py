@@ -40,12 +40,15 @@ class ToolUseBlock(msgspec.Struct, frozen=True, tag_field="type", tag="tool_use"
 
 
 class MessageUsage(msgspec.Struct, frozen=True):
-    """Tokens of a request. `input_tokens` are those not known to come from the prefix cache."""
+    """Tokens of a request. `input_tokens` are those not known to come from the prefix cache.
+
+    Those that do are null where the engine does not tell; what goes into it is told by none.
+    """
 
     input_tokens: int
     output_tokens: int
-    cache_read_input_tokens: int
-    cache_creation_input_tokens: int = 0
+    cache_read_input_tokens: int | None
+    cache_creation_input_tokens: None = None
 
 
 class AnswerMessage(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +72,7 @@ class TokenCount(msgspec.Struct, frozen=True):
 
 def usage_of(usage: Usage) -> MessageUsage:
     """What a request used, as Anthropic tells it."""
-    return MessageUsage(usage.prompt - usage.cached, usage.completion, usage.cached)
+    return MessageUsage(usage.prompt - usage.cached, usage.completion, usage.cached or None)
 
 
 def message(*, id: str, model: str, choice: Collected, usage: Usage) -> AnswerMessage:

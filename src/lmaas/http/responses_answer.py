@@ -62,7 +62,10 @@ OutputItem = MessageItem | ReasoningItem | CallItem
 
 
 class InputDetails(msgspec.Struct, frozen=True):
-    """Of the input's tokens: how many are known to have been found in the prefix cache."""
+    """Of the input's tokens: how many are known to have been found in the prefix cache.
+
+    OpenAI's type has no null here: it is 0 too where the engine does not tell.
+    """
 
     cached_tokens: int
     cache_write_tokens: int = 0
