@@ -247,8 +247,11 @@ def test_ps_and_stop(run: Run, served: Path, digit: Path) -> None:
     assert run("predict", "digits", digit, "--home", served).code == 0
     listed = run("ps", "--home", served, "--json")
     assert "digits:1" in [worker["model"] for worker in listed.json]
-    header = run("ps", "--home", served).out.splitlines()[0]
-    assert header.split()[:3] == ["model", "state", "engine"]
+    header, *rows = run("ps", "--home", served).out.splitlines()
+    assert header.split()[:4] == ["model", "state", "engine", "variant"]
+    (reason,) = [w["reason"] for w in listed.json if w["model"] == "digits:1"]
+    assert reason
+    assert [row for row in rows if row.startswith("digits:1 ") and row.endswith(reason)]
     assert run("stop", "digits", "--home", served, "--json").json["name"] == "digits"
     again = run("stop", "digits", "--home", served)
     assert again.code == 3

@@ -13,7 +13,9 @@ from typing import Any
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
+from lmaas.cli import cli
 from lmaas.config import Settings
 from lmaas.service import Service
 from lmaas.types import TENANT, CompressOptions, VariantName, VariantReport
@@ -119,6 +121,9 @@ def test_a_loaded_model_takes_its_new_form_and_loses_no_request(
     eight = ready(server)
     register(server, "int4", forms["int4"])
     assert taken_over(server, eight) == "int4"
+    shown = CliRunner().invoke(cli, ["--home", str(server.home), "ps"]).stdout
+    assert "int4 weights: fewest bytes that passed its gate" in shown
+    assert shown.splitlines()[1].split()[3] == "int4"
 
 
 def test_what_is_kept_is_kept_for_the_form_that_answered(

@@ -8,8 +8,8 @@ from lmaas.cli.output import home_options, json_option, server_options, show_tab
 from lmaas.cli.target import server_of
 
 COLUMNS = (
-    "model", "state", "engine", "precision", "pid", "memory",
-    "requests", "queued", "restarts", "pinned", "idle",
+    "model", "state", "engine", "variant", "precision", "pid", "memory",
+    "requests", "queued", "restarts", "pinned", "idle", "reason",
 )  # fmt: skip
 
 
@@ -19,7 +19,7 @@ COLUMNS = (
 @server_options
 @click.pass_obj
 def command(flags: dict[str, Any], as_json: bool) -> None:
-    """Show the loaded models of the server."""
+    """Show the loaded models of the server, and why each has its engine, form and precision."""
     with server_of(flags) as client:
         workers = client.ps()
     rows = [
@@ -27,6 +27,7 @@ def command(flags: dict[str, Any], as_json: bool) -> None:
             w.model,
             w.state,
             w.engine,
+            w.variant or "-",
             w.precision or "-",
             w.pid or "-",
             size(w.memory_bytes),
@@ -35,6 +36,7 @@ def command(flags: dict[str, Any], as_json: bool) -> None:
             w.restarts,
             "yes" if w.pinned else "no",
             f"{w.idle_s:.0f} s",
+            w.reason,
         )
         for w in workers
     ]
