@@ -272,7 +272,6 @@ def test_what_it_cannot_it_refuses(engine: LanguageEngine, made: Made) -> None:
     asked: dict[str, dict[str, Any]] = {
         "logit_bias": {"logit_bias": {9: 100.0}},
         "top_logprobs": {"logprobs": 3},
-        "adapter": {"adapter": "french"},
     }
     assert engine.unsupported <= {*TokenSampling.__struct_fields__, *asked, "prompt_logprobs"}
     for field, given in asked.items():

@@ -61,7 +61,6 @@ class TokenSampling(Record, frozen=True, kw_only=True):
     logit_bias: dict[int, float] = msgspec.field(default_factory=dict)
     logprobs: int | None = None
     grammar: Grammar | None = None
-    adapter: str | None = None
 
 
 class TokenScore(msgspec.Struct, frozen=True, array_like=True):

@@ -39,7 +39,7 @@ class OpenVINOGenAI:
     """The engine `openvino-genai`."""
 
     name = "openvino-genai"
-    unsupported = frozenset({"logit_bias", "top_logprobs", "prompt_logprobs", "adapter"})
+    unsupported = frozenset({"logit_bias", "top_logprobs", "prompt_logprobs"})
 
     def __init__(self) -> None:
         self._pipe: Any = None
@@ -181,8 +181,6 @@ class OpenVINOGenAI:
             raise _cannot("logit_bias")
         if sampling.logprobs:
             raise _cannot("top_logprobs")
-        if sampling.adapter is not None:
-            raise _cannot("adapter")
         config = genai.GenerationConfig()
         config.max_new_tokens = sampling.max_tokens
         config.min_new_tokens = min(sampling.min_tokens, sampling.max_tokens)

@@ -50,7 +50,7 @@ class TorchEngine:
     """The engine `torch`."""
 
     name = "torch"
-    unsupported = frozenset({"adapter"})
+    unsupported: frozenset[str] = frozenset()
 
     def __init__(self) -> None:
         self._model: TorchModel | None = None
@@ -81,8 +81,6 @@ class TorchEngine:
         """Begin to continue `prompt`. Raises InvalidInput for what it cannot do."""
         assert self._grammars is not None
         self._check_prompt(prompt)
-        if sampling.adapter is not None:
-            raise _cannot("adapter")
         size = self._vocabulary
         for token in sampling.logit_bias:
             if not 0 <= token < size:
