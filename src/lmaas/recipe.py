@@ -263,8 +263,3 @@ def recipe_of(value: object) -> Recipe:
             hint="`lmaas train --schema` prints what a recipe may say.",
             param="recipe",
         ) from None
-
-
-def recipe_schema() -> dict[str, Any]:
-    """The JSON schema of a recipe."""
-    return msgspec.json.schema(Recipe)
