@@ -136,7 +136,7 @@ FITS: list[tuple[Any, Callable[[Any], bool]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("schema", "fits"), FITS, ids=lambda value: str(value)[:50])
+@pytest.mark.parametrize(("schema", "fits"), FITS, ids=lambda v: "" if callable(v) else str(v)[:50])
 def test_what_is_written_fits(model: Model, schema: Any, fits: Callable[[Any], bool]) -> None:
     texts = written(model, schema)
     assert len(texts) > 1
