@@ -319,6 +319,7 @@ class Service:
             version,
             admission.end,
             self.metrics,
+            admission.delivered,
             None if kept_as is None else partial(self._keep, request),
         )
         generation.headers += admission.headers

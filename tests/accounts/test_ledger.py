@@ -450,6 +450,35 @@ def test_more_kinds_of_calls_than_there_is_room_for_get_rows(books: Books) -> No
     assert books.calls("x" * 500 + ":1") is None
 
 
+def test_what_a_killed_stream_delivered_is_billed_once(books: Books) -> None:
+    books.terms.set_price(TENANT, "m", Price(prompt_micro=1_000_000, completion_micro=2_000_000))
+    running, ended = books.admit(tokens=100), books.admit(tokens=100)
+    for completion in range(1, 8):
+        running.delivered(3, completion)
+        ended.delivered(4, completion)
+    ended.settle(Usage(prompt=4, completion=9))
+    again = books.admit(tokens=100)  # in the place that got free, and with nothing delivered
+    again.delivered(5, 0)
+    folder = books.home / FOLDER
+    content = {path: path.read_bytes() for path in folder.iterdir()}
+    for admission in (running, again):
+        admission.settle(None)
+    books.ledger.shut()
+    assert not (folder / "delivered").exists()
+    with books.registry.database.write() as connection:
+        connection.exec_driver_sql("DELETE FROM usage")
+    books.terms.set_price(TENANT, "m", Price())
+    for _ in range(2):
+        for path, data in content.items():
+            path.write_bytes(data)
+        books.ledger.open()
+        (row,) = books.rows()
+        assert (row.requests, row.failed) == (3, 2)
+        assert (row.prompt_tokens, row.completion_tokens) == (3 + 4 + 5, 7 + 9)
+        assert row.cost_micro == 3 + 2 * 7 + 4 + 2 * 9 + 5
+        books.ledger.shut()
+
+
 def test_sums_of_a_killed_process_are_found_once(books: Books) -> None:
     for _ in range(3):
         with books.calls() or books.admit():

@@ -144,6 +144,37 @@ def test_what_a_killed_worker_delivered_is_billed_once(home: Path) -> None:
     assert rows_of(home, record.id) == [robbed, each, each]
 
 
+def test_what_a_killed_server_delivered_is_billed_once(home: Path) -> None:
+    with ExitStack() as stack:
+        server = stack.enter_context(serving(home))
+        admin = stack.enter_context(Client(server.url, server.key))
+        admin.set_price("tiny", PRICE)
+        record, key = admin.create_key("robbed", ("call",))
+        headers = {"authorization": f"Bearer {key}"}
+        client = stack.enter_context(httpx.Client(base_url=server.url, headers=headers, timeout=60))
+        whole = {**ASKED, "stream": False, "stream_options": None, "max_tokens": 4}
+        prompt = client.post(PATH, json=whole).json()["usage"]["prompt_tokens"]
+        body = ASKED | {"n": 48, "max_tokens": 440, "logprobs": True}
+        told: list[dict[str, Any]] = []
+        with client.stream("POST", PATH, json=body) as response:
+            stream = events(response.iter_lines())
+            told.extend(next(stream) for _ in range(20))
+            os.kill(server.pid, signal.SIGKILL)
+            os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOWAIT)
+            with pytest.raises(httpx.HTTPError):
+                told.extend(stream)
+    for _ in range(2):  # the second start finds nothing more
+        with serving(home) as server, Client(server.url, server.key) as admin:
+            row = admin.usage(key_id=record.id).data[0]
+            assert (row.requests, row.failed) == (2, 1)
+    billed, each = rows_of(home, record.id)
+    assert each == ("ok", prompt, 4, PRICE.cost(prompt, 4))
+    status, told_prompt, tokens, cost = billed
+    assert (status, told_prompt, cost) == ("failed", prompt, PRICE.cost(prompt, tokens))
+    # What a step or two brought may be lost on its way when the connection breaks.
+    assert 20 <= delivered(told) <= tokens <= delivered(told) + 2 * 48
+
+
 def kill_the_worker(server: Running) -> None:
     (row,) = httpx.get(f"{server.url}/api/ps", headers=server.admin).json()
     os.kill(row["pid"], signal.SIGKILL)

@@ -29,7 +29,9 @@ ENDED = Ended(Usage(3, 1), (Delta(0, "hi", 1, "stop"),))
 def test_an_answer_that_comes_with_its_first_token_is_whole() -> None:
     async def once(pauses: int) -> None:
         settled: list[object] = []
-        generation = Generation(VERSION, lambda *told: settled.append(told), Metrics())
+        generation = Generation(
+            VERSION, lambda *told: settled.append(told), Metrics(), lambda *_: None
+        )
         ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
 
         async def run(receiver: Receiver) -> Answered:

@@ -25,8 +25,8 @@ class Admission:
     """
 
     __slots__ = (
-        "_ledger", "_start_ns", "begun", "held_micro", "levels", "line", "periods", "price",
-        "settled", "tokens", "usage",
+        "_ledger", "_start_ns", "begun", "held_micro", "levels", "line", "periods", "place",
+        "price", "settled", "tokens", "usage",
     )  # fmt: skip
 
     def __init__(
@@ -42,12 +42,17 @@ class Admission:
         self.levels: tuple[Level, ...] = ()
         self.periods: tuple[Period, ...] = ()
         self.usage: Usage | None = None
+        self.place: int | None = None
         self.settled = False
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
         """What is left of the limits now, for the answer; of several levels the tightest."""
         return self._ledger.headers(self.levels) if self.levels else []
+
+    def delivered(self, prompt: int, completion: int) -> None:
+        """Note how many tokens have gone out so far: they are billed if the server is killed."""
+        self._ledger.delivered(self, prompt, completion)
 
     def settle(
         self, usage: Usage | None, status: Status = "ok", error_code: str | None = None

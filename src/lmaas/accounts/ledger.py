@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from lmaas.accounts.admission import Admission, Counted
+from lmaas.accounts.delivered import Delivered, Part
 from lmaas.accounts.journal import Begun, Journal, Row, line_of, read_spools
 from lmaas.accounts.limits import Bucket, Level, Period, bounds, duration
 from lmaas.accounts.records import FREE, Limits, Price, Status
@@ -48,6 +49,7 @@ class Ledger:
         self._database = registry.database
         self._journal = Journal(self._database.path.parent)
         self._tally = Tally(self._journal.folder)
+        self._delivered = Delivered(self._journal.folder)
         self._terms = Terms(registry.database)
         self._now = now
         self._monotonic_ns = monotonic_ns
@@ -89,10 +91,15 @@ class Ledger:
         left = self._journal.spools()
         tallies = self._tally.files()
         running, rows = read_spools(left)
-        failed = [_row_of(b, 0.0, NOTHING, 0, "failed", SERVER_ENDED) for b in running.values()]
+        parts, nothing = self._delivered.read(), Part(NOTHING, 0)
+        failed = [
+            _row_of(begun, 0.0, *parts.get(begun.request_id, nothing), "failed", SERVER_ENDED)
+            for begun in running.values()
+        ]
         insert(self._database, [*rows.values(), *failed, *_sums(tallies, ended=True)])
         for path in (*left, *tallies):
             path.unlink()
+        self._delivered.remove()
         if rows or failed:
             log.info("Recovered %d usage rows, %d of killed requests.", len(rows), len(failed))
         self._refresh(self._registry.data_version())
@@ -151,6 +158,7 @@ class Ledger:
         return not bounded and self._find_price(key.tenant, model) is FREE
 
     def _release(self) -> None:
+        self._delivered.remove()
         self._journal.release()
         self._tally.release()
 
@@ -250,6 +258,15 @@ class Ledger:
         admission.levels = levels
         admission.periods = tuple(level.period for level in levels if level.period is not None)
 
+    def delivered(self, admission: Admission, prompt: int, completion: int) -> None:
+        """What `Admission.delivered` does."""
+        if admission.place is None and not admission.settled:
+            begun = admission.begun
+            with self._lock:
+                admission.place = self._delivered.begin(begun.request_id, admission.price, prompt)
+        if admission.place is not None:
+            self._delivered.numbers[admission.place] = completion
+
     def settle(
         self,
         admission: Admission,
@@ -287,6 +304,9 @@ class Ledger:
                 self._journal.append(line_of(row))
             except LMaaSError as error:
                 log.warning("The row of %s is only in memory: %s", row.request_id, error)
+            if admission.place is not None:
+                self._delivered.end(admission.place)
+                admission.place = None
             if not self._open and not self._running:
                 self._release()
 

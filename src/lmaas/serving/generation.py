@@ -19,6 +19,8 @@ from lmaas.types import ModelVersion
 
 Status = Literal["ok", "failed", "cancelled"]
 Settle = Callable[[Usage | None, Status, BaseException | None], None]
+Note = Callable[[int, int], None]
+"""What is told, as a stream goes on, how many tokens of prompt and answer have gone out."""
 
 
 class Receiver(Protocol):
@@ -55,7 +57,12 @@ class Generation:
     """
 
     def __init__(
-        self, version: ModelVersion, settle: Settle, metrics: Metrics, keep: Keep | None = None
+        self,
+        version: ModelVersion,
+        settle: Settle,
+        metrics: Metrics,
+        note: Note,
+        keep: Keep | None = None,
     ) -> None:
         self.version = version
         self.headers: list[tuple[bytes, bytes]] = []
@@ -63,6 +70,7 @@ class Generation:
         self.prompt_logprobs: tuple[TokenLogprob, ...] = ()
         self._settle: Settle | None = settle
         self._metrics = metrics
+        self._note = note
         self._asked = time.perf_counter()
         self._keep = keep
         self._kept: list[Delta] = []
@@ -125,6 +133,7 @@ class Generation:
     def part(self, delta: Delta) -> None:
         """A piece of the answer."""
         self._streamed += delta.tokens
+        self._note(self.usage.prompt, self._streamed)
         self._deltas.append(delta)
         if self._keep is not None:
             self._kept.append(delta)
