@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from checkpoints import make_llama
+from checkpoints import make_llama, make_qwen3
 from lmaas.cli import cli
 from lmaas.client import Client
 from lmaas.compression import measure
 from lmaas.compression.weights import built_in_text
-from lmaas.config import load_settings
+from lmaas.config import Settings, load_settings
 from lmaas.errors import ConfigError, Forbidden, InvalidInput, ParityFailed
 from lmaas.service import Service
 from lmaas.serving.variant import choose_variant, require_small_rise, weights_bytes
@@ -94,6 +94,35 @@ def test_a_form_that_loses_too_much_is_not_registered(service: Service) -> None:
     assert {v.name for v in before.variants} <= {
         v.name for v in service.model(TENANT, "tiny").variants
     }
+
+
+def test_max_drop_refuses_what_was_measured(tmp_path: Path) -> None:
+    """A model that knows the text, with weights that no per-channel int8 keeps."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    checkpoint = make_qwen3(tmp_path / "checkpoint")
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    ids = torch.tensor([AutoTokenizer.from_pretrained(checkpoint)(TEXT)["input_ids"][:256]])
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(15):
+        optimizer.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.mlp.down_proj.weight[:, 0] *= 10_000
+            layer.mlp.up_proj.weight[0] /= 10_000
+    model.save_pretrained(checkpoint)
+    with closing(Service(Settings(home=str(tmp_path / "home")))) as service:
+        asyncio.run(service.push(TENANT, checkpoint, PushOptions(name="tiny")))
+        with pytest.raises(ParityFailed, match=r"int8 of tiny:1 raises .*; allowed \+5\.0%"):
+            compress(service, "int8")
+        assert service.model(TENANT, "tiny").variants == ()
+        assert not service.registry.check(repair=False).orphans
+        made = compress(service, "int8", max_drop=10)
+        assert 0.05 < made.report.perplexity_rise < made.report.max_drop == 10
+        assert service.model(TENANT, "tiny").variants == (made,)
 
 
 def test_what_cannot_be_honoured_is_refused(service: Service) -> None:
