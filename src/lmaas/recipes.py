@@ -16,11 +16,13 @@ from lmaas.own_server import local
 from lmaas.recipe import Recipe, recipe_of
 from lmaas.registry.lock import HomeLock
 from lmaas.service import Service
-from lmaas.types import TENANT
+from lmaas.types import TENANT, PushOptions
 
 KEY_NAME = "lmaas.train"
 MAX_RECIPE_BYTES = 1 << 20
 WAITING = ("queued", "running")
+BASES: dict[str, str] = {"text-generation": "text-generation", "text-classification": "embedding"}
+"""By what is trained, what a checkpoint to begin with is registered as."""
 
 
 def train(
@@ -39,7 +41,8 @@ def train(
     its own: `lmaas.train(name="digits", task="image-classification", data={"train": "digits/"})`.
     `heard` is told each event. The run happens at the server at `url` (or LMAAS_URL), else at the
     live server of `home` (or LMAAS_HOME), else at one that is started for it. To a server at a URL
-    data files are sent; folders are paths of that server. Raises the error that the job failed
+    data files are sent; folders are paths of that server. `model.base` may be a checkpoint's folder
+    on this machine: it is pushed first. Raises the error that the job failed
     with, Cancelled when somebody cancelled it; a job that somebody paused is returned as it is.
     """
     settings = load_settings({"home": home and str(home), "url": url, "key": key})
@@ -50,6 +53,7 @@ def train(
     with server_for(settings) as client:
         if remote:
             chosen = send_data(client, chosen)
+        chosen = push_base(client, chosen)
         job = client.train(chosen, priority=priority)
         return wait_for(client, job, heard)
 
@@ -115,6 +119,20 @@ def send_data(client: Client, recipe: Recipe) -> Recipe:
     sent = {path: client.upload_file(path) for path in set(paths.values())}
     ids = {split: sent[path] for split, path in paths.items()}
     return msgspec.structs.replace(recipe, data=msgspec.structs.replace(recipe.data, **ids))
+
+
+def push_base(client: Client, recipe: Recipe) -> Recipe:
+    """The recipe with a base that is a folder of this machine pushed: a Hugging Face checkpoint.
+
+    It is registered as the model's name with "-base" at its end. Other bases stay what they are.
+    """
+    base = recipe.model.base
+    if base is None or not Path(base).is_dir():
+        return recipe
+    options = PushOptions(name=f"{recipe.name}-base", task=BASES.get(recipe.task))
+    pushed = client.push(Path(base), options)
+    model = msgspec.structs.replace(recipe.model, base=pushed.ref)
+    return msgspec.structs.replace(recipe, model=model)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import lmaas
+from checkpoints import make_qwen3
 from lmaas.cli import main
 from lmaas.errors import InvalidInput
 from lmaas.registry.lock import HomeLock
@@ -186,6 +187,20 @@ def test_a_named_server_is_sent_the_data(folder: Path, capsys: pytest.CaptureFix
         file_id = job["recipe"]["data"]["train"]
         path = folder / "home" / "files" / file_id / "content" / "numbers.csv"
         assert path.read_text() == f"number,kind\n{rows}"
+
+
+def test_a_checkpoint_of_this_machine_is_trained_on(folder: Path, run: Run) -> None:
+    make_qwen3(folder / "checkpoint")
+    row = {"prompt": "the quick", "completion": " brown fox"}
+    (folder / "rows.jsonl").write_text(8 * (json.dumps(row) + "\n"))
+    given = ("--task", "text-generation", "--data", "rows.jsonl", "--base", "checkpoint")
+    refused = run("train", *given, "--detach")
+    assert "lmaas push" in refused.err
+    done = run("train", *given, "--steps", "2", "--json")
+    assert done.code == 0, done.err
+    job = json.loads(done.out.splitlines()[-1])
+    assert job["model"] == "rows:1"
+    assert job["recipe"]["model"]["base"] == "rows-base:1"
 
 
 def test_an_interrupted_command_leaves_its_job_to_the_next_server(folder: Path, run: Run) -> None:

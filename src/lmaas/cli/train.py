@@ -47,7 +47,7 @@ FLAGS = {
 @click.option("--data", help="The samples to learn from: a file or folder.")
 @click.option("--validation", help="The samples to check on, or the share of --data to hold out.")
 @click.option("--framework", help="pytorch, keras or tensorflow; lightgbm for boosted trees.")
-@click.option("--base", help="A registered model to train on.")
+@click.option("--base", help="A registered model to train on, or a checkpoint's folder.")
 @click.option("--architecture", help="A new model of this kind.")
 @click.option("--epochs", type=click.IntRange(1), help="How often to go through the samples.")
 @click.option("--steps", type=click.IntRange(1), help="So many updates, instead of --epochs.")
@@ -88,7 +88,8 @@ def command(
     to the server, or to the next one.
     """
     from lmaas.config import load_settings
-    from lmaas.recipes import send_data, server_for, wait_for
+    from lmaas.errors import InvalidInput
+    from lmaas.recipes import push_base, send_data, server_for, wait_for
     from lmaas.registry.lock import HomeLock
     from lmaas.training.schema import recipe_schema
     from lmaas.types import TENANT
@@ -102,6 +103,12 @@ def command(
     chosen = _recipe(recipe, given, assignments, here=settings.url is None)
     lives = settings.url is not None or "url" in (HomeLock.read(settings.home_path) or {})
     if detach and not lives:
+        if chosen.model.base is not None and Path(chosen.model.base).is_dir():
+            raise InvalidInput(
+                f"The base {chosen.model.base} is not registered, and no server is here to do it.",
+                hint="`lmaas push` it first, or leave --detach out.",
+                param="model.base",
+            )
         with service_of(flags) as service:
             job = service.train(TENANT, chosen, priority=priority)
         show(job, as_json, [f"Queued {job.id}; the next `lmaas serve` runs it."])
@@ -109,6 +116,7 @@ def command(
     with _terminated_like_interrupted(), server_for(settings) as client:
         if settings.url is not None:
             chosen = send_data(client, chosen)
+        chosen = push_base(client, chosen)
         job = client.train(chosen, priority=priority)
         if detach:
             show(job, as_json, [f"Queued {job.id}: `lmaas jobs watch {job.id}`."])
