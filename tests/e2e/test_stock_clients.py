@@ -1,5 +1,6 @@
 """A real server process, called by clients that know nothing of LMaaS."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,16 @@ def test_openai(server: Running) -> None:
         assert caught.value.code == "model_not_found"
         assert "digits" in caught.value.message
         assert caught.value.request_id
+
+
+def test_the_oldest_openai(language: Running) -> None:
+    oldest = Path(sys.prefix) / "oldest"
+    assert oldest.is_dir(), "`make install` puts the oldest supported client there"
+    script = Path(__file__).with_name("oldest_openai.py")
+    environ = {**os.environ, "PYTHONPATH": str(oldest)}
+    argv = [sys.executable, "-W", "ignore", str(script), language.url, language.call_key]
+    done = subprocess.run(argv, env=environ, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
