@@ -38,11 +38,13 @@ SERVERS: Final = (
     "vllm-bf16",
     "llama-server-bf16",
     "lmaas-int8",
+    "in-process-int8",
     "llama-server-q8_0",
     "lmaas-int4",
     "in-process-int4",
     "llama-server-q4_0",
     "lmaas-bf16-lookup",
+    "lmaas-int8-lookup",
     "lmaas-int4-lookup",
     "llama-cpp-python-bf16",
 )
