@@ -29,7 +29,7 @@ from servers import Running, give, serving
 
 REFUSED_WITHIN_S = 5.0
 """A second, and patience with a busy machine."""
-AT_ONCE_S = 1.0
+AT_ONCE_S = 2.0
 TRIES = 3
 """So often what is to be refused at once may be tried, as the machine may be busy."""
 OTHER = "other"

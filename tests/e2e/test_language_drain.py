@@ -125,7 +125,7 @@ def test_what_a_killed_worker_delivered_is_billed_once(home: Path) -> None:
         client = stack.enter_context(httpx.Client(base_url=server.url, headers=headers, timeout=60))
         whole = {**ASKED, "stream": False, "stream_options": None, "max_tokens": 4}
         prompt = client.post(PATH, json=whole).json()["usage"]["prompt_tokens"]
-        body = ASKED | {"n": 48, "max_tokens": 440, "logprobs": True}
+        body = ASKED | {"n": 128, "max_tokens": 480, "logprobs": True}
         with client.stream("POST", PATH, json=body) as response:
             stream = events(response.iter_lines())
             told = [next(stream) for _ in range(20)]
@@ -133,7 +133,7 @@ def test_what_a_killed_worker_delivered_is_billed_once(home: Path) -> None:
             told += stream
         assert {"done": True} not in told
         assert told[-1]["error"]["code"] == "unavailable"
-        assert 20 <= delivered(told) < 48 * 440
+        assert 20 <= delivered(told) < 128 * 480
         again = client.post(PATH, json=whole)
         assert again.status_code == 200
         assert again.json()["usage"]["completion_tokens"] == 4

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,9 @@ def test_the_stream_ends_in_an_error(
 def killed_midway(client: httpx.Client, path: str, asked: dict[str, Any]) -> list[str]:
     client.post("/api/models/tiny/load").raise_for_status()
     (worker,) = client.get("/api/ps").json()
+    while worker["pid"] is None:  # The one before was killed a moment ago.
+        time.sleep(0.05)
+        (worker,) = client.get("/api/ps").json()
     with client.stream("POST", path, json={**asked, "stream": True}) as response:
         assert response.status_code == 200
         lines = response.iter_lines()

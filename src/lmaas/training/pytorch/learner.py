@@ -62,7 +62,7 @@ class PyTorchLearner:
         self._keywords: dict[tuple[str, ...], bool] = {}
         self._training: bool | None = None
         self._flat: Any = None
-        self._threads = 0
+        self._threads = 0  # Not chosen yet.
 
     def step(self, feeds: Sequence[Feed], *, learning_rate: float, weight: float) -> float:
         """See `base.Learner.step`."""
@@ -201,7 +201,7 @@ class PyTorchLearner:
         # Sums come out otherwise in the last bits with another number of threads, so that a run
         # that is taken up again has as many as before.
         self._threads = threads
-        if self._device.type == "cpu":
+        if threads and self._device.type == "cpu":
             torch.set_num_threads(threads)
 
     def _run(self, feed: Feed) -> tuple[dict[str, Any], Any]:
