@@ -1,7 +1,8 @@
 """LMaaS's training jobs beside the plain loop of the same framework, in one run.
 
-`make bench BENCH=training` runs all of it and rewrites results/training.json and .md. A side is the
-process that a job is, or that the plain loop is; the two take turns within each repetition.
+`make bench BENCH=training` runs all of it and rewrites results/training.json and .md; what is not
+measured now keeps what it had. A side is the process that a job is, or that the plain loop is; the
+two take turns within each repetition.
 """
 
 import argparse
@@ -46,11 +47,12 @@ class Run(msgspec.Struct, kw_only=True):
 
 
 class Cell(msgspec.Struct, kw_only=True):
-    """One side of one workload in one framework: a run for each repetition."""
+    """One side of one workload in one framework: a run for each repetition of a day's run."""
 
     workload: str
     framework: str
     side: str
+    date: str
     runs: list[Run] = []
 
     def median(self, field: str) -> float:
@@ -61,8 +63,6 @@ class Cell(msgspec.Struct, kw_only=True):
 class Report(msgspec.Struct, kw_only=True):
     """The result file."""
 
-    date: str
-    command: str
     machine: dict[str, Any]
     cells: list[Cell]
 
@@ -177,7 +177,11 @@ def measure(name: str, framework: str, repeats: int, share: float) -> list[Cell]
     workload: Workload = WORKLOADS[name]
     if share < 1:
         workload = workload._replace(steps=max(4, round(share * workload.steps)))
-    cells = [Cell(workload=name, framework=framework, side=s) for s in sides(name, framework)]
+    today = date.today().isoformat()
+    cells = [
+        Cell(workload=name, framework=framework, side=side, date=today)
+        for side in sides(name, framework)
+    ]
     with tempfile.TemporaryDirectory() as place:
         data = Path(place) / "data"
         for repeat in range(repeats):
@@ -197,8 +201,7 @@ def render(report: Report) -> str:
     lines = [
         "# Training",
         "",
-        f"{report.date}, `{report.command}`. "
-        + ", ".join(f"{name} {value}" for name, value in report.machine.items())
+        ", ".join(f"{name} {value}" for name, value in report.machine.items())
         + ". Medians over the repetitions, in which the sides take turns; ratios are medians of "
         "the repetitions' own ratios to the plain loop. First step: from the start of the process, "
         "reading of the data included.",
@@ -228,34 +231,36 @@ def render(report: Report) -> str:
 def main() -> None:
     """Parse the command line, measure, write the result files."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a third of the steps, once")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--quick", action="store_true", help="a third of the steps, once unless told"
+    )
+    parser.add_argument("--repeats", type=int)
     parser.add_argument("--workload", action="append", choices=list(WORKLOADS))
     parser.add_argument("--framework", action="append", choices=("pytorch", "keras", "tensorflow"))
     parser.add_argument("--out", type=Path, default=RESULTS / "training.json")
     given = parser.parse_args()
+    repeats = given.repeats or (1 if given.quick else 3)
     machine = {
         "processor": processor(),
         "cores": os.cpu_count(),
         "Python": platform.python_version(),
         **{name: version(name) for name in ("torch", "keras", "tensorflow")},
     }
-    report = Report(
-        date=date.today().isoformat(),
-        command=f"make bench BENCH=training{' QUICK=1' if given.quick else ''}",
-        machine=machine,
-        cells=[
-            cell
-            for name in given.workload or WORKLOADS
-            for framework in WORKLOADS[name].frameworks
-            if framework in (given.framework or WORKLOADS[name].frameworks)
-            for cell in measure(
-                name, framework, 1 if given.quick else given.repeats, 0.34 if given.quick else 1
+    known: dict[tuple[str, str, str], Cell] = {}
+    if given.out.exists():
+        old = msgspec.json.decode(given.out.read_bytes(), type=Report)
+        known = {(cell.workload, cell.framework, cell.side): cell for cell in old.cells}
+    for name in given.workload or WORKLOADS:
+        for framework in given.framework or WORKLOADS[name].frameworks:
+            if framework not in WORKLOADS[name].frameworks:
+                continue
+            for cell in measure(name, framework, repeats, 0.34 if given.quick else 1):
+                known[cell.workload, cell.framework, cell.side] = cell
+            report = Report(machine=machine, cells=list(known.values()))
+            given.out.write_bytes(
+                msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n"
             )
-        ],
-    )
-    given.out.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
-    given.out.with_suffix(".md").write_text(render(report))
+            given.out.with_suffix(".md").write_text(render(report))
 
 
 if __name__ == "__main__":

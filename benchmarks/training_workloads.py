@@ -83,19 +83,16 @@ def _texts(length: int) -> Callable[[Path, int], dict[str, Any]]:
     return write
 
 
-def _chats(length: int) -> Callable[[Path, int], dict[str, Any]]:
+def _answers(length: int) -> Callable[[Path, int], dict[str, Any]]:
     def write(folder: Path, count: int) -> dict[str, Any]:
         prompts = checkpoints.Prompts(base(folder))
-        path = folder / "chats.jsonl"
+        path = folder / "answers.jsonl"
         with path.open("w") as file:
             for asked, told in zip(
                 prompts.unique(count, 16), prompts.unique(count, length), strict=True
             ):
-                messages = [
-                    {"role": "user", "content": prompts.text(asked)},
-                    {"role": "assistant", "content": prompts.text(told)},
-                ]
-                file.write(json.dumps({"messages": messages}) + "\n")
+                row = {"prompt": prompts.text(asked), "completion": prompts.text(told)}
+                file.write(json.dumps(row) + "\n")
         return {"train": str(path)}
 
     return write
@@ -127,9 +124,9 @@ WORKLOADS: Final = {
         _texts(128), 512, 16, 24, EVERY,
     ),
     "lm-113m": Workload(
-        "text-generation", {}, _chats(104), 64, 4, 10, ("pytorch",),
+        "text-generation", {}, _answers(104), 64, 4, 10, ("pytorch",),
     ),
 }  # fmt: skip
 """By name; BERT-small is 4 layers of 512 (Turc et al., 2019), the ResNet He et al.'s for 32 x 32.
 
-The language model reads 16 + 104 tokens and what the chat's form adds."""
+The language model reads 16 + 104 tokens."""

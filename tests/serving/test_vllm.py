@@ -395,6 +395,7 @@ def requests(language_home: Path, tmp_path_factory: pytest.TempPathFactory) -> R
         (saying("a", sampling=Sampling(logit_bias={600_000: 1.0})), "logit_bias"),
         (saying("a", sampling=Sampling(stop_token_ids=(600_000,))), "stop_token_ids"),
         (saying("a", template={"chat_template": "x"}), "chat_template_kwargs"),
+        (saying("a", template={"mood": "x"}, named=("mood",)), "chat_template_kwargs"),
         (
             saying("a", tools=(Tool(name="f"),), format=Format(kind="json_object")),
             "response_format",

@@ -57,7 +57,7 @@ class Requests:
             else TokenizerFile()
         )
         self._special = any_of(token.content for token in read.added_tokens if token.special)
-        template = Template.load(folder)
+        template = self._template = Template.load(folder)
         source = template.source if template is not None else ""
         self.parser = next((parser for mark, parser in PARSERS if mark in source), None)
         self._thinks = {
@@ -144,6 +144,8 @@ class Requests:
                 hint="Use /v1/completions, or push the model with a chat_template.jinja.",
                 param="messages",
             )
+        if self._template is not None:
+            self._template.check_named(request.named)
         for name in FORBIDDEN:
             if name in request.template:
                 raise InvalidInput(
