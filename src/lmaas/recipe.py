@@ -55,6 +55,9 @@ def _refuse_unread(
 class ModelChoice(Record, frozen=True, kw_only=True):
     """What is trained: a registered model (`base`: `name`, `name:3`, `name@alias`) that is trained
     on, or a new one of a named `architecture` with its `options` (sizes), or both "auto".
+
+    For `text-classification` a base may be an embedding model too, an encoder's checkpoint (BERT,
+    MiniLM, …): it gets a new head and learns in PyTorch, whole or with an adapter.
     """
 
     base: str | None = None

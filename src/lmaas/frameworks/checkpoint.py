@@ -169,6 +169,25 @@ def load_model(kind: Any, folder: Path, dtype: Any, *, spare: Sequence[str] = ()
     return model.eval()
 
 
+def outline(kind: Any, folder: Path) -> Any:
+    """The torch model of `folder` with its sizes and no weights, by the transformers class `kind`.
+
+    It takes no memory worth counting. Raises ModelRefused.
+    """
+    import torch
+    from transformers import AutoConfig
+
+    check_config(folder)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    try:
+        with torch.device("meta"):
+            return kind.from_config(config, trust_remote_code=False)
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - as in `load_model`
+        raise ModelRefused(f"The checkpoint cannot be loaded: {short(error)}.") from None
+
+
 def load_tokenizer(folder: Path) -> Any:
     """The fast tokenizer of `folder`; a slow one is converted and kept as tokenizer.json.
 

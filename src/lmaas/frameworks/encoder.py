@@ -75,7 +75,7 @@ def build(folder: Path, options: PushOptions, target: Path) -> Manifest:
             )
     else:
         model = checkpoint.load_model(AutoModel, folder, torch.float32, spare=SPARE)
-    causal = _is_causal(model)
+    causal = is_causal(model)
     layers = None if ranks else read_layers(folder, causal=causal)
     spec = describe(model, tokenizer, folder, layers)
     compiled = target / "compiled"
@@ -180,7 +180,7 @@ def _read(path: Path, kind: type) -> Any:
     return value
 
 
-def _is_causal(model: Any) -> bool:
+def is_causal(model: Any) -> bool:
     """Whether what a token becomes depends only on the tokens before it."""
     import torch
 

@@ -35,35 +35,55 @@ def pool_one(hidden: Any, layers: Layers | None) -> Any:
 
 
 def convert(model: Any, layers: Layers | None, sample: tuple[Row, Row], *, causal: bool) -> Any:
-    """The network and its layers as an `openvino.Model`.
+    """The network and its layers as an `openvino.Model`; see `find_reader`."""
+    import torch
 
-    Masks are given ready made, because what makes them does not trace; a network that reads them
-    otherwise gets the plain mask. Which it is shows in the answers, to texts longer than the
-    network's window too. Raises InvalidInput when no mask gives the source's answers.
+    example = tuple(torch.from_numpy(array) for array in sample[0].values())
+    return find_reader(
+        model,
+        layers,
+        sample,
+        lambda reader: ov.load().convert_model(reader, example_input=example),
+        causal=causal,
+    )
+
+
+def find_reader(
+    model: Any,
+    layers: Layers | None,
+    sample: tuple[Row, Row],
+    use: Callable[[Any], Any],
+    *,
+    causal: bool,
+) -> Any:
+    """What `use` makes of a reader: the network and its layers as one module that can be traced.
+
+    Its inputs are those of `sample`, in order. Masks are given to the network ready made, because
+    what makes them does not trace; a network that reads them otherwise gets the plain mask. Which
+    it is shows in the answers, to texts longer than the network's window too. Raises InvalidInput
+    when no mask gives the source's answers.
     """
     import torch
 
     checks = [sample, *_beyond_window(model, layers, list(sample[0]))]
-    example = tuple(torch.from_numpy(array) for array in sample[0].values())
     told = "the source's answers are not reached"
     for make_mask in _masks(model, causal=causal):
-        graph = _graph(model, layers, list(sample[0]), make_mask, causal=causal)
+        reader = _reader(model, layers, list(sample[0]), make_mask, causal=causal)
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tracing warns of itself and of every Python branch
             try:
-                if not all(_gives(graph, *check) for check in checks):
-                    continue
-                return ov.load().convert_model(graph, example_input=example)
+                if all(_gives(reader, *check) for check in checks):
+                    return use(reader)
             except Exception as error:  # noqa: BLE001 - OpenVINO wraps whatever tracing raised
                 told = " ".join(str(error).split())[:300]
     raise InvalidInput(f"The model cannot be compiled: {told}.")
 
 
-def _gives(graph: Any, inputs: Row, outputs: Row) -> bool:
+def _gives(reader: Any, inputs: Row, outputs: Row) -> bool:
     import torch
 
     (want,) = outputs.values()
-    got = graph(*(torch.from_numpy(array) for array in inputs.values())).numpy()
+    got = reader(*(torch.from_numpy(array) for array in inputs.values())).numpy()
     return bool(np.allclose(got, want, atol=1e-4))
 
 
@@ -109,7 +129,7 @@ def _by_layer(mask: Any, *, near: Callable[[Any], Any], causal: bool) -> dict[st
     return {"full_attention": _additive(mask, causal=causal), "sliding_attention": near(mask)}
 
 
-def _graph(
+def _reader(
     model: Any,
     layers: Layers | None,
     names: Sequence[str],
@@ -122,7 +142,7 @@ def _graph(
     pad = int(getattr(model.config, "pad_token_id", None) or 0)
     options = {"use_cache": False} if causal else {}
 
-    class Graph(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
+    class Reader(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
         """Token ids and mask in, one row for each text out; padding is the model's own."""
 
         def __init__(self) -> None:
@@ -137,7 +157,7 @@ def _graph(
             given[text.MASK] = make_mask(mask)
             return _pool(self.model(**given, **options)[0], mask, layers)
 
-    return Graph().eval()
+    return Reader().eval()
 
 
 def _additive(mask: Any, *, causal: bool, reach: int | None = None) -> Any:
@@ -148,7 +168,7 @@ def _additive(mask: Any, *, causal: bool, reach: int | None = None) -> Any:
     import torch
 
     hidden = (1.0 - mask[:, None, None, :].to(torch.float32)) * MASKED
-    place = torch.arange(mask.shape[1])
+    place = torch.arange(mask.shape[1], device=mask.device)
     ahead = place[None, :] - place[:, None]
     if causal:
         hidden = hidden + (ahead > 0).to(torch.float32) * MASKED

@@ -16,11 +16,7 @@ class BaseModel:
     """A package that a run of ours made. Raises InvalidInput for any other."""
 
     def __init__(self, folder: Path, recipe: Recipe, framework: TrainingFramework) -> None:
-        try:
-            content = (folder / "manifest.json").read_bytes()
-            self.manifest = msgspec.json.decode(content, type=Manifest)
-        except (OSError, msgspec.DecodeError) as error:
-            raise _refused(f"has no package that can be read ({error})") from None
+        self.manifest = read_manifest(folder)
         if (self.manifest.task, self.manifest.framework) != (recipe.task, framework):
             raise _refused(
                 f"is a model of {self.manifest.task} in {self.manifest.framework}; the run trains "
@@ -40,7 +36,7 @@ class BaseModel:
                 hint="Leave model.architecture out.",
                 param="model.architecture",
             )
-        _require(asked.options, self.model.options, "model.options")
+        require(asked.options, self.model.options, "model.options")
         self._asked = recipe.data.options
 
     def read_as(self, **own: Any) -> None:
@@ -48,7 +44,7 @@ class BaseModel:
 
         `own` is what the base's options were found to be.
         """
-        _require(self._asked, self._read | own, "data.options", also=self._read)
+        require(self._asked, self._read | own, "data.options", also=self._read)
 
     def fill(self, model: Any, *, head: bool) -> None:
         """Put the base's weights into `model`, a new network like it.
@@ -105,10 +101,18 @@ def _tensorflow(model: Any, source: Path, head: bool) -> None:
             variable.assign(reader.get_tensor(name + key))
 
 
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a base's package. Raises InvalidInput."""
+    try:
+        return msgspec.json.decode((folder / "manifest.json").read_bytes(), type=Manifest)
+    except (OSError, msgspec.DecodeError) as error:
+        raise _refused(f"has no package that can be read ({error})") from None
+
+
 FILLERS = {"pytorch": _torch, "keras": _keras, "tensorflow": _tensorflow}
 
 
-def _require(
+def require(
     asked: Mapping[str, Any],
     own: Mapping[str, Any],
     param: str,

@@ -46,7 +46,8 @@ class TableDataOptions(DataOptions, frozen=True, kw_only=True):
 class TextDataOptions(DataOptions, frozen=True, kw_only=True):
     """The most tokens of a text (what is longer is cut), and what its tokenizer is like.
 
-    "auto": a length that 95 of 100 texts have at most.
+    "auto": a length that 95 of 100 texts have at most. A base has its own tokenizer, and an encoder
+    takes no more tokens than it was made for.
     """
 
     max_length: Annotated[int, Meta(ge=4, le=8192)] | Literal["auto"] = "auto"

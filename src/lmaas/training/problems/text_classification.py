@@ -1,7 +1,8 @@
 """Text classification: texts with labels in, a classifier served by its task out.
 
 The tokenizer is a byte-level BPE (Sennrich et al., 2016) trained on the training texts, or the
-base's; it lies beside the compiled model, so serving reads texts as training did.
+base's; it lies beside the compiled model, so serving reads texts as training did. A base that is a
+checkpoint of an encoder is the matter of `encoder_tuning`.
 """
 
 import importlib
@@ -41,21 +42,25 @@ MOST_READ: Final = 200_000
 SAMPLE: Final = 8
 
 
-class TextClassification(SizedNetwork):
-    """The problem of one recipe."""
+class LabelledTexts:
+    """The data of one recipe, and what becomes of it whatever network learns.
+
+    Whoever derives from it says `model`, how texts are read (`_tokenizer` of the file `_path`, and
+    `_language`), and builds the network.
+    """
 
     primary = "accuracy"
+    model: ModelChoice
+    _tokenizer: text.Tokenizer
+    _language: LanguageSpec
 
-    def __init__(self, recipe: Recipe, folder: Path, base: Path | None) -> None:
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
         self._framework: TrainingFramework = (
             "pytorch" if recipe.framework == "auto" else recipe.framework
         )
-        options = data_options(recipe, TextDataOptions)
-        if recipe.method.type != "supervised" or recipe.adapter is not None:
-            raise InvalidInput(
-                "text-classification learns supervised, all weights: no method dpo, no adapter.",
-                param="method" if recipe.adapter is None else "adapter",
-            )
+        self._options = data_options(recipe, TextDataOptions)
+        if recipe.method.type != "supervised":
+            raise InvalidInput("text-classification learns supervised, not by dpo.", param="method")
         self._recipe = recipe
         self._augmenter = TextAugmenter(recipe.augmentation)
         self._splits = Splits(
@@ -65,58 +70,12 @@ class TextClassification(SizedNetwork):
         for table in {id(p.table): p.table for p in self._splits.parts.values()}.values():
             table.texts(self._column)
         self.labels, self._targets = self._splits.labels("label")
-        self._base = BaseModel(base, recipe, self._framework) if base is not None else None
-        self._name, self._sizes = architectures.resolve(
-            recipe.task, self._base.model if self._base else recipe.model
-        )
         self._path = folder / "data" / TOKENIZER
-        if base is None:
-            self._train_tokenizer(options)
-        else:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(base / "compiled" / TOKENIZER, self._path)
-        self._tokenizer = text.Tokenizer(self._path)
-        if self._base is not None and self._base.manifest.signature.language is not None:
-            self._language = self._base.manifest.signature.language
-            self._base.read_as(
-                max_length=self._language.context_length, vocabulary=self._language.vocabulary_size
-            )
-        else:
-            self._language = self._measured(options)
-        self.model: ModelChoice = msgspec.structs.replace(
-            architectures.noted(self._name, self._sizes), base=recipe.model.base
-        )
         self.loss = Loss(name="cross-entropy", smoothing=recipe.label_smoothing)
 
-    def _train_tokenizer(self, options: TextDataOptions) -> None:
-        """Write a tokenizer of the training texts; the same texts give the same one."""
-        from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-
-        raw = Tokenizer(models.BPE())
-        forms = [normalizers.NFC(), *([normalizers.Lowercase()] if options.lowercase else [])]
-        raw.normalizer = normalizers.Sequence(forms)
-        raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-        raw.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=options.vocabulary,
-            special_tokens=[PAD],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
-        part = self._splits.train
-        raw.train_from_iterator(part.table.values(self._column, part.rows[:MOST_READ]), trainer)
+    def _take_tokenizer(self, base: Path) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        raw.save(str(self._path))
-
-    def _measured(self, options: TextDataOptions) -> LanguageSpec:
-        """The vocabulary's size, and a length that 95 of 100 texts have at most."""
-        from tokenizers import Tokenizer
-
-        length = self._usual_length() if options.max_length == "auto" else options.max_length
-        raw = Tokenizer.from_file(str(self._path))
-        return LanguageSpec(
-            architecture=self._name, context_length=length, vocabulary_size=raw.get_vocab_size()
-        )
+        shutil.copyfile(base / "compiled" / TOKENIZER, self._path)
 
     def _usual_length(self) -> int:
         part = self._splits.train
@@ -148,28 +107,9 @@ class TextClassification(SizedNetwork):
             weight=size,
         )
 
-    def _shape(self) -> Shape:
-        language = self._language
-        return Shape(
-            outputs=len(self.labels),
-            tokens=language.vocabulary_size,
-            places=language.context_length,
-        )
-
     def meter(self) -> Meter:
         """Accuracy and macro-F1."""
         return ClassMeter(len(self.labels))
-
-    def build(self, framework: TrainingFramework) -> Any:
-        """A new network with weights from the seed, or with those of the base."""
-        assert framework == self._framework, (framework, self._framework)
-        module = importlib.import_module(f"lmaas.training.{framework}.text")
-        model = module.build(
-            self._name, self._sizes, self._language, len(self.labels), self._recipe.seed
-        )
-        if self._base is not None and not self.resized:
-            self._base.fill(model, head=self._base.manifest.signature.labels == self.labels)
-        return model
 
     def package(self, model: Any, folder: Path, facts: Facts) -> None:
         """A package for the task `text-classification`, with its tokenizer."""
@@ -188,8 +128,13 @@ class TextClassification(SizedNetwork):
             metrics=facts.metrics,
             card=facts.card or recipe.card,
             lineage=lineage(recipe, facts),
+            source=self._kept(model),
         )
         shutil.copyfile(self._path, folder / "compiled" / TOKENIZER)
+
+    def _kept(self, model: Any) -> Path | None:
+        """The folder that is the package's source; None: the framework writes the model itself."""
+        return None
 
     def facts(self) -> dict[str, Any]:
         """The data's digest, sizes, labels and overlap; what texts become."""
@@ -202,6 +147,91 @@ class TextClassification(SizedNetwork):
         }
 
 
+class TextClassification(LabelledTexts, SizedNetwork):
+    """A network of `architectures`, in any framework: new, or one that a run of ours made."""
+
+    def __init__(self, recipe: Recipe, folder: Path, base: Path | None) -> None:
+        if recipe.adapter is not None:
+            raise InvalidInput(
+                "A network of text-classification learns all weights: no adapter.",
+                hint="An encoder's checkpoint as model.base takes one.",
+                param="adapter",
+            )
+        super().__init__(recipe, folder)
+        self._base = BaseModel(base, recipe, self._framework) if base is not None else None
+        self._name, self._sizes = architectures.resolve(
+            recipe.task, self._base.model if self._base else recipe.model
+        )
+        if base is None:
+            self._train_tokenizer(self._options)
+        else:
+            self._take_tokenizer(base)
+        self._tokenizer = text.Tokenizer(self._path)
+        if self._base is not None and self._base.manifest.signature.language is not None:
+            self._language = self._base.manifest.signature.language
+            self._base.read_as(
+                max_length=self._language.context_length, vocabulary=self._language.vocabulary_size
+            )
+        else:
+            self._language = self._measured(self._options)
+        self.model = msgspec.structs.replace(
+            architectures.noted(self._name, self._sizes), base=recipe.model.base
+        )
+
+    def _train_tokenizer(self, options: TextDataOptions) -> None:
+        """Write a tokenizer of the training texts; the same texts give the same one."""
+        from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+        raw = Tokenizer(models.BPE())
+        forms = [normalizers.NFC(), *([normalizers.Lowercase()] if options.lowercase else [])]
+        raw.normalizer = normalizers.Sequence(forms)
+        raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        raw.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=options.vocabulary,
+            special_tokens=[PAD],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        part = self._splits.train
+        raw.train_from_iterator(part.table.values(self._column, part.rows[:MOST_READ]), trainer)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        raw.save(str(self._path))
+
+    def _measured(self, options: TextDataOptions) -> LanguageSpec:
+        """The vocabulary's size, and a length that 95 of 100 texts have at most."""
+        from tokenizers import Tokenizer
+
+        length = self._usual_length() if options.max_length == "auto" else options.max_length
+        raw = Tokenizer.from_file(str(self._path))
+        return LanguageSpec(
+            architecture=self._name, context_length=length, vocabulary_size=raw.get_vocab_size()
+        )
+
+    def _shape(self) -> Shape:
+        language = self._language
+        return Shape(
+            outputs=len(self.labels),
+            tokens=language.vocabulary_size,
+            places=language.context_length,
+        )
+
+    def build(self, framework: TrainingFramework) -> Any:
+        """A new network with weights from the seed, or with those of the base."""
+        assert framework == self._framework, (framework, self._framework)
+        module = importlib.import_module(f"lmaas.training.{framework}.text")
+        model = module.build(
+            self._name, self._sizes, self._language, len(self.labels), self._recipe.seed
+        )
+        if self._base is not None and not self.resized:
+            self._base.fill(model, head=self._base.manifest.signature.labels == self.labels)
+        return model
+
+
 def open_problem(recipe: Recipe, folder: Path, base: Path | None) -> Problem:
     """The problem of a recipe."""
+    if base is not None and (base / "source" / "config.json").is_file():
+        from lmaas.training.problems.encoder_tuning import EncoderTuning
+
+        return EncoderTuning(recipe, folder, base)
     return TextClassification(recipe, folder, base)

@@ -41,26 +41,32 @@ def load(folder: Path, adapter: Adapter | None, seed: int) -> Any:
 
     model = checkpoint.load_model(AutoModelForCausalLM, folder, torch.float32)
     if adapter is not None:
-        from peft import LoraConfig, get_peft_model
-
-        torch.manual_seed(seed)
-        try:
-            model = get_peft_model(
-                model,
-                LoraConfig(
-                    r=adapter.rank,
-                    lora_alpha=adapter.alpha,
-                    lora_dropout=adapter.dropout,
-                    target_modules=list(adapter.targets) or "all-linear",
-                    task_type="CAUSAL_LM",
-                ),
-            )
-        except ValueError as error:
-            raise InvalidInput(
-                f"The adapter does not fit the model: {checkpoint.short(error)}.",
-                param="adapter.targets",
-            ) from None
+        model = adapted(model, adapter, "CAUSAL_LM", seed)
     return Logits(model)
+
+
+def adapted(model: Any, adapter: Adapter, kind: str, seed: int) -> Any:
+    """The model with low-rank matrices that learn alone; `kind` is what peft calls its task."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    try:
+        return get_peft_model(
+            model,
+            LoraConfig(
+                r=adapter.rank,
+                lora_alpha=adapter.alpha,
+                lora_dropout=adapter.dropout,
+                target_modules=list(adapter.targets) or "all-linear",
+                task_type=kind,
+            ),
+        )
+    except ValueError as error:
+        raise InvalidInput(
+            f"The adapter does not fit the model: {checkpoint.short(error)}.",
+            param="adapter.targets",
+        ) from None
 
 
 def log_probabilities(folder: Path, feeds: Iterable[Feed], *, bf16: bool) -> Iterator[np.ndarray]:
@@ -78,17 +84,22 @@ def log_probabilities(folder: Path, feeds: Iterable[Feed], *, bf16: bool) -> Ite
             yield log_probability(model(**inputs).float(), labels).cpu().numpy()
 
 
-def save(model: Any, base: Path, folder: Path) -> None:
-    """Write the trained model as a checkpoint, adapters merged, beside the base's other files."""
-    inner = model.model
-    if hasattr(inner, "merge_and_unload"):
-        inner = inner.merge_and_unload()
+def save(model: Any, base: Path, folder: Path, *, original_names: bool = True) -> None:
+    """Write the trained model as a checkpoint beside the base's other files.
+
+    Adapters are merged, in the model as well. `original_names`: tensors are called as the family's
+    first checkpoints called them, where transformers now has other names.
+    """
+    if hasattr(model.model, "merge_and_unload"):
+        model.model = model.model.merge_and_unload()
     if folder.exists():
         shutil.rmtree(folder)
     checkpoint.keep(base, folder)
     for weights in folder.glob("*.safetensors*"):
         weights.unlink()
-    inner.save_pretrained(folder, safe_serialization=True)
+    model.model.save_pretrained(
+        folder, safe_serialization=True, save_original_format=original_names
+    )
 
 
 def create(
