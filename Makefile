@@ -32,8 +32,8 @@ $(STAMP): pyproject.toml requirements.lock
 run: $(STAMP) ## Train, publish and serve three digit classifiers; Ctrl-C stops the server
 	@$(BIN)/lmaas demo --serve
 
-test: $(STAMP) ## Run every test, two files at a time
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+test: $(STAMP) ## Run every test, two files at a time, a thread each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMP) ## Lint, strict types, import contracts
 	$(BIN)/ruff check .
