@@ -33,7 +33,7 @@ run: $(STAMP) ## Train, publish and serve three digit classifiers; Ctrl-C stops 
 	@$(BIN)/lmaas demo --serve
 
 test: $(STAMP) ## Run every test, two files at a time, a thread each
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP) ## Lint, strict types, import contracts
 	$(BIN)/ruff check .

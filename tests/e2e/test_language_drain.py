@@ -61,21 +61,22 @@ def test_streams_end_when_the_server_is_told_to_stop(home: Path) -> None:
         record, key = admin.create_key("drained", ("call",))
         headers = {"authorization": f"Bearer {key}"}
         client = stack.enter_context(httpx.Client(base_url=server.url, headers=headers, timeout=60))
+        other = stack.enter_context(httpx.Client(base_url=server.url, headers=headers, timeout=60))
         streams = []
         for number in range(4):
-            body = ASKED | {"n": 32, "max_tokens": 440 + number}
+            body = ASKED | {"n": 64, "max_tokens": 440 + number}
             response = stack.enter_context(client.stream("POST", PATH, json=body))
             assert response.status_code == 200
             stream = events(response.iter_lines())
             assert "choices" in next(stream)
             streams.append(stream)
         os.kill(server.pid, signal.SIGTERM)
-        late = httpx.get(f"{server.url}/health/ready")
+        late = other.get("/health/ready")
         while late.status_code == 200:  # the signal is on its way
-            late = httpx.get(f"{server.url}/health/ready")
+            late = other.get("/health/ready")
         assert late.status_code == 503
         whole = {**ASKED, "stream": False, "stream_options": None}
-        refused = httpx.post(server.url + PATH, json=whole, headers=headers, timeout=60)
+        refused = other.post(PATH, json=whole)
         assert refused.status_code == 503
         assert int(refused.headers["retry-after"]) >= 1
         assert refused.json()["error"]["code"] == "unavailable"
@@ -85,7 +86,7 @@ def test_streams_end_when_the_server_is_told_to_stop(home: Path) -> None:
             assert done == {"done": True}
             told.append((last["usage"]["prompt_tokens"], last["usage"]["completion_tokens"]))
         os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOWAIT)
-    assert [answer for _, answer in told] == [32 * (440 + number) for number in range(4)]
+    assert [answer for _, answer in told] == [64 * (440 + number) for number in range(4)]
     *failed, first, second, third, fourth = rows_of(home, record.id)
     assert [first, second, third, fourth] == [
         ("ok", prompt, answer, PRICE.cost(prompt, answer)) for prompt, answer in told

@@ -132,7 +132,7 @@ def test_killed_worker_loses_no_request(tmp_path: Path) -> None:
     async def run() -> None:
         async with serving(tmp_path) as this:
             await this.pool.load(this.slow)
-            steps = [STEPS_PER_S // 10 + i for i in range(50)]
+            steps = [STEPS_PER_S // 40 + i for i in range(50)]
             calls = [asyncio.ensure_future(this.ask(this.slow, tensors([[s]]))) for s in steps]
             await asyncio.sleep(0.05)
             first = this.pid(this.slow)
