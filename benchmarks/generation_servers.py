@@ -22,6 +22,7 @@ from benchmarks.checkpoints import CONTEXT, Prompts
 from benchmarks.predictive import processor
 from benchmarks.streams import Plan, Window
 from lmaas.config import Settings
+from lmaas.runtime.cpu import gains_from_bf16
 from lmaas.service import Service
 from lmaas.types import TENANT, CompressOptions, PushOptions, VariantName
 
@@ -32,6 +33,8 @@ MAX_DROP: Final = 100.0
 """Random weights say nothing, so what compression costs them says nothing either."""
 PARALLEL: Final = 32
 START_S: Final = 400.0
+PRECISION: Final = "bf16" if gains_from_bf16() else "f32"
+"""What LMaaS computes in, as it would choose by itself; the weights stay what they are."""
 SERVERS: Final = (
     "lmaas-bf16",
     "in-process-bf16",
@@ -147,7 +150,7 @@ def running(name: str, ready: Ready, tools: Tools) -> Iterator[Live]:
     if server in ("lmaas", "in-process"):
         # The checkpoint is bf16, and so is what is compiled from it.
         variant = "source" if form == "bf16" else form
-        environment |= {"LMAAS_VARIANT": variant, "LMAAS_PRECISION": "bf16"}
+        environment |= {"LMAAS_VARIANT": variant, "LMAAS_PRECISION": PRECISION}
         if name.endswith("-lookup"):
             environment["LMAAS_PROMPT_LOOKUP"] = str(LOOKUP)
         headers["Authorization"] = f"Bearer {ready.key}"
@@ -286,6 +289,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / (1 << 30)),
         "python": platform.python_version(),
+        "LMaaS computes in": PRECISION,
     }
 
 

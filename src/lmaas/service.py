@@ -61,7 +61,7 @@ from lmaas.registry.names import check_name
 from lmaas.registry.responses import Responses
 from lmaas.registry.store import Registry
 from lmaas.registry.uploads import Upload, Uploads
-from lmaas.runtime.cpu import has_bf16
+from lmaas.runtime.cpu import gains_from_bf16, has_bf16
 from lmaas.runtime.parity import require
 from lmaas.serving.cache import ResponseCache, key_of
 from lmaas.serving.generation import Answered, Generation, check_language, encode_request
@@ -607,6 +607,7 @@ class Service:
             self.settings.precision,
             model=version.ref,
             has_bf16=has_bf16(),
+            gains=gains_from_bf16(),
             parity=version.parity,
             compiled_bytes=version.compiled_bytes,
         )

@@ -1,6 +1,7 @@
 import pytest
 
 from lmaas.errors import ConfigError, DoesNotFit, ParityFailed, Quarantined
+from lmaas.runtime import cpu
 from lmaas.serving.metrics import Metrics
 from lmaas.serving.plan import MIB, Held, make_plan
 from lmaas.serving.precision import BF16_WORTH_BYTES, choose_precision
@@ -41,19 +42,25 @@ def parity(*, bf16: bool) -> ParityReport:
 
 
 @pytest.mark.parametrize(
-    ("cpu", "passed", "size", "expected"),
+    ("cpu", "gains", "passed", "size", "expected"),
     [
-        (True, True, BF16_WORTH_BYTES, "bf16"),
-        (True, True, BF16_WORTH_BYTES - 1, "f32"),
-        (True, False, BF16_WORTH_BYTES, "f32"),
-        (False, True, BF16_WORTH_BYTES, "f32"),
+        (True, True, True, BF16_WORTH_BYTES, "bf16"),
+        (True, True, True, BF16_WORTH_BYTES - 1, "f32"),
+        (True, True, False, BF16_WORTH_BYTES, "f32"),
+        (True, False, True, BF16_WORTH_BYTES, "f32"),
+        (False, False, True, BF16_WORTH_BYTES, "f32"),
     ],
 )
 def test_auto_takes_bf16_where_it_is_allowed_and_helps(
-    cpu: bool, passed: bool, size: int, expected: str
+    cpu: bool, gains: bool, passed: bool, size: int, expected: str
 ) -> None:
     precision, reason = choose_precision(
-        "auto", model="m:1", has_bf16=cpu, parity=parity(bf16=passed), compiled_bytes=size
+        "auto",
+        model="m:1",
+        has_bf16=cpu,
+        gains=gains,
+        parity=parity(bf16=passed),
+        compiled_bytes=size,
     )
     assert precision == expected
     assert "bf16" in reason
@@ -62,21 +69,53 @@ def test_auto_takes_bf16_where_it_is_allowed_and_helps(
 def test_forced_bf16_that_cannot_be_honoured_is_refused() -> None:
     with pytest.raises(ParityFailed, match="m:1"):
         choose_precision(
-            "bf16", model="m:1", has_bf16=True, parity=parity(bf16=False), compiled_bytes=1
+            "bf16",
+            model="m:1",
+            has_bf16=True,
+            gains=True,
+            parity=parity(bf16=False),
+            compiled_bytes=1,
         )
     with pytest.raises(ConfigError, match="CPU"):
         choose_precision(
-            "bf16", model="m:1", has_bf16=False, parity=parity(bf16=True), compiled_bytes=1
+            "bf16",
+            model="m:1",
+            has_bf16=False,
+            gains=False,
+            parity=parity(bf16=True),
+            compiled_bytes=1,
         )
 
 
 def test_forced_precision_is_taken() -> None:
     for setting in ("f32", "bf16"):
         precision, reason = choose_precision(
-            setting, model="m:1", has_bf16=True, parity=parity(bf16=True), compiled_bytes=1
+            setting,
+            model="m:1",
+            has_bf16=True,
+            gains=False,
+            parity=parity(bf16=True),
+            compiled_bytes=1,
         )
         assert precision == setting
         assert setting in reason
+
+
+@pytest.mark.parametrize(
+    ("vendor", "flag", "gains"),
+    [
+        ("GenuineIntel", "avx512_bf16", False),
+        ("GenuineIntel", "avx512_bf16 amx_bf16", True),
+        ("AuthenticAMD", "avx512_bf16", True),
+        ("AuthenticAMD", "avx512f", False),
+    ],
+)
+def test_bf16_gains_by_amx_and_on_amd(
+    monkeypatch: pytest.MonkeyPatch, vendor: str, flag: str, gains: bool
+) -> None:
+    told = {"vendor_id": vendor, "flags": flag}
+    monkeypatch.setattr(cpu, "_told", told.__getitem__)
+    assert cpu.gains_from_bf16() is gains
 
 
 def test_quarantine_knows_the_payload_and_the_model() -> None:

@@ -94,11 +94,13 @@ def _packages() -> list[Check]:
 
 
 def _cpu() -> Check:
-    from lmaas.runtime.cpu import flags, has_bf16
+    from lmaas.runtime.cpu import flags, gains_from_bf16, has_bf16
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     known = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in flags()]
-    speed = "bf16 is native" if has_bf16() else "no native bf16, models run in f32"
+    speed = "no native bf16, models run in f32"
+    if has_bf16():
+        speed = "bf16 is native" + ("" if gains_from_bf16() else " but slower than f32")
     return Check("cpu", "ok", f"{cores} cores; {' '.join(known) or 'no AVX'}; {speed}")
 
 

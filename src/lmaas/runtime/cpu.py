@@ -5,20 +5,34 @@ from functools import cache
 from pathlib import Path
 
 
-@cache
 def flags() -> frozenset[str]:
     """The CPU's feature flags as Linux names them; empty elsewhere."""
-    try:
-        text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
-    except OSError:
-        return frozenset()
-    line = next((line for line in text.splitlines() if line.startswith("flags")), "")
-    return frozenset(line.partition(":")[2].split())
+    return frozenset(_told("flags").split())
 
 
 def has_bf16() -> bool:
-    """Whether bf16 products are native (AVX-512 BF16 or AMX), so that bf16 is a gain."""
+    """Whether bf16 products are native (AVX-512 BF16 or AMX)."""
     return bool(flags() & {"avx512_bf16", "amx_bf16"})
+
+
+def gains_from_bf16() -> bool:
+    """Whether products are faster in bf16 than in f32.
+
+    By AMX, or AVX-512 BF16 as AMD has it. Intel's, where a hypervisor hides AMX, makes fewer
+    products a cycle than f32 has: a ResNet-18 takes 1.7 times as long (docs/log.md).
+    """
+    return "amx_bf16" in flags() or (has_bf16() and _told("vendor_id") != "GenuineIntel")
+
+
+@cache
+def _told(name: str) -> str:
+    """What Linux tells of the first core under this name; empty elsewhere."""
+    try:
+        text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
+    except OSError:
+        return ""
+    line = next((line for line in text.splitlines() if line.startswith(name)), "")
+    return line.partition(":")[2].strip()
 
 
 def threads(sharers: int = 1) -> int:

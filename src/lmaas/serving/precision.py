@@ -14,11 +14,15 @@ def choose_precision(
     *,
     model: str,
     has_bf16: bool,
+    gains: bool,
     parity: ParityReport,
     compiled_bytes: int,
     machine: Literal["CPU", "GPU"] = "CPU",
 ) -> tuple[Precision, str]:
-    """The precision and the reason for it. Raises when a forced bf16 cannot be honoured."""
+    """The precision and the reason for it; `gains` tells whether bf16 is faster than f32 there.
+
+    Raises when a forced bf16 cannot be honoured.
+    """
     if setting == "f32":
         return "f32", "set by precision=f32"
     allowed = parity.passed("bf16")
@@ -38,6 +42,8 @@ def choose_precision(
         return "bf16", "set by precision=bf16"
     if not has_bf16:
         return "f32", f"the {machine} has no bf16"
+    if not gains:
+        return "f32", f"the {machine} is faster in it than in its bf16"
     if not allowed:
         return "f32", "bf16 did not pass parity"
     if compiled_bytes < BF16_WORTH_BYTES:

@@ -12,7 +12,7 @@ import msgspec
 from lmaas.codecs.limits import Limits
 from lmaas.config import Settings
 from lmaas.errors import ConfigError
-from lmaas.runtime.cpu import has_bf16
+from lmaas.runtime.cpu import gains_from_bf16, has_bf16
 from lmaas.runtime.language.engine import EngineOptions
 from lmaas.runtime.messages import ServeRecord
 from lmaas.serving.engines import cache_bytes, choose_engine, has_gpu, vllm_install
@@ -83,7 +83,9 @@ def choose_form(version: ModelVersion, settings: Settings) -> Form:
     role: FileRole = "variant" if variant else "compiled"
     if engine in ("torch", "vllm"):
         variant, role, why_variant = None, "source", "as they were pushed"
-    precision, why_precision = _precision(version, settings, on_gpu=on_gpu)
+    # These keep their weights in it, so that f32 would take twice the memory.
+    in_memory = engine in ("torch", "vllm")
+    precision, why_precision = _precision(version, settings, on_gpu=on_gpu, in_memory=in_memory)
     reason = (
         f"{engine}: {why_engine}; {variant or 'source'} weights: {why_variant}; "
         f"{precision}: {why_precision}"
@@ -179,12 +181,13 @@ def _gpu_plan(settings: Settings) -> str:
 
 
 def _precision(
-    version: ModelVersion, settings: Settings, *, on_gpu: bool = False
+    version: ModelVersion, settings: Settings, *, on_gpu: bool = False, in_memory: bool = False
 ) -> tuple[Precision, str]:
     return choose_precision(
         settings.precision,
         model=version.ref,
         has_bf16=on_gpu or has_bf16(),
+        gains=on_gpu or in_memory or gains_from_bf16(),
         machine="GPU" if on_gpu else "CPU",
         parity=version.parity,
         compiled_bytes=version.compiled_bytes,
