@@ -5,7 +5,9 @@ The model's name says how it behaves: `echo` is well; see `FAULTS` for the other
 """
 
 import asyncio
+import base64
 import contextlib
+import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -84,6 +86,33 @@ def whole(body: dict[str, Any], chat: bool) -> dict[str, Any]:
             told["message"] = {"content": "".join(WORDS), "reasoning_content": "Hm."}
         choices.append(told)
     answer = {"id": "x", "choices": choices, "usage": usage(len(WORDS) * len(choices))}
+    if body["model"] == "no-usage":
+        del answer["usage"]
+    return answer
+
+
+def vectors(body: dict[str, Any]) -> dict[str, Any]:
+    """Vectors (length, place, 0.5) of texts, the last one first; the model's name may spoil them.
+
+    `numbers` knows no base64.
+    """
+    told: list[dict[str, Any]] = []
+    for index, text in enumerate(body["input"]):
+        numbers = [float(len(text)), float(index), 0.5][: body.get("dimensions")]
+        if body["model"] == "not-a-number":
+            numbers[0] = float("nan")
+        if body["model"] == "uneven":
+            numbers = numbers[: 1 + index]
+        raw = base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)).decode()
+        vector: Any = numbers if body["model"] == "numbers" else raw
+        if body["model"] == "not-base64":
+            vector = "%%%%"
+        told.insert(0, {"object": "embedding", "index": index, "embedding": vector})
+    if body["model"] == "too-few":
+        told = told[1:]
+    if body["model"] == "twice":
+        told = [told[0]] * len(told)
+    answer = {"object": "list", "data": told, "usage": {"prompt_tokens": 9, "total_tokens": 9}}
     if body["model"] == "no-usage":
         del answer["usage"]
     return answer
@@ -196,6 +225,8 @@ class Connection(asyncio.Protocol):
 
     def answer(self, asked: dict[str, Any], chat: bool) -> bytes:
         """The bytes of a good answer."""
+        if self.url.endswith(b"/embeddings"):
+            return self.head(200, msgspec.json.encode(vectors(asked)))
         if not asked.get("stream"):
             return self.head(200, msgspec.json.encode(whole(asked, chat)))
         events = [*(event(chunk) for chunk in chunks(asked, chat)), b"data: [DONE]\n\n"]

@@ -479,6 +479,7 @@ class Service:
             raise Forbidden(f"Only keys of the tenant {TENANT} connect models.")
         check_name(body.name)
         check_url(body.upstream.url)
+        speaks = body.task == "text-generation"
         manifest = Manifest(
             name=body.name,
             task=body.task,
@@ -490,9 +491,9 @@ class Service:
                     architecture="upstream",
                     context_length=body.upstream.context_length,
                     vocabulary_size=0,
-                    chat_template=True,
-                    reasoning=True,
-                    tools=True,
+                    chat_template=speaks,
+                    reasoning=speaks,
+                    tools=speaks,
                 ),
             ),
             num_parameters=0,

@@ -172,7 +172,7 @@ class ConnectBody(Record, frozen=True, kw_only=True):
 
     name: str
     upstream: UpstreamSpec
-    task: Literal["text-generation"] = "text-generation"
+    task: Literal["text-generation", "embedding"] = "text-generation"
 
 
 class Manifest(Record, frozen=True, kw_only=True):

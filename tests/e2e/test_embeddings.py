@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 
 from checkpoints import make_encoder
+from lmaas.client import Client
 from lmaas.config import Settings
 from lmaas.frameworks import checkpoint
 from lmaas.service import Service
-from lmaas.types import TENANT, PushOptions
+from lmaas.types import TENANT, ConnectBody, PushOptions, UpstreamSpec
 from servers import Running, serving
+from upstream_server import upstream
 
 CATS = "A cat sits on the mat."
 SENTENCES = [
@@ -308,3 +310,15 @@ def texts_run(server: Running) -> float:
     told = httpx.get(f"{server.url}/metrics", headers=server.admin, timeout=60).text
     name = 'lmaas_batch_size_sum{model="minilm:1"} '
     return sum(float(row.removeprefix(name)) for row in told.splitlines() if row.startswith(name))
+
+
+def test_another_service_gives_vectors(texts: Running) -> None:
+    import openai
+
+    with upstream() as far, Client(texts.url, texts.key) as operator:
+        spec = UpstreamSpec(url=far.url, model="echo")
+        operator.connect_upstream(ConnectBody(name="far", task="embedding", upstream=spec))
+        with openai.OpenAI(base_url=f"{texts.url}/v1", api_key=texts.call_key) as client:
+            told = client.embeddings.create(model="far", input=["a", "bcd"])
+    assert [each.embedding for each in told.data] == [[1, 0, 0.5], [3, 1, 0.5]]
+    assert told.usage.prompt_tokens == 9

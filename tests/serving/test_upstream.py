@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from lmaas.accounts.records import Limits
@@ -34,7 +35,15 @@ from lmaas.language import (
 from lmaas.service import Service
 from lmaas.serving.generation import Generation
 from lmaas.serving.upstream_error import broken_off
-from lmaas.types import TENANT, ConnectBody, KeyRecord, ModelVersion, UpstreamSpec
+from lmaas.types import (
+    TENANT,
+    ConnectBody,
+    KeyRecord,
+    ModelVersion,
+    Payload,
+    TextsCall,
+    UpstreamSpec,
+)
 from upstream_server import KEY, WORDS, Running, upstream
 
 TEXT = "".join(WORDS)
@@ -60,8 +69,30 @@ class Gateway:
         self.url = url
 
     async def connect(self, model: str, **more: Any) -> ModelVersion:
-        spec = UpstreamSpec(**{"url": self.url, "model": model, **more})
-        return await self.service.connect_upstream(TENANT, ConnectBody(name="far", upstream=spec))
+        return await self._connect(ConnectBody(name="far", upstream=self._spec(model, more)))
+
+    async def connect_embedding(self, model: str, **more: Any) -> ModelVersion:
+        spec = self._spec(model, more)
+        return await self._connect(ConnectBody(name="far", task="embedding", upstream=spec))
+
+    def _spec(self, model: str, more: dict[str, Any]) -> UpstreamSpec:
+        return UpstreamSpec(**{"url": self.url, "model": model, **more})
+
+    async def _connect(self, body: ConnectBody) -> ModelVersion:
+        return await self.service.connect_upstream(TENANT, body)
+
+    async def vectors(self, *texts: Any, dimensions: int | None = None) -> tuple[Any, int]:
+        """Rows, and how many tokens were read."""
+        body = msgspec.msgpack.encode(TextsCall(texts=texts, dimensions=dimensions))
+        predicted = await self.service.predict(
+            self.key,
+            "far",
+            Payload(format="texts", body=body),
+            endpoint="embeddings",
+            request_id=f"r{next(ids)}",
+        )
+        rows = np.frombuffer(predicted.answer.body, "<f4").reshape(len(texts), -1)
+        return rows.tolist(), predicted.answer.tokens
 
     async def ask(self, request: GenerateRequest, name: str = "far") -> Generation:
         return await self.service.generate(
@@ -499,5 +530,82 @@ def test_it_has_no_files_to_compress_and_no_tokens_to_count(
         deltas, usage = await gateway.all(request)
         assert deltas[0].text == TEXT
         assert usage == Usage(10, 7, 2, 4)
+
+    run(tmp_path, back_end, work)
+
+
+@pytest.mark.parametrize("model", ["echo", "numbers"])
+def test_vectors_come_in_the_order_of_the_texts(
+    tmp_path: Path, back_end: Running, model: str
+) -> None:
+    async def work(gateway: Gateway) -> None:
+        await gateway.connect_embedding(model)
+        assert await gateway.vectors("a", "bcd") == ([[1, 0, 0.5], [3, 1, 0.5]], 9)
+        assert await gateway.vectors((7, 8), dimensions=2) == ([[2, 0]], 9)
+        sent = back_end.seen.bodies[-1]
+        assert sent == {
+            "model": model,
+            "input": [[7, 8]],
+            "encoding_format": "base64",
+            "dimensions": 2,
+        }
+        assert back_end.seen.paths[-1] == "/v1/embeddings"
+        (row,) = (await gateway.service.usage(TENANT)).data
+        assert (row.requests, row.prompt_tokens, row.completion_tokens) == (2, 18, 0)
+
+    run(tmp_path, back_end, work)
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "told"),
+    [
+        ("too-few", Unavailable, "1 vectors for 2 texts"),
+        ("twice", Unavailable, "2 vectors for 2 texts"),
+        ("not-a-number", Unavailable, "NaN"),
+        ("uneven", Unavailable, "differ in length"),
+        ("not-base64", Unavailable, "a vector that is none"),
+        ("not-json", Unavailable, "not OpenAI's"),
+        ("break-before", Unavailable, "closed the connection"),
+        ("status-400", InvalidInput, "No: "),
+        ("status-429", QueueFull, "takes no more requests"),
+        ("status-401", Unavailable, "key"),
+    ],
+)
+def test_bad_vectors_are_an_error_and_nothing_is_billed(
+    tmp_path: Path, back_end: Running, model: str, kind: type[LMaaSError], told: str
+) -> None:
+    async def work(gateway: Gateway) -> None:
+        await gateway.connect_embedding(model)
+        with pytest.raises(kind, match=told):
+            await gateway.vectors("a", "bcd")
+        (row,) = (await gateway.service.usage(TENANT)).data
+        assert (row.requests, row.failed, row.prompt_tokens) == (1, 1, 0)
+
+    run(tmp_path, back_end, work)
+
+
+def test_vectors_without_a_usage_are_estimated(tmp_path: Path, back_end: Running) -> None:
+    async def work(gateway: Gateway) -> None:
+        await gateway.connect_embedding("no-usage")
+        assert (await gateway.vectors("a" * 30))[1] >= 10
+        (status,) = gateway.service.ps(TENANT)
+        assert "estimated" in status.reason
+
+    run(tmp_path, back_end, work)
+
+
+def test_what_embeds_does_not_talk(tmp_path: Path, back_end: Running) -> None:
+    async def work(gateway: Gateway) -> None:
+        await gateway.connect_embedding("echo")
+        with pytest.raises(InvalidInput, match="embedding"):
+            await gateway.all(HELLO)
+        with pytest.raises(InvalidInput, match="/v1/embeddings"):
+            await gateway.service.predict(
+                gateway.key,
+                "far",
+                Payload(format="json", body=b'{"inputs": "a"}'),
+                endpoint="predict",
+                request_id="one",
+            )
 
     run(tmp_path, back_end, work)

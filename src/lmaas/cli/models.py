@@ -107,6 +107,12 @@ def _variant_row(variant: "Variant") -> tuple[str, ...]:
 @click.argument("name")
 @click.option("--base-url", required=True, help="The service, as https://host/v1.")
 @click.option("--model", required=True, help="The model's name at the service.")
+@click.option(
+    "--task",
+    type=click.Choice(("text-generation", "embedding")),
+    default="text-generation",
+    help="What the model does.",
+)
 @click.option("--key-env", help="Variable of the server's environment that holds the key.")
 @click.option(
     "--dialect",
@@ -124,6 +130,7 @@ def connect(
     name: str,
     base_url: str,
     model: str,
+    task: str,
     key_env: str | None,
     dialect: str,
     context_length: int | None,
@@ -147,7 +154,7 @@ def connect(
     }
     upstream = {field: value for field, value in given.items() if value is not None}
     try:
-        body = msgspec.convert({"name": name, "upstream": upstream}, ConnectBody)
+        body = msgspec.convert({"name": name, "task": task, "upstream": upstream}, ConnectBody)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"This cannot be connected: {error}.") from None
     with operator_of(flags) as operator:

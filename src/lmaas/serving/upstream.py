@@ -6,7 +6,8 @@ What is said to the service is `serving.upstream_api`'s matter.
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Literal
 
 import msgspec
@@ -18,9 +19,12 @@ from lmaas.serving.generation import Receiver
 from lmaas.serving.prepare import name_of_form
 from lmaas.serving.upstream_api import Api
 from lmaas.serving.upstream_body import estimated_tokens
-from lmaas.types import Answer, ModelVersion, Payload, UpstreamSpec, WorkerStatus
+from lmaas.serving.upstream_vectors import estimated_tokens as tokens_of_texts
+from lmaas.tasks import embedding
+from lmaas.types import Answer, ModelVersion, Payload, TextsCall, UpstreamSpec, WorkerStatus
 
 _decoder = msgspec.msgpack.Decoder(GenerateRequest)
+_texts_decoder = msgspec.msgpack.Decoder(TextsCall)
 
 
 class Upstream:
@@ -83,17 +87,36 @@ class Upstream:
         self._usable()
 
     async def call(self, payload: Payload) -> Answer:
-        """About how many tokens a request's prompt has: the only call that is no generation."""
-        request = self._request(payload)
-        return Answer(body=b"%d" % estimated_tokens(request))
+        """The vectors of texts; or about how many tokens texts or a prompt have.
+
+        Raises as `generate` does.
+        """
+        if self.version.manifest.task != embedding.TASK.name:
+            return Answer(body=b"%d" % estimated_tokens(self._request(payload)))
+        if payload.format != "texts":
+            raise InvalidInput(
+                f"{self.version.ref} runs at an upstream: it is asked at /v1/embeddings only.",
+                param="model",
+            )
+        call = _texts_decoder.decode(payload.body)
+        if payload.count_only:
+            return Answer(body=b"", tokens=tokens_of_texts(call))
+        async with self._admitted() as api:
+            return await api.embed(call)
 
     async def generate(self, payload: Payload, receiver: Receiver) -> Ended:
         """Run a generation; `receiver` hears of its pieces. Cancelling the caller cancels it.
 
         Raises QueueFull when too many run, and what `Api.generate` raises.
         """
-        api = self._usable()
         request = self._request(payload)
+        async with self._admitted() as api:
+            return await api.generate(request, receiver)
+
+    @asynccontextmanager
+    async def _admitted(self) -> AsyncIterator[Api]:
+        """A place among the requests that run, for a bounded time."""
+        api = self._usable()
         if len(self._running) >= self._settings.max_queue:
             raise QueueFull(
                 f"{len(self._running)} requests wait for {self.version.ref}; no more are taken.",
@@ -106,7 +129,7 @@ class Upstream:
         limit_s = self._settings.generation_timeout_s
         try:
             async with asyncio.timeout(limit_s):
-                return await api.generate(request, receiver)
+                yield api
         except TimeoutError:
             raise TimedOut(
                 f"{self.version.ref} did not answer within {limit_s:g} s.",

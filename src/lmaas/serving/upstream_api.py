@@ -11,6 +11,7 @@ import msgspec
 
 from lmaas.errors import TimedOut, Unavailable
 from lmaas.language import Delta, Ended, GenerateRequest, Usage
+from lmaas.serving import upstream_vectors as vectors
 from lmaas.serving.generation import Receiver
 from lmaas.serving.http_client import HttpClient, Response
 from lmaas.serving.upstream_answer import (
@@ -24,7 +25,7 @@ from lmaas.serving.upstream_answer import (
 )
 from lmaas.serving.upstream_body import body_of, estimated_tokens, tokens_of
 from lmaas.serving.upstream_error import broken_off, error_of
-from lmaas.types import UpstreamSpec
+from lmaas.types import Answer, TextsCall, UpstreamSpec
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +89,23 @@ class Api:
             receiver.used(sent.usage())
             raise
         return self._whole(answer, sent)
+
+    async def embed(self, call: TextsCall) -> Answer:
+        """The texts' vectors as float32, row after row. Raises as `generate` does."""
+        response = await self._post(self._base + "/embeddings", vectors.body_of(call, self._spec))
+        try:
+            answer = await response.read(MAX_ANSWER_BYTES)
+        finally:
+            response.close()
+        message = vectors.decode(answer, self.client.origin)
+        if message.error is not None:
+            raise broken_off(message.error, self.client.origin, self._key)
+        rows = vectors.rows_of(message, len(call.texts), self.client.origin)
+        if message.usage is not None:
+            tokens = max(0, message.usage.prompt_tokens)
+        else:
+            tokens = self._estimate(Usage(vectors.estimated_tokens(call))).prompt
+        return Answer(body=rows.tobytes(), tokens=tokens)
 
     async def count(self, request: GenerateRequest) -> int:
         """Tokens of the prompt, as a vLLM server counts whose root `spec.url` is."""

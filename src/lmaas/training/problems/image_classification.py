@@ -29,6 +29,7 @@ from lmaas.training.problems.counting import Shape
 from lmaas.training.problems.options import FIELDS, ImageDataOptions, data_options
 from lmaas.training.problems.sized import SizedNetwork
 from lmaas.training.problems.splits import Splits
+from lmaas.training.rows import take
 from lmaas.types import ImageSpec
 
 LOOKED_AT: Final = 200
@@ -96,14 +97,14 @@ class ImageClassification(SizedNetwork):
 
     def feed(self, split: Split, indices: np.ndarray, *, epoch: int | None) -> Feed:
         """Pixels in the model's layout; labels as numbers, or as shares where images are mixed."""
-        part, targets = self._splits.parts[split], self._targets[split][indices]
+        part, targets = self._splits.parts[split], take(self._targets[split], indices)
         pixels = self._pixels[id(part.table)]
         rows = part.rows[indices]
         if epoch is not None and self._recipe.augmentation:
             images, targets = self._augmented(pixels, part.rows, indices, epoch)
             inputs = codec.from_pixels(images, self.image, "float32")
         elif self._ready is not None and split == "train":
-            inputs = self._ready[indices]
+            inputs = take(self._ready, indices)
         else:
             inputs = codec.from_pixels(pixels[rows], self.image, "float32")
         size = len(indices)

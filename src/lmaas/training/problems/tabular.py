@@ -24,6 +24,7 @@ from lmaas.training.problems.frameworks import framework_of
 from lmaas.training.problems.options import FIELDS, TableDataOptions, data_options
 from lmaas.training.problems.sized import SizedNetwork
 from lmaas.training.problems.splits import Splits
+from lmaas.training.rows import take
 
 FEW: Final = 20
 """Whole numbers with no more different values are taken for classes."""
@@ -139,8 +140,8 @@ class Tabular(SizedNetwork):
 
     def feed(self, split: Split, indices: np.ndarray, *, epoch: int | None) -> Feed:
         """Features of rows; class numbers, or values at mean 0 and deviation 1."""
-        part, targets = self._splits.parts[split], self._targets[split][indices]
-        features = self._features[id(part.table)][part.rows[indices]]
+        part, targets = self._splits.parts[split], take(self._targets[split], indices)
+        features = take(self._features[id(part.table)], part.rows[indices])
         if self.classifies:
             told = {"labels": targets}
         else:

@@ -20,6 +20,7 @@ from lmaas.runtime import cpu
 from lmaas.tasks import Row
 from lmaas.training.base import Diverged, Feed, Group, Loss
 from lmaas.training.pytorch.losses import summed
+from lmaas.training.rows import aligned
 
 WEIGHTS_FILE = "weights.safetensors"
 STATE_FILE = "optimizer.safetensors"
@@ -62,6 +63,7 @@ class PyTorchLearner:
         self._keywords: dict[tuple[str, ...], bool] = {}
         self._training: bool | None = None
         self._flat: Any = None
+        self._weight, self._part = 0.0, torch.tensor(0.0)
         self._threads = 0  # Not chosen yet.
 
     def step(self, feeds: Sequence[Feed], *, learning_rate: float, weight: float) -> float:
@@ -73,10 +75,11 @@ class PyTorchLearner:
         for parameter in self._parameters:
             parameter.grad = None
         total = 0.0
-        share = torch.tensor(1 / weight, device=self._device)
+        if weight != self._weight:
+            self._weight, self._part = weight, torch.tensor(1 / weight, device=self._device)
         for feed in feeds:
             _, loss = self._run(feed)
-            loss.backward(share)
+            loss.backward(self._part)
             total += loss.item()
         if self._group.workers > 1:
             total = self._share(total)
@@ -205,8 +208,8 @@ class PyTorchLearner:
             torch.set_num_threads(threads)
 
     def _run(self, feed: Feed) -> tuple[dict[str, Any], Any]:
-        inputs = {name: self._to(_tensor(array)) for name, array in feed.inputs.items()}
-        targets = {name: self._to(_tensor(array)) for name, array in feed.targets.items()}
+        inputs = {name: self._to(_batch(array)) for name, array in feed.inputs.items()}
+        targets = {name: self._to(_batch(array)) for name, array in feed.targets.items()}
         names = tuple(inputs)
         if names not in self._keywords:
             self._keywords[names] = takes_keywords(self.model.forward, names)
@@ -294,6 +297,10 @@ def _array(tensor: Any) -> np.ndarray:
     tensor = tensor.detach().cpu()
     kept = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
     return np.array(kept.numpy(), copy=True)
+
+
+def _batch(array: np.ndarray) -> Any:
+    return torch.from_numpy(array) if aligned(array) else _tensor(array)
 
 
 def _tensor(array: np.ndarray) -> Any:
