@@ -33,9 +33,14 @@ class Seen:
         self.paths: list[str] = []
         self.keys: list[str] = []
         self.connections = 0
-        self.open = 0
+        self.live: set[asyncio.Transport] = set()
         self.lost_midway = threading.Event()
         self.keep = True
+
+    @property
+    def open(self) -> int:
+        """How many connections are open."""
+        return len(self.live)
 
 
 def usage(completion: int) -> dict[str, Any]:
@@ -171,10 +176,10 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.seen.connections += 1
-        self.seen.open += 1
+        self.seen.live.add(self.transport)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.seen.open -= 1
+        self.seen.live.discard(self.transport)
         if self.busy:
             self.seen.lost_midway.set()
         if self.task is not None:
@@ -309,6 +314,9 @@ async def serve(port: int, seen: Seen, ready: Callable[[int, asyncio.Event], Non
     ready(server.sockets[0].getsockname()[1], end)
     await end.wait()
     server.close()
+    for transport in seen.live:
+        transport.abort()
+    await asyncio.sleep(0)  # Then they are closed.
 
 
 class Running:
