@@ -15,10 +15,12 @@ import torch
 
 from lmaas.errors import InvalidInput
 from lmaas.frameworks.base import by_name, takes_keywords
-from lmaas.recipe import Optimizer, Recipe
+from lmaas.recipe import Recipe
 from lmaas.runtime import cpu
 from lmaas.tasks import Row
 from lmaas.training.base import Diverged, Feed, Group, Loss
+from lmaas.training.pytorch import optimizers
+from lmaas.training.pytorch.flops import count
 from lmaas.training.pytorch.losses import summed
 from lmaas.training.rows import aligned
 
@@ -56,8 +58,8 @@ class PyTorchLearner:
         if not self._parameters:
             raise InvalidInput("The model has no weights to train.", param="model")
         self._decay = recipe.optimizer.weight_decay
-        self._optimizer = _optimizer(recipe.optimizer, self._parameters)
-        self._decays = isinstance(self._optimizer, torch.optim.AdamW)
+        self._optimizer = optimizers.make(recipe.optimizer, self._parameters)
+        self._decays = isinstance(self._optimizer, optimizers.AdamW)
         self._masks: list[Any] = []
         self._masked: list[Any] = []
         self._keywords: dict[tuple[str, ...], bool] = {}
@@ -92,8 +94,7 @@ class PyTorchLearner:
         with torch.no_grad():
             if self._decay and not self._decays:
                 torch._foreach_mul_(self._parameters, 1 - learning_rate * self._decay)
-            self._optimizer.param_groups[0]["lr"] = learning_rate
-            self._optimizer.step()
+            self._optimizer.step(learning_rate)
             if self._masks:
                 torch._foreach_mul_(self._masked, self._masks)
         self._steps += 1
@@ -152,7 +153,6 @@ class PyTorchLearner:
             f"{field}/{name}": value
             for name, parameter in self._trained.items()
             for field, value in self._optimizer.state.get(parameter, {}).items()
-            if value is not None
         }
         state["steps"] = torch.tensor(self._steps)
         state["threads"] = torch.tensor(self._threads)
@@ -178,8 +178,9 @@ class PyTorchLearner:
         self._optimizer.state.clear()
         for key, tensor in state.items():
             field, name = key.split("/", 1)
-            # The optimizers are fused, so that their counts of steps are on the device too.
-            self._optimizer.state[self._trained[name]][field] = self._to(tensor.clone())
+            # The counts of steps are on the device too.
+            kept = self._optimizer.state.setdefault(self._trained[name], {})
+            kept[field] = self._to(tensor.clone())
 
     def _worth(self, feeds: Sequence[Feed]) -> int:
         """How many threads a batch of this size keeps busy.
@@ -187,14 +188,8 @@ class PyTorchLearner:
         With more, a small network waits for its threads longer than it works, ten times longer on a
         machine that has other work. Counted once, on the first batch of the run, for all workers.
         """
-        from torch.utils.flop_counter import FlopCounterMode
-
         self._mode(training=False)
-        counter = FlopCounterMode(display=False)
-        with torch.no_grad(), counter:
-            for feed in feeds[:1]:
-                self._run(feed)
-        flops = np.array([counter.get_total_flops()], np.float64)
+        flops = np.array([count(lambda: self._run(feeds[0]))], np.float64)
         workers = self._group.workers
         if workers > 1:
             self._group.sum(flops)
@@ -273,20 +268,6 @@ class PyTorchLearner:
 
     def _changing(self) -> dict[str, Any]:
         return {**self._trained, **dict(self.model.named_buffers())}
-
-
-def _optimizer(choice: Optimizer, parameters: list[Any]) -> Any:
-    """The optimizer; for SGD without weight decay, which torch's does not decouple."""
-    if choice.name == "sgd":
-        return torch.optim.SGD(parameters, lr=1.0, momentum=choice.momentum, fused=True)
-    return torch.optim.AdamW(
-        parameters,
-        lr=1.0,
-        betas=(choice.beta1, choice.beta2),
-        eps=choice.epsilon,
-        weight_decay=choice.weight_decay,
-        fused=True,
-    )
 
 
 def _plain(tensors: dict[str, Any]) -> dict[str, Any]:
