@@ -54,7 +54,9 @@ def count(task: Task, folder: Path, tell: Tell) -> bool:
             os.kill(os.getpid(), signal.SIGKILL)
         word = (folder / CONTROL_FILE).exists() and (folder / CONTROL_FILE).read_text("utf-8")
         if (word and not recipe.get("deaf")) or step % recipe.get("every", 5) == 0:
-            at.write_text(str(step), "utf-8")
+            # Whole or not at all: it may be killed here.
+            at.with_suffix(".new").write_text(str(step), "utf-8")
+            at.with_suffix(".new").rename(at)
             _event(tell, "checkpoint", "", step=step, folder="checkpoint")
         if word and not recipe.get("deaf"):
             return False

@@ -176,7 +176,7 @@ def test_families(tmp_path: Path, rows: Path, family: str, more: dict[str, Any])
 
 
 def test_an_adapter_learns_and_is_merged(tmp_path: Path, base: Path, rows: Path) -> None:
-    told = recipe(rows, adapter={"rank": 4}, optimizer={"learning_rate": 5e-3})
+    told = recipe(rows, adapter={"rank": 4}, epochs=10)
     manifest = trained(told, tmp_path, base)
     assert manifest.metrics["valid_accuracy"] > 0.9
     labels = ["fox"] * len(FOXES) + ["hello"] * len(HELLOS)
