@@ -1,5 +1,7 @@
 """What all tests share."""
 
+import fcntl
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +22,17 @@ def digits_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def language_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with the language model `tiny`; not to be changed."""
-    home = tmp_path_factory.mktemp("language") / "home"
-    publish_language(home)
+    # It takes a while to make: once a run, whose folder has those of pytest-xdist's processes.
+    run = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        run = run.parent
+    made, home = run / "language-made", tmp_path_factory.mktemp("language") / "home"
+    with (run / "language-lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            publish_language(run / "language-new")
+            (run / "language-new").rename(made)
+    shutil.copytree(made, home)
     return home
 
 

@@ -46,7 +46,7 @@ def test_a_chat_model_is_made_from_nothing(client: Client, tmp_path: Path) -> No
         for country, city in CAPITALS.items()
     ]
     data = tmp_path / "train.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows * 8))
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows * 4))
     job, events = run(
         client,
         name="capitals",
@@ -57,8 +57,8 @@ def test_a_chat_model_is_made_from_nothing(client: Client, tmp_path: Path) -> No
             "options": {"hidden": 64, "mlp": 128, "vocabulary": 400, "context": 128},
         },
         epochs=100,
-        evaluation={"every_steps": 60},
-        checkpoints={"every_steps": 60},
+        evaluation={"every_steps": 30},
+        checkpoints={"every_steps": 30},
         optimizer={"learning_rate": 0.005},
         schedule={"name": "cosine", "warmup": 0.1},
         seed=1,
