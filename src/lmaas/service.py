@@ -460,6 +460,7 @@ class Service:
             }
             if options.base is not None:
                 version = self.registry.resolve(tenant, options.base)
+                self._check_files(version, "for an adapter", param="base")
                 parent = version.ref
                 unpack = asyncio.to_thread(
                     self.registry.unpack, version, scratch / "base", ("source",)
@@ -591,12 +592,7 @@ class Service:
                 "text-generation.",
                 param="ref",
             )
-        if version.manifest.upstream is not None:
-            raise InvalidInput(
-                f"{version.ref} runs at {version.manifest.upstream.url}: there are no files to "
-                "compress.",
-                param="ref",
-            )
+        self._check_files(version, "to compress", param="ref")
         if not version.compiled_bytes:
             raise InvalidInput(
                 f"{version.ref} was not compiled: "
@@ -693,8 +689,9 @@ class Service:
         """
         check_name(recipe.name)
         if recipe.model.base is not None:
-            base = self.registry.resolve(tenant, recipe.model.base).ref
-            model = msgspec.structs.replace(recipe.model, base=base)
+            base = self.registry.resolve(tenant, recipe.model.base)
+            self._check_files(base, "to train on", param="model.base")
+            model = msgspec.structs.replace(recipe.model, base=base.ref)
             recipe = msgspec.structs.replace(recipe, model=model)
         for split in DATA_FILES:
             given = getattr(recipe.data, split)
@@ -914,6 +911,16 @@ class Service:
             if self.files.is_id(given := data.get(split)):
                 data[split] = str(self.files.path(job.tenant, given))
         return {**job.recipe, "data": data}
+
+    @staticmethod
+    def _check_files(version: ModelVersion, wanted_for: str, *, param: str) -> None:
+        """Refuse a model that another service runs."""
+        if version.manifest.upstream is not None:
+            raise InvalidInput(
+                f"{version.ref} runs at {version.manifest.upstream.url}: there are no files "
+                f"{wanted_for}.",
+                param=param,
+            )
 
     def _unpack_base(self, job: Job, folder: Path) -> bool:
         """The package of the version that a job trains on, into `folder`."""

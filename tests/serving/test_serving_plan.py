@@ -1,3 +1,5 @@
+from typing import Literal
+
 import pytest
 
 from lmaas.errors import ConfigError, DoesNotFit, ParityFailed, Quarantined
@@ -41,6 +43,24 @@ def parity(*, bf16: bool) -> ParityReport:
     return ParityReport(tolerance={}, checks=(check,))
 
 
+def chosen(
+    setting: Literal["auto", "f32", "bf16"],
+    *,
+    cpu: bool = True,
+    gains: bool = True,
+    passed: bool = True,
+    size: int = 1,
+) -> tuple[str, str]:
+    return choose_precision(
+        setting,
+        model="m:1",
+        has_bf16=cpu,
+        gains=gains,
+        parity=parity(bf16=passed),
+        compiled_bytes=size,
+    )
+
+
 @pytest.mark.parametrize(
     ("cpu", "gains", "passed", "size", "expected"),
     [
@@ -54,49 +74,21 @@ def parity(*, bf16: bool) -> ParityReport:
 def test_auto_takes_bf16_where_it_is_allowed_and_helps(
     cpu: bool, gains: bool, passed: bool, size: int, expected: str
 ) -> None:
-    precision, reason = choose_precision(
-        "auto",
-        model="m:1",
-        has_bf16=cpu,
-        gains=gains,
-        parity=parity(bf16=passed),
-        compiled_bytes=size,
-    )
+    precision, reason = chosen("auto", cpu=cpu, gains=gains, passed=passed, size=size)
     assert precision == expected
     assert "bf16" in reason
 
 
 def test_forced_bf16_that_cannot_be_honoured_is_refused() -> None:
     with pytest.raises(ParityFailed, match="m:1"):
-        choose_precision(
-            "bf16",
-            model="m:1",
-            has_bf16=True,
-            gains=True,
-            parity=parity(bf16=False),
-            compiled_bytes=1,
-        )
+        chosen("bf16", passed=False)
     with pytest.raises(ConfigError, match="CPU"):
-        choose_precision(
-            "bf16",
-            model="m:1",
-            has_bf16=False,
-            gains=False,
-            parity=parity(bf16=True),
-            compiled_bytes=1,
-        )
+        chosen("bf16", cpu=False)
 
 
 def test_forced_precision_is_taken() -> None:
     for setting in ("f32", "bf16"):
-        precision, reason = choose_precision(
-            setting,
-            model="m:1",
-            has_bf16=True,
-            gains=False,
-            parity=parity(bf16=True),
-            compiled_bytes=1,
-        )
+        precision, reason = chosen(setting, gains=False)
         assert precision == setting
         assert setting in reason
 

@@ -19,6 +19,7 @@ from lmaas.errors import (
     LMaaSError,
     ModelRefused,
     QueueFull,
+    RateLimited,
     TimedOut,
     Unavailable,
 )
@@ -32,6 +33,7 @@ from lmaas.language import (
     ToolCall,
     Usage,
 )
+from lmaas.recipe import recipe_of
 from lmaas.service import Service
 from lmaas.serving.generation import Generation
 from lmaas.serving.upstream_error import broken_off
@@ -590,6 +592,34 @@ def test_vectors_without_a_usage_are_estimated(tmp_path: Path, back_end: Running
         assert (await gateway.vectors("a" * 30))[1] >= 10
         (status,) = gateway.service.ps(TENANT)
         assert "estimated" in status.reason
+
+    run(tmp_path, back_end, work)
+
+
+@pytest.mark.parametrize("task", ["text-generation", "text-classification"])
+def test_it_has_no_files_to_train_on(tmp_path: Path, back_end: Running, task: str) -> None:
+    async def work(gateway: Gateway) -> None:
+        if task == "text-generation":
+            await gateway.connect("echo")
+        else:
+            await gateway.connect_embedding("echo")
+        given = {"name": "near", "task": task, "model": {"base": "far"}, "data": {"train": "a"}}
+        with pytest.raises(InvalidInput, match="no files to train on") as caught:
+            gateway.service.train(TENANT, recipe_of(given))
+        assert caught.value.param == "model.base"
+        assert not gateway.service.jobs(TENANT)
+
+    run(tmp_path, back_end, work)
+
+
+def test_vectors_count_against_the_limits_of_a_key(tmp_path: Path, back_end: Running) -> None:
+    async def work(gateway: Gateway) -> None:
+        await gateway.connect_embedding("echo")
+        gateway.service.set_limits(TENANT, gateway.key.id, Limits(tokens_per_minute=100))
+        assert (await gateway.vectors("a", "bcd"))[1] == 9
+        with pytest.raises(RateLimited):
+            await gateway.vectors("a" * 400)
+        assert len(back_end.seen.bodies[-1]["input"]) == 2
 
     run(tmp_path, back_end, work)
 

@@ -18,8 +18,8 @@ def has_bf16() -> bool:
 def gains_from_bf16() -> bool:
     """Whether products are faster in bf16 than in f32.
 
-    By AMX, or AVX-512 BF16 as AMD has it. Intel's, where a hypervisor hides AMX, makes fewer
-    products a cycle than f32 has: a ResNet-18 takes 1.7 times as long (docs/log.md).
+    By AMX, or AVX-512 BF16 as AMD has it. On an Intel CPU whose AMX the hypervisor hides, a
+    ResNet-18 takes 1.7 times as long in bf16 as in f32 (docs/log.md).
     """
     return "amx_bf16" in flags() or (has_bf16() and _told("vendor_id") != "GenuineIntel")
 

@@ -4,12 +4,14 @@ Token ids are not told by such services: log probabilities have the id -1.
 """
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from lmaas.errors import Unavailable
 from lmaas.language import CallDelta, Delta, Ended, Finish, GenerateRequest, TokenLogprob, Usage
+
+T = TypeVar("T")
 
 NO_ID: Final = -1
 MAX_EVENT_BYTES: Final = 8 << 20
@@ -120,8 +122,13 @@ _decoder: Final = msgspec.json.Decoder(Message)
 
 def decode(data: bytes, origin: str) -> Message:
     """An answer or a chunk. Raises Unavailable for what is none."""
+    return read(_decoder, data, origin)
+
+
+def read(decoder: msgspec.json.Decoder[T], data: bytes, origin: str) -> T:
+    """What `decoder` finds in an answer. Raises Unavailable for what is not of its shape."""
     try:
-        return _decoder.decode(data)
+        return decoder.decode(data)
     except msgspec.DecodeError as error:
         raise Unavailable(f"{origin} gave an answer that is not OpenAI's: {error}.") from None
 

@@ -92,11 +92,7 @@ class Api:
 
     async def embed(self, call: TextsCall) -> Answer:
         """The texts' vectors as float32, row after row. Raises as `generate` does."""
-        response = await self._post(self._base + "/embeddings", vectors.body_of(call, self._spec))
-        try:
-            answer = await response.read(MAX_ANSWER_BYTES)
-        finally:
-            response.close()
+        answer = await self._ask(self._base + "/embeddings", vectors.body_of(call, self._spec))
         message = vectors.decode(answer, self.client.origin)
         if message.error is not None:
             raise broken_off(message.error, self.client.origin, self._key)
@@ -112,9 +108,7 @@ class Api:
         if isinstance(request.prompt, tuple):
             return len(request.prompt)
         _, body = body_of(request, self._spec)
-        response = await self._post("/tokenize", body)
-        answer = await response.read(MAX_ANSWER_BYTES)
-        return msgspec.json.decode(answer, type=TokensBody).count
+        return msgspec.json.decode(await self._ask("/tokenize", body), type=TokensBody).count
 
     async def read(self, path: str) -> bytes | None:
         """What the service shows at `path`; None unless it answers well."""
@@ -124,6 +118,14 @@ class Api:
         except (Unavailable, TimedOut):
             return None
         return shown if response.status == 200 else None
+
+    async def _ask(self, path: str, body: bytes) -> bytes:
+        """The whole answer."""
+        response = await self._post(path, body)
+        try:
+            return await response.read(MAX_ANSWER_BYTES)
+        finally:
+            response.close()
 
     async def _post(self, path: str, body: bytes) -> Response:
         response = await self.client.post(path, self._headers, body)

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from lmaas.errors import Unavailable
+from lmaas.serving.upstream_answer import read
 from lmaas.serving.upstream_body import tokens_of
 from lmaas.types import TextsCall, UpstreamSpec
 
@@ -65,10 +66,7 @@ def estimated_tokens(call: TextsCall) -> int:
 
 def decode(answer: bytes, origin: str) -> Message:
     """Raises Unavailable for what is no answer."""
-    try:
-        return _decoder.decode(answer)
-    except msgspec.DecodeError as error:
-        raise Unavailable(f"{origin} gave an answer that is not OpenAI's: {error}.") from None
+    return read(_decoder, answer, origin)
 
 
 def rows_of(message: Message, count: int, origin: str) -> np.ndarray:

@@ -65,7 +65,8 @@ class PyTorchLearner:
         self._keywords: dict[tuple[str, ...], bool] = {}
         self._training: bool | None = None
         self._flat: Any = None
-        self._weight, self._part = 0.0, torch.tensor(0.0)
+        self._weight: float | None = None
+        self._part: Any = None  # 1 / weight, as the gradient of the summed loss.
         self._threads = 0  # Not chosen yet.
 
     def step(self, feeds: Sequence[Feed], *, learning_rate: float, weight: float) -> float:
