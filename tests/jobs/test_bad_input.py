@@ -206,6 +206,49 @@ sys.exit(main(folder))
 """A job whose disk is full for files of more than so many bytes, once it has a checkpoint."""
 
 
+MISSING = """
+import pathlib, sys
+from lmaas.jobs.child import main
+class Without:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == sys.argv[1]:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Without())
+sys.exit(main(pathlib.Path(sys.argv[2])))
+"""
+"""A job where a package is not installed."""
+
+
+@pytest.mark.parametrize(
+    ("framework", "package", "extra"),
+    [("pytorch", "torch", "train"), ("keras", "keras", "keras"),
+     ("tensorflow", "tensorflow", "tensorflow")],
+)  # fmt: skip
+def test_a_missing_package_is_named(
+    tmp_path: Path, framework: str, package: str, extra: str
+) -> None:
+    async def test() -> None:
+        (tmp_path / "good.csv").write_text(TABLE)
+        good = Case("good.csv", text(TABLE), "", (), recipe={"framework": framework})
+        command = (process.COMMAND[0], "-P", "-c", MISSING, package)
+        bench = Bench(tmp_path / "home", command=command)
+        await bench.runner.start()
+        try:
+            recipe = recipe_of(good, tmp_path / "good.csv")
+            found = await ended(bench, bench.jobs.add("t", "key", "train", "good", recipe))
+            assert found.state == "failed"
+            assert found.error is not None
+            assert found.error.code == "missing_extra", found.error
+            assert f"needs {package}" in found.error.message
+            assert found.error.hint is not None
+            assert f"lmaas[{extra}]" in found.error.hint
+        finally:
+            await bench.runner.close(5)
+            bench.close()
+
+    asyncio.run(test())
+
+
 def full(limit_bytes: int) -> tuple[str, ...]:
     return (process.COMMAND[0], "-P", "-c", FULL, str(limit_bytes))
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from lmaas.errors import FULL, DoesNotFit, LMaaSError, StorageFull
+from lmaas.errors import FULL, DoesNotFit, LMaaSError, MissingExtra, StorageFull
 from lmaas.job import EVENTS_FILE, PAUSED_EXIT, JobError, JobEvent
 from lmaas.placement.child import leave_network
 from lmaas.types import Record
@@ -103,6 +103,13 @@ def _told(error: Exception) -> JobError:
     if isinstance(error, MemoryError):
         error = DoesNotFit(
             "The job ran out of memory.", hint="Use a smaller batch or model, or accumulate."
+        )
+    elif isinstance(error, ModuleNotFoundError) and not (error.name or "lmaas").startswith("lmaas"):
+        module = str(error.name).partition(".")[0]
+        extra = module if module in ("keras", "tensorflow") else "train"
+        error = MissingExtra(
+            f"The job needs {module}, which is not installed here.",
+            hint=f"pip install 'lmaas[{extra}]' where the server runs, and start the job again.",
         )
     elif (code := _system_error(error)) in FULL:
         written = getattr(error, "filename", None) or "its result"
