@@ -3,12 +3,17 @@
 import fcntl
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from servers import Running, publish_digits, publish_language, serving
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As in what a script puts into the background. Processes that tests interrupt would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
