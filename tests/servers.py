@@ -4,11 +4,12 @@ import asyncio
 import io
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -111,3 +112,13 @@ def png(seed: int = 1) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 255, (28, 28), np.uint8)
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
+
+
+def usage_rows(home: Path, key_id: str) -> list[tuple[str, int, int, int]]:
+    """Status, tokens of prompt and answer, and cost of each request of a key."""
+    with closing(sqlite3.connect(home / "lmaas.db")) as connection:
+        query = (
+            "SELECT status, prompt_tokens, completion_tokens, cost_micro FROM usage "
+            "WHERE key_id = ? ORDER BY status, completion_tokens"
+        )
+        return connection.execute(query, (key_id,)).fetchall()

@@ -1,5 +1,7 @@
 """A language model through the real port, with the stock clients."""
 
+import contextlib
+import http.client
 import json
 import os
 import signal
@@ -13,7 +15,8 @@ import openai
 import psutil
 import pytest
 
-from servers import Running
+from lmaas.client import Client
+from servers import Running, usage_rows
 
 PROMPT = [{"role": "user", "content": "hello world, how are you?"}]
 COMBINING = "\u0301" * 500_000
@@ -161,21 +164,37 @@ def status(language: Running) -> dict[str, Any]:
     return dict(row)
 
 
+def until(language: Running, *, busy: bool) -> None:
+    """Wait until the model works on a request, or no longer holds one or its cache."""
+    deadline = time.monotonic() + 30
+    while busy != bool(status(language)["queued"] or status(language)["cache_used"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_hang_up_frees_the_cache(language: Running, stream: bool) -> None:
-    body = {"model": "tiny", "messages": PROMPT, "max_tokens": 480, "stream": stream, "n": 32}
-    path = "/v1/chat/completions"
-    with httpx.Client(base_url=language.url, headers=language.caller, timeout=0.15) as hasty:
+def test_a_hang_up_frees_the_cache(language: Running, client: openai.OpenAI, stream: bool) -> None:
+    with Client(language.url, language.key) as admin:
+        record, key = admin.create_key(f"hasty {stream}", ("call",))
+    chat(client)  # it is loaded
+    body = {"model": "tiny", "messages": PROMPT, "max_tokens": 480, "stream": stream, "n": 128}
+    url = httpx.URL(language.url)
+    connection = http.client.HTTPConnection(url.host, url.port, timeout=60)
+    with contextlib.closing(connection):
+        data = json.dumps(body | {"ignore_eos": True})
+        headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+        connection.request("POST", "/v1/chat/completions", data, headers)
         if stream:
-            with hasty.stream("POST", path, json=body) as answer:
-                next(answer.iter_bytes())
-        else:
-            with pytest.raises(httpx.TimeoutException):
-                hasty.post(path, json=body)
+            connection.getresponse().readline()
+        until(language, busy=True)
+    until(language, busy=False)
     deadline = time.monotonic() + 10
-    while status(language)["queued"] or status(language)["cache_used"]:
+    while not (rows := usage_rows(language.home, record.id)):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    ((state, _, told, _),) = rows
+    assert state == "cancelled"
+    assert told < 128 * 480
 
 
 def test_a_killed_worker_ends_streams_and_retries_the_rest(

@@ -4,9 +4,8 @@ import json
 import os
 import shutil
 import signal
-import sqlite3
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 
 from lmaas.accounts.records import Price
 from lmaas.client import Client
-from servers import Running, serving
+from servers import Running, serving, usage_rows
 
 PRICE = Price(prompt_micro=1_000_000, completion_micro=2_000_000)
 ASKED: dict[str, Any] = {
@@ -40,16 +39,6 @@ def events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
         if line:
             data = line.removeprefix("data: ")
             yield {"done": True} if data == "[DONE]" else json.loads(data)
-
-
-def rows_of(home: Path, key_id: str) -> list[tuple[str, int, int, int]]:
-    """Status, tokens of prompt and answer, and cost of each request of a key."""
-    with closing(sqlite3.connect(home / "lmaas.db")) as connection:
-        query = (
-            "SELECT status, prompt_tokens, completion_tokens, cost_micro FROM usage "
-            "WHERE key_id = ? ORDER BY status, completion_tokens"
-        )
-        return connection.execute(query, (key_id,)).fetchall()
 
 
 def test_streams_end_when_the_server_is_told_to_stop(home: Path) -> None:
@@ -87,7 +76,7 @@ def test_streams_end_when_the_server_is_told_to_stop(home: Path) -> None:
             told.append((last["usage"]["prompt_tokens"], last["usage"]["completion_tokens"]))
         os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOWAIT)
     assert [answer for _, answer in told] == [64 * (440 + number) for number in range(4)]
-    *failed, first, second, third, fourth = rows_of(home, record.id)
+    *failed, first, second, third, fourth = usage_rows(home, record.id)
     assert [first, second, third, fourth] == [
         ("ok", prompt, answer, PRICE.cost(prompt, answer)) for prompt, answer in told
     ]
@@ -111,7 +100,7 @@ def test_a_stream_that_takes_too_long_ends_in_an_error(home: Path) -> None:
         os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOWAIT)
     assert {"done": True} not in told
     assert told[-1]["error"]["code"] == "unavailable"
-    ((status, prompt, answer, _),) = rows_of(home, record.id)
+    ((status, prompt, answer, _),) = usage_rows(home, record.id)
     assert (status, answer) == ("failed", delivered(told))
     assert prompt > 0
 
@@ -142,7 +131,7 @@ def test_what_a_killed_worker_delivered_is_billed_once(home: Path) -> None:
         assert (ok.requests, ok.failed) == (3, 1)
     each = ("ok", prompt, 4, PRICE.cost(prompt, 4))
     robbed = ("failed", prompt, delivered(told), PRICE.cost(prompt, delivered(told)))
-    assert rows_of(home, record.id) == [robbed, each, each]
+    assert usage_rows(home, record.id) == [robbed, each, each]
 
 
 def test_what_a_killed_server_delivered_is_billed_once(home: Path) -> None:
@@ -168,7 +157,7 @@ def test_what_a_killed_server_delivered_is_billed_once(home: Path) -> None:
         with serving(home) as server, Client(server.url, server.key) as admin:
             row = admin.usage(key_id=record.id).data[0]
             assert (row.requests, row.failed) == (2, 1)
-    billed, each = rows_of(home, record.id)
+    billed, each = usage_rows(home, record.id)
     assert each == ("ok", prompt, 4, PRICE.cost(prompt, 4))
     status, told_prompt, tokens, cost = billed
     assert (status, told_prompt, cost) == ("failed", prompt, PRICE.cost(prompt, tokens))

@@ -54,6 +54,11 @@ def test_it_is_found_where_checkpoints_have_it(tmp_path: Path) -> None:
     assert template.source == "in a file"
 
 
+# A finalizer that Python happens to run when the time is over takes the exception, and drops it.
+DROPPED = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@DROPPED
 @pytest.mark.parametrize(
     "source",
     [
@@ -84,6 +89,31 @@ def test_it_is_found_where_checkpoints_have_it(tmp_path: Path) -> None:
 def test_a_hostile_template_is_an_error(source: str) -> None:
     with pytest.raises(InvalidInput):
         render(source)
+
+
+class Deaf:
+    """Its finalizer takes what is raised, and Python drops it."""
+
+    def __del__(self) -> None:
+        while True:
+            pass
+
+
+class Endless:
+    """A text that takes for ever."""
+
+    def __str__(self) -> str:
+        Deaf()
+        while True:
+            pass
+
+
+@DROPPED
+def test_an_exception_that_python_drops_is_raised_again() -> None:
+    for _ in range(2):
+        with pytest.raises(InvalidInput, match="took longer"):
+            Template("{{ endless }}", {}).render(HELLO, (), {"endless": Endless()})
+        assert render("as before") == "as before"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import logging
 import signal
 import socket
 import sys
+from typing import Final
 
 import uvloop
 
@@ -19,6 +20,7 @@ from lmaas.service import Service
 from lmaas.types import TENANT
 
 BACKLOG = 1024
+LAST_WORDS_S: Final = 2.0
 
 
 def run(settings: Settings) -> int:
@@ -65,9 +67,12 @@ async def serve(service: Service, listener: socket.socket) -> None:
 
 
 async def _drain(service: Service, connections: Connections) -> None:
-    """One deadline for requests and workers; until it, health says that nothing new is taken."""
+    """One deadline for requests and workers; until it, health says that nothing new is taken.
+
+    What the deadline ends is told so: its connection has a moment more for that.
+    """
     timeout_s = service.settings.drain_timeout_s
-    await asyncio.gather(service.drain(timeout_s), connections.drain(timeout_s))
+    await asyncio.gather(service.drain(timeout_s), connections.drain(timeout_s + LAST_WORDS_S))
 
 
 def bind(settings: Settings) -> socket.socket:

@@ -9,7 +9,7 @@ import datetime
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +19,6 @@ from lmaas.language import ChatMessage, Tool
 RENDER_TIMEOUT_S: Final = 0.5
 MAX_PROMPT_CHARS: Final = 16 << 20
 MAX_TEMPLATE_CHARS: Final = 1 << 20
-LATE_TURNS: Final = 100
 LONGEST_TEXT: Final = MAX_PROMPT_CHARS
 """Longest text that one operation may make."""
 RESERVED: Final = ("messages", "tools", "add_generation_prompt")
@@ -289,22 +288,23 @@ class _bounded:
     def __enter__(self) -> None:
         _watch.begin(threading.get_ident(), self._limit_s)
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if _watch.fired() and kind is not TooLong:
-                # It is on its way to this thread. Better here than where the turn is given back.
-                for _turn in range(LATE_TURNS):
-                    time.sleep(0)
-        except TooLong:
-            pass  # the block was over in time, or almost
+    def __exit__(self, *_: object) -> None:
+        ending = True
+        while ending:
+            try:
+                _watch.disarm()
+                ending = False
+            except TooLong:
+                pass  # it came when the block was over
         _watch.end()
 
 
 class _Watch:
     """One thread that looks after a rendering that takes long. One rendering at a time.
 
-    Its locks are plain ones: an exception that another thread raises here could leave a lock held
-    whose taking is written in Python.
+    What it raises is raised again until the rendering ends: Python drops an exception that comes
+    while a finalizer runs. Its locks are plain ones: an exception that another thread raises here
+    could leave a lock held whose taking is written in Python.
     """
 
     def __init__(self) -> None:
@@ -323,25 +323,28 @@ class _Watch:
         with self._changing:
             self._target, self._deadline = target, time.monotonic() + limit_s
 
-    def fired(self) -> bool:
-        """Whether the time was over. From now on, nothing is raised."""
+    def disarm(self) -> None:
+        """Nothing is raised once this returns. Called by the thread of the rendering."""
         with self._changing:
-            fired = self._deadline is None
             self._deadline = None
-        return fired
+            _raise_in(self._target, None)
 
     def end(self) -> None:
-        """The rendering is over, and nothing is on its way."""
+        """The next rendering may begin."""
         self._turn.release()
 
     def _run(self) -> None:
-        raise_in: Callable[[Any, Any], int] = ctypes.pythonapi.PyThreadState_SetAsyncExc
         while True:
             time.sleep(RENDER_TIMEOUT_S / 5)
             with self._changing:
                 if self._deadline is not None and time.monotonic() > self._deadline:
-                    raise_in(ctypes.c_ulong(self._target), ctypes.py_object(TooLong))
-                    self._deadline = None
+                    _raise_in(self._target, TooLong)
+
+
+def _raise_in(thread: int, kind: type[Exception] | None) -> None:
+    """Have `thread` raise `kind` soon; None: nothing, whatever it was told before."""
+    raised = ctypes.py_object(kind) if kind is not None else None
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), raised)
 
 
 _watch = _Watch()
