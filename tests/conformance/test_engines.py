@@ -211,6 +211,39 @@ def test_long_prompt_beside_running(engine: LanguageEngine, made: Made) -> None:
     check_greedy(made, long, answers[2].tokens)
 
 
+def test_what_prompts_share_is_computed_once(engine: LanguageEngine, made: Made) -> None:
+    if engine.name == "torch":
+        pytest.skip("it shares no blocks")
+    common, *own = prompts(made, (1500, *(10,) * 6))
+    answers: dict[int, Answer] = {}
+    for number, rest in enumerate(own):
+        engine.add(number, common + rest, GREEDY)
+    engine.add(6, own[0], GREEDY)
+    for _ in range(5):  # of at most 512 tokens
+        advance(engine, answers)
+    assert len(answers) == 7, "six prompts of 1,510 tokens would take 18 steps"
+    drain(engine, answers)
+    for number, rest in enumerate(own):
+        check_greedy(made, common + rest, answers[number].tokens)
+    check_idle(engine)
+
+
+def test_who_waits_for_a_prefix_goes_on_without_its_first(
+    engine: LanguageEngine, made: Made
+) -> None:
+    *own, common = prompts(made, (10, 10, 10, 1500))
+    for number, rest in enumerate(own):
+        engine.add(number, common + rest, GREEDY)
+    answers: dict[int, Answer] = {}
+    advance(engine, answers)
+    engine.cancel(0)
+    engine.cancel(2)
+    drain(engine, answers)
+    assert set(answers) == {1}
+    check_greedy(made, common + own[1], answers[1].tokens)
+    check_idle(engine)
+
+
 # Sampling
 
 

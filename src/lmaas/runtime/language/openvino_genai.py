@@ -24,6 +24,7 @@ from lmaas.runtime.language.engine import (
     TokenScore,
 )
 from lmaas.runtime.language.pattern_grammar import Unfit
+from lmaas.runtime.language.prefixes import Prefixes
 
 BLOCK_TOKENS: Final = 32
 """Tokens in one block of the paged cache on a CPU."""
@@ -46,7 +47,10 @@ class OpenVINOGenAI:
         self._handles: dict[int, tuple[Any, bool]] = {}
         # With split prompts the scheduler does not bound how many sequences run: we do.
         self._waiting: dict[int, tuple[Any, Any, bool]] = {}
-        self._max_sequences = 0
+        self._prefixes = Prefixes(BLOCK_TOKENS, 0)
+        self._prompts: set[int] = set()
+        """Sequences that run and have brought nothing yet."""
+        self._max_sequences = self._max_tokens = 0
         self._idle = self._settled = True
         self._lookup = 0
         self._vocabulary = 0
@@ -74,6 +78,8 @@ class OpenVINOGenAI:
         except RuntimeError as error:
             raise LMaaSError(f"OpenVINO GenAI cannot load the model: {_gist(error)}.") from error
         self._max_sequences = options.max_sequences
+        self._max_tokens = scheduler.max_num_batched_tokens
+        self._prefixes = Prefixes(BLOCK_TOKENS, scheduler.num_kv_blocks)
         self._lookup = options.lookup or (5 if options.draft else 0)
         self._by_lookup = bool(options.lookup)
         self._vocabulary = spec.vocabulary_size
@@ -96,16 +102,16 @@ class OpenVINOGenAI:
         self._idle = False
         scored = sampling.logprobs is not None
         self._waiting[sequence] = ov.Tensor(ids[None, :]), config, scored
+        self._prefixes.add(sequence, ids)
 
     def step(self) -> list[Output]:
         """One forward pass for all running sequences."""
         import openvino_genai as genai
 
-        while self._waiting and len(self._handles) < self._max_sequences:
-            sequence = next(iter(self._waiting))
-            ids, config, scored = self._waiting.pop(sequence)
-            self._handles[sequence] = self._pipe.add_request(sequence, ids, config), scored
+        self._begin()
+        answering = len(self._handles) - len(self._prompts)
         self._pipe.step()
+        self._prefixes.step(self._max_tokens - answering * (1 + self._lookup))
         finished: dict[Any, Finish] = {
             genai.GenerationFinishReason.STOP: "stop",
             genai.GenerationFinishReason.LENGTH: "length",
@@ -127,6 +133,9 @@ class OpenVINOGenAI:
                 finish = "length"
             if tokens or finish:
                 outputs.append(Output(sequence, tokens, scores, finish))
+                if sequence in self._prompts:
+                    self._prompts.remove(sequence)
+                    self._prefixes.end(sequence, computed=bool(tokens))
             if finish:
                 over.append(sequence)
         for sequence in over:
@@ -136,9 +145,22 @@ class OpenVINOGenAI:
         self._idle = not held and not self._pipe.has_non_finished_requests()
         return outputs
 
+    def _begin(self) -> None:
+        """Give the pipeline what there is room for, but no two that begin alike at once."""
+        for sequence in list(self._waiting):
+            if len(self._handles) >= self._max_sequences:
+                return
+            if self._prefixes.ready(sequence):
+                ids, config, scored = self._waiting.pop(sequence)
+                self._handles[sequence] = self._pipe.add_request(sequence, ids, config), scored
+                self._prompts.add(sequence)
+                self._prefixes.begin(sequence)
+
     def cancel(self, sequence: int) -> None:
         """Drop a sequence; its blocks are free after the next step."""
         self._waiting.pop(sequence, None)
+        self._prompts.discard(sequence)
+        self._prefixes.end(sequence, computed=False)
         running = self._handles.pop(sequence, None)
         if running is not None:
             running[0].cancel()
