@@ -224,6 +224,33 @@ def test_who_waits_for_an_answer_is_watched(pieces: int) -> None:
     assert asyncio.run(scenario())
 
 
+def test_a_request_that_came_just_before_the_drain_is_answered() -> None:
+    async def scenario() -> list[bytes]:
+        async def app(exchange: Exchange) -> None:
+            exchange.send(b"there")
+
+        connections = Connections(app, Settings())
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(connections.make, "127.0.0.1", 0)
+        answers = []
+        with socket.create_connection(server.sockets[0].getsockname()) as client:
+            client.setblocking(False)
+            for draining in (False, True):
+                await loop.sock_sendall(client, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                if draining:
+                    await connections.drain(10)
+                answers.append(await asyncio.wait_for(loop.sock_recv(client, 65536), 30))
+            assert not connections.open
+            answers.append(await asyncio.wait_for(loop.sock_recv(client, 65536), 30))
+        server.close()
+        return answers
+
+    first, second, end = asyncio.run(scenario())
+    assert first.endswith(b"there")
+    assert second.endswith(b"there")
+    assert end == b""
+
+
 def test_slow_and_too_many_clients(tmp_path: Path) -> None:
     publish_digits(tmp_path)
     with serving(tmp_path, header_timeout_s=1, max_connections=6) as server:

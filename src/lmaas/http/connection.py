@@ -7,6 +7,7 @@ what a request costs (docs/log.md). Knows no routes: it hands each request to `C
 
 import asyncio
 import contextlib
+import select
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, cast
@@ -283,13 +284,22 @@ class Connection(asyncio.Protocol):
 
     def close_if_idle(self, *, fresh: bool) -> None:
         """End the connection unless a request is in it; `fresh`: also if there was none yet."""
-        if self._running is None and not self._in_head and (fresh or self._served):
+        idle = self._running is None and not self._in_head and (fresh or self._served)
+        if idle and not self._has_unread():
             self._close()
 
     def abort(self) -> None:
         """End the connection at once."""
         if self._transport is not None:
             self._transport.abort()
+
+    def _has_unread(self) -> bool:
+        """Whether something has come that was not looked at yet. It would be lost by a reset."""
+        if self._transport is None or self._transport.is_closing():
+            return False
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(poll.poll(0))
 
     def _start(self, exchange: Exchange) -> None:
         self._running = exchange
