@@ -8,6 +8,7 @@ from lmaas.runtime.messages import (
     Cancel,
     Decoder,
     Done,
+    Expect,
     Failed,
     Load,
     Loaded,
@@ -30,7 +31,8 @@ RECORD = ServeRecord(
     max_batch_size=8,
 )
 MESSAGES: list[AnyMessage] = [
-    Load(record=RECORD, heartbeat_s=1.0, request_timeout_s=5.0),
+    Expect(record=RECORD, heartbeat_s=1.0, request_timeout_s=5.0),
+    Load(),
     Call(id=1, payload=Payload(format="json", body=b"{}" * 1000, parameters={"k": [1]})),
     Cancel(id=1),
     Stop(deadline_s=0.5),

@@ -24,6 +24,7 @@ from lmaas.runtime.messages import (
     Cancel,
     Decoder,
     Done,
+    Expect,
     Failed,
     Load,
     Loaded,
@@ -93,7 +94,7 @@ class Process:
             "max_batch_size": 8,
         }
         record = ServeRecord(**(fields | changes))
-        self.send(Load(record=record, heartbeat_s=0.1, request_timeout_s=60))
+        self.send(Expect(record=record, heartbeat_s=0.1, request_timeout_s=60), Load())
         return self.receive()
 
 
@@ -161,6 +162,9 @@ class Gated:
 
     def __init__(self):
         self.cancelled = False
+
+    def warm(self):
+        pass
 
     def load(self, folder, *rest):
         self.notes = folder / "calls"

@@ -29,6 +29,9 @@ WARM_RUNS: Final = 3
 class Engine(Protocol):
     """Runs one compiled model. Used by one thread at a time."""
 
+    def warm(self) -> None:
+        """Import what `load` takes; it may be called before the files are there."""
+
     def load(
         self,
         folder: Path,
@@ -56,6 +59,10 @@ class OpenVINOEngine:
         self._tensor: Any = None
         self._inputs: dict[str, np.dtype[Any]] = {}
         self._outputs: list[tuple[str, int]] = []
+
+    def warm(self) -> None:
+        """Import OpenVINO."""
+        ov.load()
 
     def load(
         self,

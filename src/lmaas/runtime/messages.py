@@ -45,16 +45,20 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=Tr
     """Base of all messages: immutable, keyword-only, tagged by class name."""
 
 
-class Load(Message, frozen=True, kw_only=True):
-    """Server to worker, first and once: load this model.
+class Expect(Message, frozen=True, kw_only=True):
+    """Server to worker, first and once: this model will be loaded, so import what that takes.
 
-    The worker sends a `Beat` every `heartbeat_s`, and ends itself when one engine call takes longer
-    than `request_timeout_s`.
+    Once it is loaded the worker sends a `Beat` every `heartbeat_s`, and ends itself when one engine
+    call takes longer than `request_timeout_s`.
     """
 
     record: ServeRecord
     heartbeat_s: float
     request_timeout_s: float
+
+
+class Load(Message, frozen=True, kw_only=True):
+    """Server to worker, once: the files of the expected model are there and checked. Load it."""
 
 
 class Call(Message, frozen=True, kw_only=True):
@@ -138,7 +142,9 @@ class Beat(Message, frozen=True, kw_only=True):
     cache_used: float = 0.0
 
 
-AnyMessage = Load | Call | Cancel | Stop | Loaded | Done | Began | Parts | Finished | Failed | Beat
+AnyMessage = (
+    Expect | Load | Call | Cancel | Stop | Loaded | Done | Began | Parts | Finished | Failed | Beat
+)
 
 log = logging.getLogger(__name__)
 

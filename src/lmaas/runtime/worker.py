@@ -35,6 +35,7 @@ from lmaas.runtime.messages import (
     Cancel,
     Decoder,
     Done,
+    Expect,
     Load,
     Loaded,
     Stop,
@@ -64,10 +65,10 @@ Computed = tuple[Sequence[Request], Future[bytes]]
 
 
 class Worker:
-    """Serves the model that `load` names on a connected socket."""
+    """Serves the model that is `expected` on a connected socket."""
 
-    def __init__(self, sock: socket.socket, load: Load, journal_path: Path) -> None:
-        record = load.record
+    def __init__(self, sock: socket.socket, expected: Expect, journal_path: Path) -> None:
+        record = expected.record
         decoders = os.cpu_count() or 1
         self._sock = sock
         self._sending = threading.Lock()
@@ -76,7 +77,7 @@ class Worker:
         self._engine = make_engine(record.engine)
         self._batcher = Batcher(record.max_batch_size, joins=record.signature.batch)
         self._heart = Heart(
-            lambda beat: self._send(encode(beat)), load.heartbeat_s, load.request_timeout_s
+            lambda beat: self._send(encode(beat)), expected.heartbeat_s, expected.request_timeout_s
         )
         self._journal = Journal(journal_path, FIRST_DECODE_SLOT + decoders)
         self._slots = list(range(FIRST_DECODE_SLOT, FIRST_DECODE_SLOT + decoders))
@@ -87,6 +88,10 @@ class Worker:
         self._running: Sequence[Request] = ()
         self._stop_at: float | None = None
         self._wake_read, self._wake_write = os.pipe()
+
+    def warm(self) -> None:
+        """Import what loading takes."""
+        self._engine.warm()
 
     def load(self) -> None:
         """Load the model and say so. Raises LMaaSError when it cannot be loaded."""
@@ -329,20 +334,22 @@ def journal_path(socket_path: Path) -> Path:
 
 def _run(sock: socket.socket, journal: Path) -> int:
     decoder = Decoder()
-    messages: list[AnyMessage] = []
-    while not messages:
-        data = sock.recv(READ_BYTES)
-        if not data:
-            return EXIT_OK
-        messages = decoder.feed(data)
-    (load,) = messages
-    assert isinstance(load, Load)
+    messages: deque[AnyMessage] = deque()
     worker: Worker | LanguageWorker
     try:
-        if load.record.options is None:
-            worker = Worker(sock, load, journal)
+        expected = _next(sock, decoder, messages)
+        if expected is None:
+            return EXIT_OK
+        assert isinstance(expected, Expect)
+        if expected.record.options is None:
+            worker = Worker(sock, expected, journal)
         else:
-            worker = LanguageWorker(sock, load, journal)
+            worker = LanguageWorker(sock, expected, journal)
+        worker.warm()
+        load = _next(sock, decoder, messages)
+        if load is None:
+            return EXIT_OK
+        assert isinstance(load, Load)
         worker.load()
     except (LMaaSError, OSError, MemoryError) as error:
         sock.sendall(failure(None, error))
@@ -352,6 +359,16 @@ def _run(sock: socket.socket, journal: Path) -> int:
     finally:
         worker.close()
     return EXIT_OK
+
+
+def _next(sock: socket.socket, decoder: Decoder, messages: deque[AnyMessage]) -> AnyMessage | None:
+    """The server's next message; None when it has hung up."""
+    while not messages:
+        data = sock.recv(READ_BYTES)
+        if not data:
+            return None
+        messages.extend(decoder.feed(data))
+    return messages.popleft()
 
 
 def run() -> NoReturn:

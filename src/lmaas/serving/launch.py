@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -10,7 +10,7 @@ from lmaas.config import Settings
 from lmaas.errors import BY_CODE, LMaaSError, TimedOut, Unavailable
 from lmaas.placement.local import kill_worker, start_worker
 from lmaas.runtime.journal import read_journal
-from lmaas.runtime.messages import AnyMessage, Failed, Load, Loaded, ServeRecord
+from lmaas.runtime.messages import AnyMessage, Expect, Failed, Load, Loaded, ServeRecord
 from lmaas.serving.link import Link
 
 log = logging.getLogger(__name__)
@@ -78,11 +78,12 @@ async def launch(
     settings: Settings,
     socket_path: Path,
     on_message: Callable[[AnyMessage], None],
+    files: Awaitable[None],
 ) -> WorkerLife:
-    """Start a worker on `socket_path` and have it load the model.
+    """Start a worker on `socket_path` and have it load the model once its `files` are there.
 
-    Raises the worker's own error when it cannot load, TimedOut when it takes too long, and
-    Unavailable when it dies meanwhile.
+    Raises the worker's own error when it cannot load, what `files` raises, TimedOut when it takes
+    too long, and Unavailable when it dies meanwhile.
     """
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[Loaded] = loop.create_future()
@@ -100,15 +101,19 @@ async def launch(
     process = await start_worker(socket_path)
     died = asyncio.ensure_future(process.wait())
     try:
-        async with asyncio.timeout(settings.load_timeout_s):
+        async with asyncio.timeout(settings.load_timeout_s) as limit:
             await _first(link.connected, died, record.model)
             link.send(
-                Load(
+                Expect(
                     record=record,
                     heartbeat_s=settings.heartbeat_s,
                     request_timeout_s=settings.request_timeout_s,
                 )
             )
+            limit.reschedule(None)  # checking a large model takes what the disk takes
+            await files
+            limit.reschedule(loop.time() + settings.load_timeout_s)
+            link.send(Load())
             await _first(outcome, died, record.model)
         loaded = outcome.result()
     except BaseException as error:

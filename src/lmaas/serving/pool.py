@@ -16,16 +16,15 @@ import psutil
 
 from lmaas.config import Settings
 from lmaas.errors import DoesNotFit, LMaaSError, NotFound, Unavailable
-from lmaas.runtime.messages import ServeRecord
 from lmaas.serving.generation import Answered, Receiver
 from lmaas.serving.launch import renewed
 from lmaas.serving.metrics import Metrics
 from lmaas.serving.plan import MIB, Held, machine_budget_bytes, make_plan
-from lmaas.serving.prepare import name_of_form, need_of
+from lmaas.serving.prepare import Need, name_of_form, need_of
 from lmaas.serving.quarantine import Quarantine
 from lmaas.serving.served import Served
 from lmaas.serving.upstream import Upstream
-from lmaas.serving.worker import Worker
+from lmaas.serving.worker import Prepared, Worker
 from lmaas.types import TENANT, Answer, FileRole, ModelVersion, Payload, WorkerStatus
 
 log = logging.getLogger(__name__)
@@ -202,8 +201,8 @@ class Pool:
         """Everything that has or gets a process."""
         return [*self._workers.values(), *self._coming.values(), *self._leaving]
 
-    async def _prepare(self, worker: Worker, folder: Path) -> ServeRecord:
-        """Room, files and the record for `worker`."""
+    async def _prepare(self, worker: Worker, folder: Path) -> Prepared:
+        """Room and the record for `worker`; its files are on their way."""
         version = worker.version
         # In a thread: it may have to ask another Python what that has.
         need = await asyncio.to_thread(
@@ -214,9 +213,11 @@ class Pool:
             lambda ref: self._registry.resolve(version.tenant, ref),
         )
         await self._make_room(worker, need.memory_bytes)
+        return need.record(folder), asyncio.ensure_future(self._unpack(need, folder))
+
+    async def _unpack(self, need: Need, folder: Path) -> None:
         for part, role, name in need.files:
             await asyncio.to_thread(self._registry.unpack, part, folder / name, (role,))
-        return need.record(folder)
 
     async def _make_room(self, worker: Worker, needed: int) -> None:
         """Promise `worker` its memory; ends idle models for it, or waits for busy ones."""

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -192,8 +192,9 @@ async def launch(
     settings: Settings,
     socket_path: Path,
     on_message: Callable[[AnyMessage], None],
+    files: Awaitable[None],
 ) -> VllmLife:
-    """Start vLLM on `socket_path` and wait for its first token.
+    """Start vLLM on `socket_path` once the model's `files` are there; wait for its first token.
 
     Its home is a folder beside the model's files, and goes with them. Raises ConfigError when
     `vllm_python` has no vLLM, TimedOut when it takes too long, and Unavailable, with the end of its
@@ -204,6 +205,7 @@ async def launch(
     install = await asyncio.to_thread(read_install, python)
     folder, spec = Path(record.folder), record.signature.language
     assert spec is not None
+    await files
     requests = await asyncio.to_thread(Requests, folder, spec)
     home = folder.with_name("vllm")
     home.mkdir(mode=0o700, exist_ok=True)

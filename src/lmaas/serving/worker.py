@@ -50,6 +50,8 @@ LONGEST_RETRY_S: Final = 60
 LAUNCHES: Final = {"vllm": vllm.launch}
 """Engines that are no worker process of ours."""
 
+Prepared = tuple[ServeRecord, asyncio.Future[None]]
+"""What a process is told, and when its files are there and checked."""
 WorkerState = Literal["loading", "ready", "draining", "failed"]
 
 
@@ -139,9 +141,9 @@ class Worker:
         return max(self.planned_bytes, self._memory_bytes)
 
     def start(
-        self, prepare: Callable[[], Awaitable[ServeRecord]], on_end: Callable[["Worker"], None]
+        self, prepare: Callable[[], Awaitable[Prepared]], on_end: Callable[["Worker"], None]
     ) -> None:
-        """Make room and files ready with `prepare`, then keep a process alive until `stop`."""
+        """Make room with `prepare`, then keep a process alive until `stop`."""
         self._task = self._loop.create_task(self._supervise(prepare))
         self._task.add_done_callback(lambda _: on_end(self))
 
@@ -266,9 +268,10 @@ class Worker:
             idle_s=0.0 if self._held else self._loop.time() - self.last_used,
         )
 
-    async def _supervise(self, prepare: Callable[[], Awaitable[ServeRecord]]) -> None:
+    async def _supervise(self, prepare: Callable[[], Awaitable[Prepared]]) -> None:
+        files: asyncio.Future[None] = self._loop.create_future()
         try:
-            record = await prepare()
+            record, files = await prepare()
             self.precision, self.reason = record.precision, record.reason
             self._engine, self._variant = record.engine, record.variant
             self.form = form_name(self.version, record.engine, record.precision, record.variant)
@@ -276,7 +279,7 @@ class Worker:
             crashes = 0
             while True:
                 born = self._loop.time()
-                life = self._life = await self._launch(record)
+                life = self._life = await self._launch(record, files)
                 await self._prove_innocent(suspects, life)
                 self._release()
                 await life.closed
@@ -301,11 +304,13 @@ class Worker:
         except Exception as error:
             log.exception("Serving %s failed.", self.version.ref)
             self._fail(LMaaSError(f"{self.version.ref} cannot be served: {error}."))
+        finally:
+            files.cancel()
 
-    async def _launch(self, record: ServeRecord) -> Life:
+    async def _launch(self, record: ServeRecord, files: asyncio.Future[None]) -> Life:
         path = self._sockets / f"{id(self):x}-{self._restarts}.sock"
         start = LAUNCHES.get(record.engine, launch)
-        life = await start(record, self._settings, path, self._receive)
+        life = await start(record, self._settings, path, self._receive, files)
         self._memory_bytes = life.loaded.memory_bytes
         if not self._stopping:
             self.state = "ready"

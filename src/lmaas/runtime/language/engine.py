@@ -98,6 +98,10 @@ class LanguageEngine(Protocol):
     unsupported: frozenset[str]
     """Fields of `TokenSampling`, and "prompt_logprobs", that it cannot honour."""
 
+    def warm(self) -> None:
+        """Import what `load` takes; it may be called before the files are there."""
+        ...
+
     def load(self, folder: Path, spec: LanguageSpec, options: EngineOptions) -> None:
         """Make the model in `folder` ready. Raises DoesNotFit, LMaaSError."""
         ...

@@ -55,6 +55,10 @@ class OpenVINOGenAI:
         self._lookup = 0
         self._vocabulary = 0
 
+    def warm(self) -> None:
+        """Import the pipeline."""
+        import openvino_genai  # noqa: F401
+
     def load(self, folder: Path, spec: LanguageSpec, options: EngineOptions) -> None:
         """Read and compile the model; the cache is allocated as it is used."""
         import openvino_genai as genai

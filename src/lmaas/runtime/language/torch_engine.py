@@ -64,6 +64,11 @@ class TorchEngine:
         self._running: list[Entry] = []
         self._slab = Slab()
 
+    def warm(self) -> None:
+        """Import PyTorch and transformers."""
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+
     def load(self, folder: Path, spec: LanguageSpec, options: EngineOptions) -> None:
         """Read the weights. Raises LMaaSError for a model that it cannot run."""
         for field in ("lookup", "draft"):

@@ -33,8 +33,8 @@ from lmaas.runtime.messages import (
     Cancel,
     Decoder,
     Done,
+    Expect,
     Finished,
-    Load,
     Loaded,
     Parts,
     Stop,
@@ -54,10 +54,10 @@ _decoder = msgspec.msgpack.Decoder(GenerateRequest)
 
 
 class LanguageWorker:
-    """Serves the language model that `load` names on a connected socket."""
+    """Serves the language model that is `expected` on a connected socket."""
 
-    def __init__(self, sock: socket.socket, load: Load, journal_path: Path) -> None:
-        record = load.record
+    def __init__(self, sock: socket.socket, expected: Expect, journal_path: Path) -> None:
+        record = expected.record
         spec = record.signature.language
         assert spec is not None
         assert record.options is not None
@@ -69,7 +69,7 @@ class LanguageWorker:
         self._engine = make_language_engine(record.engine)
         self._journal = Journal(journal_path, 1)
         self._heart = Heart(
-            lambda beat: self._send(encode(beat)), load.heartbeat_s, load.request_timeout_s
+            lambda beat: self._send(encode(beat)), expected.heartbeat_s, expected.request_timeout_s
         )
         self._side = ThreadPoolExecutor(1, "prepare")
         self._ready: deque[tuple[int, Callable[[], None]]] = deque()
@@ -78,6 +78,10 @@ class LanguageWorker:
         self._wake_read, self._wake_write = os.pipe()
         self._prover: Prover | None = None
         self._session: Session | None = None
+
+    def warm(self) -> None:
+        """Import what loading takes."""
+        self._engine.warm()
 
     def load(self) -> None:
         """Load the model and say so. Raises LMaaSError when it cannot be loaded."""
