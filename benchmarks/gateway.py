@@ -131,7 +131,7 @@ def connect(home: Path) -> dict[str, str]:
     with contextlib.closing(Service(Settings(home=str(home)))) as service:
         url = f"http://127.0.0.1:{PORTS[BACKEND]}/v1"
         spec = UpstreamSpec(url=url, model="behind-1", key_env="BEHIND_API_KEY")
-        asyncio.run(service.connect_upstream(TENANT, ConnectBody(name=MODEL, upstream=spec)))
+        asyncio.run(service.catalog.connect(TENANT, ConnectBody(name=MODEL, upstream=spec)))
         service.set_price(TENANT, MODEL, PRICE)
         return {
             "lmaas": service.create_key(TENANT, "free", ("call",))[1],

@@ -87,11 +87,11 @@ def prepare(model: str, checkpoint: Path, folder: Path, tools: Tools, names: lis
     home = folder / "home"
     with contextlib.closing(Service(Settings(home=str(home)))) as service:
         options = PushOptions(name=model, task="text-generation")
-        asyncio.run(service.push(TENANT, checkpoint, options))
+        asyncio.run(service.catalog.push(TENANT, checkpoint, options))
         sizes: dict[str, float] = {}
         for form in FORMS:
             compress = CompressOptions(to=form, max_drop=MAX_DROP)
-            variant = asyncio.run(service.compress(TENANT, model, compress))
+            variant = asyncio.run(service.catalog.compress(TENANT, model, compress))
             sizes["bf16"] = variant.report.source.size_bytes / 1e6
             sizes[form] = variant.report.compressed.size_bytes / 1e6
         _, key = service.create_key(TENANT, "benchmark", ("call",))

@@ -62,15 +62,15 @@ def publish_language(home: Path) -> None:
     checkpoint = make_qwen3(home.parent / f"{home.name}-checkpoint")
     service = Service(Settings(home=str(home)))
     options = PushOptions(name="tiny", task="text-generation")
-    asyncio.run(service.push(TENANT, checkpoint, options))
+    asyncio.run(service.catalog.push(TENANT, checkpoint, options))
     service.close()
 
 
 def give(home: Path, name: str, tenant: str) -> None:
     """Register the newest version of a model for another tenant too, as a model of its own."""
     service = Service(Settings(home=str(home)))
-    version = service.model(TENANT, name)
-    with service.scratch("give") as folder:
+    version = service.catalog.get(TENANT, name)
+    with service.workshop.scratch("give") as folder:
         service.registry.unpack(version, folder, ("source", "compiled", "sample"))
         service.registry.add(tenant, version.manifest, version.parity, folder)
     service.close()

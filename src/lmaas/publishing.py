@@ -62,7 +62,7 @@ def publish(
 def _push_here(settings: Settings, path: Path, options: PushOptions | None) -> ModelVersion:
     # A thread of its own: in a notebook this thread already runs an event loop.
     with closing(Service(settings)) as service, ThreadPoolExecutor(1) as thread:
-        work: Coroutine[Any, Any, ModelVersion] = service.push(TENANT, path, options)
+        work: Coroutine[Any, Any, ModelVersion] = service.catalog.push(TENANT, path, options)
         return thread.submit(asyncio.run, work).result()
 
 

@@ -17,6 +17,7 @@ from lmaas.cli import main
 from lmaas.config import Settings
 from lmaas.job import JobEvent
 from lmaas.jobs.claims import Claims
+from lmaas.jobs.store import Jobs
 from lmaas.service import Service
 from lmaas.types import TENANT
 
@@ -60,7 +61,7 @@ class Terminal:
 def paused(tmp_path: Path) -> str:
     """The id of a job of the home `tmp_path` that has told its numbers and is paused."""
     with closing(Service(Settings(home=str(tmp_path)))) as service:
-        job = service.queue.add(TENANT, "key", "train", "a", RECIPE)
+        job = Jobs(service.registry.database).add(TENANT, "key", "train", "a", RECIPE)
         claims = Claims(service.registry.database)
         taken = claims.claim("runner", 1)
         assert taken is not None

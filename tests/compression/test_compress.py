@@ -46,7 +46,7 @@ def compress(
     service: Service, to: VariantName, heard: Any = lambda _: None, **more: Any
 ) -> Variant:
     options = CompressOptions(to=to, text=TEXT, **more)
-    return asyncio.run(service.compress(TENANT, "tiny", options, heard))
+    return asyncio.run(service.catalog.compress(TENANT, "tiny", options, heard))
 
 
 @pytest.mark.parametrize(("to", "share"), [("bf16", 0.5), ("int8", 0.27), ("int4", 0.2)])
@@ -64,7 +64,7 @@ def test_a_form_is_made_measured_and_chosen(
         f"making {to}", "measuring the source", f"measuring {to}"
     }  # fmt: skip
     assert all(0 <= told.done <= 1 for told in heard)
-    version = service.model(TENANT, "tiny")
+    version = service.catalog.get(TENANT, "tiny")
     assert variant in version.variants
     assert weights_bytes(version, to) == report.compressed.size_bytes
     names = {f.path.removeprefix("compiled/") for f in version.files if f.role == "compiled"}
@@ -83,7 +83,7 @@ def test_a_form_is_made_measured_and_chosen(
 
 
 def test_a_form_that_loses_too_much_is_not_registered(service: Service) -> None:
-    before = service.model(TENANT, "tiny")
+    before = service.catalog.get(TENANT, "tiny")
     report = compress(service, "int8").report
     worse = msgspec.structs.replace(report, perplexity_rise=0.2, max_drop=0.05)
     with pytest.raises(ParityFailed, match=r"int8 of tiny:1 raises .*\+20\.0%; allowed \+5\.0%"):
@@ -92,7 +92,7 @@ def test_a_form_that_loses_too_much_is_not_registered(service: Service) -> None:
     with pytest.raises(ParityFailed):
         require_small_rise("tiny:1", "int8", nothing)
     assert {v.name for v in before.variants} <= {
-        v.name for v in service.model(TENANT, "tiny").variants
+        v.name for v in service.catalog.get(TENANT, "tiny").variants
     }
 
 
@@ -115,14 +115,14 @@ def test_max_drop_refuses_what_was_measured(tmp_path: Path) -> None:
             layer.mlp.up_proj.weight[0] /= 10_000
     model.save_pretrained(checkpoint)
     with closing(Service(Settings(home=str(tmp_path / "home")))) as service:
-        asyncio.run(service.push(TENANT, checkpoint, PushOptions(name="tiny")))
+        asyncio.run(service.catalog.push(TENANT, checkpoint, PushOptions(name="tiny")))
         with pytest.raises(ParityFailed, match=r"int8 of tiny:1 raises .*; allowed \+5\.0%"):
             compress(service, "int8")
-        assert service.model(TENANT, "tiny").variants == ()
+        assert service.catalog.get(TENANT, "tiny").variants == ()
         assert not service.registry.check(repair=False).orphans
         made = compress(service, "int8", max_drop=10)
         assert 0.05 < made.report.perplexity_rise < made.report.max_drop == 10
-        assert service.model(TENANT, "tiny").variants == (made,)
+        assert service.catalog.get(TENANT, "tiny").variants == (made,)
 
 
 def test_what_cannot_be_honoured_is_refused(service: Service) -> None:
@@ -131,10 +131,10 @@ def test_what_cannot_be_honoured_is_refused(service: Service) -> None:
     with pytest.raises(InvalidInput, match="group size 48 does not divide"):
         compress(service, "int4", group_size=48)
     with pytest.raises(InvalidInput, match="The text has 1 tokens"):
-        asyncio.run(service.compress(TENANT, "tiny", CompressOptions(to="int8", text="a")))
+        asyncio.run(service.catalog.compress(TENANT, "tiny", CompressOptions(to="int8", text="a")))
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({"to": "int2"}, CompressOptions)
-    version = msgspec.structs.replace(service.model(TENANT, "tiny"), variants=())
+    version = msgspec.structs.replace(service.catalog.get(TENANT, "tiny"), variants=())
     with pytest.raises(ConfigError, match="variant=int8 is set, but tiny:1 has no such"):
         choose_variant(version, "int8")
     assert choose_variant(version, "auto") == (None, "no variant was made")

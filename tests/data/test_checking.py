@@ -96,9 +96,9 @@ def service(tmp_path: Path) -> Iterator[Service]:
 def test_a_bad_line_far_down_is_named_and_nothing_is_kept(service: Service, tmp_path: Path) -> None:
     content = b'{"a":1}\n' * 1_000_000 + b'{"a":1\n' + b'{"a":1}\n'
     with pytest.raises(InvalidInput, match=r"a\.jsonl, line 1000001 is not") as told:
-        asyncio.run(service.add_file("t", written(tmp_path / "a.jsonl", content)))
+        asyncio.run(service.data.add("t", written(tmp_path / "a.jsonl", content)))
     assert told.value.param == "file"
-    assert service.list_files("t") == []
+    assert service.data.all("t") == []
     assert list((service.home / "tmp").iterdir()) == []
 
 
@@ -108,4 +108,4 @@ def test_a_check_is_bounded_and_told_as_one(tmp_path: Path) -> None:
         closing(Service(settings)) as service,
         pytest.raises(TimedOut, match=r"Checking a\.csv took longer than 0\.01 s"),
     ):
-        asyncio.run(service.add_file("t", written(tmp_path / "a.csv", "a,b\n1,2\n")))
+        asyncio.run(service.data.add("t", written(tmp_path / "a.csv", "a,b\n1,2\n")))

@@ -36,8 +36,8 @@ def forms(
     home = Path(shutil.copytree(language_home, folder / "home"))
     with closing(Service(Settings(home=str(home)))) as service:
         for to in FORMS:
-            asyncio.run(service.compress(TENANT, "tiny", CompressOptions(to=to, text=TEXT)))
-        version = service.model(TENANT, "tiny")
+            asyncio.run(service.catalog.compress(TENANT, "tiny", CompressOptions(to=to, text=TEXT)))
+        version = service.catalog.get(TENANT, "tiny")
         service.registry.unpack(version, folder, ("variant",))
         return {v.name: (v.report, folder / "variants" / v.name) for v in version.variants}
 
@@ -53,7 +53,7 @@ def server(tmp_path: Path, language_home: Path) -> Iterator[Running]:
 def register(server: Running, name: VariantName, form: tuple[VariantReport, Path]) -> None:
     """As `lmaas compress` does beside a server."""
     with closing(Service(Settings(home=str(server.home)))) as service:
-        service.registry.add_variant(service.model(TENANT, "tiny"), name, *form)
+        service.registry.add_variant(service.catalog.get(TENANT, "tiny"), name, *form)
 
 
 def ask(server: Running, **more: Any) -> httpx.Response:

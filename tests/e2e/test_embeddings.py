@@ -46,8 +46,8 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     checkpoint.build(ranker, package, PushOptions(name="ranker", task="text-ranking"))
     with closing(Service(Settings(home=str(home)))) as service:
         options = PushOptions(name="minilm", task="embedding")
-        asyncio.run(service.push(TENANT, minilm(), options))
-        asyncio.run(service.push(TENANT, package))
+        asyncio.run(service.catalog.push(TENANT, minilm(), options))
+        asyncio.run(service.catalog.push(TENANT, package))
     with serving(home, max_body_bytes=6_000_000) as running:
         yield running
 

@@ -75,7 +75,9 @@ def server(
     checkpoint = make_qwen3(folder / "sly")
     (checkpoint / "chat_template.jinja").write_text(SLY)
     service = Service(Settings(home=str(home)))
-    asyncio.run(service.push(TENANT, checkpoint, PushOptions(name="sly", task="text-generation")))
+    asyncio.run(
+        service.catalog.push(TENANT, checkpoint, PushOptions(name="sly", task="text-generation"))
+    )
     service.close()
     give(home, "tiny", OTHER)
     with serving(home) as running:

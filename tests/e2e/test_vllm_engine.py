@@ -91,7 +91,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
     home = folder / "home"
     service = Service(Settings(home=str(home)))
     options = PushOptions(name="tiny", task="text-generation")
-    asyncio.run(service.push(TENANT, source, options))
+    asyncio.run(service.catalog.push(TENANT, source, options))
     service.close()
     with serving(home, engine="vllm", vllm_python=PYTHON, precision="f32") as server:
         yield Real(

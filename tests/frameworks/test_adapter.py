@@ -62,8 +62,10 @@ def test_an_adapter_is_a_model_by_name(tmp_path: Path, base: Path) -> None:
         service = Service(Settings(home=str(tmp_path / "home")))
         key, _ = service.create_key(TENANT, "k", ("call",))
         async with service.running():
-            await service.push(TENANT, base, PushOptions(name="plain"))
-            tuned = await service.push(TENANT, adapter, PushOptions(name="tuned", base="plain"))
+            await service.catalog.push(TENANT, base, PushOptions(name="plain"))
+            tuned = await service.catalog.push(
+                TENANT, adapter, PushOptions(name="tuned", base="plain")
+            )
             request = GenerateRequest(
                 prompt=PROMPT, sampling=Sampling(max_tokens=8, temperature=0, ignore_eos=True)
             )
@@ -127,5 +129,5 @@ def test_a_base_is_needed(tmp_path: Path, base: Path) -> None:
     service = Service(Settings(home=str(tmp_path / "home")))
     adapter = make_adapter(tmp_path / "a", base)
     with pytest.raises(InvalidInput, match="adapter"):
-        asyncio.run(service.push(TENANT, adapter, PushOptions(name="x")))
+        asyncio.run(service.catalog.push(TENANT, adapter, PushOptions(name="x")))
     service.close()

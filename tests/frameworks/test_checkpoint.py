@@ -24,12 +24,12 @@ from lmaas.types import TENANT, CompressOptions, ModelVersion, PushOptions, Vari
 def push(home: Path, folder: Path, **options: Any) -> ModelVersion:
     with closing(Service(load_settings({"home": str(home)}))) as service:
         given = PushOptions(name="tiny", **options)
-        return asyncio.run(service.push(TENANT, folder, given))
+        return asyncio.run(service.catalog.push(TENANT, folder, given))
 
 
 def compress(home: Path, to: VariantName) -> None:
     with closing(Service(load_settings({"home": str(home)}))) as service:
-        asyncio.run(service.compress(TENANT, "tiny", CompressOptions(to=to)))
+        asyncio.run(service.catalog.compress(TENANT, "tiny", CompressOptions(to=to)))
 
 
 def make_causal(folder: Path, config: Any, model: Any) -> Path:

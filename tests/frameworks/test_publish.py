@@ -265,5 +265,5 @@ def test_a_model_whose_answers_depend_on_python_is_not_registered(tmp_path: Path
     with pytest.raises(ParityFailed):
         lmaas.publish(Fickle(), name="m", task="tensor", sample=X, home=tmp_path)
     service = Service(Settings(home=str(tmp_path)))
-    assert service.models("default") == []
+    assert service.catalog.latest("default") == []
     service.close()

@@ -70,7 +70,7 @@ def start(home: Path, *words: str, **settings: Any) -> "subprocess.Popen[str]":
 def models(home: Path) -> list[ModelVersion]:
     service = Service(Settings(home=str(home)))
     try:
-        return service.models(TENANT)
+        return service.catalog.latest(TENANT)
     finally:
         service.close()
 

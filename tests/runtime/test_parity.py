@@ -48,16 +48,16 @@ def publish(folder: Path, home: Path) -> list[str]:
     """The registered versions after `folder` was published into `home`."""
     service = Service(Settings(home=str(home)))
     try:
-        asyncio.run(service.publish_package(TENANT, folder))
+        asyncio.run(service.catalog.publish(TENANT, folder))
     finally:
-        refs = [version.ref for version in service.models(TENANT)]
+        refs = [version.ref for version in service.catalog.latest(TENANT)]
         service.close()
     return refs
 
 
 def registered(home: Path) -> list[str]:
     service = Service(Settings(home=str(home)))
-    refs = [version.ref for version in service.models(TENANT)]
+    refs = [version.ref for version in service.catalog.latest(TENANT)]
     service.close()
     return refs
 

@@ -42,7 +42,7 @@ class Model(NamedTuple):
 def model(language_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
     folder = tmp_path_factory.mktemp("model")
     with closing(Service(Settings(home=str(language_home)))) as service:
-        version = service.model(TENANT, "tiny")
+        version = service.catalog.get(TENANT, "tiny")
         service.registry.unpack(version, folder, ("compiled",))
     spec = version.manifest.signature.language
     assert spec is not None

@@ -71,7 +71,7 @@ def test_guessing_changes_no_answer(tmp_path: Path, language_home: Path) -> None
 @pytest.fixture
 def tiny(language_home: Path) -> ModelVersion:
     service = Service(Settings(home=str(language_home)))
-    version = service.model(TENANT, "tiny")
+    version = service.catalog.get(TENANT, "tiny")
     service.close()
     return version
 

@@ -81,7 +81,7 @@ class Gateway:
         return UpstreamSpec(**{"url": self.url, "model": model, **more})
 
     async def _connect(self, body: ConnectBody) -> ModelVersion:
-        return await self.service.connect_upstream(TENANT, body)
+        return await self.service.catalog.connect(TENANT, body)
 
     async def vectors(self, *texts: Any, dimensions: int | None = None) -> tuple[Any, int]:
         """Rows, and how many tokens were read."""
@@ -518,14 +518,14 @@ def test_it_has_no_files_to_compress_and_no_tokens_to_count(
     async def work(gateway: Gateway) -> None:
         version = await gateway.connect("echo")
         with pytest.raises(InvalidInput, match="no files"):
-            await gateway.service.compress(TENANT, "far", CompressOptions(to="int8"))
+            await gateway.service.catalog.compress(TENANT, "far", CompressOptions(to="int8"))
         with pytest.raises(InvalidInput, match="count its tokens"):
             await gateway.service.count_tokens(gateway.key, "far", HELLO)
         package = tmp_path / "package"
         package.mkdir()
         (package / "manifest.json").write_bytes(msgspec.json.encode(version.manifest))
         with pytest.raises((ModelRefused, InvalidInput)):
-            await gateway.service.push(TENANT, package)
+            await gateway.service.catalog.push(TENANT, package)
         limits = Limits(tokens_per_minute=1000)
         gateway.service.set_limits(TENANT, gateway.key.id, limits)
         request = msgspec.structs.replace(HELLO, sampling=Sampling(max_tokens=50))
@@ -605,9 +605,9 @@ def test_it_has_no_files_to_train_on(tmp_path: Path, back_end: Running, task: st
             await gateway.connect_embedding("echo")
         given = {"name": "near", "task": task, "model": {"base": "far"}, "data": {"train": "a"}}
         with pytest.raises(InvalidInput, match="no files to train on") as caught:
-            gateway.service.train(TENANT, recipe_of(given))
+            gateway.service.jobs.add(TENANT, recipe_of(given))
         assert caught.value.param == "model.base"
-        assert not gateway.service.jobs(TENANT)
+        assert not gateway.service.jobs.page(TENANT)
 
     run(tmp_path, back_end, work)
 

@@ -377,7 +377,7 @@ def test_an_environment_that_is_none(home: Path, tmp_path: Path, python: str, to
 @pytest.fixture(scope="module")
 def requests(language_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Requests:
     service = Service(Settings(home=str(language_home)))
-    version = service.model(TENANT, "tiny")
+    version = service.catalog.get(TENANT, "tiny")
     folder = service.registry.unpack(version, tmp_path_factory.mktemp("tiny"), ("source",))
     service.close()
     spec = version.manifest.signature.language

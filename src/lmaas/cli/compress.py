@@ -87,7 +87,7 @@ def command(
             variant = client.compress(name, options)
     else:
         with service_of(flags) as service, _shown(as_json) as heard:
-            variant = asyncio.run(service.compress(TENANT, name, options, heard))
+            variant = asyncio.run(service.catalog.compress(TENANT, name, options, heard))
     show(variant, as_json, _lines(name, variant.name, variant.report))
 
 

@@ -62,7 +62,7 @@ def command(
             version = client.pull(repo, name=name, task=task)
     else:
         with service_of(flags) as service, _shown(repo, as_json) as heard:
-            pull = service.pull(TENANT, repo, name=name, task=task, keep=keep, heard=heard)
+            pull = service.catalog.pull(TENANT, repo, name=name, task=task, keep=keep, heard=heard)
             version = asyncio.run(pull)
     source = version.manifest.lineage.parent
     show(version, as_json, [f"Published {version.ref} ({version.manifest.task}) from {source}."])

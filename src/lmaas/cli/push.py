@@ -72,7 +72,7 @@ def command(
             version = client.push(path, options)
     else:
         with service_of(flags) as service:
-            version = asyncio.run(service.push(TENANT, path, options))
+            version = asyncio.run(service.catalog.push(TENANT, path, options))
     error = version.parity.max_abs_error("f32")
     lines = [f"Published {version.ref} (f32 error {error:.2g})."]
     if why := version.manifest.lineage.recipe.get("not_compiled"):

@@ -72,27 +72,27 @@ class Home:
 
     def catalog(self) -> "list[ModelVersion]":
         """The latest version of every model."""
-        return self._service.models(self._tenant)
+        return self._service.catalog.latest(self._tenant)
 
     def model(self, ref: str) -> "ModelVersion":
         """One version."""
-        return self._service.model(self._tenant, ref)
+        return self._service.catalog.get(self._tenant, ref)
 
     def versions(self, name: str) -> "list[ModelVersion]":
         """All versions of a model."""
-        return self._service.versions(self._tenant, name)
+        return self._service.catalog.versions(self._tenant, name)
 
     def connect_upstream(self, body: "ConnectBody") -> "ModelVersion":
         """Serve a model that another service runs."""
-        return asyncio.run(self._service.connect_upstream(self._tenant, body))
+        return asyncio.run(self._service.catalog.connect(self._tenant, body))
 
     def set_alias(self, name: str, alias: str, version: int) -> "ModelVersion":
         """Point an alias at a version."""
-        return self._service.set_alias(self._tenant, name, alias, version)
+        return self._service.catalog.set_alias(self._tenant, name, alias, version)
 
     def remove(self, ref: str, *, force: bool = False) -> "list[ModelVersion]":
         """Remove a version or a model."""
-        return self._service.remove(self._tenant, ref, force=force)
+        return self._service.catalog.remove(self._tenant, ref, force=force)
 
     def list_keys(self) -> "list[KeyRecord]":
         """All keys."""
@@ -137,35 +137,35 @@ class Home:
         self, *, after: str | None = None, limit: int = 20, state: "JobState | None" = None
     ) -> "list[Job]":
         """Jobs, newest first."""
-        return self._service.jobs(self._tenant, after=after, limit=limit, state=state)
+        return self._service.jobs.page(self._tenant, after=after, limit=limit, state=state)
 
     def job(self, job_id: str) -> "Job":
         """One job."""
-        return self._service.job(self._tenant, job_id)
+        return self._service.jobs.get(self._tenant, job_id)
 
     def cancel_job(self, job_id: str) -> "Job":
         """End a job."""
-        return self._service.cancel_job(self._tenant, job_id)
+        return self._service.jobs.cancel(self._tenant, job_id)
 
     def pause_job(self, job_id: str) -> "Job":
         """Hold a job."""
-        return self._service.pause_job(self._tenant, job_id)
+        return self._service.jobs.pause(self._tenant, job_id)
 
     def resume_job(self, job_id: str) -> "Job":
         """Queue a paused job again."""
-        return self._service.resume_job(self._tenant, job_id)
+        return self._service.jobs.resume(self._tenant, job_id)
 
     def job_events(self, job_id: str, *, after: int = 0, limit: int = 100) -> "list[StoredEvent]":
         """A job's events."""
-        return self._service.job_events(self._tenant, job_id, after=after, limit=limit)
+        return self._service.jobs.events(self._tenant, job_id, after=after, limit=limit)
 
     def job_log(self, job_id: str) -> str:
         """What a job's process has printed."""
-        return asyncio.run(self._service.job_log(self._tenant, job_id))
+        return asyncio.run(self._service.jobs.log(self._tenant, job_id))
 
     def follow_job(self, job_id: str) -> "Iterator[StoredEvent]":
         """A job's events as they come."""
-        coming = self._service.follow_job(self._tenant, job_id)
+        coming = self._service.jobs.follow(self._tenant, job_id)
 
         async def following() -> "StoredEvent | None":
             return await anext(coming, None)

@@ -110,7 +110,7 @@ def command(
                 param="model.base",
             )
         with service_of(flags) as service:
-            job = service.train(TENANT, chosen, priority=priority)
+            job = service.jobs.add(TENANT, chosen, priority=priority)
         show(job, as_json, [f"Queued {job.id}; the next `lmaas serve` runs it."])
         return
     with _terminated_like_interrupted(), server_for(settings) as client:

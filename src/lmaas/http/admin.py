@@ -52,30 +52,30 @@ async def whoami(service: Service, exchange: Exchange, path: dict[str, str]) -> 
 
 async def models(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """The latest version of every model, in full."""
-    exchange.send_json(service.models(exchange.tenant))
+    exchange.send_json(service.catalog.latest(exchange.tenant))
 
 
 async def model(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """One version in full."""
-    exchange.send_json(service.model(exchange.tenant, path["ref"]))
+    exchange.send_json(service.catalog.get(exchange.tenant, path["ref"]))
 
 
 async def card(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """The model card of a version, in Markdown with a YAML header; empty where it has none."""
-    version = service.model(exchange.tenant, path["ref"])
+    version = service.catalog.get(exchange.tenant, path["ref"])
     exchange.send(version.manifest.card.encode(), kind=MARKDOWN)
 
 
 async def curves(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """The learning curves of a trained version, as a picture."""
     await download.send(
-        exchange, service.model_file(exchange.tenant, path["ref"], CURVES_FILE), b"image/png"
+        exchange, service.catalog.file(exchange.tenant, path["ref"], CURVES_FILE), b"image/png"
     )
 
 
 async def versions(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """All versions of a model, oldest first."""
-    exchange.send_json(service.versions(exchange.tenant, path["ref"]))
+    exchange.send_json(service.catalog.versions(exchange.tenant, path["ref"]))
 
 
 async def remove(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
@@ -83,7 +83,7 @@ async def remove(service: Service, exchange: Exchange, path: dict[str, str]) -> 
     text = exchange.query.get("force", "false")
     if text not in ("true", "false"):
         raise InvalidInput(f"force is true or false; received {text!r}.", param="force")
-    exchange.send_json(service.remove(exchange.tenant, path["ref"], force=text == "true"))
+    exchange.send_json(service.catalog.remove(exchange.tenant, path["ref"], force=text == "true"))
 
 
 async def load(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
@@ -99,32 +99,34 @@ async def stop(service: Service, exchange: Exchange, path: dict[str, str]) -> No
 async def pull(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Download a model from the server's hub (HF_ENDPOINT) and register it; answers when done."""
     body = read(await exchange.body(MAX_BODY_BYTES), PullBody)
-    version = await service.pull(exchange.tenant, body.repo, name=body.name, task=body.task)
+    version = await service.catalog.pull(exchange.tenant, body.repo, name=body.name, task=body.task)
     exchange.send_json(version, status=201)
 
 
 async def connect(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Serve a model that another OpenAI-compatible service runs."""
     body = read(await exchange.body(MAX_BODY_BYTES), ConnectBody)
-    exchange.send_json(await service.connect_upstream(exchange.tenant, body), status=201)
+    exchange.send_json(await service.catalog.connect(exchange.tenant, body), status=201)
 
 
 async def compress(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Make a smaller form of a language model; answers when it is measured and registered."""
     options = read(await exchange.body(MAX_COMPRESS_BYTES), CompressOptions)
-    exchange.send_json(await service.compress(exchange.tenant, path["ref"], options), status=201)
+    exchange.send_json(
+        await service.catalog.compress(exchange.tenant, path["ref"], options), status=201
+    )
 
 
 async def set_alias(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Point an alias at a version; callers of the alias move at once."""
     body = read(await exchange.body(MAX_BODY_BYTES), AliasBody)
     tenant, name, alias = exchange.tenant, path["ref"], path["alias"]
-    exchange.send_json(service.set_alias(tenant, name, alias, body.version))
+    exchange.send_json(service.catalog.set_alias(tenant, name, alias, body.version))
 
 
 async def remove_alias(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Remove an alias; the version that it names stays."""
-    service.remove_alias(exchange.tenant, path["ref"], path["alias"])
+    service.catalog.remove_alias(exchange.tenant, path["ref"], path["alias"])
     exchange.send_json({"removed": f"{path['ref']}@{path['alias']}"})
 
 

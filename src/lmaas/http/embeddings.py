@@ -63,7 +63,7 @@ _decoder = msgspec.json.Decoder(EmbeddingsBody)
 async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Vectors of texts."""
     request = await body.read(service, exchange, _decoder)
-    require_task(service.model(exchange.tenant, request.model), "embedding", "/v1/embeddings")
+    require_task(service.catalog.get(exchange.tenant, request.model), "embedding", "/v1/embeddings")
     call = TextsCall(texts=inputs_of(request.input), dimensions=request.dimensions)
     payload = Payload(format="texts", body=msgspec.msgpack.encode(call))
     assert exchange.key is not None

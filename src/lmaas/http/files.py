@@ -54,13 +54,13 @@ async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> 
     told with its line, and nothing is kept.
     """
     kind = exchange.headers.get(b"content-type", b"")
-    with service.scratch("upload") as scratch:
+    with service.workshop.scratch("upload") as scratch:
         with closing(Form(kind, scratch, "purpose")) as form:
             await receive(exchange, form, service.settings.max_upload_bytes)
         source, purpose = form.alone()
         if purpose not in get_args(Purpose):
             raise InvalidInput(f"purpose is fine-tune; received {purpose[:50]!r}.", param="purpose")
-        record = await service.add_file(exchange.tenant, source)
+        record = await service.data.add(exchange.tenant, source)
     exchange.send_json(object_of(record))
 
 
@@ -70,7 +70,7 @@ async def page(service: Service, exchange: Exchange, path: dict[str, str]) -> No
     order = query.get("order", "desc")
     if order not in ("asc", "desc"):
         raise InvalidInput(f"order is asc or desc; received {order[:50]!r}.", param="order")
-    found = await asyncio.to_thread(service.list_files, exchange.tenant)
+    found = await asyncio.to_thread(service.data.all, exchange.tenant)
     found = [each for each in found if query.get("purpose") in (None, each.purpose)]
     if order == "asc":
         found.reverse()
@@ -95,18 +95,18 @@ async def page(service: Service, exchange: Exchange, path: dict[str, str]) -> No
 
 async def get(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """What is known of a file."""
-    exchange.send_json(object_of(service.file(exchange.tenant, path["id"])))
+    exchange.send_json(object_of(service.data.get(exchange.tenant, path["id"])))
 
 
 async def delete(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Delete a file that no job needs any more."""
-    record = await asyncio.to_thread(service.remove_file, exchange.tenant, path["id"])
+    record = await asyncio.to_thread(service.data.remove, exchange.tenant, path["id"])
     exchange.send_json(DeletedFile(id=record.id))
 
 
 async def content(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """A file's bytes."""
-    await send(exchange, service.file_path(exchange.tenant, path["id"]))
+    await send(exchange, service.data.path(exchange.tenant, path["id"]))
 
 
 def object_of(record: DataFile) -> FileObject:

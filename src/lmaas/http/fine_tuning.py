@@ -161,7 +161,7 @@ async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> 
     """Queue a training run on uploaded files."""
     body = decode(await exchange.body(MAX_BODY_BYTES), _decoder)
     assert exchange.key is not None
-    job = service.train(
+    job = service.jobs.add(
         exchange.tenant, to_recipe(body), key_id=exchange.key.id, metadata=body.metadata or {}
     )
     exchange.send_json(told(service, job))
@@ -170,7 +170,7 @@ async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> 
 async def page(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Jobs, newest first; `after` is the last id of the page before."""
     limit = _limit(exchange)
-    found = service.jobs(exchange.tenant, after=exchange.query.get("after"), limit=limit + 1)
+    found = service.jobs.page(exchange.tenant, after=exchange.query.get("after"), limit=limit + 1)
     exchange.send_json(
         JobPage(data=[told(service, job) for job in found[:limit]], has_more=len(found) > limit)
     )
@@ -178,22 +178,22 @@ async def page(service: Service, exchange: Exchange, path: dict[str, str]) -> No
 
 async def get(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """One job."""
-    exchange.send_json(told(service, service.job(exchange.tenant, path["id"])))
+    exchange.send_json(told(service, service.jobs.get(exchange.tenant, path["id"])))
 
 
 async def cancel(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """End a job within seconds."""
-    exchange.send_json(told(service, service.cancel_job(exchange.tenant, path["id"])))
+    exchange.send_json(told(service, service.jobs.cancel(exchange.tenant, path["id"])))
 
 
 async def pause(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Hold a job, with a checkpoint of where it is."""
-    exchange.send_json(told(service, service.pause_job(exchange.tenant, path["id"])))
+    exchange.send_json(told(service, service.jobs.pause(exchange.tenant, path["id"])))
 
 
 async def resume(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Put a paused job back into the queue."""
-    exchange.send_json(told(service, service.resume_job(exchange.tenant, path["id"])))
+    exchange.send_json(told(service, service.jobs.resume(exchange.tenant, path["id"])))
 
 
 async def events(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
@@ -213,7 +213,7 @@ async def events(service: Service, exchange: Exchange, path: dict[str, str]) -> 
         if matched is None:
             raise InvalidInput(f"There is no event {after[:100]!r} of this job.", param="after")
         before = int(matched[1])
-    found = service.last_job_events(exchange.tenant, path["id"], limit + 1, before=before)
+    found = service.jobs.last_events(exchange.tenant, path["id"], limit + 1, before=before)
     found.reverse()
     exchange.send_json(
         EventPage(
@@ -227,9 +227,9 @@ async def _stream(service: Service, exchange: Exchange, job_id: str) -> None:
     for name in PAGE_QUERY:
         if name in exchange.query:
             raise InvalidInput(f"A stream takes no {name}.", param=name)
-    service.job(exchange.tenant, job_id)
+    service.jobs.get(exchange.tenant, job_id)
     exchange.start()
-    async for event in service.follow_job(exchange.tenant, job_id):
+    async for event in service.jobs.follow(exchange.tenant, job_id):
         exchange.push(b"data: %b\n\n" % sse.encode(_event(job_id, event)))
         await exchange.flowing()
     exchange.push(sse.DONE)
@@ -239,7 +239,7 @@ async def _stream(service: Service, exchange: Exchange, job_id: str) -> None:
 async def checkpoints(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """A job's checkpoints, newest first; each can be called as a model."""
     limit = _limit(exchange)
-    found = list(reversed(service.job(exchange.tenant, path["id"]).checkpoints))
+    found = list(reversed(service.jobs.get(exchange.tenant, path["id"]).checkpoints))
     if after := exchange.query.get("after"):
         place = [point.id for point in found]
         if after not in place:
@@ -382,8 +382,8 @@ def told(service: Service, job: Job) -> FineTuningJob:
         metadata=job.metadata,
         recipe=recipe,
         organization_id=job.tenant,
-        result_files=service.results.files(job),
-        trained_tokens=service.trained_tokens(job),
+        result_files=service.jobs.result_files(job),
+        trained_tokens=service.jobs.trained_tokens(job),
         estimated_finish=None if job.left_s is None else int(time.time() + job.left_s),
     )
 

@@ -21,7 +21,7 @@ async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> 
     body = await read(service, exchange, _decoder)
     request = to_request(body)
     if request.template.get("enable_thinking"):
-        check_reasoning(service.model(exchange.tenant, body.model), "thinking")
+        check_reasoning(service.catalog.get(exchange.tenant, body.model), "thinking")
     generation = await sse.begin(service, exchange, body.model, request, "messages", body.cache)
     if request.stream:
         writer = MessageWriter(id=exchange.id, model=body.model, prompt=generation.usage)
@@ -38,7 +38,7 @@ async def count_tokens(service: Service, exchange: Exchange, path: dict[str, str
     exchange.extra.append((b"request-id", exchange.id.encode()))
     body = await read(service, exchange, _count_decoder)
     request = to_request(body)
-    version = service.model(exchange.tenant, body.model)
+    version = service.catalog.get(exchange.tenant, body.model)
     exchange.model = version.ref
     count = await service.count_tokens(exchange.key, body.model, request)
     exchange.extra.append((b"x-lmaas-model", version.ref.encode()))

@@ -45,8 +45,8 @@ async def server(service: Service, exchange: Exchange, path: dict[str, str]) -> 
 
 async def model(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Metadata of a model: versions, inputs and outputs."""
-    version = service.model(exchange.tenant, _ref(path))
-    versions = service.versions(exchange.tenant, version.name)
+    version = service.catalog.get(exchange.tenant, _ref(path))
+    versions = service.catalog.versions(exchange.tenant, version.name)
     signature = version.manifest.signature
     exchange.send_json(
         ModelMetadata(
@@ -61,7 +61,7 @@ async def model(service: Service, exchange: Exchange, path: dict[str, str]) -> N
 
 async def model_ready(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """200 when the model exists: it loads on its first call."""
-    service.model(exchange.tenant, _ref(path))
+    service.catalog.get(exchange.tenant, _ref(path))
     exchange.send_json({"ready": True})
 
 

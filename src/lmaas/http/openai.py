@@ -25,13 +25,13 @@ class ModelList(Record, frozen=True, kw_only=True):
 
 async def models(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """All models, the latest version of each."""
-    data = [_show(version, version.name) for version in service.models(exchange.tenant)]
+    data = [_show(version, version.name) for version in service.catalog.latest(exchange.tenant)]
     exchange.send_json(ModelList(data=data))
 
 
 async def model(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """One model by name, version or alias."""
-    exchange.send_json(_show(service.model(exchange.tenant, path["ref"]), path["ref"]))
+    exchange.send_json(_show(service.catalog.get(exchange.tenant, path["ref"]), path["ref"]))
 
 
 def _show(version: ModelVersion, name: str) -> ModelObject:

@@ -31,11 +31,11 @@ async def publish(service: Service, exchange: Exchange, path: dict[str, str]) ->
     Parts: `options` (JSON; not needed for a package), `file` (one for each file, the filename its
     relative path), `sample` (.npy or .safetensors).
     """
-    with service.scratch("upload") as scratch:
+    with service.workshop.scratch("upload") as scratch:
         with closing(Form(exchange.headers.get(b"content-type", b""), scratch)) as form:
             await receive(exchange, form, service.settings.max_upload_bytes)
         source, options = form.result()
-        version = await service.push(exchange.tenant, source, options)
+        version = await service.catalog.push(exchange.tenant, source, options)
     exchange.send_json(version, status=201)
 
 

@@ -67,25 +67,25 @@ async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> 
     """Begin to upload a file in parts; an hour is left to complete it."""
     body = read(await exchange.body(MAX_BODY_BYTES), UploadBody)
     upload = await asyncio.to_thread(
-        service.uploads.create, exchange.tenant, body.filename, body.purpose, body.bytes
+        service.data.uploads.create, exchange.tenant, body.filename, body.purpose, body.bytes
     )
     exchange.send_json(_told(upload))
 
 
 async def get(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """How far an upload is."""
-    exchange.send_json(_told(service.uploads.get(exchange.tenant, path["id"])))
+    exchange.send_json(_told(service.data.uploads.get(exchange.tenant, path["id"])))
 
 
 async def add_part(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Send a part, of at most 64 MiB: a form with the file `data`."""
-    upload = service.uploads.get(exchange.tenant, path["id"])
+    upload = service.data.uploads.get(exchange.tenant, path["id"])
     kind = exchange.headers.get(b"content-type", b"")
-    with service.scratch("part") as scratch:
+    with service.workshop.scratch("part") as scratch:
         with closing(Form(kind, scratch, None, file="data")) as form:
             await receive(exchange, form, MAX_PART_BYTES + FORM_BYTES)
         part = await asyncio.to_thread(
-            service.uploads.add_part, exchange.tenant, upload.id, form.alone()[0]
+            service.data.uploads.add_part, exchange.tenant, upload.id, form.alone()[0]
         )
     exchange.send_json(_part(upload.id, part))
 
@@ -96,14 +96,14 @@ async def complete(service: Service, exchange: Exchange, path: dict[str, str]) -
     If something is wrong with it, the upload stays what it was.
     """
     body = read(await exchange.body(MAX_BODY_BYTES), CompleteBody)
-    upload = await service.complete_upload(exchange.tenant, path["id"], body.part_ids, md5=body.md5)
+    upload = await service.data.complete(exchange.tenant, path["id"], body.part_ids, md5=body.md5)
     exchange.send_json(_told(upload))
 
 
 async def cancel(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """End an upload; its parts are deleted."""
     exchange.send_json(
-        _told(await asyncio.to_thread(service.uploads.cancel, exchange.tenant, path["id"]))
+        _told(await asyncio.to_thread(service.data.uploads.cancel, exchange.tenant, path["id"]))
     )
 
 

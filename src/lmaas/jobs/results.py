@@ -38,13 +38,13 @@ class Results:
     """The folders of one home's jobs."""
 
     def __init__(self, folder: Path, files: Files) -> None:
-        self._folder = folder
+        self.folder = folder
         self._files = files
 
     def path(self, job: Job, name: str) -> Path:
         """Where a job's `METRICS_FILE` or `CURVES_FILE` is. Raises NotFound."""
         assert name in (METRICS_FILE, CURVES_FILE)
-        path = self._folder / job.id / name
+        path = self.folder / job.id / name
         if not path.exists():
             raise NotFound(
                 f"The job {job.id} has no {name}.",
@@ -78,13 +78,13 @@ class Results:
     def present(self, job: Job) -> Job:
         """The job with those of its checkpoints that are still there."""
         points = tuple(
-            point for point in job.checkpoints if (self._folder / job.id / _place(point)).exists()
+            point for point in job.checkpoints if (self.folder / job.id / _place(point)).exists()
         )
         return msgspec.structs.replace(job, checkpoints=points)
 
     def take(self, job: Job, point: JobCheckpoint, folder: Path) -> None:
         """Put what a checkpoint's model is made of into `folder`. Raises NotFound."""
-        source = self._folder / job.id
+        source = self.folder / job.id
         (folder / CHECKPOINTS_FOLDER).mkdir(parents=True)
         try:
             # Links: a run that goes on may remove its older checkpoints meanwhile.

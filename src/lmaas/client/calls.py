@@ -1,0 +1,387 @@
+"""Every call as a generator: it yields one request, is sent its response and returns the result.
+
+So `Client` and `AsyncClient` share every line but the sending.
+"""
+
+import contextlib
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import httpx
+import msgspec
+
+from lmaas.accounts.records import Limits, ModelPrice, Price, UsageReport
+from lmaas.client.payloads import read_answer, to_payload
+from lmaas.errors import BY_CODE, InvalidInput, LMaaSError, Unavailable
+from lmaas.job import Job, JobState, StoredEvent
+from lmaas.recipe import Recipe
+from lmaas.types import (
+    Answer,
+    CompressOptions,
+    ConnectBody,
+    KeyRecord,
+    ModelVersion,
+    Payload,
+    PublishOptions,
+    PullBody,
+    PushOptions,
+    Scope,
+    Variant,
+    WorkerStatus,
+)
+
+T = TypeVar("T")
+Call = Generator[httpx.Request, httpx.Response, T]
+LENGTH = "inference-header-content-length"
+OCTETS = "application/octet-stream"
+TIMEOUT_S = 150.0
+PUBLISH_TIMEOUT_S = 1200.0
+PULL_TIMEOUT_S = 24 * 3600.0
+RETRIES = 2
+LONGEST_PAUSE_S = 10.0
+
+
+class Calls:
+    """What can be asked of a server, without saying how it is sent."""
+
+    def __init__(self, url: str, key: str | None) -> None:
+        self.url = url.rstrip("/")
+        self.key = key
+        self._headers = {"authorization": f"Bearer {key}"} if key else {}
+
+    def _request(self, method: str, path: str, **content: Any) -> httpx.Request:
+        headers = self._headers | content.pop("headers", {})
+        return httpx.Request(method, self.url + path, headers=headers, **content)
+
+    def _predict(self, model: str, given: Any, parameters: dict[str, Any]) -> Call[Any]:
+        return read_answer((yield from self._answer(model, to_payload(given, parameters))))
+
+    def _answer(self, model: str, payload: Payload) -> Call[Answer]:
+        path, headers = f"/models/{model}", {"content-type": OCTETS}
+        if payload.format == "json":
+            headers = {"content-type": "application/json"}
+        if payload.json_bytes is not None:
+            path, headers = f"/v2{path}/infer", {**headers, LENGTH: str(payload.json_bytes)}
+        response = yield self._request("POST", path, content=payload.body, headers=headers)
+        check(response)
+        length = response.headers.get(LENGTH)
+        return Answer(body=response.content, json_bytes=int(length) if length else None)
+
+    def _models(self) -> Call[list[str]]:
+        response = yield self._request("GET", "/v1/models")
+        check(response)
+        return [str(model["id"]) for model in response.json()["data"]]
+
+    def _model(self, ref: str) -> Call[ModelVersion]:
+        response = yield self._request("GET", f"/api/models/{ref}")
+        check(response)
+        return msgspec.json.decode(response.content, type=ModelVersion)
+
+    def _push(self, path: Path, options: PushOptions | None) -> Call[ModelVersion]:
+        if not path.exists():
+            raise InvalidInput(f"{path} does not exist.", param="path")
+        files = files_of(path)
+        root = path.parent if path.is_file() else path
+        with contextlib.ExitStack() as stack:
+            parts = [("file", file.relative_to(root).as_posix(), file) for file in files]
+            if options is not None and options.sample is not None:
+                parts.append(("sample", Path(options.sample).name, Path(options.sample)))
+                options = msgspec.structs.replace(options, sample=None)
+            response = yield self._request(
+                "POST",
+                "/api/models",
+                data={} if options is None else {"options": msgspec.json.encode(options).decode()},
+                files=[
+                    (n, (told, stack.enter_context(f.open("rb")), OCTETS)) for n, told, f in parts
+                ],
+                extensions={"timeout": httpx.Timeout(PUBLISH_TIMEOUT_S).as_dict()},
+            )
+        check(response)
+        return msgspec.json.decode(response.content, type=ModelVersion)
+
+    def _pull(self, body: PullBody) -> Call[ModelVersion]:
+        response = yield self._request(
+            "POST",
+            "/api/pull",
+            content=msgspec.json.encode(body),
+            headers={"content-type": "application/json"},
+            extensions={"timeout": httpx.Timeout(TIMEOUT_S, read=PULL_TIMEOUT_S).as_dict()},
+        )
+        check(response)
+        return msgspec.json.decode(response.content, type=ModelVersion)
+
+    def _connect_upstream(self, body: ConnectBody) -> Call[ModelVersion]:
+        response = yield self._request(
+            "POST",
+            "/api/upstreams",
+            content=msgspec.json.encode(body),
+            headers={"content-type": "application/json"},
+        )
+        check(response)
+        return msgspec.json.decode(response.content, type=ModelVersion)
+
+    def _compress(self, ref: str, options: CompressOptions) -> Call[Variant]:
+        response = yield self._request(
+            "POST",
+            f"/api/models/{ref}/compress",
+            content=msgspec.json.encode(options),
+            headers={"content-type": "application/json"},
+            extensions={"timeout": httpx.Timeout(PUBLISH_TIMEOUT_S).as_dict()},
+        )
+        check(response)
+        return msgspec.json.decode(response.content, type=Variant)
+
+    def _catalog(self) -> Call[list[ModelVersion]]:
+        response = yield self._request("GET", "/api/models")
+        check(response)
+        return msgspec.json.decode(response.content, type=list[ModelVersion])
+
+    def _chat(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, Any]],
+        stream: bool,
+        options: Mapping[str, Any],
+    ) -> httpx.Request:
+        body = {"model": model, "messages": list(messages), **options, "stream": stream}
+        if stream:
+            body["stream_options"] = {"include_usage": True}
+        return self._request("POST", "/v1/chat/completions", json=body)
+
+    def _list_keys(self) -> Call[list[KeyRecord]]:
+        response = yield self._request("GET", "/api/keys")
+        check(response)
+        return msgspec.json.decode(response.content, type=list[KeyRecord])
+
+    def _create_key(
+        self, name: str, scopes: Sequence[Scope], limits: Limits
+    ) -> Call[tuple[KeyRecord, str]]:
+        body = {"name": name, "scopes": list(scopes), "limits": msgspec.to_builtins(limits)}
+        response = yield self._request("POST", "/api/keys", json=body)
+        check(response)
+        told = response.json()
+        return msgspec.convert(told["record"], KeyRecord), str(told["key"])
+
+    def _revoke_key(self, key_id: str) -> Call[KeyRecord]:
+        response = yield self._request("DELETE", f"/api/keys/{key_id}")
+        check(response)
+        return msgspec.json.decode(response.content, type=KeyRecord)
+
+    def _usage(
+        self, start: str | None, end: str | None, by: Sequence[str], key_id: str | None
+    ) -> Call[UsageReport]:
+        asked = {"start": start, "end": end, "group_by": ",".join(by) or None, "key": key_id}
+        params = {name: value for name, value in asked.items() if value is not None}
+        response = yield self._request("GET", "/v1/usage", params=params)
+        check(response)
+        return msgspec.json.decode(response.content, type=UsageReport)
+
+    def _limits(self, key_id: str | None, given: Limits | None) -> Call[Limits]:
+        path = "/api/limits" if key_id is None else f"/api/keys/{key_id}/limits"
+        if given is None:
+            response = yield self._request("GET", path)
+        else:
+            response = yield self._request("PUT", path, json=msgspec.to_builtins(given))
+        check(response)
+        return msgspec.json.decode(response.content, type=Limits)
+
+    def _prices(self) -> Call[list[ModelPrice]]:
+        response = yield self._request("GET", "/api/prices")
+        check(response)
+        return msgspec.json.decode(response.content, type=list[ModelPrice])
+
+    def _set_price(self, model: str, price: Price) -> Call[ModelPrice]:
+        path = f"/api/prices/{model}"
+        response = yield self._request("PUT", path, json=msgspec.to_builtins(price))
+        check(response)
+        return msgspec.json.decode(response.content, type=ModelPrice)
+
+    def _versions(self, name: str) -> Call[list[ModelVersion]]:
+        response = yield self._request("GET", f"/api/models/{name}/versions")
+        check(response)
+        return msgspec.json.decode(response.content, type=list[ModelVersion])
+
+    def _set_alias(self, name: str, alias: str, version: int) -> Call[ModelVersion]:
+        path = f"/api/models/{name}/aliases/{alias}"
+        response = yield self._request("PUT", path, json={"version": version})
+        check(response)
+        return msgspec.json.decode(response.content, type=ModelVersion)
+
+    def _remove(self, ref: str, force: bool) -> Call[list[ModelVersion]]:
+        query = "?force=true" if force else ""
+        response = yield self._request("DELETE", f"/api/models/{ref}{query}")
+        check(response)
+        return msgspec.json.decode(response.content, type=list[ModelVersion])
+
+    def _ps(self) -> Call[list[WorkerStatus]]:
+        response = yield self._request("GET", "/api/ps")
+        check(response)
+        return msgspec.json.decode(response.content, type=list[WorkerStatus])
+
+    def _train(self, recipe: Recipe, priority: int) -> Call[Job]:
+        body = {"recipe": msgspec.to_builtins(recipe), "priority": priority}
+        response = yield self._request("POST", "/api/jobs", json=body)
+        check(response)
+        return msgspec.json.decode(response.content, type=Job)
+
+    def _upload_file(self, path: Path) -> Call[str]:
+        if not path.is_file():
+            raise InvalidInput(f"{path} is no file.", param="path")
+        with path.open("rb") as file:
+            response = yield self._request(
+                "POST",
+                "/v1/files",
+                data={"purpose": "fine-tune"},
+                files={"file": (path.name, file, OCTETS)},
+                extensions={"timeout": httpx.Timeout(PUBLISH_TIMEOUT_S).as_dict()},
+            )
+        check(response)
+        return str(response.json()["id"])
+
+    def _jobs(self, after: str | None, limit: int, state: JobState | None) -> Call[list[Job]]:
+        asked = {"after": after, "limit": str(limit), "state": state}
+        params = {name: value for name, value in asked.items() if value is not None}
+        response = yield self._request("GET", "/api/jobs", params=params)
+        check(response)
+        return msgspec.json.decode(response.content, type=list[Job])
+
+    def _job(self, job_id: str, verb: Literal["cancel", "pause", "resume"] | None) -> Call[Job]:
+        path = f"/api/jobs/{job_id}"
+        if verb is None:
+            response = yield self._request("GET", path)
+        else:
+            response = yield self._request("POST", f"{path}/{verb}")
+        check(response)
+        return msgspec.json.decode(response.content, type=Job)
+
+    def _job_events(self, job_id: str, after: int, limit: int) -> Call[list[StoredEvent]]:
+        params = {"after": after, "limit": limit}
+        response = yield self._request("GET", f"/api/jobs/{job_id}/events", params=params)
+        check(response)
+        return msgspec.json.decode(response.content, type=list[StoredEvent])
+
+    def _job_log(self, job_id: str) -> Call[str]:
+        response = yield self._request("GET", f"/api/jobs/{job_id}/log")
+        check(response)
+        return str(response.json()["log"])
+
+    def _follow_job(self, job_id: str, after: int) -> httpx.Request:
+        params = {"after": str(after), "stream": "true"}
+        timeout = httpx.Timeout(TIMEOUT_S, read=None).as_dict()
+        return self._request(
+            "GET",
+            f"/api/jobs/{job_id}/events",
+            params=params,
+            extensions={"timeout": timeout},
+        )
+
+    def _stop(self, ref: str) -> Call[ModelVersion]:
+        response = yield self._request("POST", f"/api/models/{ref}/stop")
+        check(response)
+        return msgspec.json.decode(response.content, type=ModelVersion)
+
+
+class ChatPiece(NamedTuple):
+    """A piece of a chat answer; `usage` counts tokens as OpenAI's API does."""
+
+    text: str
+    reasoning: str = ""
+    finish: str | None = None
+    usage: dict[str, Any] | None = None
+
+
+def pause_s(request: httpx.Request, response: httpx.Response, tries: int) -> float | None:
+    """How long to wait before `request` is sent again; None when it is not."""
+    if response.status_code not in (429, 503) or tries > RETRIES:
+        return None
+    if not isinstance(request.stream, httpx.ByteStream):
+        return None
+    if response.headers.get("x-should-retry") == "false":
+        return None
+    told = response.headers.get("retry-after", "")
+    return min(LONGEST_PAUSE_S, float(told)) if told.isdigit() else None
+
+
+class explained:
+    """Connection failures as errors that say what to do."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, httpx.TransportError):
+            raise Unavailable(
+                f"No answer from {self._url}: {error}.", hint="Start a server with `lmaas serve`."
+            ) from error
+
+
+def check(response: httpx.Response) -> None:
+    """Raise what an answer tells, unless it is a success."""
+    if response.is_success:
+        return
+    try:
+        told = response.json()
+    except ValueError:
+        told = {}
+    error = told.get("error", told.get("detail", response.text))
+    code, message = told.get("error_type", told.get("code")), error
+    if isinstance(error, dict):
+        code, message = error.get("code"), error.get("message")
+    raise BY_CODE.get(str(code), LMaaSError)(str(message), hint=told.get("hint"))
+
+
+def event_of(line: str) -> StoredEvent | None:
+    """The event of a job that one line of a stream holds."""
+    if not line.startswith("data:") or line[5:].strip() == "[DONE]":
+        return None
+    return msgspec.json.decode(line[5:], type=StoredEvent)
+
+
+def piece_of(line: str) -> ChatPiece | None:
+    """What one line of a stream of events adds. Raises the error that it tells."""
+    if not line.startswith("data:") or line[5:].strip() == "[DONE]":
+        return None
+    return whole_of(line[5:].encode())
+
+
+def whole_of(body: bytes) -> ChatPiece:
+    """An answer, or one event of it. Raises the error that it tells."""
+    told = msgspec.json.decode(body)
+    if "error" in told:
+        error = told["error"]
+        raise BY_CODE.get(str(error.get("code")), LMaaSError)(str(error.get("message")))
+    usage = told.get("usage")
+    if not told["choices"]:
+        return ChatPiece("", usage=usage)
+    choice = told["choices"][0]
+    message = choice.get("delta") or choice.get("message") or {}
+    return ChatPiece(
+        message.get("content") or "",
+        message.get("reasoning_content") or "",
+        choice.get("finish_reason"),
+        usage,
+    )
+
+
+def build_package(
+    model: Any, name: str, task: str, sample: Any, folder: Path, options: PublishOptions
+) -> None:
+    """Write the package of `model`, as `lmaas.publish` makes it, into `folder`."""
+    from lmaas.frameworks import package
+
+    package.build(model, name=name, task=task, sample=sample, folder=folder, **options)
+
+
+def files_of(path: Path) -> list[Path]:
+    """What is sent of `path`: of a checkpoint its own files, of another folder all."""
+    from lmaas.frameworks import checkpoint
+
+    if path.is_file():
+        return [path]
+    if checkpoint.is_checkpoint(path):
+        return checkpoint.own_files(path)
+    return sorted(p for p in path.rglob("*") if p.is_file())

@@ -1,0 +1,95 @@
+"""What `predict` sends for a value, and what it makes of the answer."""
+
+import base64
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from PIL import Image
+
+from lmaas.codecs.tensor import DATATYPES, DTYPES
+from lmaas.errors import InvalidInput
+from lmaas.tasks.image_classification import Label
+from lmaas.types import (
+    Answer,
+    Payload,
+)
+
+
+def to_payload(given: Any, parameters: Mapping[str, Any]) -> Payload:
+    """What `Client.predict` sends for `given`. Raises InvalidInput."""
+    if isinstance(given, Mapping) and all(
+        value is None or isinstance(value, str | int | float) for value in given.values()
+    ):
+        # A row of named values: a tensor has at least the batch axis.
+        row = {"inputs": given, "parameters": parameters}
+        return Payload(format="json", body=msgspec.json.encode(row))
+    if isinstance(given, Mapping):
+        if parameters:
+            raise InvalidInput(f"Tensors take no parameters; received {sorted(parameters)}.")
+        head, body = _write_tensors(given)
+        return Payload(format="tensors", body=body, json_bytes=head)
+    if isinstance(given, str | os.PathLike):
+        given = Path(given).read_bytes()
+    if isinstance(given, np.ndarray) and given.dtype == np.uint8:
+        given = Image.fromarray(given)
+    if isinstance(given, Image.Image):
+        file = io.BytesIO()
+        given.save(file, "PNG")
+        given = file.getvalue()
+    if isinstance(given, bytes) and not parameters:
+        return Payload(format="image", body=given)
+    if isinstance(given, bytes):
+        given = base64.b64encode(given).decode()
+    value = given if isinstance(given, str | list) else np.asarray(given).tolist()
+    call = {"inputs": value, "parameters": parameters}
+    return Payload(format="json", body=msgspec.json.encode(call))
+
+
+def read_answer(answer: Answer) -> Any:
+    """What `Client.predict` gives: labels, values, nested lists by output name, or arrays by it."""
+    if answer.json_bytes is not None:
+        return _read_tensors(answer.body, answer.json_bytes)
+    result = msgspec.json.decode(answer.body)
+    if isinstance(result, dict):
+        return result["value"] if "value" in result else result["outputs"]
+    if result and isinstance(result[0], dict) and "value" in result[0]:
+        return [each["value"] for each in result]
+    several = bool(result) and isinstance(result[0], list)
+    return msgspec.convert(result, list[list[Label]] if several else list[Label])
+
+
+def _write_tensors(arrays: Mapping[str, Any]) -> tuple[int, bytes]:
+    described, parts = [], []
+    for name, value in arrays.items():
+        array = np.ascontiguousarray(value)
+        if array.dtype.name not in DATATYPES:
+            raise InvalidInput(f"Input {name!r} has dtype {array.dtype}, which is not served.")
+        raw = array.tobytes()
+        described.append(
+            {
+                "name": name,
+                "shape": list(array.shape),
+                "datatype": DATATYPES[array.dtype.name],
+                "parameters": {"binary_data_size": len(raw)},
+            }
+        )
+        parts.append(raw)
+    body = {"inputs": described, "parameters": {"binary_data_output": True}}
+    head = msgspec.json.encode(body)
+    return len(head), b"".join([head, *parts])
+
+
+def _read_tensors(body: bytes, json_bytes: int) -> dict[str, np.ndarray]:
+    told = msgspec.json.decode(body[:json_bytes])
+    arrays, start = {}, json_bytes
+    for output in told["outputs"]:
+        end = start + output["parameters"]["binary_data_size"]
+        raw = np.frombuffer(body[start:end], DTYPES[output["datatype"]])
+        arrays[output["name"]] = raw.reshape(output["shape"])
+        start = end
+    return arrays

@@ -1,0 +1,361 @@
+"""Models in, models changed, models out: push, pull, connect, publish, compress, alias, remove."""
+
+import asyncio
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import sqlalchemy as sa
+
+from lmaas.config import Settings
+from lmaas.errors import Forbidden, InvalidInput, ModelNotFound, ModelRefused, NotFound
+from lmaas.hub.pull import check_task, download, locked
+from lmaas.hub.repo import default_name, parse_ref
+from lmaas.placement import sandbox
+from lmaas.placement.waiting import to_end
+from lmaas.registry.names import check_name
+from lmaas.registry.store import Registry
+from lmaas.runtime.cpu import gains_from_bf16, has_bf16
+from lmaas.runtime.parity import require
+from lmaas.service.workshop import Workshop
+from lmaas.serving.http_client import check_url
+from lmaas.serving.precision import choose_precision
+from lmaas.serving.router import Router
+from lmaas.serving.variant import require_small_rise
+from lmaas.types import (
+    TENANT,
+    CompressOptions,
+    ConnectBody,
+    FileRole,
+    LanguageSpec,
+    Lineage,
+    Manifest,
+    ModelVersion,
+    ParityReport,
+    Progress,
+    PullProgress,
+    PushOptions,
+    Record,
+    Signature,
+    Variant,
+    VariantReport,
+)
+
+
+class Verified(Record, frozen=True, kw_only=True):
+    """What the verifying child says of a package."""
+
+    manifest: Manifest
+    parity: ParityReport
+
+
+class Catalog:
+    """The models of one home."""
+
+    def __init__(
+        self, settings: Settings, registry: Registry, router: Router, workshop: Workshop
+    ) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._router = router
+        self._workshop = workshop
+
+    def latest(self, tenant: str) -> list[ModelVersion]:
+        """The latest version of every model of `tenant`, by name."""
+        return self._registry.models(tenant)
+
+    def versions(self, tenant: str, name: str) -> list[ModelVersion]:
+        """All versions of one model, oldest first. Raises ModelNotFound."""
+        return self._registry.versions(tenant, name)
+
+    def get(self, tenant: str, ref: str) -> ModelVersion:
+        """The version that `name`, `name:3` or `name@alias` refers to. Raises ModelNotFound."""
+        return self._router.resolve(tenant, ref)
+
+    def file(self, tenant: str, ref: str, name: str) -> Path:
+        """Where a trained version's learning curves are: `METRICS_FILE` or `CURVES_FILE`.
+
+        Raises ModelNotFound, and NotFound for a version that has none.
+        """
+        version = self._registry.resolve(tenant, ref)
+        for file in version.files:
+            if file.role == "curves" and file.path == name:
+                return self._registry.blobs.path(file.sha256)
+        raise NotFound(f"{version.ref} has no {name}: it was not trained here.", param="model")
+
+    async def push(
+        self, tenant: str, path: Path, options: PushOptions | None = None
+    ) -> ModelVersion:
+        """Register a model file or folder: imported and compiled in a sandboxed child.
+
+        A package says all of itself; `options` may only give it another name.
+        """
+        if options is not None:
+            check_name(options.name)
+        if not path.exists():
+            raise InvalidInput(f"{path} does not exist.", param="path")
+        if (path / "manifest.json").is_file():
+            return await self._push_package(tenant, path, options)
+        if options is None:
+            raise InvalidInput(
+                f"{path.name} is no package, so it needs a name and a task.", param="options"
+            )
+        return await self._import(tenant, path, options, origin="push")
+
+    async def pull(
+        self,
+        tenant: str,
+        repo: str,
+        *,
+        name: str | None = None,
+        task: str | None = None,
+        keep: bool = False,
+        heard: Callable[[PullProgress], None] = lambda _: None,
+    ) -> ModelVersion:
+        """Download `ORG/NAME[@revision]` from a hub and register it.
+
+        `name` is the hub's NAME in lower case where left out, `task` what the configs tell.
+        `heard` is told how far the download is, in a thread of its own. Broken off, the next pull
+        continues it; once registered, the downloaded files go, unless `keep`. Raises Conflict
+        while another pull of it runs, and what `hub.pull.download` raises.
+        """
+        ref = parse_ref(repo)
+        name = default_name(ref) if name is None else check_name(name)
+        check_task(task)
+        folder = self._settings.home_path / "hub"
+        stop = threading.Event()
+        with locked(folder, ref):
+            work = asyncio.to_thread(download, ref, folder, task=task, heard=heard, stop=stop)
+            pulled = await to_end(work, stop)
+            options = PushOptions(name=name, task=pulled.task, card=pulled.card)
+            path = Path(pulled.folder)
+            version = await self._import(tenant, path, options, origin="pull", parent=pulled.source)
+            if not keep:
+                await to_end(asyncio.to_thread(shutil.rmtree, path.parent, ignore_errors=True))
+        return version
+
+    async def _import(
+        self,
+        tenant: str,
+        path: Path,
+        options: PushOptions,
+        *,
+        origin: str,
+        parent: str | None = None,
+    ) -> ModelVersion:
+        with self._workshop.scratch(origin) as scratch:
+            request = {
+                "path": str(path.absolute()),
+                "folder": str(scratch / "package"),
+                "options": options,
+                "base": None,
+            }
+            if options.base is not None:
+                version = self._registry.resolve(tenant, options.base)
+                check_files(version, "for an adapter", param="base")
+                parent = version.ref
+                unpack = asyncio.to_thread(
+                    self._registry.unpack, version, scratch / "base", ("source",)
+                )
+                request["base"] = str(await to_end(unpack) / "source")
+            await self._workshop.child("lmaas.frameworks.importer", request, scratch)
+            package = scratch / "package"
+            return await self.publish(tenant, package, origin=origin, parent=parent)
+
+    async def connect(self, tenant: str, body: ConnectBody) -> ModelVersion:
+        """Register a model that another service runs. Nothing is sent to it yet.
+
+        Raises InvalidInput for a URL that is none or leads to a machine's own credentials, and
+        Forbidden for all tenants but the operator's: it names keys in the server's environment.
+        """
+        if tenant != TENANT:
+            raise Forbidden(f"Only keys of the tenant {TENANT} connect models.")
+        check_name(body.name)
+        check_url(body.upstream.url)
+        speaks = body.task == "text-generation"
+        manifest = Manifest(
+            name=body.name,
+            task=body.task,
+            framework="upstream",
+            signature=Signature(
+                inputs=(),
+                outputs=(),
+                language=LanguageSpec(
+                    architecture="upstream",
+                    context_length=body.upstream.context_length,
+                    vocabulary_size=0,
+                    chat_template=speaks,
+                    reasoning=speaks,
+                    tools=speaks,
+                ),
+            ),
+            num_parameters=0,
+            framework_version=body.upstream.dialect,
+            lineage=Lineage(origin="connect", parent=body.upstream.url),
+            upstream=body.upstream,
+        )
+        nothing = ParityReport(tolerance={}, checks=())
+        with self._workshop.scratch("connect") as empty:
+            add = asyncio.to_thread(self._registry.add, tenant, manifest, nothing, empty)
+            return await to_end(add)
+
+    async def _push_package(
+        self, tenant: str, folder: Path, options: PushOptions | None
+    ) -> ModelVersion:
+        if options is None:
+            return await self.publish(tenant, folder)
+        given = {
+            name: getattr(options, name)
+            for name in options.__struct_fields__
+            if name not in ("name", "task") and getattr(options, name)
+        }
+        if given:
+            raise InvalidInput(
+                f"{folder.name} is a package and says its own {', '.join(sorted(given))}.",
+                hint="Leave these options out.",
+            )
+        return await self.publish(tenant, folder, name=options.name, task=options.task)
+
+    async def publish(
+        self,
+        tenant: str,
+        folder: Path,
+        *,
+        origin: str | None = None,
+        parent: str | None = None,
+        name: str | None = None,
+        task: str | None = None,
+        beside: Callable[[sa.Connection, str], None] | None = None,
+    ) -> ModelVersion:
+        """Verify a package in a sandboxed child and register it.
+
+        `name` renames it; another `task` than its own is refused. `beside` writes into the
+        transaction that registers it. Raises ParityFailed when the compiled model does not give
+        the source's outputs.
+        """
+        with self._workshop.scratch("verify") as scratch:
+            reply = await self._workshop.child(
+                "lmaas.runtime.verify", {"folder": str(folder.absolute())}, scratch
+            )
+        verified = msgspec.json.decode(reply, type=Verified)
+        manifest = verified.manifest
+        if task not in (None, manifest.task):
+            raise InvalidInput(
+                f"The package's task is {manifest.task}; received {task}.", param="task"
+            )
+        if name is not None:
+            manifest = msgspec.structs.replace(manifest, name=name)
+        check_name(manifest.name)
+        if manifest.upstream is not None:
+            raise ModelRefused(
+                "A package has its own files, and no upstream.",
+                hint="`lmaas models connect` registers a model that another service runs.",
+            )
+        require(verified.parity)
+        if origin is not None:
+            told = manifest.lineage
+            parent = parent or told.parent
+            lineage = msgspec.structs.replace(told, origin=origin, parent=parent)
+            manifest = msgspec.structs.replace(manifest, lineage=lineage)
+        add = asyncio.to_thread(
+            self._registry.add, tenant, manifest, verified.parity, folder, beside
+        )
+        return await to_end(add)
+
+    async def compress(
+        self,
+        tenant: str,
+        ref: str,
+        options: CompressOptions,
+        heard: Callable[[Progress], None] = lambda _: None,
+    ) -> Variant:
+        """Make a smaller form of a language model, measure it, and register it.
+
+        `heard` is told how far it is, in a thread of its own. Where it is the best form that the
+        setting `variant` allows, it takes over from a loaded one within seconds. Raises
+        ParityFailed, with nothing registered, when the perplexity rises by more than
+        `options.max_drop`.
+        """
+        version = self._router.resolve(tenant, ref)
+        spec = version.manifest.signature.language
+        if version.manifest.task != "text-generation" or spec is None:
+            raise InvalidInput(
+                f"{version.ref} is a model for {version.manifest.task}; compressed are models for "
+                "text-generation.",
+                param="ref",
+            )
+        check_files(version, "to compress", param="ref")
+        if not version.compiled_bytes:
+            raise InvalidInput(
+                f"{version.ref} was not compiled: "
+                f"{version.manifest.lineage.recipe.get('not_compiled')}",
+                hint="Only compiled models are compressed.",
+                param="ref",
+            )
+        precision, _ = choose_precision(
+            self._settings.precision,
+            model=version.ref,
+            has_bf16=has_bf16(),
+            gains=gains_from_bf16(),
+            parity=version.parity,
+            compiled_bytes=version.compiled_bytes,
+        )
+        with self._workshop.scratch("compress") as scratch:
+            package, target = scratch / "package", scratch / "variant"
+            # Only bf16 is made from the source; the others from what was compiled.
+            roles: tuple[FileRole, ...] = ("compiled",)
+            if options.to == "bf16":
+                roles += ("source",)
+            await to_end(asyncio.to_thread(self._registry.unpack, version, package, roles))
+            request = {
+                "folder": str(package),
+                "target": str(target),
+                "progress": str(scratch / sandbox.PROGRESS),
+                "context_length": spec.context_length,
+                "precision": precision,
+                "options": options,
+            }
+            reply = await self._workshop.child(
+                "lmaas.compression.weights",
+                request,
+                scratch,
+                lambda line: heard(msgspec.json.decode(line, type=Progress)),
+            )
+            report = msgspec.json.decode(reply, type=VariantReport)
+            require_small_rise(version.ref, options.to, report)
+            stored = await to_end(
+                asyncio.to_thread(self._registry.add_variant, version, options.to, report, target)
+            )
+        return next(variant for variant in stored.variants if variant.name == options.to)
+
+    def set_alias(self, tenant: str, name: str, alias: str, version: int) -> ModelVersion:
+        """Point `name@alias` at a version; callers of the alias move at once."""
+        self._registry.set_alias(tenant, name, alias, version)
+        return self._registry.resolve(tenant, f"{name}@{alias}")
+
+    def remove_alias(self, tenant: str, name: str, alias: str) -> None:
+        """Remove an alias. Raises NotFound."""
+        self._registry.remove_alias(tenant, name, alias)
+
+    def remove(self, tenant: str, ref: str, *, force: bool = False) -> list[ModelVersion]:
+        """Delete one version (`name:3`) or a whole model (`name`) and free its files."""
+        return self._registry.remove(tenant, ref, force=force)
+
+    def has(self, tenant: str, ref: str) -> bool:
+        """Whether `ref` names a model."""
+        try:
+            return bool(self._router.resolve(tenant, ref))
+        except ModelNotFound:
+            return False
+
+
+def check_files(version: ModelVersion, wanted_for: str, *, param: str) -> None:
+    """Raise InvalidInput for a model that another service runs."""
+    if version.manifest.upstream is not None:
+        raise InvalidInput(
+            f"{version.ref} runs at {version.manifest.upstream.url}: there are no files "
+            f"{wanted_for}.",
+            param=param,
+        )

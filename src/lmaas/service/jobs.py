@@ -1,0 +1,244 @@
+"""Training jobs: put into the queue, run, followed, and what comes of them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+import sqlalchemy as sa
+
+from lmaas.config import Settings
+from lmaas.job import RESULT_FOLDER, Job, JobCheckpoint, JobState, StoredEvent
+from lmaas.jobs.claims import Claims
+from lmaas.jobs.process import log_tail
+from lmaas.jobs.results import CheckpointModels, Results
+from lmaas.jobs.runner import Runner
+from lmaas.jobs.store import Jobs
+from lmaas.placement.waiting import to_end
+from lmaas.recipe import Recipe
+from lmaas.registry.names import check_name
+from lmaas.registry.store import Registry
+from lmaas.service.catalog import Catalog, check_files
+from lmaas.service.data import DataFiles
+from lmaas.service.workshop import Workshop
+from lmaas.serving.plan import machine_budget_bytes
+
+FIRST_EVENTS: Final = 20
+"""Among so many a job tells what its data are."""
+FOLLOW_S: Final = 0.2
+MAX_LOG_BYTES: Final = 1 << 20
+
+
+class TrainingJobs:
+    """The training jobs of one home."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        queue: Jobs,
+        results: Results,
+        data: DataFiles,
+        catalog: Catalog,
+        workshop: Workshop,
+    ) -> None:
+        self.checkpoints = CheckpointModels(queue, catalog.has, self._publish_checkpoint)
+        self._settings = settings
+        self._registry = registry
+        self._queue = queue
+        self._results = results
+        self._data = data
+        self._catalog = catalog
+        self._workshop = workshop
+        self._folder = results.folder
+        self._runner: Runner | None = None
+        self._closing = False
+
+    async def start(self) -> None:
+        """Begin to run the queue's jobs. Only for who holds the home's lock."""
+        settings = self._settings
+        if not settings.max_running_jobs:
+            return
+        self._runner = Runner(
+            self._folder,
+            Claims(self._registry.database),
+            self._registry.data_version,
+            publish=self._publish_result,
+            unpack=self._unpack_base,
+            locate=self._data.locate,
+            max_running=settings.max_running_jobs,
+            max_per_tenant=settings.max_tenant_jobs,
+            memory_bytes=settings.job_memory_bytes or machine_budget_bytes(),
+        )
+        await self._runner.start()
+
+    async def close(self, deadline_s: float) -> None:
+        """Have running jobs write a checkpoint and queue again, within `deadline_s`."""
+        self._closing = True
+        if self._runner is not None:
+            await self._runner.close(deadline_s)
+
+    def add(
+        self,
+        tenant: str,
+        recipe: Recipe,
+        *,
+        key_id: str = "",
+        priority: int = 0,
+        metadata: Mapping[str, str] = MappingProxyType({}),
+    ) -> Job:
+        """Put a training run into the queue; a server of this home runs it.
+
+        The base model is what its reference names now. Raises InvalidInput, ModelNotFound.
+        """
+        check_name(recipe.name)
+        if recipe.model.base is not None:
+            base = self._registry.resolve(tenant, recipe.model.base)
+            check_files(base, "to train on", param="model.base")
+            model = msgspec.structs.replace(recipe.model, base=base.ref)
+            recipe = msgspec.structs.replace(recipe, model=model)
+        self._data.check_named(tenant, recipe.data)
+        plain = msgspec.to_builtins(recipe)
+        return self._queue.add(
+            tenant,
+            key_id,
+            "train",
+            recipe.name,
+            plain,
+            priority=priority,
+            metadata=metadata,
+        )
+
+    def page(
+        self,
+        tenant: str,
+        *,
+        after: str | None = None,
+        limit: int = 20,
+        state: JobState | None = None,
+    ) -> list[Job]:
+        """Jobs of `tenant`, newest first; `after` is the last id of the page before."""
+        return self._queue.page(tenant, after=after, limit=limit, state=state)
+
+    def get(self, tenant: str, job_id: str) -> Job:
+        """One job with the checkpoints that are still there. Raises NotFound."""
+        return self._results.present(self._queue.get(tenant, job_id))
+
+    def trained_tokens(self, job: Job) -> int | None:
+        """How many tokens an ended job has learned from, each as often as it was seen.
+
+        None where data are no tokens, or nothing was learned.
+        """
+        if not job.ended or job.resolved is None or "step" not in job.progress:
+            return None
+        # The last step is told where it is evaluated, as it is before an early stop.
+        whole = job.state == "succeeded" and job.resolved["early_stopping"] is None
+        steps = job.progress["total_steps" if whole else "step"]
+        for event in self._queue.events(job.tenant, job.id, limit=FIRST_EVENTS):
+            if "tokens" in event.data:
+                rows = event.data["rows"]
+                per_epoch = -(-rows // min(rows, job.resolved["batch_size"]))
+                return int(event.data["tokens"] * steps / per_epoch)
+        return None
+
+    def cancel(self, tenant: str, job_id: str) -> Job:
+        """End a job within seconds. Raises NotFound, and Conflict for one that has ended."""
+        return self._queue.cancel(tenant, job_id)
+
+    def pause(self, tenant: str, job_id: str) -> Job:
+        """Hold a job, with a checkpoint of where it is. Raises NotFound, Conflict."""
+        return self._queue.pause(tenant, job_id)
+
+    def resume(self, tenant: str, job_id: str) -> Job:
+        """Put a paused job back into the queue. Raises NotFound, Conflict."""
+        return self._queue.resume(tenant, job_id)
+
+    def events(
+        self, tenant: str, job_id: str, *, after: int = 0, limit: int = 100
+    ) -> list[StoredEvent]:
+        """A job's events in order, those after number `after`. Raises NotFound."""
+        return self._queue.events(tenant, job_id, after=after, limit=limit)
+
+    def last_events(
+        self, tenant: str, job_id: str, limit: int, *, before: int | None = None
+    ) -> list[StoredEvent]:
+        """The newest `limit` events of those before number `before`, in order."""
+        return self._queue.last_events(tenant, job_id, limit, before=before)
+
+    async def follow(
+        self, tenant: str, job_id: str, *, after: int = 0
+    ) -> AsyncIterator[StoredEvent]:
+        """A job's events as they come, until it ends or is paused, or the service drains.
+
+        Raises NotFound.
+        """
+        seen = -1
+        while not self._closing:
+            version = self._registry.data_version()
+            if version != seen:
+                seen = version
+                job = self._queue.get(tenant, job_id)
+                while events := self._queue.events(tenant, job_id, after=after, limit=1000):
+                    after = events[-1].seq
+                    for event in events:
+                        yield event
+                if job.ended or job.state == "paused":
+                    return
+            await asyncio.sleep(FOLLOW_S)
+
+    def file(self, tenant: str, job_id: str, name: str) -> Path:
+        """Where a job's learning curves are: `METRICS_FILE` or `CURVES_FILE`. Raises NotFound."""
+        return self._results.path(self._queue.get(tenant, job_id), name)
+
+    def result_files(self, job: Job) -> list[str]:
+        """The ids of the data files that a job has made."""
+        return self._results.files(job)
+
+    async def log(self, tenant: str, job_id: str) -> str:
+        """The end of what a job's process has printed. Raises NotFound."""
+        self._queue.get(tenant, job_id)
+        return await asyncio.to_thread(log_tail, self._folder / job_id, MAX_LOG_BYTES)
+
+    async def _publish_result(
+        self, job: Job, package: Path, succeed: Callable[[sa.Connection, str], None]
+    ) -> None:
+        with self._workshop.scratch("results") as scratch:
+            await to_end(asyncio.to_thread(self._results.keep, job, package, scratch))
+        try:
+            await self._catalog.publish(
+                job.tenant, package, origin="train", name=job.name, beside=succeed
+            )
+        except BaseException:
+            # Cut off, it may have been registered all the same.
+            if self._queue.get(job.tenant, job.id).state != "succeeded":
+                self._results.drop(job)
+            raise
+
+    async def _publish_checkpoint(self, job: Job, point: JobCheckpoint) -> None:
+        """Register a checkpoint as a model, without training."""
+        with self._workshop.scratch("checkpoint") as scratch:
+            folder, base = scratch / "run", scratch / "base"
+            await to_end(asyncio.to_thread(self._results.take, job, point, folder))
+            has_base = await to_end(asyncio.to_thread(self._unpack_base, job, base))
+            recipe = {**(job.resolved or job.recipe), "name": point.model}
+            located = self._data.locate(msgspec.structs.replace(job, recipe=recipe))
+            request = {
+                "folder": str(folder),
+                "recipe": located,
+                "job": job.id,
+                "base": str(base) if has_base else None,
+            }
+            await self._workshop.child("lmaas.training.export", request, scratch)
+            await self._catalog.publish(job.tenant, folder / RESULT_FOLDER, origin="train")
+
+    def _unpack_base(self, job: Job, folder: Path) -> bool:
+        """The package of the version that a job trains on, into `folder`."""
+        ref = job.recipe.get("model", {}).get("base")
+        if ref is None:
+            return False
+        version = self._registry.resolve(job.tenant, ref)
+        self._registry.unpack(version, folder, ("source", "compiled", "sample"))
+        (folder / "manifest.json").write_bytes(msgspec.json.encode(version.manifest))
+        return True

@@ -1,0 +1,398 @@
+"""One home: its life, calls of its models, workers, keys and accounts."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Final, NamedTuple
+
+import msgspec
+
+from lmaas.accounts import usage
+from lmaas.accounts.keys import Keys
+from lmaas.accounts.ledger import Ledger
+from lmaas.accounts.records import NO_LIMITS, Limits, ModelPrice, Price, UsageReport
+from lmaas.accounts.terms import Terms
+from lmaas.config import Settings
+from lmaas.errors import (
+    InvalidInput,
+    NotFound,
+)
+from lmaas.hub.leftovers import leftovers
+from lmaas.jobs.delivery import Deliverer
+from lmaas.jobs.results import Results
+from lmaas.jobs.store import Jobs
+from lmaas.jobs.webhooks import Webhooks
+from lmaas.language import Delta, GenerateRequest, Usage
+from lmaas.registry.data_files import Files
+from lmaas.registry.fsck import FsckReport
+from lmaas.registry.names import check_name
+from lmaas.registry.responses import Responses
+from lmaas.registry.store import Registry
+from lmaas.service.catalog import Catalog
+from lmaas.service.data import DataFiles
+from lmaas.service.jobs import TrainingJobs
+from lmaas.service.workshop import Workshop
+from lmaas.serving.cache import ResponseCache, key_of
+from lmaas.serving.generation import Answered, Generation, check_language, encode_request
+from lmaas.serving.metrics import Metrics
+from lmaas.serving.outside import Outside
+from lmaas.serving.pool import Pool
+from lmaas.serving.router import Router
+from lmaas.types import (
+    Answer,
+    KeyRecord,
+    ModelVersion,
+    Payload,
+    Scope,
+    WorkerStatus,
+)
+
+JOBS_FOLDER: Final = "jobs"
+
+
+class Predicted(NamedTuple):
+    """An answer, the version that gave it, and headers that tell what is left of the limits."""
+
+    version: ModelVersion
+    answer: Answer
+    headers: list[tuple[bytes, bytes]]
+
+
+class Service:
+    """One LMaaS home and everything that can be done with it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.home = settings.home_path
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.registry = Registry(self.home)
+        self.keys = Keys(self.registry)
+        self.terms = Terms(self.registry.database)
+        self.ledger = Ledger(self.registry)
+        self.responses = Responses(self.registry.database)
+        self.metrics = Metrics()
+        self.pool = Pool(settings, self.registry, self.metrics)
+        self.router = Router(self.registry, self.pool)
+        self.cache = ResponseCache(settings.response_cache_bytes, settings.redis_url)
+        self._outside = Outside(settings.webhook_allow)
+        self.webhooks = Webhooks(self.registry.database, self._outside, http=settings.webhook_http)
+        self._deliverer: Deliverer | None = None
+        self.workshop = workshop = Workshop(settings)
+        queue, files = Jobs(self.registry.database), Files(self.home)
+        self.catalog = Catalog(settings, self.registry, self.router, workshop)
+        self.data = DataFiles(settings, files, queue, workshop)
+        self.jobs = TrainingJobs(
+            settings,
+            self.registry,
+            queue,
+            Results(self.home / JOBS_FOLDER, files),
+            self.data,
+            self.catalog,
+            workshop,
+        )
+        self._keeping: set[asyncio.Future[None]] = set()
+
+    # Life of the service
+
+    async def start(self) -> None:
+        """Take the accounts and start the pool; pinned models begin to load."""
+        await self.ledger.start()
+        await self.pool.start()
+
+    async def start_jobs(self) -> None:
+        """Begin to run the queue's jobs and to tell of their ends.
+
+        Only for who holds the home's lock.
+        """
+        self._deliverer = Deliverer(
+            self.registry.database, self._outside, http=self.settings.webhook_http
+        )
+        self._deliverer.start()
+        await asyncio.to_thread(self.data.uploads.tidy)
+        await self.jobs.start()
+
+    async def drain(self, deadline_s: float) -> None:
+        """Let running requests finish for at most `deadline_s`, then stop every worker.
+
+        Running jobs write a checkpoint and are queued again.
+        """
+        try:
+            await asyncio.gather(self.pool.close(deadline_s), self.jobs.close(deadline_s))
+            await self.cache.close()
+        finally:
+            if self._deliverer is not None:
+                await self._deliverer.close()
+            await self.ledger.close()
+
+    def ready(self) -> bool:
+        """Whether new requests are accepted and every loaded model has a live worker."""
+        return self.pool.ready()
+
+    def close(self) -> None:
+        """Write what waits, and release the database."""
+        self.responses.close()
+        self.registry.close()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["Service"]:
+        """The service with its pool, for use without a server."""
+        await self.start()
+        try:
+            yield self
+        finally:
+            await self.drain(self.settings.drain_timeout_s)
+
+    # Calls
+
+    async def predict(
+        self, key: KeyRecord, ref: str, payload: Payload, *, endpoint: str, request_id: str
+    ) -> Predicted:
+        """Run one request; also says which version answered.
+
+        `endpoint` and `request_id` name the request in the usage ledger. Cancelling the awaiting
+        task cancels the request, queued or running.
+        """
+        tenant = key.tenant
+        await self.jobs.checkpoints.ensure(tenant, ref)
+        if payload.format != "texts":
+            counted = self.ledger.count(key, ref, endpoint, self.router.resolve)
+            if counted is not None:
+                with counted:
+                    version, answer = await self.router.call(tenant, ref, payload)
+                return Predicted(version, answer, [])
+        version = self.router.resolve(tenant, ref)
+        tokens = await self._text_tokens(key, version, ref, payload)
+        with self.ledger.admit(
+            key,
+            request_id=request_id,
+            endpoint=endpoint,
+            model=version.ref,
+            tokens=tokens,
+            prompt_tokens=tokens,
+        ) as admission:
+            version, answer = await self.router.call(tenant, ref, payload)
+            if answer.tokens:
+                admission.usage = Usage(answer.tokens)
+        return Predicted(version, answer, admission.headers)
+
+    async def _text_tokens(
+        self, key: KeyRecord, version: ModelVersion, ref: str, payload: Payload
+    ) -> int:
+        """Tokens of the texts, counted only for keys with limits: others need not wait for it."""
+        if version.manifest.signature.language is None or not self.ledger.check(key, version.ref):
+            return 0
+        counting = msgspec.structs.replace(payload, count_only=True)
+        return (await self.router.call(key.tenant, ref, counting))[1].tokens
+
+    async def predict_here(self, tenant: str, ref: str, payload: Payload) -> Answer:
+        """Run one request of whoever owns this home, without a key and without accounts."""
+        return (await self.router.call(tenant, ref, payload))[1]
+
+    async def generate(
+        self,
+        key: KeyRecord,
+        ref: str,
+        request: GenerateRequest,
+        *,
+        endpoint: str,
+        request_id: str,
+        cache: bool | None = None,
+    ) -> Generation:
+        """The answer of a language model, once its first token is there.
+
+        `endpoint` and `request_id` name the request in the usage ledger. Raises InvalidInput,
+        ModelNotFound, RateLimited, InsufficientQuota and whatever the model's worker raises.
+        """
+        await self.jobs.checkpoints.ensure(key.tenant, ref)
+        version = self.router.resolve(key.tenant, ref)
+        check_language(version)
+        payload = Payload(format="generate", body=encode_request(request))
+        kept_as = await self._cache_key(version, request, cache)
+        ended = None if kept_as is None else await self.cache.get(kept_as)
+        prompt, most = (0, 0) if ended else await self._most_tokens(key, ref, version, request)
+        admission = self.ledger.admit(
+            key,
+            request_id=request_id,
+            endpoint=endpoint,
+            model=version.ref,
+            tokens=most,
+            prompt_tokens=prompt,
+        )
+        generation = Generation(
+            version,
+            admission.end,
+            self.metrics,
+            admission.delivered,
+            None if kept_as is None else partial(self._keep, request),
+        )
+        generation.headers += admission.headers
+        if kept_as is not None:
+            self.metrics.cached(version.ref, hit=ended is not None)
+            generation.headers.append((b"x-lmaas-cache", b"hit" if ended else b"miss"))
+        if ended is not None:
+            generation.replay(ended)
+            return generation
+        await generation.start(lambda to: self.router.generate(key.tenant, ref, payload, to))
+        return generation
+
+    async def _most_tokens(
+        self, key: KeyRecord, ref: str, version: ModelVersion, request: GenerateRequest
+    ) -> tuple[int, int]:
+        """Tokens of the prompt, and the most that the request can use with its answers.
+
+        Counted only for keys with limits: the others need not wait for it.
+        """
+        if not self.ledger.check(key, version.ref):
+            return 0, 0
+        prompt = await self._prompt_tokens(key, ref, request)
+        answer = request.sampling.max_tokens
+        if answer is None:
+            spec = version.manifest.signature.language
+            answer = max(0, spec.context_length - prompt) if spec is not None else 0
+        return prompt, prompt + answer * request.choices
+
+    async def _cache_key(
+        self, version: ModelVersion, request: GenerateRequest, wanted: bool | None
+    ) -> bytes | None:
+        """Under which key the answer is kept; None when it is not."""
+        if wanted is None:
+            wanted = version.name in self.settings.cached_models and request.deterministic
+        if not wanted:
+            return None
+        if not request.deterministic:
+            raise InvalidInput(
+                "Only deterministic answers can be cached.",
+                hint="Set temperature to 0, or give a seed.",
+                param="cache",
+            )
+        return key_of(version, await self.pool.form(version), request)
+
+    def _keep(self, request: GenerateRequest, answered: Answered, deltas: list[Delta]) -> None:
+        # Not under the key that was looked for: since then, another form may have taken over.
+        key = key_of(answered.version, answered.form, request)
+        task = asyncio.ensure_future(self.cache.put(key, answered.ended, deltas))
+        self._keeping.add(task)
+        task.add_done_callback(self._keeping.discard)
+
+    async def count_tokens(self, key: KeyRecord, ref: str, request: GenerateRequest) -> int:
+        """How many tokens the prompt of a request has for this model.
+
+        Raises InvalidInput for a model of another service: only that can count.
+        """
+        await self.jobs.checkpoints.ensure(key.tenant, ref)
+        version = self.router.resolve(key.tenant, ref)
+        check_language(version)
+        if version.manifest.upstream is not None:
+            raise InvalidInput(
+                f"{version.ref} runs at another service, which alone can count its tokens.",
+                param="model",
+            )
+        return await self._prompt_tokens(key, ref, request)
+
+    async def _prompt_tokens(self, key: KeyRecord, ref: str, request: GenerateRequest) -> int:
+        body = encode_request(msgspec.structs.replace(request, count_only=True))
+        _, answer = await self.router.call(key.tenant, ref, Payload(format="generate", body=body))
+        return int(answer.body)
+
+    # Workers
+
+    def ps(self, tenant: str) -> list[WorkerStatus]:
+        """The workers that hold models of `tenant`."""
+        return [status for status in self.pool.status() if status.tenant == tenant]
+
+    async def load_model(self, tenant: str, ref: str) -> ModelVersion:
+        """Load a model before its first call; a checkpoint of a job becomes one."""
+        await self.jobs.checkpoints.ensure(tenant, ref)
+        version = self.router.resolve(tenant, ref)
+        await self.pool.load(version)
+        return version
+
+    async def stop_model(self, tenant: str, ref: str) -> ModelVersion:
+        """Unload a model after its running requests. Raises NotFound when it is not loaded."""
+        version = self.router.resolve(tenant, ref)
+        if version.ref not in {status.model for status in self.ps(tenant)}:
+            raise NotFound(
+                f"{version.ref} is not loaded.", hint="`lmaas ps` lists the loaded models."
+            )
+        await self.pool.stop(tenant, version.ref)
+        return version
+
+    # Keys
+
+    def authenticate(self, text: str) -> KeyRecord:
+        """The key that `text` is. Raises Unauthorized."""
+        return self.keys.check(text)
+
+    def create_key(
+        self, tenant: str, name: str, scopes: Sequence[Scope], limits: Limits = NO_LIMITS
+    ) -> tuple[KeyRecord, str]:
+        """A new key and, this one time, its text. The first key of a tenant makes the tenant."""
+        check_name(tenant, what="tenant name")
+        self.terms.check(limits)
+        record, text = self.keys.create(tenant, name, tuple(scopes))
+        if limits != NO_LIMITS:
+            self.terms.set_limits(tenant, record.id, limits)
+        return record, text
+
+    def list_keys(self, tenant: str) -> list[KeyRecord]:
+        """All keys of `tenant`, revoked ones too, without their secrets."""
+        return self.keys.list(tenant)
+
+    def revoke_key(self, tenant: str, key_id: str) -> KeyRecord:
+        """End a key now. Raises NotFound."""
+        for record in self.keys.list(tenant):
+            if record.id == key_id:
+                self.keys.revoke(key_id)
+                return record
+        raise NotFound(f"No key {key_id!r}.", hint="`lmaas keys list` shows the ids.")
+
+    # Accounts
+
+    def limits(self, tenant: str, key_id: str | None) -> Limits:
+        """The limits of a key, or (None) of all keys of `tenant` together. Raises NotFound."""
+        return self.terms.limits(tenant, key_id)
+
+    def set_limits(self, tenant: str, key_id: str | None, limits: Limits) -> Limits:
+        """Replace the limits of a key, or (None) of all keys of `tenant` together."""
+        return self.terms.set_limits(tenant, key_id, limits)
+
+    def prices(self, tenant: str) -> list[ModelPrice]:
+        """What the models of `tenant` cost, by name."""
+        return self.terms.prices(tenant)
+
+    def set_price(self, tenant: str, model: str, price: Price) -> ModelPrice:
+        """What all versions of a model cost from now on; a price of 0 makes it free."""
+        return self.terms.set_price(tenant, model, price)
+
+    async def usage(
+        self,
+        tenant: str,
+        *,
+        start: str | None = None,
+        end: str | None = None,
+        by: Sequence[str] = (),
+        key_id: str | None = None,
+    ) -> UsageReport:
+        """What was used from day `start` to day `end` (UTC), by any of key, model and day.
+
+        In the server, up to the last request; in another process, up to a few seconds ago.
+        """
+
+        def ask() -> UsageReport:
+            self.ledger.flush()
+            database = self.registry.database
+            return usage.report(database, tenant, start=start, end=end, by=by, key_id=key_id)
+
+        return await asyncio.to_thread(ask)
+
+    # Upkeep
+
+    def fsck(self, *, repair: bool = False) -> FsckReport:
+        """Check every stored file against its digest and every row against its files.
+
+        With `repair`, what no version names and no pull is at is deleted.
+        """
+        report = self.registry.check(repair=repair)
+        downloads = leftovers(self.home / "hub", remove=repair)
+        return msgspec.structs.replace(report, downloads=downloads)

@@ -1,0 +1,79 @@
+"""Where a home's heavy work is done: scratch folders, and sandboxed children that work in them."""
+
+import asyncio
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from lmaas.config import Settings
+from lmaas.errors import FULL, StorageFull
+from lmaas.placement import sandbox
+from lmaas.placement.waiting import to_end
+
+
+class Workshop:
+    """The scratch folders and children of one home."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._folder = settings.home_path / "tmp"
+
+    @contextmanager
+    def scratch(self, purpose: str) -> Iterator[Path]:
+        """A private folder on the home's device, removed at the end."""
+        parent = self._folder
+        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f"{purpose}-", dir=parent))
+        try:
+            yield folder
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise StorageFull(
+                f"No space left while working in {parent}: {error.strerror}.",
+                hint="Free space on the device of LMAAS_HOME and try again.",
+            ) from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    async def child(
+        self,
+        module: str,
+        request: object,
+        scratch: Path,
+        heard: Callable[[bytes], None] | None = None,
+    ) -> bytes:
+        """What the child says of `request`; `heard` gets the lines that it writes meanwhile."""
+        stop = threading.Event()
+        work = partial(self.run_child, module, request, scratch, stop=stop, heard=heard)
+        return await to_end(asyncio.to_thread(work), stop)
+
+    def run_child(
+        self,
+        module: str,
+        request: object,
+        scratch: Path,
+        *,
+        memory_bytes: int | None = None,
+        work: str = "Compiling",
+        stop: threading.Event,
+        heard: Callable[[bytes], None] | None = None,
+    ) -> bytes:
+        """The same in this thread, until `stop` is set."""
+        return sandbox.run_child(
+            module,
+            msgspec.json.encode(request),
+            scratch=scratch,
+            timeout_s=self._settings.compile_timeout_s,
+            memory_bytes=memory_bytes or self._settings.compile_memory_bytes,
+            disk_bytes=self._settings.compile_disk_bytes,
+            work=work,
+            stop=stop,
+            heard=heard,
+        )
