@@ -369,7 +369,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a smaller world, half the time")
     parser.add_argument("--home", type=Path, help="keep the models here, not in a scratch folder")
     given = parser.parse_args()
-    steps, size = (200, 6) if given.quick else (350, 10)
+    steps, size = (150, 5) if given.quick else (350, 10)
     checks = Checks()
     with tempfile.TemporaryDirectory(prefix="private-llm-") as scratch:
         home = given.home or Path(scratch) / "home"
