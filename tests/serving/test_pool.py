@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -31,7 +32,7 @@ from lmaas.errors import (
 from lmaas.serving.metrics import Metrics
 from lmaas.serving.plan import MIB, needed_bytes
 from lmaas.serving.pool import Pool
-from lmaas.types import FileRef, ModelVersion, Payload, WorkerStatus
+from lmaas.types import TENANT, FileRef, ModelVersion, Payload, WorkerStatus
 
 
 def tensors(values: Any) -> Payload:
@@ -346,6 +347,38 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
             this.models.damage(this.add)
             with pytest.raises(CorruptBlob, match=r"model\.bin"):
                 await this.pool.load(this.add)
+
+    asyncio.run(run())
+
+
+def test_stopped_while_its_files_are_unpacked_it_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        async with serving(tmp_path) as this:
+            began, go_on = threading.Event(), threading.Event()
+            folders: list[Path] = []
+            there: list[bool] = []
+            unpack = this.models.unpack
+
+            def slowly(version: ModelVersion, folder: Path, *rest: Any) -> Path:
+                folders.append(folder)
+                began.set()
+                assert go_on.wait(60)
+                done = unpack(version, folder, *rest)
+                there.append(folder.parent.exists())
+                return done
+
+            monkeypatch.setattr(this.models, "unpack", slowly)
+            load = asyncio.ensure_future(this.pool.load(this.add))
+            await asyncio.to_thread(began.wait, 60)
+            await this.pool.stop(TENANT, "add")
+            with pytest.raises(Unavailable):
+                await load
+            go_on.set()
+            (folder,) = folders
+            await until(lambda: there == [True])
+            await until(lambda: not folder.parent.exists())
 
     asyncio.run(run())
 

@@ -111,7 +111,7 @@ async def launch(
                 )
             )
             limit.reschedule(None)  # checking a large model takes what the disk takes
-            await files
+            await asyncio.shield(files)
             limit.reschedule(loop.time() + settings.load_timeout_s)
             link.send(Load())
             await _first(outcome, died, record.model)

@@ -63,6 +63,7 @@ class Pool:
         self._budget = settings.memory_budget_bytes or machine_budget_bytes()
         self._files = settings.home_path / "run" / str(os.getpid())
         self._folders = itertools.count(1)
+        self._unpacking: dict[Path, asyncio.Future[None]] = {}
         self._sockets: Path | None = None
         self._workers: dict[Key, Served] = {}
         self._failed: dict[Key, tuple[Served, float]] = {}
@@ -213,11 +214,13 @@ class Pool:
             lambda ref: self._registry.resolve(version.tenant, ref),
         )
         await self._make_room(worker, need.memory_bytes)
-        return need.record(folder), asyncio.ensure_future(self._unpack(need, folder))
+        files = asyncio.ensure_future(asyncio.to_thread(self._unpack, need, folder))
+        self._unpacking[folder] = files
+        return need.record(folder), files
 
-    async def _unpack(self, need: Need, folder: Path) -> None:
+    def _unpack(self, need: Need, folder: Path) -> None:
         for part, role, name in need.files:
-            await asyncio.to_thread(self._registry.unpack, part, folder / name, (role,))
+            self._registry.unpack(part, folder / name, (role,))
 
     async def _make_room(self, worker: Worker, needed: int) -> None:
         """Promise `worker` its memory; ends idle models for it, or waits for busy ones."""
@@ -267,7 +270,10 @@ class Pool:
             self._leaving.discard(worker)
 
     def _ended(self, worker: Worker, folder: Path) -> None:
-        shutil.rmtree(folder, ignore_errors=True)
+        files = self._unpacking.pop(folder, None)
+        if files is not None:
+            # A worker may end before its thread has unpacked everything.
+            files.add_done_callback(lambda done: _remove(folder, done))
         key = _key(worker.version)
         if self._workers.get(key) is not worker:
             return
@@ -374,6 +380,12 @@ class Pool:
             shown = depth + worker.depth, max(cache_used, worker.cache_used)
             depths[worker.version.ref] = shown
         return depths
+
+
+def _remove(folder: Path, unpacked: asyncio.Future[None]) -> None:
+    if not unpacked.cancelled():
+        unpacked.exception()  # the worker that waited for it has told it, or is gone
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _clear(own: Path) -> None:

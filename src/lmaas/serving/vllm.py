@@ -205,7 +205,7 @@ async def launch(
     install = await asyncio.to_thread(read_install, python)
     folder, spec = Path(record.folder), record.signature.language
     assert spec is not None
-    await files
+    await asyncio.shield(files)
     requests = await asyncio.to_thread(Requests, folder, spec)
     home = folder.with_name("vllm")
     home.mkdir(mode=0o700, exist_ok=True)

@@ -269,7 +269,6 @@ class Worker:
         )
 
     async def _supervise(self, prepare: Callable[[], Awaitable[Prepared]]) -> None:
-        files: asyncio.Future[None] = self._loop.create_future()
         try:
             record, files = await prepare()
             self.precision, self.reason = record.precision, record.reason
@@ -304,8 +303,6 @@ class Worker:
         except Exception as error:
             log.exception("Serving %s failed.", self.version.ref)
             self._fail(LMaaSError(f"{self.version.ref} cannot be served: {error}."))
-        finally:
-            files.cancel()
 
     async def _launch(self, record: ServeRecord, files: asyncio.Future[None]) -> Life:
         path = self._sockets / f"{id(self):x}-{self._restarts}.sock"

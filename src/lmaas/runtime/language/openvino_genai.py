@@ -5,6 +5,7 @@ matcher cannot compile breaks the whole pipeline, so `runtime.language.grammar` 
 in another process before it comes here.
 """
 
+import importlib
 import json
 import secrets
 from collections.abc import Sequence
@@ -48,8 +49,6 @@ class OpenVINOGenAI:
         # With split prompts the scheduler does not bound how many sequences run: we do.
         self._waiting: dict[int, tuple[Any, Any, bool]] = {}
         self._prefixes = Prefixes(BLOCK_TOKENS, 0)
-        self._prompts: set[int] = set()
-        """Sequences that run and have brought nothing yet."""
         self._max_sequences = self._max_tokens = 0
         self._idle = self._settled = True
         self._lookup = 0
@@ -57,7 +56,7 @@ class OpenVINOGenAI:
 
     def warm(self) -> None:
         """Import the pipeline."""
-        import openvino_genai  # noqa: F401
+        importlib.import_module("openvino_genai")
 
     def load(self, folder: Path, spec: LanguageSpec, options: EngineOptions) -> None:
         """Read and compile the model; the cache is allocated as it is used."""
@@ -113,7 +112,7 @@ class OpenVINOGenAI:
         import openvino_genai as genai
 
         self._begin()
-        answering = len(self._handles) - len(self._prompts)
+        answering = len(self._handles) - len(self._prefixes)
         self._pipe.step()
         self._prefixes.step(self._max_tokens - answering * (1 + self._lookup))
         finished: dict[Any, Finish] = {
@@ -137,9 +136,7 @@ class OpenVINOGenAI:
                 finish = "length"
             if tokens or finish:
                 outputs.append(Output(sequence, tokens, scores, finish))
-                if sequence in self._prompts:
-                    self._prompts.remove(sequence)
-                    self._prefixes.end(sequence, computed=bool(tokens))
+                self._prefixes.end(sequence, computed=bool(tokens))
             if finish:
                 over.append(sequence)
         for sequence in over:
@@ -157,13 +154,11 @@ class OpenVINOGenAI:
             if self._prefixes.ready(sequence):
                 ids, config, scored = self._waiting.pop(sequence)
                 self._handles[sequence] = self._pipe.add_request(sequence, ids, config), scored
-                self._prompts.add(sequence)
                 self._prefixes.begin(sequence)
 
     def cancel(self, sequence: int) -> None:
         """Drop a sequence; its blocks are free after the next step."""
         self._waiting.pop(sequence, None)
-        self._prompts.discard(sequence)
         self._prefixes.end(sequence, computed=False)
         running = self._handles.pop(sequence, None)
         if running is not None:

@@ -36,6 +36,10 @@ class Prefixes:
         self._waiting: dict[int, Prompt] = {}
         self._begun: dict[int, Prompt] = {}
 
+    def __len__(self) -> int:
+        """How many prompts are begun and not computed yet."""
+        return len(self._begun)
+
     def add(self, sequence: int, ids: npt.ArrayLike) -> None:
         """A prompt that waits to be begun."""
         data = np.asarray(ids, np.int64)
@@ -73,7 +77,7 @@ class Prefixes:
             self._compute(sequence, prompt, prompt.computed + taken)
 
     def end(self, sequence: int, *, computed: bool) -> None:
-        """The prompt is computed, or it never will be."""
+        """The prompt is computed, or it never will be. Nothing happens the second time."""
         self._waiting.pop(sequence, None)
         prompt = self._begun.pop(sequence, None)
         if prompt is None:

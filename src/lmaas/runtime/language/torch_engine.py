@@ -5,6 +5,7 @@ no logits. Here each step continues all running sequences by one token and reads
 one new prompt. A sequence is put back to wait, and read again later, when the cache runs over.
 """
 
+import importlib
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,8 +67,8 @@ class TorchEngine:
 
     def warm(self) -> None:
         """Import PyTorch and transformers."""
-        import torch  # noqa: F401
-        import transformers  # noqa: F401
+        importlib.import_module("torch")
+        importlib.import_module("transformers")
 
     def load(self, folder: Path, spec: LanguageSpec, options: EngineOptions) -> None:
         """Read the weights. Raises LMaaSError for a model that it cannot run."""
