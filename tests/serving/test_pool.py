@@ -383,6 +383,30 @@ def test_stopped_while_its_files_are_unpacked_it_leaves_none(
     asyncio.run(run())
 
 
+def test_a_process_that_dies_while_files_are_unpacked_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        async with serving(tmp_path) as this:
+            go_on = threading.Event()
+            monkeypatch.setattr(this.models, "unpack", lambda *_: go_on.wait(60))
+            load = asyncio.ensure_future(this.pool.load(this.add))
+
+            def processes() -> list[psutil.Process]:
+                here = psutil.Process().children()
+                return [child for child in here if "lmaas.placement.enter" in child.cmdline()]
+
+            await until(processes)
+            for process in processes():
+                process.kill()
+            with pytest.raises(Unavailable, match="-9"):
+                await load
+            assert not go_on.is_set()
+            go_on.set()
+
+    asyncio.run(run())
+
+
 def test_bf16_that_parity_does_not_allow_is_refused(tmp_path: Path) -> None:
     async def run() -> None:
         async with serving(tmp_path, precision="bf16") as this:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -78,7 +78,7 @@ async def launch(
     settings: Settings,
     socket_path: Path,
     on_message: Callable[[AnyMessage], None],
-    files: Awaitable[None],
+    files: asyncio.Future[None],
 ) -> WorkerLife:
     """Start a worker on `socket_path` and have it load the model once its `files` are there.
 
@@ -111,7 +111,8 @@ async def launch(
                 )
             )
             limit.reschedule(None)  # checking a large model takes what the disk takes
-            await asyncio.shield(files)
+            await _first(files, died, record.model)
+            files.result()
             limit.reschedule(loop.time() + settings.load_timeout_s)
             link.send(Load())
             await _first(outcome, died, record.model)

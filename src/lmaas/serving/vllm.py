@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -192,7 +192,7 @@ async def launch(
     settings: Settings,
     socket_path: Path,
     on_message: Callable[[AnyMessage], None],
-    files: Awaitable[None],
+    files: asyncio.Future[None],
 ) -> VllmLife:
     """Start vLLM on `socket_path` once the model's `files` are there; wait for its first token.
 
