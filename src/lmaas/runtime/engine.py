@@ -58,6 +58,7 @@ class OpenVINOEngine:
         self._request: Any = None
         self._tensor: Any = None
         self._inputs: dict[str, np.dtype[Any]] = {}
+        self._held: list[np.ndarray] = []
         self._outputs: list[tuple[str, int]] = []
 
     def warm(self) -> None:
@@ -111,9 +112,11 @@ class OpenVINOEngine:
     def infer(self, arrays: Row) -> Row:
         """Run the model once; outputs are copies that stay valid."""
         request = self._request
+        # OpenVINO reads the arrays' own memory and keeps none of them alive, and `require` copies
+        # what is read-only, as the arrays of a request's body are: all are held until the next run.
+        self._held = [np.require(arrays[n], t, ("C", "W")) for n, t in self._inputs.items()]
         try:
-            for name, dtype in self._inputs.items():
-                array = np.require(arrays[name], dtype, ("C", "W"))
+            for name, array in zip(self._inputs, self._held, strict=True):
                 request.set_tensor(name, self._tensor(array, shared_memory=True))
             request.infer()
             return {
@@ -130,6 +133,7 @@ class OpenVINOEngine:
     def close(self) -> None:
         """Drop the compiled model."""
         self._request = None
+        self._held = []
 
     def _warm(self, signature: Signature) -> float | None:
         shapes = {s.name: (s.shape[1:] if signature.batch else s.shape) for s in signature.inputs}
