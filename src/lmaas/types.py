@@ -13,7 +13,9 @@ TENANT = "default"
 
 Precision = Literal["f32", "bf16"]
 FrameworkName = Literal["pytorch", "keras", "tensorflow", "onnx", "lightgbm", "upstream"]
-FileRole = Literal["source", "compiled", "sample", "variant", "curves"]
+EngineName = Literal["openvino", "torch", "tensorflow", "keras", "onnxruntime"]
+"""What runs a model that is not a language model. All but `openvino` are native engines."""
+FileRole = Literal["source", "compiled", "native", "sample", "variant", "curves"]
 VariantName = Literal["bf16", "int8", "int4"]
 Scope = Literal["admin", "call"]
 KeyVariable = Annotated[str, msgspec.Meta(pattern=r"\A[A-Z][A-Z0-9_]{0,100}_API_KEY\Z")]
@@ -32,12 +34,17 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class TensorSpec(Record, frozen=True, kw_only=True):
     """One named tensor of a model. `shape` includes the batch axis; -1 means any size.
 
-    `dtype` is numpy's name ("float32", "int64", …).
+    `dtype` is numpy's name ("float32", "int64", …), or "string". `axes` names the free axes, "" for
+    the others; it is empty where only the batch axis is free. Axes of one name have one size.
+    `minimum` and `maximum` bound the whole numbers that the model takes.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    axes: tuple[str, ...] = ()
+    minimum: int | None = None
+    maximum: int | None = None
 
 
 class ImageSpec(Record, frozen=True, kw_only=True):
@@ -82,7 +89,9 @@ class LanguageSpec(Record, frozen=True, kw_only=True):
 class Signature(Record, frozen=True, kw_only=True):
     """What goes in and out of a version, and how the task reads it.
 
-    `batch` says whether the first axis of every tensor is a free batch axis.
+    `batch` says whether the first axis of every tensor is a free batch axis whose rows do not
+    depend on each other, so that requests may be joined. `axes` has the least and the most size of
+    each named free axis; None: no most is known.
     `outputs_are` tells an image classifier's raw outputs apart; None for the tensor task.
     `language` is what is known of a model that reads text.
     """
@@ -90,6 +99,7 @@ class Signature(Record, frozen=True, kw_only=True):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     batch: bool = True
+    axes: dict[str, tuple[int, int | None]] = {}
     labels: tuple[str, ...] | None = None
     image: ImageSpec | None = None
     outputs_are: Literal["logits", "probabilities"] | None = None
@@ -97,7 +107,7 @@ class Signature(Record, frozen=True, kw_only=True):
 
 
 class ParityCheck(Record, frozen=True, kw_only=True):
-    """Source against compiled outputs for one precision and batch size.
+    """Source against served outputs for one precision and one set of inputs, called `name`.
 
     Errors are in the units of the compared outputs (probabilities for a classifier, raw values
     otherwise); `max_scaled_error` is max |difference| / max(|source output|).
@@ -105,6 +115,7 @@ class ParityCheck(Record, frozen=True, kw_only=True):
 
     precision: Precision
     batch_size: int
+    name: str = ""
     max_abs_error: float
     max_scaled_error: float
     top1_agreement: float | None = None
@@ -112,10 +123,14 @@ class ParityCheck(Record, frozen=True, kw_only=True):
 
 
 class ParityReport(Record, frozen=True, kw_only=True):
-    """All parity checks of one version, and the tolerances they were held to."""
+    """All parity checks of one version, and the tolerances they were held to.
+
+    `notes` say in words what was not compared, and what was found out about the source.
+    """
 
     tolerance: dict[str, float]
     checks: tuple[ParityCheck, ...]
+    notes: tuple[str, ...] = ()
 
     def passed(self, precision: Precision) -> bool:
         """Whether every check at `precision` passed (False when there is none)."""
@@ -179,9 +194,9 @@ class Manifest(Record, frozen=True, kw_only=True):
     """What is known of a model before it has a version number; stored as `manifest.json`.
 
     A *package* is a folder that holds `manifest.json`, `source/`, `compiled/model.xml` and
-    `model.bin`, and `sample.safetensors` with tensors `in.<batch>.<name>` and
-    `out.<batch>.<name>`: sample inputs and the outputs of the source model for each batch size.
-    A model with `upstream` has no files: another service runs it.
+    `model.bin` or the files of a native engine in `native/`, and `sample.safetensors`: the cases
+    on which source and served model are compared (`runtime.cases`). `engine` runs it, for the
+    reason in `engine_reason`. A model with `upstream` has no files: another service runs it.
     """
 
     name: str
@@ -190,6 +205,8 @@ class Manifest(Record, frozen=True, kw_only=True):
     signature: Signature
     num_parameters: int
     framework_version: str
+    engine: EngineName = "openvino"
+    engine_reason: str = ""
     metrics: dict[str, float] = {}
     lineage: Lineage = Lineage()
     card: str = ""
@@ -329,7 +346,7 @@ class ModelVersion(Record, frozen=True, kw_only=True):
     @property
     def compiled_bytes(self) -> int:
         """Size of the files that are served, in bytes."""
-        return sum(f.size_bytes for f in self.files if f.role == "compiled")
+        return sum(f.size_bytes for f in self.files if f.role in ("compiled", "native"))
 
 
 class KeyRecord(Record, frozen=True, kw_only=True):

@@ -98,7 +98,7 @@ def test_trees_without_a_split_are_their_leaf() -> None:
 def test_other_trees_are_refused(options: dict[str, Any], word: str) -> None:
     booster = boosted("binary", 5, **options)
     with pytest.raises(InvalidInput, match=word):
-        frameworks.get("lightgbm").convert(booster, {})
+        forest.graph(forest.parse(text_of(booster)))
 
 
 def test_a_text_that_is_no_model_is_refused() -> None:

@@ -10,6 +10,8 @@ import pytest
 
 from lmaas.errors import ModelRefused
 from lmaas.frameworks import refuse
+from lmaas.runtime.native import keras_file as keras_files
+from lmaas.runtime.native import onnx_file
 
 
 @pytest.mark.parametrize("name", ["m.pt", "m.pth", "m.pkl", "m.joblib", "m.keras", "m.onnx"])
@@ -56,19 +58,19 @@ def keras_file(path: Path, config: Any, *extra: str) -> Path:
 )
 def test_keras_files_that_hold_or_name_code(tmp_path: Path, config: Any, told: str) -> None:
     with pytest.raises(ModelRefused, match=told):
-        refuse.check_keras(keras_file(tmp_path / "m.keras", config))
+        keras_files.check(keras_file(tmp_path / "m.keras", config))
 
 
 @pytest.mark.parametrize("member", ["../evil", "/etc/evil", "a\\..\\b"])
 def test_keras_archives_that_reach_outside(tmp_path: Path, member: str) -> None:
     with pytest.raises(ModelRefused, match="outside"):
-        refuse.check_keras(keras_file(tmp_path / "m.keras", {}, member))
+        keras_files.check(keras_file(tmp_path / "m.keras", {}, member))
 
 
 def test_a_damaged_keras_file(tmp_path: Path) -> None:
     (tmp_path / "m.keras").write_bytes(b"PK\x03\x04 not really")
     with pytest.raises(ModelRefused, match=r"not a \.keras archive"):
-        refuse.check_keras(tmp_path / "m.keras")
+        keras_files.check(tmp_path / "m.keras")
 
 
 @pytest.mark.parametrize("location", ["../secret.bin", "/etc/passwd", "link.bin", "absent.bin"])
@@ -90,4 +92,4 @@ def test_onnx_data_outside_its_folder(tmp_path: Path, location: str) -> None:
     )
     (folder / "m.onnx").write_bytes(helper.make_model(graph).SerializeToString())
     with pytest.raises(ModelRefused):
-        refuse.check_onnx(folder / "m.onnx")
+        onnx_file.check(folder / "m.onnx")

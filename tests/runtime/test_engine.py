@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmaas.runtime.engine import OpenVINOEngine
+from lmaas.runtime.openvino_engine import OpenVINOEngine
 from lmaas.types import Signature, TensorSpec
 
 INPUTS = 6

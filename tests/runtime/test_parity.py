@@ -38,9 +38,7 @@ def change_weight(folder: Path, by: float) -> None:
 
 def measure(folder: Path) -> tuple[bool, float]:
     manifest = msgspec.json.decode((folder / "manifest.json").read_bytes(), type=Manifest)
-    report = parity.measure(
-        folder / "compiled", folder / "sample.safetensors", manifest.signature, manifest.task
-    )
+    report = parity.measure(folder, manifest.signature, manifest.task, manifest.engine)
     return report.passed("f32"), report.max_abs_error("f32")
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from checkpoints import word_tokenizer
 from lmaas.errors import InvalidInput, LMaaSError
-from lmaas.runtime.engine import OpenVINOEngine, make_engine
+from lmaas.runtime.engine import make_engine
 from lmaas.runtime.heart import resident_bytes
 from lmaas.runtime.journal import Journal, read_journal
 from lmaas.runtime.messages import (
@@ -32,6 +32,7 @@ from lmaas.runtime.messages import (
     Stop,
     encode,
 )
+from lmaas.runtime.openvino_engine import OpenVINOEngine
 from lmaas.tasks.text import PART_TOKENS
 from lmaas.types import LanguageSpec, Payload, Signature, TensorSpec, TextsCall
 
@@ -183,7 +184,7 @@ class Gated:
     def close(self):
         pass
 
-engine.ENGINES["gated"] = "__main__:Gated"
+engine.ENGINES["gated"] = engine.EngineSpec("__main__:Gated", "compiled", (), "", 0)
 sys.exit(worker.main())
 """
 

@@ -11,7 +11,8 @@ import msgspec
 import numpy as np
 from PIL import Image
 
-from lmaas.codecs.tensor import DATATYPES, DTYPES
+from lmaas.codecs import strings
+from lmaas.codecs.tensor import DATATYPES, DTYPES, to_bytes
 from lmaas.errors import InvalidInput
 from lmaas.tasks.image_classification import Label
 from lmaas.types import (
@@ -66,15 +67,18 @@ def read_answer(answer: Answer) -> Any:
 def _write_tensors(arrays: Mapping[str, Any]) -> tuple[int, bytes]:
     described, parts = [], []
     for name, value in arrays.items():
-        array = np.ascontiguousarray(value)
-        if array.dtype.name not in DATATYPES:
+        array = np.asarray(value)
+        if strings.is_text(array):
+            array = strings.from_objects(array, name=name)
+        datatype = DATATYPES.get(strings.dtype_name(array))
+        if datatype is None:
             raise InvalidInput(f"Input {name!r} has dtype {array.dtype}, which is not served.")
-        raw = array.tobytes()
+        raw = to_bytes(array)
         described.append(
             {
                 "name": name,
                 "shape": list(array.shape),
-                "datatype": DATATYPES[array.dtype.name],
+                "datatype": datatype,
                 "parameters": {"binary_data_size": len(raw)},
             }
         )
@@ -89,7 +93,12 @@ def _read_tensors(body: bytes, json_bytes: int) -> dict[str, np.ndarray]:
     arrays, start = {}, json_bytes
     for output in told["outputs"]:
         end = start + output["parameters"]["binary_data_size"]
-        raw = np.frombuffer(body[start:end], DTYPES[output["datatype"]])
-        arrays[output["name"]] = raw.reshape(output["shape"])
+        raw, dtype = body[start:end], DTYPES[output["datatype"]]
+        flat = (
+            strings.unpack(raw, name=output["name"])
+            if dtype == strings.DTYPE
+            else np.frombuffer(raw, dtype)
+        )
+        arrays[output["name"]] = flat.reshape(output["shape"])
         start = end
     return arrays

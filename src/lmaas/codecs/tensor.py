@@ -1,8 +1,7 @@
 """Open Inference Protocol v2 bodies: named tensors, as JSON or as binary after the JSON.
 
 Source: KServe Open Inference Protocol, "Predict Protocol - Version 2", with its binary tensor
-data extension. Shared memory, string tensors and the classification extension are refused by
-name.
+data extension. Shared memory and the classification extension are refused by name.
 """
 
 import math
@@ -11,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from lmaas.codecs import json
+from lmaas.codecs import json, strings
 from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput, LMaaSError, PayloadTooLarge
 from lmaas.types import Answer, Payload, Signature, TensorSpec
@@ -19,7 +18,7 @@ from lmaas.types import Answer, Payload, Signature, TensorSpec
 DTYPES = {
     "BOOL": "bool", "UINT8": "uint8", "UINT16": "uint16", "UINT32": "uint32", "UINT64": "uint64",
     "INT8": "int8", "INT16": "int16", "INT32": "int32", "INT64": "int64",
-    "FP16": "float16", "FP32": "float32", "FP64": "float64",
+    "FP16": "float16", "FP32": "float32", "FP64": "float64", "BYTES": strings.DTYPE,
 }  # fmt: skip
 """numpy's dtype name for each datatype of the protocol that is served."""
 DATATYPES = {dtype: datatype for datatype, dtype in DTYPES.items()}
@@ -86,6 +85,7 @@ def read(
     missing = sorted(set(specs) - set(arrays))
     if missing:
         raise InvalidInput(f"Inputs {missing} are missing; expected {sorted(specs)}.")
+    check_arrays(arrays, signature)
     return arrays, _wanted(request, signature)
 
 
@@ -121,7 +121,7 @@ def _read_input(
     check_shape(tuple(given.shape), spec)
     size = given.parameters.get("binary_data_size")
     if size is None:
-        array = json.to_array(given.data, spec.dtype, limits, name=spec.name)
+        array = read_json(given.data, spec, limits)
         if array.size != elements:
             raise InvalidInput(
                 f"Input {spec.name!r} has {array.size} values; its shape {given.shape} needs "
@@ -129,6 +129,8 @@ def _read_input(
                 param=spec.name,
             )
         return array.reshape(given.shape), 0
+    if spec.dtype == strings.DTYPE:
+        return _read_texts(given, size, spec, binary, elements)
     expected = elements * np.dtype(spec.dtype).itemsize
     if given.data is not None or size != expected or len(binary) < expected:
         raise InvalidInput(
@@ -142,6 +144,78 @@ def _read_input(
     return array, expected
 
 
+def _read_texts(
+    given: RequestInput, size: Any, spec: TensorSpec, binary: memoryview, elements: int
+) -> tuple[np.ndarray, int]:
+    if given.data is not None or type(size) is not int or not 0 <= size <= len(binary):
+        raise InvalidInput(
+            f"Input {spec.name!r} needs binary_data_size and no `data`; received {size!r}, and "
+            f"{len(binary)} bytes.",
+            param=spec.name,
+        )
+    array = strings.unpack(binary[:size], name=spec.name)
+    if array.size != elements:
+        raise InvalidInput(
+            f"Input {spec.name!r} has {array.size} texts; its shape {given.shape} needs "
+            f"{elements}.",
+            param=spec.name,
+        )
+    return array.reshape(given.shape), size
+
+
+def read_json(value: Any, spec: TensorSpec, limits: Limits) -> np.ndarray:
+    """Nested lists of numbers, or of texts, as `spec` says. Raises InvalidInput."""
+    if spec.dtype == strings.DTYPE:
+        array = strings.from_objects(value, name=spec.name)
+        if array.size > limits.max_elements:
+            raise PayloadTooLarge(f"{spec.name} has {array.size} texts.", param=spec.name)
+        return array
+    return json.to_array(value, spec.dtype, limits, name=spec.name)
+
+
+def check_arrays(arrays: dict[str, np.ndarray], signature: Signature) -> None:
+    """Raise InvalidInput for shapes, whole numbers and free axes that the model does not take."""
+    sizes: dict[str, tuple[str, int]] = {}
+    for spec in signature.inputs:
+        array = arrays[spec.name]
+        check_shape(array.shape, spec)
+        _check_whole(array, spec)
+        for axis, size in zip(spec.axes, array.shape, strict=False):
+            if axis:
+                _check_axis(axis, size, spec.name, sizes, signature)
+
+
+def _check_whole(array: np.ndarray, spec: TensorSpec) -> None:
+    if (spec.minimum is None and spec.maximum is None) or not array.size:
+        return
+    least, most = int(array.min()), int(array.max())
+    low, high = spec.minimum, spec.maximum
+    if (low is not None and least < low) or (high is not None and most > high):
+        raise InvalidInput(
+            f"Input {spec.name!r} takes whole numbers from {'any' if low is None else low} to "
+            f"{'any' if high is None else high}; received {least} to {most}.",
+            param=spec.name,
+        )
+
+
+def _check_axis(
+    axis: str, size: int, name: str, sizes: dict[str, tuple[str, int]], signature: Signature
+) -> None:
+    other, known = sizes.setdefault(axis, (name, size))
+    if known != size:
+        raise InvalidInput(
+            f"The axis {axis!r} must have one size; {other!r} has {known} and {name!r} {size}.",
+            param=name,
+        )
+    least, most = signature.axes.get(axis, (1, None))
+    if size < least or (most is not None and size > most):
+        raise InvalidInput(
+            f"The axis {axis!r} of {name!r} takes sizes from {least} to "
+            f"{'any' if most is None else most}; received {size}.",
+            param=name,
+        )
+
+
 def check_shape(shape: tuple[int, ...], spec: TensorSpec) -> None:
     """Raise InvalidInput unless `shape` fits `spec` (-1 in it: any size, at least 1)."""
     fits = len(shape) == len(spec.shape) and all(
@@ -152,8 +226,8 @@ def check_shape(shape: tuple[int, ...], spec: TensorSpec) -> None:
         raise InvalidInput(
             f"Input {spec.name!r} must have the shape {_show(spec.shape)}; received "
             f"{_show(shape)}.",
-            hint="-1 stands for any size; the first axis is the batch." if -1 in spec.shape
-            else None,
+                hint="-1 stands for any size; other axes become free with publish(dynamic=…)."
+            if -1 in spec.shape else "Axes become free with publish(dynamic=…).",
             param=spec.name,
         )  # fmt: skip
 
@@ -208,11 +282,11 @@ def write(
         array = outputs[output]
         entry: dict[str, Any] = {
             "name": output,
-            "datatype": DATATYPES[array.dtype.name],
+            "datatype": DATATYPES[strings.dtype_name(array)],
             "shape": list(array.shape),
         }
         if binary:
-            raw = np.ascontiguousarray(array).tobytes()
+            raw = to_bytes(array)
             entry["parameters"] = {"binary_data_size": len(raw)}
             parts.append(raw)
         else:
@@ -225,8 +299,16 @@ def write(
     return Answer(body=b"".join([head, *parts]), json_bytes=len(head) if parts else None)
 
 
+def to_bytes(array: np.ndarray) -> bytes:
+    """The binary form of a tensor, row by row."""
+    whole = strings.pack(array) if strings.is_text(array) else np.ascontiguousarray(array)
+    return whole.tobytes()
+
+
 def to_lists(array: np.ndarray, name: str) -> Any:
     """Nested lists for JSON. JSON has no NaN, so such outputs are an error, never a null."""
+    if strings.is_text(array):
+        return strings.to_lists(array, name)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise LMaaSError(
             f"Output {name!r} holds NaN or infinity, which JSON cannot express.",

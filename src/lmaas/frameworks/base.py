@@ -1,17 +1,40 @@
 """The contract of a framework, and what all frameworks share."""
 
-import dataclasses
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from lmaas.errors import InvalidInput
+from lmaas.runtime.cases import NumberFormat
+from lmaas.runtime.outputs import by_name as by_name
 from lmaas.tasks import Row
-from lmaas.types import FrameworkName, TensorSpec
+from lmaas.types import EngineName, FrameworkName, TensorSpec
+
+if TYPE_CHECKING:
+    from lmaas.frameworks.axes import Axes
+
+
+class Form(NamedTuple):
+    """One way in which a model may be served; whether it gives the model's answers is measured.
+
+    `make` gives an `openvino.Model` for the engine openvino; for a native engine it writes the
+    files into the folder that it is given, and gives None. `how` says in words how it came about.
+    """
+
+    engine: EngineName
+    how: str
+    make: Callable[[Path], Any]
+
+
+class Facts(NamedTuple):
+    """The least exact floating-point numbers that a model computes with, and notes for people."""
+
+    computes_in: NumberFormat
+    notes: tuple[str, ...] = ()
 
 
 class Framework(Protocol):
@@ -64,66 +87,26 @@ class Framework(Protocol):
         """The source model's outputs, in inference mode."""
         ...
 
-    def convert(self, model: Any, arrays: Row) -> Any:
-        """An `openvino.Model` with the inputs and outputs in the order that `run` has them."""
+    def forms(
+        self, model: Any, arrays: Row, outputs: Sequence[str], axes: "Axes"
+    ) -> Iterator[Form]:
+        """The ways to serve the model, the fastest first; inputs and outputs in the order of `run`.
+
+        `arrays` are sample inputs, `outputs` the names of what `run` gives, `axes` the free ones.
+        """
+        ...
+
+    def seed(self, model: Any) -> None:
+        """Make the model's next random numbers the same ones each time."""
+        ...
+
+    def facts(self, model: Any, arrays: Row) -> Facts:
+        """What else must be known to compare the model with what is served of it."""
         ...
 
     def num_parameters(self, model: Any) -> int:
         """How many numbers the model has learned."""
         ...
-
-
-def by_name(outputs: Any) -> dict[str, Any]:
-    """A model's outputs by name: its own names where it has some, output_0, … otherwise.
-
-    Takes mappings, named tuples, data classes, tuples and lists of tensors, nested too
-    (`hidden_0`, `state.key`); what is None is left out. Raises InvalidInput for anything else.
-    """
-    fields = _fields(outputs)
-    if fields is None:
-        return {"output_0": _tensor("output_0", outputs)}
-    if isinstance(outputs, tuple | list) and not hasattr(outputs, "_fields"):
-        fields = {f"output_{name}": value for name, value in fields.items()}
-    flat: dict[str, Any] = {}
-    for name, value in fields.items():
-        _flatten(name, value, flat)
-    if not flat:
-        raise InvalidInput("The model has no outputs.")
-    return flat
-
-
-def _flatten(name: str, value: Any, flat: dict[str, Any]) -> None:
-    fields = _fields(value)
-    if fields is None:
-        if value is not None:
-            flat[name] = _tensor(name, value)
-        return
-    link = "_" if isinstance(value, tuple | list) else "."
-    for key, inner in fields.items():
-        _flatten(f"{name}{link}{key}", inner, flat)
-
-
-def _fields(value: Any) -> dict[str, Any] | None:
-    if isinstance(value, Mapping):
-        return {str(key): inner for key, inner in value.items()}
-    names = getattr(value, "_fields", None)
-    if names is not None and isinstance(value, tuple):
-        return dict(zip(names, value, strict=True))
-    if isinstance(value, tuple | list):
-        return {str(i): inner for i, inner in enumerate(value)}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-    return None
-
-
-def _tensor(name: str, value: Any) -> Any:
-    if not hasattr(value, "shape") or not hasattr(value, "dtype"):
-        raise InvalidInput(
-            f"The model's output {name!r} is a {type(value).__qualname__}; expected tensors, or "
-            "mappings, tuples and data classes of tensors.",
-            hint="Make the model return tensors only (transformers: config.use_cache = False).",
-        )
-    return value
 
 
 def takes_keywords(call: Callable[..., Any], names: Sequence[str]) -> bool:

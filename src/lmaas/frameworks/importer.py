@@ -11,12 +11,13 @@ import numpy as np
 from lmaas import frameworks
 from lmaas.errors import InvalidInput, MissingExtra
 from lmaas.frameworks import adapter, checkpoint, package, refuse
+from lmaas.runtime.native import keras_file, onnx_file, saved_model
 from lmaas.types import Lineage, Manifest, PushOptions, Record, TensorSpec
 
 CHECKS = {
-    "keras": refuse.check_keras,
-    "tensorflow": refuse.check_saved_model,
-    "onnx": refuse.check_onnx,
+    "keras": keras_file.check,
+    "tensorflow": saved_model.check,
+    "onnx": onnx_file.check,
 }
 SAMPLE_SIZE = 4
 SEED = 0

@@ -3,16 +3,19 @@
 A Keras model is also a module of its backend, so conversion is the backend framework's.
 """
 
+import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lmaas.errors import InvalidInput, ModelRefused
-from lmaas.frameworks import refuse
+from lmaas.frameworks.axes import Axes
 from lmaas.frameworks.base import (
+    Facts,
+    Form,
     Framework,
     by_name,
     check_loss,
@@ -22,10 +25,14 @@ from lmaas.frameworks.base import (
     takes_keywords,
     unnamed,
 )
+from lmaas.frameworks.source import SEED
+from lmaas.runtime.native import keras_file
+from lmaas.runtime.native.keras import call as native_call
+from lmaas.runtime.native.keras import read, to_array
 from lmaas.tasks import Row
 from lmaas.types import FrameworkName, TensorSpec
 
-BACKENDS = {"tensorflow": "lmaas.frameworks.tensorflow", "torch": "lmaas.frameworks.pytorch"}
+FORMS = {"tensorflow": "lmaas.frameworks.tf_forms", "torch": "lmaas.frameworks.torch_forms"}
 
 
 class Keras:
@@ -96,12 +103,10 @@ class Keras:
         Those are `weights.safetensors`, in the order of `model.weights`, beside `module.json`.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "model.keras"
         try:
-            model.save(path)
-            refuse.check_keras(path)
+            _write(model, folder)
         except (ModelRefused, ValueError, TypeError, NotImplementedError):
-            path.unlink(missing_ok=True)
+            (folder / keras_file.MODEL).unlink(missing_ok=True)
             self._save_weights(model, folder)
 
     def _save_weights(self, model: Any, folder: Path) -> None:
@@ -121,18 +126,10 @@ class Keras:
 
         Weights that were saved alone go into `like`.
         """
-        import keras
-
-        path = folder / "model.keras" if folder.is_dir() else folder
+        path = folder / keras_file.MODEL if folder.is_dir() else folder
         if folder.is_dir() and not path.exists():
             return self._load_weights(folder, like)
-        try:
-            return keras.saving.load_model(path, compile=False, safe_mode=True)
-        except (ValueError, TypeError, OSError, KeyError) as error:
-            raise ModelRefused(
-                f"Keras cannot load {path.name} safely: {str(error)[:500]}",
-                hint="Publish the live model with lmaas.publish(model, …) instead.",
-            ) from None
+        return read(path)
 
     def _load_weights(self, folder: Path, like: Any) -> Any:
         from safetensors.numpy import load_file
@@ -154,44 +151,70 @@ class Keras:
         """Outputs in inference mode."""
         import keras
 
-        outputs = by_name(call(model, arrays))
-        return {
-            n: keras.ops.convert_to_numpy(keras.ops.stop_gradient(v)) for n, v in outputs.items()
-        }
+        given = {name: keras.ops.convert_to_tensor(array) for name, array in arrays.items()}
+        return {name: to_array(value) for name, value in by_name(call(model, given)).items()}
 
-    def convert(self, model: Any, arrays: Row) -> Any:
-        """Converted as a module of the backend."""
+    def forms(self, model: Any, arrays: Row, outputs: Sequence[str], axes: Axes) -> Iterator[Form]:
+        """Those of the backend's framework, and the `.keras` file itself."""
         import importlib
 
         import keras
 
         backend = keras.backend.backend()
-        if backend not in BACKENDS:
+        if backend not in FORMS:
             raise InvalidInput(
                 f"Keras models on the {backend} backend cannot be compiled; supported are "
-                f"{', '.join(BACKENDS)}.",
+                f"{', '.join(FORMS)}.",
                 hint="Save the model as .keras and push the file.",
             )
-        return importlib.import_module(BACKENDS[backend]).trace(model, call, arrays)
+        forms: Iterator[Form] = importlib.import_module(FORMS[backend]).forms(
+            model, call, arrays, outputs, axes
+        )
+        yield from forms
+        if backend != "tensorflow":
+            yield Form("keras", "as it is", lambda folder: _write(model, folder))
+
+    def seed(self, model: Any) -> None:
+        """Keras's own random numbers, and those that its layers have drawn so far."""
+        import keras
+
+        keras.utils.set_random_seed(SEED)
+        for variable in getattr(model, "variables", ()):
+            if "seed_generator_state" in str(variable.path):
+                variable.assign(keras.ops.cast([0, SEED], variable.dtype))
+
+    def facts(self, model: Any, arrays: Row) -> Facts:
+        """By the policies of its layers."""
+        layers: list[Any] = list(getattr(model, "_flatten_layers", list)())
+        kinds = {str(getattr(layer, "compute_dtype", "")) for layer in layers}
+        return Facts("f16" if "float16" in kinds else "bf16" if "bfloat16" in kinds else "f32")
 
     def num_parameters(self, model: Any) -> int:
         """`model.count_params()`."""
         return int(model.count_params())
 
 
-def call(model: Any, tensors: dict[str, Any], *, training: bool = False) -> Any:
+def call(model: Any, tensors: Mapping[str, Any], *, training: bool = False) -> Any:
     """The model's outputs.
 
     Keras takes one tensor, all in one list or dict, or what a user's own `call` names.
     """
-    names, given = [str(t.name) for t in getattr(model, "inputs", None) or []], list(tensors)
-    if len(given) == 1:
-        return model(tensors[given[0]], training=training)
-    if isinstance(getattr(model, "_inputs_struct", None), dict) and set(names) == set(given):
-        return model(tensors, training=training)
-    if not names and given != unnamed(len(given)) and takes_keywords(model.call, given):
-        return model(**tensors, training=training)
-    return model(list(tensors.values()), training=training)
+    given = list(tensors)
+    declared = getattr(model, "inputs", None)
+    if not declared and len(given) > 1:
+        parameters = [n for n in inspect.signature(model.call).parameters if n != "training"]
+        if given != unnamed(len(given)) and takes_keywords(model.call, given):
+            return model(**tensors, training=training)
+        if len(parameters) >= len(given):
+            return model(*tensors.values(), training=training)
+    return native_call(model, dict(tensors), training=training)
+
+
+def _write(model: Any, folder: Path) -> None:
+    """`model.keras`. Raises ModelRefused for a model that is not safe to load."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save(folder / keras_file.MODEL)
+    keras_file.check(folder / keras_file.MODEL)
 
 
 FRAMEWORK: Framework = Keras()

@@ -3,7 +3,7 @@
 A booster gives raw scores: of a binary objective the logits of two classes, 0 and the score.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +11,8 @@ import numpy as np
 
 from lmaas.errors import InvalidInput
 from lmaas.frameworks import forest
-from lmaas.frameworks.base import Framework
+from lmaas.frameworks.axes import Axes
+from lmaas.frameworks.base import Facts, Form, Framework
 from lmaas.tasks import Row
 from lmaas.types import BATCH, FrameworkName, TensorSpec
 
@@ -76,9 +77,16 @@ class LightGBM:
         scores = model.predict(features, raw_score=True).reshape(len(features), -1)
         return {"scores": logits(scores, binary=forest.parse(text_of(model, 1)).binary)}
 
-    def convert(self, model: Any, arrays: Row) -> Any:
+    def forms(self, model: Any, arrays: Row, outputs: Sequence[str], axes: Axes) -> Iterator[Form]:
         """Gathers over all trees at once."""
-        return forest.graph(forest.parse(text_of(model)))
+        yield Form("openvino", "trees", lambda _: forest.graph(forest.parse(text_of(model))))
+
+    def seed(self, model: Any) -> None:
+        """Trees draw nothing."""
+
+    def facts(self, model: Any, arrays: Row) -> Facts:
+        """Features and sums in float32."""
+        return Facts("f32")
 
     def num_parameters(self, model: Any) -> int:
         """Thresholds and leaves."""

@@ -1,15 +1,18 @@
 """ONNX, import only: the source's answers come from ONNX Runtime, not from what is checked."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lmaas.errors import InvalidInput, MissingExtra
-from lmaas.frameworks.base import Framework
+from lmaas.errors import InvalidInput
+from lmaas.frameworks.axes import Axes
+from lmaas.frameworks.base import Facts, Form, Framework
 from lmaas.runtime import ov
+from lmaas.runtime.native.onnx import ask, session
+from lmaas.runtime.native.onnx_file import external_files
 from lmaas.tasks import Row
 from lmaas.types import FrameworkName, TensorSpec
 
@@ -18,19 +21,8 @@ class OnnxModel:
     """An ONNX file and the session that runs it."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            import onnxruntime
-        except ImportError:
-            raise MissingExtra(
-                "ONNX models need onnxruntime.", hint="pip install 'lmaas[onnx]'"
-            ) from None
         self.path = path
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        try:
-            self.session = onnxruntime.InferenceSession(path, options)
-        except Exception as error:  # noqa: BLE001 - each of its failures is a class of its own
-            raise InvalidInput(f"{path.name} cannot be run: {error}.") from None
+        self.session = session(path)
 
 
 class Onnx:
@@ -91,12 +83,25 @@ class Onnx:
 
     def run(self, model: Any, arrays: Row) -> Row:
         """Outputs of ONNX Runtime."""
-        names = [entry.name for entry in model.session.get_outputs()]
-        return dict(zip(names, model.session.run(names, arrays), strict=True))
+        return ask(model.session, arrays, [entry.name for entry in model.session.get_outputs()])
 
-    def convert(self, model: Any, arrays: Row) -> Any:
-        """Read by OpenVINO directly."""
-        return ov.load().convert_model(model.path)
+    def forms(self, model: Any, arrays: Row, outputs: Sequence[str], axes: Axes) -> Iterator[Form]:
+        """Read by OpenVINO directly, or run by ONNX Runtime."""
+        yield Form("openvino", "its graph", lambda _: ov.load().convert_model(model.path))
+        yield Form("onnxruntime", "as it is", lambda folder: self.save(model, folder, arrays))
+
+    def seed(self, model: Any) -> None:
+        """ONNX Runtime has no seed that can be set again."""
+
+    def facts(self, model: Any, arrays: Row) -> Facts:
+        """By the types of its weights."""
+        import onnx
+
+        kinds = {t.data_type for t in onnx.load(model.path, load_external_data=False).graph
+                 .initializer}  # fmt: skip
+        if onnx.TensorProto.FLOAT16 in kinds:
+            return Facts("f16")
+        return Facts("bf16" if onnx.TensorProto.BFLOAT16 in kinds else "f32")
 
     def num_parameters(self, model: Any) -> int:
         """Elements of all initializers."""
@@ -104,16 +109,6 @@ class Onnx:
 
         graph = onnx.load(model.path, load_external_data=False).graph
         return sum(int(np.prod(tensor.dims)) for tensor in graph.initializer)
-
-
-def external_files(path: Path) -> list[str]:
-    """The data files that an ONNX file names, relative to its folder."""
-    import onnx
-
-    model = onnx.load(path, load_external_data=False)
-    tensors = onnx.external_data_helper._get_all_tensors(model)
-    entries = (entry for tensor in tensors for entry in tensor.external_data)
-    return sorted({entry.value for entry in entries if entry.key == "location"})
 
 
 def _dtype(kind: str) -> str:

@@ -13,15 +13,18 @@ import msgspec
 import numpy as np
 
 from lmaas import frameworks, tasks
+from lmaas.codecs import strings
 from lmaas.errors import InvalidInput
-from lmaas.frameworks.base import Framework, run_source
+from lmaas.frameworks import tf_ragged
+from lmaas.frameworks.axes import declared, shown
+from lmaas.frameworks.base import Framework
 from lmaas.frameworks.base import outputs_are as kind_of
-from lmaas.runtime import ov
+from lmaas.frameworks.choosing import choose
+from lmaas.frameworks.probing import Probed, probe
+from lmaas.frameworks.source import Source
+from lmaas.runtime.engine import ENGINES
 from lmaas.tasks import Row
-from lmaas.types import BATCH, ImageSpec, LanguageSpec, Lineage, Manifest, Signature, TensorSpec
-
-EXTRA_BATCHES = (1, 3)
-"""Batch sizes at which every package carries reference outputs, beside the sample's own."""
+from lmaas.types import ImageSpec, LanguageSpec, Lineage, Manifest, Signature, TensorSpec
 
 
 def build(
@@ -35,6 +38,8 @@ def build(
     image: ImageSpec | None = None,
     language: LanguageSpec | None = None,
     outputs_are: Literal["logits", "probabilities"] | None = None,
+    dynamic: Mapping[str, Mapping[int, str]] | None = None,
+    second_sample: Any = None,
     metrics: Mapping[str, float] | None = None,
     card: str = "",
     lineage: Lineage | None = None,
@@ -45,54 +50,103 @@ def build(
 
     `sample` is what the model is called with: an array (batch axis first), a tuple of them in
     the order of the model's inputs, or a mapping by input name; torch and TensorFlow tensors
-    count as arrays. `source` is the file or folder that the model was loaded from, kept as it is.
-    Raises InvalidInput.
+    count as arrays. Axes beside the batch are free where `dynamic` names them by input and axis,
+    where a `second_sample` has another size, or where the model itself declares them free.
+    `source` is the file or folder that the model was loaded from, kept as it is. Raises
+    InvalidInput, and ParityFailed where no form of the model gives its own answers.
     """
     framework = framework or frameworks.get(frameworks.of_object(model))
-    arrays = name_arrays(framework, model, sample)
-    batches = {
-        size: (inputs, {_output_name(name, inputs): value for name, value in results.items()})
-        for size, (inputs, results) in _references(framework, model, arrays).items()
-    }
-    own = len(next(iter(arrays.values())))
-    outputs = batches[own][1]
-    converted = _convert(framework, model, arrays)
-    batch = _name_ports(converted, arrays, outputs, batch=set(batches) >= set(EXTRA_BATCHES))
-    if not batch:
-        batches = {own: batches[own]}
-    signature = Signature(
-        inputs=_specs(arrays, batch=batch),
-        outputs=_specs(outputs, batch=batch),
-        batch=batch,
-        labels=tuple(map(str, labels)) if labels is not None else None,
-        image=image,
-        language=language,
-        outputs_are=outputs_are,
-    )
-    if task == "image-classification" and outputs_are is None:
-        signature = msgspec.structs.replace(
-            signature, outputs_are=kind_of(next(iter(outputs.values())))
+    if framework.name == "tensorflow":
+        model, sample, second_sample, ragged = _without_ragged(
+            framework, model, sample, second_sample
         )
+        dynamic = dynamic or ragged or None
+    arrays = fitting(framework, model, name_arrays(framework, model, sample))
+    wanted = _wanted(framework, model, arrays, dynamic, second_sample)
+
+    def ask(*, frozen: bool = False) -> Probed:
+        source = Source(
+            lambda given: _renamed(framework.run(model, given), given),
+            lambda: framework.seed(model),
+        )
+        return probe(source, arrays, wanted, frozen=frozen)
+
+    probed = ask()
+    own = probed.cases[0].outputs
+    assert own is not None
+    if task == "image-classification" and outputs_are is None:
+        outputs_are = kind_of(next(iter(own.values())))
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def signed(probed: Probed) -> Signature:
+        return tasks.get(task).check_signature(
+            Signature(
+                inputs=probed.specs(inputs=True),
+                outputs=probed.specs(inputs=False),
+                batch=probed.axes.joins,
+                axes=dict(probed.axes.sizes) if _names_axes(probed) else {},
+                labels=tuple(map(str, labels)) if labels is not None else None,
+                image=image,
+                language=language,
+                outputs_are=outputs_are,
+            )
+        )
+
+    chosen = choose(framework, model, probed, lambda: ask(frozen=True), signed, task, folder)
     manifest = Manifest(
         name=name,
         task=task,
         framework=framework.name,
-        signature=tasks.get(task).check_signature(signature),
+        signature=chosen.signature,
         num_parameters=framework.num_parameters(model),
         framework_version=framework.version(),
+        engine=chosen.engine,
+        engine_reason=chosen.reason,
         metrics=dict(metrics or {}),
         lineage=lineage or Lineage(),
         card=card,
     )
-    folder.mkdir(parents=True, exist_ok=True)
     if source is None or framework.name == "onnx":
         framework.save(model, folder / "source", arrays)
     else:
         _keep(source, folder / "source")
-    ov.load().save_model(converted, folder / "compiled" / "model.xml", compress_to_fp16=False)
-    _save_sample(batches, folder / "sample.safetensors")
     (folder / "manifest.json").write_bytes(msgspec.json.encode(manifest))
     return manifest
+
+
+def served_in(folder: Path, manifest: Manifest) -> Path:
+    """Where a package keeps what is served: a task's own files lie there too."""
+    return folder / ENGINES[manifest.engine].folder
+
+
+def _without_ragged(
+    framework: Framework, model: Any, sample: Any, second: Any
+) -> tuple[Any, Any, Any, dict[str, dict[int, str]]]:
+    """The model, and its samples, with padded rows and lengths instead of ragged tensors; and the
+    axes that are free because of it.
+    """
+
+    def named(value: Any) -> dict[str, Any]:
+        if isinstance(value, Mapping):
+            return {str(name): each for name, each in value.items()}
+        values = list(value) if isinstance(value, tuple) else [value]
+        return dict(zip(framework.name_inputs(model, values), values, strict=False))
+
+    if isinstance(sample, Mapping):
+        values = list(sample.values())
+    else:
+        values = list(sample) if isinstance(sample, tuple) else [sample]
+    if not any(map(tf_ragged.is_ragged, values)):
+        return model, sample, second, {}
+    given = named(sample)
+    names = [name for name, value in given.items() if tf_ragged.is_ragged(value)]
+    other = None if second is None else tf_ragged.dense(named(second))
+    free = {} if second is not None else {name: {1: f"{name}_size"} for name in names}
+    return tf_ragged.wrap(model, names), tf_ragged.dense(given), other, free
+
+
+def _names_axes(probed: Probed) -> bool:
+    return any(spec.axes for spec in (*probed.specs(inputs=True), *probed.specs(inputs=False)))
 
 
 def _keep(source: Path, folder: Path) -> None:
@@ -102,19 +156,6 @@ def _keep(source: Path, folder: Path) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, folder / f"model{source.suffix}")
-
-
-def _convert(framework: Framework, model: Any, arrays: Row) -> Any:
-    try:
-        return framework.convert(model, arrays)
-    except InvalidInput:
-        raise
-    except Exception as error:
-        told = " ".join(str(error).split())[:500]
-        raise InvalidInput(
-            f"The model cannot be compiled: {type(error).__name__}: {told}",
-            hint="Operations that depend on values, or that only Python can run, do not compile.",
-        ) from error
 
 
 def name_arrays(framework: Framework, model: Any, sample: Any) -> Row:
@@ -131,13 +172,46 @@ def name_arrays(framework: Framework, model: Any, sample: Any) -> Row:
             )
         arrays = dict(zip(names, values, strict=True))
     arrays = _as_declared(framework.inputs(model), arrays)
-    sizes = {name: array.shape[:1] for name, array in arrays.items()}
-    if not arrays or len(set(sizes.values())) != 1 or sizes[next(iter(sizes))] in ((), (0,)):
+    if not arrays or any(0 in array.shape for array in arrays.values()):
+        shapes = {name: list(array.shape) for name, array in arrays.items()}
         raise InvalidInput(
-            f"The sample needs arrays with one common batch axis first; received {sizes}.",
+            f"The sample needs arrays with at least one element; received {shapes}.",
             param="sample",
         )
     return arrays
+
+
+def fitting(framework: Framework, model: Any, arrays: Row) -> Row:
+    """The arrays, float64 ones as float32 where the model does not take them as they are."""
+    narrow = {n: a.astype(np.float32) if a.dtype == np.float64 else a for n, a in arrays.items()}
+    if all(narrow[name] is array for name, array in arrays.items()):
+        return arrays
+    declared = {spec.name: spec.dtype for spec in framework.inputs(model)}
+    if all(declared.get(n) == a.dtype.name for n, a in arrays.items() if a.dtype == np.float64):
+        return arrays
+    try:
+        framework.run(model, arrays)
+    except Exception:  # noqa: BLE001 - whatever it raises: in float32 it may run, or says why not
+        return narrow
+    return arrays
+
+
+def _wanted(
+    framework: Framework,
+    model: Any,
+    arrays: Row,
+    dynamic: Mapping[str, Mapping[int, str]] | None,
+    second: Any,
+) -> dict[str, dict[int, str]]:
+    """The axes that are to be free beside the batch: named, shown, or declared by the model."""
+    if dynamic is not None:
+        if second is not None:
+            raise InvalidInput("Give dynamic or second_sample, not both.", param="dynamic")
+        return {tensor: dict(named) for tensor, named in dynamic.items()}
+    if second is not None:
+        other = name_arrays(framework, model, second)
+        return shown(arrays, other)
+    return declared(arrays, framework.inputs(model))
 
 
 def _in_order(framework: Framework, model: Any, arrays: Row) -> Row:
@@ -155,99 +229,44 @@ def _as_declared(specs: list[TensorSpec], arrays: Row) -> Row:
     declared = {spec.name: spec.dtype for spec in specs}
     cast = dict(arrays)
     for name, array in arrays.items():
-        dtype = declared.get(name, array.dtype.name)
-        if dtype != array.dtype.name:
-            if not np.can_cast(array.dtype, dtype, "same_kind"):
+        own = strings.dtype_name(array)
+        dtype = declared.get(name, own)
+        if dtype != own:
+            if strings.DTYPE in (own, dtype) or not np.can_cast(array.dtype, dtype, "same_kind"):
                 raise InvalidInput(
-                    f"Input {name!r} is {dtype}; the sample has {array.dtype}.", param="sample"
+                    f"Input {name!r} is {dtype}; the sample has {own}.", param="sample"
                 )
             cast[name] = array.astype(dtype)
     return cast
 
 
 def _array(value: Any) -> np.ndarray:
+    """One input as an array; texts as objects of bytes. Raises InvalidInput."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
+        if str(value.dtype) == "torch.bfloat16":
+            value = value.float()
     if hasattr(value, "numpy"):
         value = value.numpy()
-    array = np.ascontiguousarray(np.asarray(value))
-    if array.dtype.kind not in "biuf":
-        raise InvalidInput(f"The sample must hold numbers; received {array.dtype}.", param="sample")
-    return array.astype(np.float32) if array.dtype == np.float64 else array
-
-
-def _references(framework: Framework, model: Any, arrays: Row) -> dict[int, tuple[Row, Row]]:
-    """Inputs and source outputs for the sample and, where the model takes them, sizes 1 and 3."""
-    own = len(next(iter(arrays.values())))
-    references = {own: (arrays, run_source(framework.run, model, arrays))}
-    for size in EXTRA_BATCHES:
-        if size == own:
-            continue
-        inputs = {name: np.resize(a, (size, *a.shape[1:])) for name, a in arrays.items()}
-        try:
-            outputs = framework.run(model, inputs)
-        except Exception:  # noqa: BLE001 - any failure means: this model has a fixed batch size
-            return {own: references[own]}
-        if any(out.shape[:1] != (size,) for out in outputs.values()):
-            return {own: references[own]}
-        references[size] = (inputs, outputs)
-    return references
-
-
-def _output_name(name: str, inputs: Row) -> str:
-    """OpenVINO tells tensors apart by name alone, so no output may be called like an input."""
-    return f"{name}_output" if name in inputs else name
-
-
-def _name_ports(model: Any, inputs: Row, outputs: Row, *, batch: bool) -> bool:
-    """Give the converted model's tensors our names and shapes; whether its batch axis is free."""
-    if len(model.inputs) != len(inputs) or len(model.outputs) != len(outputs):
+    try:
+        array = np.asarray(value)
+    except ValueError:
         raise InvalidInput(
-            f"The compiled model has {len(model.inputs)} inputs and {len(model.outputs)} outputs; "
-            f"the source has {len(inputs)} and {len(outputs)}.",
-            hint="An input that does not reach any output is dropped: leave it out of the sample.",
+            "The sample's lists differ in length or depth; expected regular arrays.",
+            hint="Pad them to one length, or give one array for each input.",
+            param="sample",
+        ) from None
+    if strings.is_text(array):
+        return strings.from_objects(array, name="The sample")
+    if array.dtype.name == "bfloat16":
+        array = array.astype(np.float32)
+    if array.dtype.kind not in "biuf":
+        raise InvalidInput(
+            f"The sample must hold numbers or texts; received {array.dtype}.", param="sample"
         )
-    ordered_inputs, ordered_outputs = _order(model.inputs, inputs), _order(model.outputs, outputs)
-    for ports, names in ((ordered_inputs, inputs), (ordered_outputs, outputs)):
-        for port, name in zip(ports, names, strict=True):
-            port.get_tensor().set_names({name})
-    fixed = {p: list(a.shape) for p, a in zip(ordered_inputs, inputs.values(), strict=True)}
-    if batch:
-        try:
-            model.reshape({port: [-1, *shape[1:]] for port, shape in fixed.items()})
-        except RuntimeError:
-            batch = False
-    if not batch:
-        model.reshape(fixed)
-    return batch
+    return np.ascontiguousarray(array) if array.ndim else array
 
 
-def _order(ports: list[Any], arrays: Row) -> list[Any]:
-    """The ports in the order of `arrays`: by name where the converter kept all names."""
-    named = {name: port for port in ports for name in port.get_names()}
-    if all(name in named for name in arrays):
-        return [named[name] for name in arrays]
-    return list(ports)
-
-
-def _specs(arrays: Row, *, batch: bool) -> tuple[TensorSpec, ...]:
-    return tuple(
-        TensorSpec(
-            name=name,
-            dtype=array.dtype.name,
-            shape=(BATCH, *array.shape[1:]) if batch else array.shape,
-        )
-        for name, array in arrays.items()
-    )
-
-
-def _save_sample(batches: dict[int, tuple[Row, Row]], path: Path) -> None:
-    from safetensors.numpy import save_file
-
-    tensors = {
-        f"{side}.{size}.{name}": np.ascontiguousarray(array)
-        for size, pair in batches.items()
-        for side, arrays in zip(("in", "out"), pair, strict=True)
-        for name, array in arrays.items()
-    }
-    save_file(tensors, path)
+def _renamed(outputs: Row, inputs: Row) -> Row:
+    """The outputs; OpenVINO tells tensors by name alone, so none is called like an input."""
+    return {f"{n}_output" if n in inputs else n: array for n, array in outputs.items()}

@@ -5,17 +5,20 @@ A module of a user's own class has no portable source, so `load` needs an instan
 
 import inspect
 import json
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from lmaas.errors import InvalidInput
+from lmaas.frameworks import torch_forms
+from lmaas.frameworks.axes import Axes
 from lmaas.frameworks.base import (
+    Facts,
+    Form,
     Framework,
     by_name,
     check_loss,
@@ -25,11 +28,11 @@ from lmaas.frameworks.base import (
     takes_keywords,
     unnamed,
 )
-from lmaas.runtime import ov
+from lmaas.frameworks.source import SEED, same
+from lmaas.frameworks.torch_forms import plain_attention
+from lmaas.frameworks.torch_watch import watch
 from lmaas.tasks import Row
 from lmaas.types import FrameworkName, TensorSpec
-
-log = logging.getLogger(__name__)
 
 
 class PyTorch:
@@ -55,9 +58,12 @@ class PyTorch:
 
     def name_inputs(self, model: Any, sample: Sequence[np.ndarray]) -> list[str]:
         """The names of forward's parameters."""
-        kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        parameters = inspect.signature(model.forward).parameters.values()
-        names = [p.name for p in parameters if p.kind in kinds]
+        import torch
+
+        if isinstance(model, torch.jit.ScriptModule):
+            names = [argument.name for argument in model.forward.schema.arguments[1:]]
+        else:
+            names = positional(model)
         return names[: len(sample)] if len(names) >= len(sample) else unnamed(len(sample))
 
     def fit(
@@ -77,12 +83,12 @@ class PyTorch:
         x = check_training(x, y, epochs, batch_size)
         named = dict(zip(self.name_inputs(model, [x]), [x[:8]], strict=True))
         kind = outputs_are(first_outputs(self.run, model, named, y))
-        inputs = torch.as_tensor(x, device=_device(model))
-        targets = torch.as_tensor(y, dtype=torch.long, device=_device(model))
+        inputs = torch.as_tensor(x, device=device_of(model))
+        targets = torch.as_tensor(y, dtype=torch.long, device=device_of(model))
         optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
         order = np.random.default_rng(seed)
         losses = []
-        with _mode(model, training=True), torch.enable_grad():
+        with mode(model, training=True), torch.enable_grad():
             for epoch in range(epochs):
                 total = 0.0
                 for rows in np.array_split(order.permutation(len(x)), -(-len(x) // batch_size)):
@@ -97,11 +103,15 @@ class PyTorch:
         return losses
 
     def save(self, model: Any, folder: Path, arrays: Row) -> None:
-        """`weights.safetensors` (shared weights once) and `module.json`."""
+        """`weights.safetensors` (shared weights once) and `module.json`.
+
+        Quantised modules keep no tensors, so that only what is served holds their weights.
+        """
         from safetensors.torch import save_model
 
         folder.mkdir(parents=True, exist_ok=True)
-        save_model(model, str(folder / "weights.safetensors"))
+        if all(hasattr(value, "untyped_storage") for value in model.state_dict().values()):
+            save_model(model, str(folder / "weights.safetensors"))
         kind = f"{type(model).__module__}.{type(model).__qualname__}"
         (folder / "module.json").write_text(json.dumps({"class": kind, "repr": repr(model)}))
 
@@ -124,80 +134,153 @@ class PyTorch:
         """Outputs without gradients, in eval mode; the module's own mode is restored."""
         import torch
 
-        device = _device(model)
-        tensors = {name: torch.tensor(a, device=device) for name, a in arrays.items()}
-        with _mode(model, training=False), torch.no_grad():
-            outputs = by_name(_call(model, tensors))
-        return {name: value.cpu().numpy() for name, value in outputs.items()}
+        with mode(model, training=False), torch.no_grad(), plain_attention():
+            outputs = by_name(call(model, tensors_of(model, arrays)))
+        return {name: to_array(value) for name, value in outputs.items()}
 
-    def convert(self, model: Any, arrays: Row) -> Any:
-        """Traced with the sample as example."""
-        return trace(model, _call, arrays)
+    def forms(self, model: Any, arrays: Row, outputs: Sequence[str], axes: Axes) -> Iterator[Form]:
+        """Traced or exported for OpenVINO; exported or scripted for the engine torch."""
+        import torch
+
+        if isinstance(model, torch.jit.ScriptModule):
+            return torch_forms.of_script(model)
+        names = list(arrays)
+        return torch_forms.forms(
+            model,
+            call,
+            arrays,
+            outputs,
+            axes,
+            kind=input_type(model, arrays),
+            scripts=names == positional(model)[: len(names)],
+        )
+
+    def seed(self, model: Any) -> None:
+        """PyTorch's own random numbers."""
+        import torch
+
+        torch.manual_seed(SEED)
+
+    def facts(self, model: Any, arrays: Row) -> Facts:
+        """As one run shows."""
+        import torch
+
+        if isinstance(model, torch.jit.ScriptModule):
+            kinds = {str(t.dtype) for t in (*model.parameters(), *model.buffers())}
+            if "torch.float16" in kinds:
+                return Facts("f16")
+            return Facts("bf16" if "torch.bfloat16" in kinds else "f32")
+        with mode(model, training=False), torch.no_grad():
+            tensors = tensors_of(model, arrays)
+            seen = watch(lambda given: by_name(call(model, given)), tensors)
+            notes: tuple[str, ...] = ()
+            if torch.backends.mha.get_fastpath_enabled():
+                self.seed(model)
+                fast = by_name(call(model, tensors))
+                self.seed(model)
+                plain = self.run(model, arrays)
+                if any(not same(plain[name], to_array(value)) for name, value in fast.items()):
+                    notes = (
+                        "Answers are those of PyTorch's plain attention; its fast path for "
+                        "inference gives zeros where a mask hides a position.",
+                    )
+        return Facts(seen.computes_in, notes)
 
     def num_parameters(self, model: Any) -> int:
         """Elements of all parameters, shared ones once."""
         return sum(parameter.numel() for parameter in model.parameters())
 
 
-def trace(model: Any, call: Callable[[Any, dict[str, Any]], Any], arrays: Row) -> Any:
-    """An `openvino.Model` of `call(model, tensors by name)`, in inference mode."""
+def call(model: Any, tensors: Mapping[str, Any]) -> Any:
+    """The model's outputs for tensors by input name, in inference mode or not, as it is.
+
+    By position where that is the same: hooks see what is given by position alone.
+    """
     import torch
 
-    names = list(arrays)
-
-    class Traced(torch.nn.Module):  # type: ignore[misc]
-        """Tensors in the order of `arrays` in, a tuple of tensors out."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, *tensors: Any) -> Any:
-            """The outputs in the order of `by_name`."""
-            outputs = tuple(by_name(call(model, dict(zip(names, tensors, strict=True)))).values())
-            return outputs[0] if len(outputs) == 1 else outputs
-
-    example = tuple(torch.tensor(a, device=_device(model)) for a in arrays.values())
-    traced = Traced()
-    with _mode(traced, training=False), torch.no_grad(), warnings.catch_warnings():
-        # Tracing warns of its own deprecation and of every Python branch; what a branch
-        # changed would show in the parity check.
-        warnings.simplefilter("ignore")
-        try:
-            return ov.load().convert_model(traced, example_input=example)
-        except Exception as error:  # noqa: BLE001 - OpenVINO wraps whatever tracing raised
-            log.info("Tracing failed, so the model is exported instead: %s", error)
-            return _export(traced, arrays, _device(model))
-
-
-def _export(module: Any, arrays: Row, device: Any) -> Any:
-    """Converted through `torch.export`: slower, but takes operations that tracing leaves whole."""
-    import torch
-
-    # A batch of one would be taken for a constant.
-    rows = [np.resize(a, (max(2, len(a)), *a.shape[1:])) for a in arrays.values()]
-    example = tuple(torch.tensor(a, device=device) for a in rows)
-    free = {"tensors": tuple({0: torch.export.Dim.AUTO} for _ in example)}
-    program = torch.export.export(module, example, dynamic_shapes=free, strict=False)
-    return ov.load().convert_model(program.run_decompositions())
-
-
-def _call(model: Any, tensors: dict[str, Any]) -> Any:
+    if isinstance(model, torch.jit.ScriptModule):
+        known = [argument.name for argument in model.forward.schema.arguments[1:]]
+        if all(name in known for name in tensors):
+            return model(**tensors)
+        return model(*tensors.values())
+    if list(tensors) == positional(model)[: len(tensors)]:
+        return model(*tensors.values())
     if takes_keywords(model.forward, list(tensors)):
         return model(**tensors)
     return model(*tensors.values())
 
 
-def _device(model: Any) -> Any:
+def positional(model: Any) -> list[str]:
+    """The names of what forward takes by position."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(model.forward).parameters.values()
+    return [p.name for p in parameters if p.kind in kinds]
+
+
+def tensors_of(model: Any, arrays: Row) -> dict[str, Any]:
+    """The inputs as tensors; floats in the model's own type where numpy has none like it."""
     import torch
 
-    found = next(model.parameters(), None)
-    found = next(model.buffers(), None) if found is None else found
-    return torch.device("cpu") if found is None else found.device
+    device, kind = device_of(model), input_type(model, arrays)
+    tensors = {}
+    for name, array in arrays.items():
+        tensor = torch.tensor(array, device=device)
+        if kind is not None and tensor.dtype == torch.float32:
+            tensor = tensor.to(kind)
+        tensors[name] = tensor
+    return tensors
+
+
+_types: "WeakKeyDictionary[Any, Any]" = WeakKeyDictionary()
+
+
+def input_type(model: Any, arrays: Row) -> Any:
+    """The torch dtype that float32 inputs are cast to, None for none.
+
+    A model in half precision is called with tensors of its own type; numpy and callers have
+    float32. One that takes float32 as well is left alone.
+    """
+    import torch
+
+    if model in _types:
+        return _types[model]
+    kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    other = next((k for k in sorted(kinds, key=str) if k != torch.float32), None)
+    found = None
+    if other is not None and any(a.dtype == np.float32 for a in arrays.values()):
+        plain = {n: torch.tensor(a, device=device_of(model)) for n, a in arrays.items()}
+        try:
+            with mode(model, training=False), torch.no_grad():
+                call(model, plain)
+        except (RuntimeError, ValueError, TypeError):
+            found = other
+    _types[model] = found
+    return found
+
+
+def to_array(value: Any) -> np.ndarray:
+    """A tensor as numpy has it: bfloat16 becomes float32."""
+    import torch
+
+    value = value.detach().cpu()
+    if value.dtype == torch.bfloat16:
+        value = value.float()
+    array: np.ndarray = value.numpy()
+    return array
+
+
+def device_of(model: Any) -> Any:
+    """Where the model's weights are."""
+    import torch
+
+    for found in (*model.parameters(), *model.buffers()):
+        if isinstance(found, torch.Tensor):
+            return found.device
+    return torch.device("cpu")
 
 
 @contextmanager
-def _mode(model: Any, *, training: bool) -> Iterator[None]:
+def mode(model: Any, *, training: bool) -> Iterator[None]:
     """All submodules in training or eval mode, and back in their own afterwards."""
     before = [(module, module.training) for module in model.modules()]
     model.train(training)

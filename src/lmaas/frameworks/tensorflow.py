@@ -1,14 +1,19 @@
 """TensorFlow: a `tf.Module` that can be called, or a SavedModel."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lmaas.codecs import strings
 from lmaas.errors import InvalidInput
+from lmaas.frameworks import tf_forms
+from lmaas.frameworks.axes import Axes
 from lmaas.frameworks.base import (
+    Facts,
+    Form,
     Framework,
     by_name,
     check_loss,
@@ -18,14 +23,14 @@ from lmaas.frameworks.base import (
     takes_keywords,
     unnamed,
 )
-from lmaas.runtime import ov
+from lmaas.frameworks.source import SEED
+from lmaas.runtime.cases import NumberFormat
+from lmaas.runtime.native.saved_model import SERVING
 from lmaas.tasks import Row
 from lmaas.types import FrameworkName, TensorSpec
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 """Adam's constants (Kingma and Ba, 2015)."""
-SERVING = "serving_default"
-"""TensorFlow's name for the signature that is served."""
 
 
 class TensorFlow:
@@ -34,10 +39,12 @@ class TensorFlow:
     name: FrameworkName = "tensorflow"
 
     def owns(self, model: Any) -> bool:
-        """Whether `model` is a module, a function or a loaded SavedModel."""
+        """Whether `model` is a module, a `tf.function` or a loaded SavedModel."""
         import tensorflow as tf
 
-        return isinstance(model, tf.Module) or hasattr(model, "signatures")
+        return isinstance(model, tf.Module | tf.types.experimental.PolymorphicFunction) or hasattr(
+            model, "signatures"
+        )
 
     def version(self) -> str:
         """TensorFlow's version."""
@@ -51,8 +58,7 @@ class TensorFlow:
         if served is not None:
             declared = served.structured_input_signature[1].items()
         else:
-            call = getattr(model, "__call__", None)  # noqa: B004 - the function itself is needed
-            specs = getattr(call, "input_signature", None) or ()
+            specs = getattr(_polymorphic(model), "input_signature", None) or ()
             names = self.name_inputs(model, specs) if specs else []
             declared = list(zip(names, specs, strict=True))
         return [
@@ -70,7 +76,7 @@ class TensorFlow:
         served = _served(model)
         if served is not None:
             return list(served.structured_input_signature[1])
-        names = [n for n in inspect.signature(_function(model)).parameters if n != "self"]
+        names = list(inspect.signature(_function(model)).parameters)
         if len(names) < len(sample) or names == ["args", "kwargs"]:
             return unnamed(len(sample))
         return names[: len(sample)]
@@ -128,16 +134,14 @@ class TensorFlow:
         import tensorflow as tf
 
         served = _served(model)
+        graph = served if served is not None else tf_forms.concrete(model, call, arrays, named=True)
+        if not isinstance(model, tf.Module) and served is None:
+            tf_forms.write(model, graph, folder)
+            return
         try:
-            signature = (
-                served if served is not None else _concrete(model, _call, arrays, named=True)
-            )
-            tf.saved_model.save(model, str(folder), signatures={SERVING: signature})
+            tf.saved_model.save(model, str(folder), signatures={SERVING: graph})
         except (AssertionError, ValueError, TypeError) as error:
-            raise InvalidInput(
-                f"TensorFlow cannot save the module: {str(error)[:500]}",
-                hint="Keep every tf.Variable in an attribute of the module.",
-            ) from error
+            raise InvalidInput(f"TensorFlow cannot save the module: {str(error)[:500]}") from error
 
     def load(self, folder: Path, like: Any = None) -> Any:
         """The SavedModel in `folder`."""
@@ -155,12 +159,22 @@ class TensorFlow:
         """Outputs of the call or of the serving signature."""
         import tensorflow as tf
 
-        outputs = _call(model, {name: tf.constant(a) for name, a in arrays.items()})
-        return {name: value.numpy() for name, value in by_name(outputs).items()}
+        outputs = call(model, {name: tf.constant(a) for name, a in arrays.items()})
+        return {name: to_array(value) for name, value in by_name(outputs).items()}
 
-    def convert(self, model: Any, arrays: Row) -> Any:
-        """The concrete function with a free batch axis."""
-        return trace(model, _call, arrays)
+    def forms(self, model: Any, arrays: Row, outputs: Sequence[str], axes: Axes) -> Iterator[Form]:
+        """The graph of the call, or a SavedModel of it, for OpenVINO; as it is for TensorFlow."""
+        return tf_forms.forms(model, call, arrays, outputs, axes)
+
+    def seed(self, model: Any) -> None:
+        """TensorFlow's own random numbers."""
+        import tensorflow as tf
+
+        tf.random.set_seed(SEED)
+
+    def facts(self, model: Any, arrays: Row) -> Facts:
+        """By the types of its variables."""
+        return Facts(format_of(getattr(model, "variables", ())))
 
     def num_parameters(self, model: Any) -> int:
         """Elements of all variables."""
@@ -168,41 +182,22 @@ class TensorFlow:
         return sum(int(np.prod(variable.shape)) for variable in variables)
 
 
-def trace(model: Any, call: Callable[[Any, dict[str, Any]], Any], arrays: Row) -> Any:
-    """An `openvino.Model` of `call(model, tensors by name)`."""
-    concrete = _concrete(model, call, arrays, named=False)
-    converted = ov.load().convert_model(concrete)
-    if len(converted.outputs) > len(concrete.outputs):
-        # The converter also gives out what nothing reads: sizes that Keras's layers ask for.
-        wanted = {tensor.name for tensor in concrete.outputs}
-        for result in converted.get_results():
-            if not wanted & set(result.input_value(0).get_names()):
-                converted.remove_result(result)
-    return converted
-
-
-def _concrete(
-    model: Any, call: Callable[[Any, dict[str, Any]], Any], arrays: Row, *, named: bool
-) -> Any:
-    """The call as a graph, with a free batch axis where the model allows that.
-
-    Its outputs are by name, or in a list: a graph sorts what it has by name.
-    """
+def to_array(value: Any) -> np.ndarray:
+    """A tensor as numpy has it: bfloat16 becomes float32, texts become objects of bytes."""
     import tensorflow as tf
 
-    names = list(arrays)
+    if value.dtype == tf.bfloat16:
+        value = tf.cast(value, tf.float32)
+    array = value.numpy()
+    if value.dtype == tf.string:
+        return strings.from_objects(array, name="The output")
+    return np.asarray(array)
 
-    def function(*tensors: Any) -> Any:
-        outputs = by_name(call(model, dict(zip(names, tensors, strict=True))))
-        outputs = {name: tf.identity(value) for name, value in outputs.items()}
-        return outputs if named else list(outputs.values())
 
-    free = [tf.TensorSpec([None, *a.shape[1:]], a.dtype, name=n) for n, a in arrays.items()]
-    fixed = [tf.TensorSpec(a.shape, a.dtype, name=n) for n, a in arrays.items()]
-    try:
-        return tf.function(function).get_concrete_function(*free)
-    except (ValueError, TypeError, tf.errors.InvalidArgumentError):
-        return tf.function(function).get_concrete_function(*fixed)
+def format_of(variables: Iterable[Any]) -> NumberFormat:
+    """The least exact floating-point type among variables."""
+    kinds = {str(getattr(v.dtype, "name", v.dtype)) for v in variables}
+    return "f16" if "float16" in kinds else "bf16" if "bfloat16" in kinds else "f32"
 
 
 def _served(model: Any) -> Any:
@@ -219,22 +214,48 @@ def _served(model: Any) -> Any:
     )
 
 
-def _call(model: Any, tensors: dict[str, Any]) -> Any:
+def call(model: Any, tensors: Mapping[str, Any]) -> Any:
+    """The outputs of the serving signature, of the module's call, or of a function."""
     served = _served(model)
     if served is not None:
         return served(**tensors)
-    if not callable(model):
-        raise InvalidInput(
-            "The SavedModel has no serving signature and cannot be called.",
-            hint="Save it with signatures=…, or publish the live module.",
-        )
+    _check_callable(model)
     if takes_keywords(_function(model), list(tensors)):
         return model(**tensors)
     return model(*tensors.values())
 
 
+def _check_callable(model: Any) -> None:
+    """Raise InvalidInput for a module without `__call__` or serving signature."""
+    if callable(model):
+        return
+    found = [n for n in dir(type(model)) if hasattr(getattr(model, n, None), "python_function")]
+    shown = ", ".join(f"model.{name}" for name in found[:5])
+    raise InvalidInput(
+        f"The {type(model).__name__} has no serving signature and cannot be called.",
+        hint=f"Publish one of its functions, as lmaas.publish(model.{found[0]}, …): {shown}."
+        if found
+        else "Give it a __call__, or save it with signatures=….",
+    )
+
+
+def _polymorphic(model: Any) -> Any:
+    """The `tf.function` that is called, where it is one."""
+    import tensorflow as tf
+
+    if isinstance(model, tf.types.experimental.PolymorphicFunction):
+        return model
+    return getattr(model, "__call__", None)  # noqa: B004 - the function itself is needed
+
+
 def _function(model: Any) -> Any:
-    call = type(model).__call__ if inspect.isfunction(type(model).__call__) else model.__call__
+    """What is called, as Python sees its parameters: a bound method has no self."""
+    import tensorflow as tf
+
+    if isinstance(model, tf.types.experimental.PolymorphicFunction):
+        return model.python_function
+    _check_callable(model)
+    call = model.__call__
     return getattr(call, "python_function", call)
 
 

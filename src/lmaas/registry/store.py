@@ -32,6 +32,7 @@ from lmaas.types import (
 PACKAGE_FILES: tuple[tuple[str, FileRole], ...] = (
     ("source", "source"),
     ("compiled", "compiled"),
+    ("native", "native"),
     ("sample.safetensors", "sample"),
     ("metrics.csv", "curves"),
     ("curves.png", "curves"),

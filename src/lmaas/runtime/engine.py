@@ -1,33 +1,23 @@
-"""Engines: what runs a compiled model. An engine sees arrays and a folder, nothing of requests.
+"""The contract of an engine: what runs a model that is not a language model.
 
-OpenVINO runs with a free batch axis, one stream and all cores: measured against fixed batch sizes
-and against one stream a core, this is as fast or faster for all model sizes (docs/log.md), and a
-batch size not seen before costs milliseconds, not a compile. A model that takes less than
-`ONE_THREAD_BELOW_S` runs on the calling thread alone: waking the others would cost more than they
-do.
+An engine sees arrays and a folder, nothing of requests. `openvino` runs what was compiled; the
+native ones run a model in its own framework, where no conversion of it was proven.
 """
 
 import importlib
-import logging
-import time
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
-import numpy as np
-
-from lmaas.errors import InvalidInput, LMaaSError
-from lmaas.runtime import ov
+from lmaas.errors import InvalidInput, MissingExtra
 from lmaas.tasks.base import Row
-from lmaas.types import Precision, Signature
+from lmaas.types import EngineName, Precision, Signature
 
-log = logging.getLogger(__name__)
-
-ONE_THREAD_BELOW_S: Final = 0.0003
-WARM_RUNS: Final = 3
+MIB: Final = 1 << 20
 
 
 class Engine(Protocol):
-    """Runs one compiled model. Used by one thread at a time."""
+    """Runs one model. Used by one thread at a time."""
 
     def warm(self) -> None:
         """Import what `load` takes; it may be called before the files are there."""
@@ -51,135 +41,60 @@ class Engine(Protocol):
         """Give back what the model holds."""
 
 
-class OpenVINOEngine:
-    """Runs `model.xml` and `model.bin` with OpenVINO on the CPU."""
+class EngineSpec(NamedTuple):
+    """An engine's class as "module:class", and what choosing and planning need to know.
 
-    def __init__(self) -> None:
-        self._request: Any = None
-        self._tensor: Any = None
-        self._inputs: dict[str, np.dtype[Any]] = {}
-        self._held: list[np.ndarray] = []
-        self._outputs: list[tuple[str, int]] = []
+    `folder` is where its files lie in a package, `needs` the packages that it imports, and `extra`
+    what installs them. `overhead_bytes` is a worker's memory without a model.
+    """
 
-    def warm(self) -> None:
-        """Import OpenVINO."""
-        ov.load()
-
-    def load(
-        self,
-        folder: Path,
-        signature: Signature,
-        precision: Precision,
-        threads: int,
-    ) -> None:
-        """Compile the model and run it, so that the first request finds it warm."""
-        took_s = self._compile(folder, signature, precision, threads)
-        if not threads and took_s is not None and took_s < ONE_THREAD_BELOW_S:
-            self._compile(folder, signature, precision, 1)
-
-    def _compile(
-        self, folder: Path, signature: Signature, precision: Precision, threads: int
-    ) -> float | None:
-        """Make the infer request; the shortest of some warm runs where the model takes zeros."""
-        openvino = ov.load()
-        config: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": precision,
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": 1,
-        }
-        if threads:
-            config["INFERENCE_NUM_THREADS"] = threads
-        try:
-            compiled = openvino.Core().compile_model(folder / "model.xml", "CPU", config)
-        except RuntimeError as error:
-            raise LMaaSError(
-                f"OpenVINO cannot load the compiled model: {_gist(error)}.",
-                hint="Publish the model again.",
-            ) from error
-        known = {name for port in compiled.inputs for name in port.get_names()}
-        missing = [spec.name for spec in signature.inputs if spec.name not in known]
-        if missing:
-            raise LMaaSError(
-                f"The compiled model has inputs {sorted(known)}; the signature also names "
-                f"{missing}.",
-                hint="Publish the model again.",
-            )
-        self._inputs = {spec.name: np.dtype(spec.dtype) for spec in signature.inputs}
-        self._outputs = [(s.name, _output_index(compiled, s.name)) for s in signature.outputs]
-        self._request, self._tensor = compiled.create_infer_request(), openvino.Tensor
-        return self._warm(signature)
-
-    def infer(self, arrays: Row) -> Row:
-        """Run the model once; outputs are copies that stay valid."""
-        request = self._request
-        # OpenVINO reads the arrays' own memory and keeps none of them alive, and `require` copies
-        # what is read-only, as the arrays of a request's body are: all are held until the next run.
-        self._held = [np.require(arrays[n], t, ("C", "W")) for n, t in self._inputs.items()]
-        try:
-            for name, array in zip(self._inputs, self._held, strict=True):
-                request.set_tensor(name, self._tensor(array, shared_memory=True))
-            request.infer()
-            return {
-                name: np.array(request.get_output_tensor(index).data)
-                for name, index in self._outputs
-            }
-        except RuntimeError as error:
-            raise InvalidInput(f"The model cannot run on this input: {_gist(error)}.") from error
-
-    def cancel(self) -> None:
-        """OpenVINO stops between two operations of the graph; a Loop counts as one."""
-        self._request.cancel()
-
-    def close(self) -> None:
-        """Drop the compiled model."""
-        self._request = None
-        self._held = []
-
-    def _warm(self, signature: Signature) -> float | None:
-        shapes = {s.name: (s.shape[1:] if signature.batch else s.shape) for s in signature.inputs}
-        if any(size < 0 for shape in shapes.values() for size in shape):
-            return None
-        lead = (1,) if signature.batch else ()
-        zeros = {n: np.zeros(lead + shapes[n], t) for n, t in self._inputs.items()}
-        shortest: float | None = None
-        try:
-            for _ in range(WARM_RUNS):
-                start = time.perf_counter()
-                self.infer(zeros)
-                took_s = time.perf_counter() - start
-                shortest = took_s if shortest is None else min(shortest, took_s)
-                if took_s > ONE_THREAD_BELOW_S * 100:
-                    break
-        except InvalidInput as error:
-            log.info("The model does not take zeros as a warm-up: %s", error)
-        return shortest
+    made_by: str
+    folder: str
+    needs: tuple[str, ...]
+    extra: str
+    overhead_bytes: int
 
 
-def _output_index(compiled: Any, name: str) -> int:
-    for index, port in enumerate(compiled.outputs):
-        if name in port.get_names():
-            return index
-    known = [sorted(port.get_names()) for port in compiled.outputs]
-    raise LMaaSError(
-        f"The compiled model has outputs {known}; the signature names {name!r}.",
-        hint="Publish the model again.",
-    )
-
-
-def _gist(error: Exception) -> str:
-    """The last line of an OpenVINO error says what happened; those before it say where."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1].rstrip(".") if lines else type(error).__name__
-
-
-ENGINES = {"openvino": "lmaas.runtime.engine:OpenVINOEngine"}
-"""Engine name -> "module:class", imported when it is asked for."""
+ENGINES: Final[dict[str, EngineSpec]] = {
+    "openvino": EngineSpec(
+        "lmaas.runtime.openvino_engine:OpenVINOEngine", "compiled", (), "", 128 * MIB
+    ),
+    "torch": EngineSpec(
+        "lmaas.runtime.native.pytorch:TorchEngine", "native", ("torch",), "pytorch", 320 * MIB
+    ),
+    "tensorflow": EngineSpec(
+        "lmaas.runtime.native.tensorflow:TensorFlowEngine",
+        "native",
+        ("tensorflow",),
+        "tensorflow",
+        640 * MIB,
+    ),
+    "keras": EngineSpec(
+        "lmaas.runtime.native.keras:KerasEngine", "native", ("keras",), "keras", 640 * MIB
+    ),
+    "onnxruntime": EngineSpec(
+        "lmaas.runtime.native.onnx:OnnxRuntimeEngine", "native", ("onnxruntime",), "onnx", 160 * MIB
+    ),
+}
+"""Every engine, imported when it is asked for."""
 
 
 def make_engine(name: str) -> Engine:
     """A new engine. Raises InvalidInput, which lists the known names."""
     if name not in ENGINES:
         raise InvalidInput(f"Unknown engine {name!r}; known: {', '.join(sorted(ENGINES))}.")
-    module, _, attribute = ENGINES[name].partition(":")
+    module, _, attribute = ENGINES[name].made_by.partition(":")
     engine: Engine = getattr(importlib.import_module(module), attribute)()
     return engine
+
+
+def require_engine(name: EngineName, model: str) -> EngineSpec:
+    """What `name` needs, all of it installed. Raises MissingExtra where it is not."""
+    spec = ENGINES[name]
+    for package in spec.needs:
+        if find_spec(package) is None:
+            raise MissingExtra(
+                f"{model} is served by the engine {name}, and {package} is not installed here.",
+                hint=f"pip install 'lmaas[{spec.extra}]'",
+            )
+    return spec

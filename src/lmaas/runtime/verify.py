@@ -10,6 +10,8 @@ import msgspec
 from lmaas import tasks
 from lmaas.errors import InvalidInput
 from lmaas.runtime import ov, parity
+from lmaas.runtime.cases import SAMPLE_FILE
+from lmaas.runtime.engine import ENGINES, require_engine
 from lmaas.runtime.language import parity as language
 from lmaas.runtime.language.template import Template
 from lmaas.types import (
@@ -58,10 +60,7 @@ def run(body: bytes) -> bytes:
         assert signature.language is not None
         report = _language(folder, signature.language)
     else:
-        # A threshold is passed or not: in half the digits rows end in other leaves, if not those
-        # of the sample then others.
-        bf16 = manifest.framework != "lightgbm"
-        report = _tensors(folder, signature, manifest.task, bf16=bf16)
+        report = _tensors(folder, manifest, signature)
     checked = msgspec.structs.replace(manifest, signature=signature)
     return msgspec.json.encode(Reply(manifest=checked, parity=report))
 
@@ -90,19 +89,25 @@ def _language(folder: Path, spec: LanguageSpec) -> ParityReport:
     return language.measure(compiled, folder / "sample.safetensors", spec)
 
 
-def _tensors(folder: Path, signature: Signature, task: str, *, bf16: bool) -> ParityReport:
-    compiled = folder / "compiled"
-    _require_files(
-        folder, compiled / "model.xml", compiled / "model.bin", folder / "sample.safetensors"
-    )
-    tasks.get(task).bind(compiled)
-    try:
-        model = ov.load().Core().read_model(compiled / "model.xml")
-    except RuntimeError as error:
-        raise InvalidInput(f"compiled/model.xml is not an OpenVINO model: {error}.") from None
-    for ports, specs in ((model.inputs, signature.inputs), (model.outputs, signature.outputs)):
-        _check_ports(ports, specs)
-    return parity.measure(compiled, folder / "sample.safetensors", signature, task, bf16=bf16)
+def _tensors(folder: Path, manifest: Manifest, signature: Signature) -> ParityReport:
+    engine = manifest.engine
+    _require_files(folder, folder / SAMPLE_FILE)
+    files = folder / ENGINES[engine].folder
+    if engine == "openvino":
+        _require_files(folder, files / "model.xml", files / "model.bin")
+        try:
+            model = ov.load().Core().read_model(files / "model.xml")
+        except RuntimeError as error:
+            raise InvalidInput(f"compiled/model.xml is not an OpenVINO model: {error}.") from None
+        for ports, specs in ((model.inputs, signature.inputs), (model.outputs, signature.outputs)):
+            _check_ports(ports, specs)
+    else:
+        require_engine(engine, manifest.name)
+    tasks.get(manifest.task).bind(files)
+    # A threshold is passed or not: in half the digits rows end in other leaves, if not those of
+    # the sample then others.
+    bf16 = manifest.framework != "lightgbm"
+    return parity.measure(folder, signature, manifest.task, engine, bf16=bf16)
 
 
 def _require_files(folder: Path, *paths: Path) -> None:

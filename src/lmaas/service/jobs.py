@@ -239,6 +239,6 @@ class TrainingJobs:
         if ref is None:
             return False
         version = self._registry.resolve(job.tenant, ref)
-        self._registry.unpack(version, folder, ("source", "compiled", "sample"))
+        self._registry.unpack(version, folder, ("source", "compiled", "native", "sample"))
         (folder / "manifest.json").write_bytes(msgspec.json.encode(version.manifest))
         return True

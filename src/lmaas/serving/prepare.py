@@ -13,6 +13,7 @@ from lmaas.codecs.limits import Limits
 from lmaas.config import Settings
 from lmaas.errors import ConfigError
 from lmaas.runtime.cpu import gains_from_bf16, has_bf16
+from lmaas.runtime.engine import require_engine
 from lmaas.runtime.language.engine import EngineOptions
 from lmaas.runtime.messages import ServeRecord
 from lmaas.serving.engines import cache_bytes, choose_engine, has_gpu, vllm_install
@@ -57,18 +58,25 @@ def need_of(
     """
     if version.manifest.task == "text-generation":
         return _language(version, settings, budget, resolve)
-    precision, reason = _precision(version, settings)
+    engine = version.manifest.engine
+    spec = require_engine(engine, version.ref)
+    if engine == "openvino":
+        precision, reason = _precision(version, settings)
+    else:
+        precision, reason = "f32", f"as {engine} computes: {version.manifest.engine_reason}"
+    role: FileRole = "compiled" if engine == "openvino" else "native"
     return Need(
-        needed_bytes(version.compiled_bytes),
-        ((version, "compiled", "model"),),
+        needed_bytes(version.compiled_bytes, spec.overhead_bytes),
+        ((version, role, "model"),),
         lambda folder: ServeRecord(
             model=version.ref,
             task=version.manifest.task,
             signature=version.manifest.signature,
-            folder=str(folder / "model" / "compiled"),
+            folder=str(folder / "model" / spec.folder),
             precision=precision,
             reason=reason,
             max_batch_size=settings.max_batch_size,
+            engine=engine,
             limits=Limits(max_image_pixels=settings.max_image_pixels),
         ),
     )

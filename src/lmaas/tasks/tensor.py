@@ -65,11 +65,11 @@ class TensorTask:
         arrays: Row = {}
         singles = set()
         for spec in signature.inputs:
-            array = json.to_array(given[spec.name], spec.dtype, limits, name=spec.name)
+            array = tensor.read_json(given[spec.name], spec, limits)
             single = signature.batch and array.ndim == len(spec.shape) - 1
             singles.add(single)
             arrays[spec.name] = array[np.newaxis] if single else array
-            tensor.check_shape(arrays[spec.name].shape, spec)
+        tensor.check_arrays(arrays, signature)
         if len(singles) != 1:
             raise InvalidInput("Either all inputs have a batch axis or none.", param="inputs")
         size = batch_size(arrays, signature)

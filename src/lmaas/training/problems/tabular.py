@@ -17,7 +17,7 @@ from lmaas.tasks.base import softmax
 from lmaas.tasks.columns import Category, Columns, Number, Values, fit_category, fit_number
 from lmaas.training.base import Facts, Feed, Loss, Meter, Problem, Split
 from lmaas.training.problems import architectures
-from lmaas.training.problems.base_model import BaseModel
+from lmaas.training.problems.base_model import BaseModel, read_manifest
 from lmaas.training.problems.classification import ClassMeter, lineage
 from lmaas.training.problems.counting import Shape
 from lmaas.training.problems.frameworks import framework_of
@@ -98,7 +98,7 @@ class Tabular(SizedNetwork):
         for name in (*options.kinds, *options.ignore):
             table.require(name)
         if base is not None:
-            columns = Columns.load(base / "compiled")
+            columns = Columns.load(package.served_in(base, read_manifest(base)))
             if columns.target != target:
                 raise InvalidInput(f"The base model tells {columns.target!r}.", param="model.base")
             return columns
@@ -177,7 +177,7 @@ class Tabular(SizedNetwork):
         split: Split = "validation" if self.size("validation") else "train"
         sample = self.feed(split, np.arange(min(SAMPLE, self.size(split))), epoch=None)
         recipe = msgspec.structs.replace(facts.recipe, model=self.model)
-        package.build(
+        manifest = package.build(
             model,
             name=recipe.name,
             task=recipe.task,
@@ -189,7 +189,7 @@ class Tabular(SizedNetwork):
             card=facts.card or recipe.card,
             lineage=lineage(recipe, facts),
         )
-        self.columns.save(folder / "compiled")
+        self.columns.save(package.served_in(folder, manifest))
 
     def facts(self) -> dict[str, Any]:
         """The data's digest, sizes and overlap; what columns are, and which are left out."""

@@ -23,7 +23,7 @@ from lmaas.tasks import text
 from lmaas.tasks.text_classification import encode
 from lmaas.training.base import Facts, Feed, Loss, Meter, Problem, Split
 from lmaas.training.problems import architectures
-from lmaas.training.problems.base_model import BaseModel
+from lmaas.training.problems.base_model import BaseModel, read_manifest
 from lmaas.training.problems.classification import ClassMeter, lineage
 from lmaas.training.problems.counting import Shape
 from lmaas.training.problems.options import FIELDS, TextDataOptions, data_options
@@ -75,7 +75,8 @@ class LabelledTexts:
 
     def _take_tokenizer(self, base: Path) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(base / "compiled" / TOKENIZER, self._path)
+        served = package.served_in(base, read_manifest(base))
+        shutil.copyfile(served / TOKENIZER, self._path)
 
     def _usual_length(self) -> int:
         part = self._splits.train
@@ -116,7 +117,7 @@ class LabelledTexts:
         split: Split = "validation" if self.size("validation") else "train"
         sample = self.feed(split, np.arange(min(SAMPLE, self.size(split))), epoch=None)
         recipe = msgspec.structs.replace(facts.recipe, model=self.model)
-        package.build(
+        manifest = package.build(
             model,
             name=recipe.name,
             task=recipe.task,
@@ -130,7 +131,7 @@ class LabelledTexts:
             lineage=lineage(recipe, facts),
             source=self._kept(model),
         )
-        shutil.copyfile(self._path, folder / "compiled" / TOKENIZER)
+        shutil.copyfile(self._path, package.served_in(folder, manifest) / TOKENIZER)
 
     def _kept(self, model: Any) -> Path | None:
         """The folder that is the package's source; None: the framework writes the model itself."""

@@ -1,0 +1,150 @@
+"""Which form of a model is served: the first, in order of speed, that gives its own answers."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lmaas.errors import InvalidInput, LMaaSError, MissingExtra, ParityFailed
+from lmaas.frameworks.base import Facts, Form, Framework
+from lmaas.frameworks.probing import Probed
+from lmaas.runtime import cases, ov, parity
+from lmaas.runtime.engine import ENGINES
+from lmaas.tasks import Row
+from lmaas.types import EngineName, Signature, TensorSpec
+
+
+class Chosen(NamedTuple):
+    """The engine, why it and not a faster one, and the signature."""
+
+    engine: EngineName
+    reason: str
+    signature: Signature
+
+
+def choose(
+    framework: Framework,
+    model: Any,
+    probed: Probed,
+    frozen: Callable[[], Probed],
+    signed: Callable[[Probed], Signature],
+    task: str,
+    folder: Path,
+) -> Chosen:
+    """Write the files of the first form that passes parity, and the cases, into `folder`.
+
+    With free axes first; where no form keeps them, at the sample's own shapes, which `frozen` asks
+    the source about. Raises InvalidInput where nothing can be made, ParityFailed where what was
+    made answers differently.
+    """
+    facts = _facts(framework, model, probed)
+    failures: list[str] = []
+    tries = [lambda: probed, frozen] if probed.axes.free else [lambda: probed]
+    measured = False
+    last: LMaaSError | None = None
+    for attempted in tries:
+        attempt = attempted()
+        signature = signed(attempt)
+        about = cases.About(
+            random=tuple(sorted(attempt.random)),
+            computes_in=facts.computes_in,
+            notes=(*attempt.notes, *facts.notes),
+        )
+        cases.write(folder / cases.SAMPLE_FILE, attempt.cases, about)
+        try:
+            for form in _forms(framework, model, attempt, signature):
+                why = _try(form, folder, signature, task, attempt)
+                if why is None:
+                    reason = "; ".join(dict.fromkeys(failures))
+                    return Chosen(form.engine, reason, signature)
+                measured = measured or why[1]
+                failures.append(f"{form.engine}, {form.how}: {why[0]}")
+                shutil.rmtree(folder / ENGINES[form.engine].folder, ignore_errors=True)
+        except MissingExtra:
+            raise
+        except InvalidInput as error:
+            last = error
+    if last is not None:
+        raise last
+    told = "; ".join(dict.fromkeys(failures)) or "no form of it is known"
+    if measured:
+        raise ParityFailed(
+            f"No form of the model gives its own answers ({told}). Nothing was published.",
+            hint="Make its outputs depend on its inputs alone, in inference mode.",
+        )
+    raise InvalidInput(
+        f"The model cannot be compiled ({told}).",
+        hint="Operations that only Python can run do not compile.",
+    )
+
+
+def _facts(framework: Framework, model: Any, probed: Probed) -> Facts:
+    own = probed.cases[0]
+    assert own.outputs is not None
+    kinds = {array.dtype.name for array in own.outputs.values() if array.dtype.kind == "f"}
+    facts = framework.facts(model, own.inputs)
+    if "float64" in kinds:
+        return facts._replace(computes_in="f64")
+    return facts._replace(computes_in="f16") if "float16" in kinds else facts
+
+
+def _forms(framework: Framework, model: Any, probed: Probed, signature: Signature) -> Any:
+    own = probed.cases[0]
+    assert own.outputs is not None
+    texts = any(spec.dtype == "string" for spec in (*signature.inputs, *signature.outputs))
+    for form in framework.forms(model, own.inputs, list(own.outputs), probed.axes):
+        if not (texts and form.engine == "openvino"):
+            yield form
+
+
+def _try(
+    form: Form, folder: Path, signature: Signature, task: str, probed: Probed
+) -> tuple[str, bool] | None:
+    """Make one form and measure it; why it will not do, and whether it ran at all."""
+    target = folder / ENGINES[form.engine].folder
+    try:
+        made = form.make(target)
+        if form.engine == "openvino":
+            _name_ports(made, signature, probed)
+            ov.load().save_model(made, target / "model.xml", compress_to_fp16=False)
+        report = parity.measure(folder, signature, task, form.engine, bf16=False)
+    except (MissingExtra, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - converters raise whatever they like
+        return _gist(error), False
+    return None if report.passed("f32") else (parity.tell(report), True)
+
+
+def _gist(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = " ".join(lines)[:300] or "no reason given"
+    return f"{type(error).__name__}: {told}"
+
+
+def _name_ports(model: Any, signature: Signature, probed: Probed) -> None:
+    """Give the converted model's tensors our names and shapes. Raises InvalidInput."""
+    own = probed.cases[0]
+    assert own.outputs is not None
+    inputs, outputs = own.inputs, own.outputs
+    if len(model.inputs) != len(inputs) or len(model.outputs) != len(outputs):
+        raise InvalidInput(
+            f"The compiled model has {len(model.inputs)} inputs and {len(model.outputs)} outputs; "
+            f"the source has {len(inputs)} and {len(outputs)}. An input that does not reach any "
+            "output is dropped: leave it out of the sample."
+        )
+    ordered_inputs, ordered_outputs = _order(model.inputs, inputs), _order(model.outputs, outputs)
+    for ports, names in ((ordered_inputs, inputs), (ordered_outputs, outputs)):
+        for port, name in zip(ports, names, strict=True):
+            port.get_tensor().set_names({name})
+    specs: tuple[TensorSpec, ...] = signature.inputs
+    model.reshape(
+        {port: list(spec.shape) for port, spec in zip(ordered_inputs, specs, strict=True)}
+    )
+
+
+def _order(ports: list[Any], arrays: Row) -> list[Any]:
+    """The ports in the order of `arrays`: by name where the converter kept all names."""
+    named = {name: port for port in ports for name in port.get_names()}
+    if all(name in named for name in arrays):
+        return [named[name] for name in arrays]
+    return list(ports)

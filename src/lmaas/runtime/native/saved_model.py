@@ -1,0 +1,50 @@
+"""SavedModels: which of their operations are refused, and what is looked at before loading one."""
+
+from pathlib import Path
+from typing import Final
+
+from lmaas.errors import ModelRefused
+
+SERVING: Final = "serving_default"
+"""TensorFlow's name for the signature that is served."""
+UNSAFE_OPS: Final = {
+    "ReadFile", "WriteFile", "MatchingFiles", "PyFunc", "PyFuncStateless", "EagerPyFunc",
+    "WholeFileReader", "WholeFileReaderV2", "TextLineReader", "TextLineReaderV2",
+    "TFRecordReader", "TFRecordReaderV2", "FixedLengthRecordReader", "FixedLengthRecordReaderV2",
+    "TextLineDataset", "TFRecordDataset", "TFRecordDatasetV2", "FixedLengthRecordDataset",
+    "FixedLengthRecordDatasetV2", "CSVDataset", "CSVDatasetV2", "SqlDataset", "LoadDataset",
+    "SaveDataset", "SaveDatasetV2", "DatasetFromGraph", "PrintV2", "SaveSlices", "DebugIdentity",
+    "DebugIdentityV2", "DebugIdentityV3", "RpcCall", "RpcClient", "RpcServer", "XlaHostCompute",
+    "InitializeTableFromTextFile", "InitializeTableFromTextFileV2",
+}  # fmt: skip
+SAVER_OPS: Final = {"Save", "SaveV2", "Restore", "RestoreV2", "RestoreSlice", "MergeV2Checkpoints",
+             "ShardedFilename"}  # fmt: skip
+"""File ops that belong in a SavedModel's saver and nowhere else."""
+
+
+def check(folder: Path) -> None:
+    """Refuse a SavedModel whose graphs read or write files, or call Python."""
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    if any(p.is_symlink() for p in folder.rglob("*")):
+        raise ModelRefused(f"{folder.name} holds symbolic links.")
+    saved = SavedModel()
+    try:
+        saved.ParseFromString((folder / "saved_model.pb").read_bytes())
+    except DecodeError as error:
+        raise ModelRefused(f"{folder.name}/saved_model.pb is damaged: {error}.") from None
+    for meta in saved.meta_graphs:
+        functions = {f.signature.name: f for f in meta.graph_def.library.function}
+        saver = meta.saver_def.save_tensor_name != ""
+        savers = {name for name in functions if "save" in name or "restore" in name}
+        found = {node.op for node in meta.graph_def.node}
+        bad = found & (UNSAFE_OPS if saver else UNSAFE_OPS | SAVER_OPS)
+        for name, function in functions.items():
+            ops = {node.op for node in function.node_def}
+            bad |= ops & (UNSAFE_OPS if name in savers else UNSAFE_OPS | SAVER_OPS)
+        if bad:
+            raise ModelRefused(
+                f"{folder.name} has operations that read files or run code: {sorted(bad)}.",
+                hint="Save the model without its input pipeline.",
+            )
