@@ -1,19 +1,25 @@
 """`lmaas.publish`: a model from a notebook or script, straight into a home or onto a server."""
 
 import asyncio
+import base64
 import os
+import sys
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Unpack
 
+import msgspec
+
 from lmaas.client import Client
+from lmaas.client.calls import build_package
 from lmaas.config import Settings, load_settings
 from lmaas.errors import InvalidInput
 from lmaas.registry.names import check_name
 from lmaas.service import Service
+from lmaas.telling import lines_of
 from lmaas.types import TENANT, ModelVersion, PublishOptions, PushOptions
 
 
@@ -49,14 +55,15 @@ def publish(
             path = Path(model)
             given: PushOptions | None = _push_options(name, task, sample, options, Path(scratch))
         else:
-            from lmaas.frameworks import package
-
             path, given = Path(scratch) / "package", None
-            package.build(model, name=name, task=task, sample=sample, folder=path, **options)
+            build_package(model, name, task, sample, path, options, settings.home_path / "logs")
         if remote:
             with Client(str(settings.url), settings.key) as client:
-                return client.push(path, given)
-        return _push_here(settings, path, given)
+                version = client.push(path, given)
+        else:
+            version = _push_here(settings, path, given)
+    sys.stderr.write("".join(f"{line}\n" for line in lines_of(version)))
+    return version
 
 
 def _push_here(settings: Settings, path: Path, options: PushOptions | None) -> ModelVersion:
@@ -69,8 +76,8 @@ def _push_here(settings: Settings, path: Path, options: PushOptions | None) -> M
 def _push_options(
     name: str, task: str, sample: Any, options: PublishOptions, folder: Path
 ) -> PushOptions:
-    for option in ("metrics", "lineage"):
-        if options.get(option):
+    for option in ("metrics", "lineage", "second_sample"):
+        if options.get(option) is not None:
             raise InvalidInput(f"A file takes no {option}: publish the live model.", param=option)
     labels = options.get("labels")
     return PushOptions(
@@ -80,8 +87,15 @@ def _push_options(
         image=options.get("image"),
         outputs_are=options.get("outputs_are"),
         card=options.get("card", ""),
+        dynamic=_plain(options.get("dynamic")),
         sample=None if sample is None else _write_sample(sample, folder),
     )
+
+
+def _plain(
+    dynamic: Mapping[str, Mapping[int, str]] | None,
+) -> dict[str, dict[int, str]] | None:
+    return None if dynamic is None else {name: dict(axes) for name, axes in dynamic.items()}
 
 
 def _write_sample(sample: Any, folder: Path) -> str:
@@ -89,6 +103,11 @@ def _write_sample(sample: Any, folder: Path) -> str:
 
     if isinstance(sample, str | os.PathLike):
         return str(Path(sample).absolute())
+    values = list(sample.values()) if isinstance(sample, dict) else [sample]
+    if any(np.asarray(value).dtype.kind in "OSU" for value in values):
+        path = folder / "sample.json"
+        path.write_bytes(msgspec.json.encode(sample, enc_hook=_listed))
+        return str(path)
     if isinstance(sample, dict):
         from safetensors.numpy import save_file
 
@@ -98,3 +117,10 @@ def _write_sample(sample: Any, folder: Path) -> str:
     path = folder / "sample.npy"
     np.save(path, np.asarray(sample), allow_pickle=False)
     return str(path)
+
+
+def _listed(value: Any) -> Any:
+    """Arrays and bytes for JSON, as samples have them."""
+    if isinstance(value, bytes):
+        return {"b64": base64.b64encode(value).decode()}
+    return value.tolist()

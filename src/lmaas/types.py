@@ -218,6 +218,7 @@ class PushOptions(Record, frozen=True, kw_only=True):
     `base` the model that a LoRA adapter was made for.
 
     `task` may be left out for a checkpoint, whose architecture tells it, and for a package.
+    `dynamic` names free axes by input and axis; `signature` is which one of a SavedModel is served.
     """
 
     name: str
@@ -226,6 +227,8 @@ class PushOptions(Record, frozen=True, kw_only=True):
     image: ImageSpec | None = None
     outputs_are: Literal["logits", "probabilities"] | None = None
     sample: str | None = None
+    dynamic: dict[str, dict[int, str]] | None = None
+    signature: str | None = None
     base: str | None = None
     card: str = ""
 
@@ -276,6 +279,10 @@ class PublishOptions(TypedDict, total=False):
     """How an image becomes the model's input; guessed from the input's shape where left out."""
     outputs_are: Literal["logits", "probabilities"] | None
     """What a classifier gives; told from the sample's outputs where left out."""
+    dynamic: Mapping[str, Mapping[int, str]] | None
+    """Axes beside the batch that are free, named by input and axis: `{"x": {1: "time"}}`."""
+    second_sample: Any
+    """Inputs of other sizes than the sample's: the axes in which they differ are free."""
     metrics: Mapping[str, float] | None
     """What was measured, by the metric's name."""
     card: str

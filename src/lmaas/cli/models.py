@@ -56,7 +56,11 @@ def list_(flags: dict[str, Any], as_json: bool) -> None:
 @server_options
 @click.pass_obj
 def show_(flags: dict[str, Any], name: str, as_json: bool) -> None:
-    """All versions of a model, each with its compressed forms."""
+    """All versions of a model, each with its compressed forms; of the newest, how it is served and
+    each check against its source.
+    """
+    from lmaas.telling import checks_of, lines_of
+
     with operator_of(flags) as operator:
         versions = operator.versions(name)
     columns = ("model", "framework", "parameters", "size", "f32 error", "metrics", "aliases")
@@ -66,6 +70,13 @@ def show_(flags: dict[str, Any], name: str, as_json: bool) -> None:
         for row in (_version_row(v), *(_variant_row(variant) for variant in v.variants))
     ]
     show_table(versions, as_json, columns, rows)
+    if as_json:
+        return
+    newest = versions[-1]
+    show(newest, False, ["", *(printable(line) for line in lines_of(newest)), ""])
+    if checks := checks_of(newest):
+        names = ("precision", "inputs", "rows", "error", "of the largest", "passed")
+        show_table(newest, False, names, checks)
 
 
 @command.command()

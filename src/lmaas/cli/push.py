@@ -24,8 +24,13 @@ from lmaas.cli.output import (
 @click.option("--image", help="How an image becomes the input (JSON, see lmaas.ImageSpec).")
 @click.option("--outputs-are", type=click.Choice(["logits", "probabilities"]))
 @click.option(
-    "--sample", type=click.Path(path_type=Path), help="Sample inputs (.npy, .safetensors)."
+    "--sample", type=click.Path(path_type=Path), help="Sample inputs (.npy, .safetensors, .json)."
 )
+@click.option(
+    "--dynamic",
+    help="Axes that are free beside the batch: INPUT:AXIS=NAME, separated by commas.",
+)
+@click.option("--signature", help="Which signature of a SavedModel is served.")
 @click.option("--base", help="The model that a LoRA adapter was made for.")
 @click.option("--card", type=click.Path(path_type=Path), help="A description (Markdown file).")
 @json_option
@@ -41,6 +46,8 @@ def command(
     image: str | None,
     outputs_are: Any,
     sample: Path | None,
+    dynamic: str | None,
+    signature: str | None,
     base: str | None,
     card: Path | None,
     as_json: bool,
@@ -53,6 +60,7 @@ def command(
     from lmaas.client import Client
     from lmaas.codecs.json import read
     from lmaas.config import load_settings
+    from lmaas.telling import lines_of
     from lmaas.types import TENANT, ImageSpec, PushOptions
 
     options = PushOptions(
@@ -62,6 +70,8 @@ def command(
         image=read(image.encode(), ImageSpec) if image else None,
         outputs_are=outputs_are,
         sample=str(sample.absolute()) if sample else None,
+        dynamic=_axes(dynamic) if dynamic else None,
+        signature=signature,
         base=base,
         card=card.read_text("utf-8") if card else "",
     )
@@ -73,8 +83,18 @@ def command(
     else:
         with service_of(flags) as service:
             version = asyncio.run(service.catalog.push(TENANT, path, options))
-    error = version.parity.max_abs_error("f32")
-    lines = [f"Published {version.ref} (f32 error {error:.2g})."]
+    lines = [f"Published {version.ref}.", *lines_of(version)[1:]]
     if why := version.manifest.lineage.recipe.get("not_compiled"):
         lines = [f"Published {version.ref}; served from its source by the engine torch: {why}"]
     show(version, as_json, lines)
+
+
+def _axes(told: str) -> dict[str, dict[int, str]]:
+    found: dict[str, dict[int, str]] = {}
+    for entry in told.split(","):
+        place, _, name = entry.partition("=")
+        tensor, _, axis = place.rpartition(":")
+        if not (tensor and name and axis.lstrip("-").isdecimal()):
+            raise click.BadParameter(f"{entry!r} is not INPUT:AXIS=NAME.", param_hint="--dynamic")
+        found.setdefault(tensor, {})[int(axis)] = name
+    return found

@@ -13,6 +13,7 @@ import msgspec
 
 from lmaas.accounts.records import Limits, ModelPrice, Price, UsageReport
 from lmaas.client.payloads import read_answer, to_payload
+from lmaas.config import load_settings
 from lmaas.errors import BY_CODE, InvalidInput, LMaaSError, Unavailable
 from lmaas.job import Job, JobState, StoredEvent
 from lmaas.recipe import Recipe
@@ -368,12 +369,24 @@ def whole_of(body: bytes) -> ChatPiece:
 
 
 def build_package(
-    model: Any, name: str, task: str, sample: Any, folder: Path, options: PublishOptions
+    model: Any,
+    name: str,
+    task: str,
+    sample: Any,
+    folder: Path,
+    options: PublishOptions,
+    logs: Path | None = None,
 ) -> None:
-    """Write the package of `model`, as `lmaas.publish` makes it, into `folder`."""
-    from lmaas.frameworks import package
+    """Write the package of `model`, as `lmaas.publish` makes it, into `folder`.
 
-    package.build(model, name=name, task=task, sample=sample, folder=folder, **options)
+    What libraries say on the way goes into a file in `logs` (a home's own unless given), which
+    errors name.
+    """
+    from lmaas.frameworks import package
+    from lmaas.frameworks.log import captured
+
+    with captured(logs or load_settings({}).home_path / "logs", f"publish-{name}"):
+        package.build(model, name=name, task=task, sample=sample, folder=folder, **options)
 
 
 def files_of(path: Path) -> list[Path]:

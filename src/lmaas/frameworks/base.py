@@ -2,8 +2,9 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -22,12 +23,14 @@ class Form(NamedTuple):
     """One way in which a model may be served; whether it gives the model's answers is measured.
 
     `make` gives an `openvino.Model` for the engine openvino; for a native engine it writes the
-    files into the folder that it is given, and gives None. `how` says in words how it came about.
+    files into the folder that it is given, and gives None. `how` says in words how it came about,
+    `places` where in the model an operation is used, by its name.
     """
 
     engine: EngineName
     how: str
     make: Callable[[Path], Any]
+    places: Mapping[str, str] = MappingProxyType({})
 
 
 class Facts(NamedTuple):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from lmaas.errors import InvalidInput, LMaaSError, MissingExtra, ParityFailed
 from lmaas.frameworks.base import Facts, Form, Framework
 from lmaas.frameworks.probing import Probed
+from lmaas.frameworks.reasons import reason, together
 from lmaas.runtime import cases, ov, parity
 from lmaas.runtime.engine import ENGINES
 from lmaas.tasks import Row
@@ -55,8 +56,7 @@ def choose(
             for form in _forms(framework, model, attempt, signature):
                 why = _try(form, folder, signature, task, attempt)
                 if why is None:
-                    reason = "; ".join(dict.fromkeys(failures))
-                    return Chosen(form.engine, reason, signature)
+                    return Chosen(form.engine, together(failures), signature)
                 measured = measured or why[1]
                 failures.append(f"{form.engine}, {form.how}: {why[0]}")
                 shutil.rmtree(folder / ENGINES[form.engine].folder, ignore_errors=True)
@@ -66,7 +66,7 @@ def choose(
             last = error
     if last is not None:
         raise last
-    told = "; ".join(dict.fromkeys(failures)) or "no form of it is known"
+    told = together(failures) or "no form of it is known"
     if measured:
         raise ParityFailed(
             f"No form of the model gives its own answers ({told}). Nothing was published.",
@@ -111,14 +111,8 @@ def _try(
     except (MissingExtra, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - converters raise whatever they like
-        return _gist(error), False
+        return reason(error, form.places), False
     return None if report.passed("f32") else (parity.tell(report), True)
-
-
-def _gist(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = " ".join(lines)[:300] or "no reason given"
-    return f"{type(error).__name__}: {told}"
 
 
 def _name_ports(model: Any, signature: Signature, probed: Probed) -> None:

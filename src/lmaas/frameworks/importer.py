@@ -9,8 +9,10 @@ import msgspec
 import numpy as np
 
 from lmaas import frameworks
+from lmaas.codecs import strings
 from lmaas.errors import InvalidInput, MissingExtra
-from lmaas.frameworks import adapter, checkpoint, package, refuse
+from lmaas.frameworks import adapter, checkpoint, package, refuse, tensorflow
+from lmaas.frameworks.base import Framework
 from lmaas.runtime.native import keras_file, onnx_file, saved_model
 from lmaas.types import Lineage, Manifest, PushOptions, Record, TensorSpec
 
@@ -20,7 +22,10 @@ CHECKS = {
     "onnx": onnx_file.check,
 }
 SAMPLE_SIZE = 4
+OPEN_SIZES = (16, 64, 224, 5)
+"""Sizes of open axes at which a sample is drawn, in this order."""
 SEED = 0
+HOW_TO_GIVE = "Give sample inputs: --sample FILE (.npy, .safetensors or .json)."
 
 
 class Request(Record, frozen=True, kw_only=True):
@@ -57,6 +62,8 @@ def run(body: bytes) -> bytes:
         _choose_backend()
         CHECKS[name](path)
         model = framework.load(path)
+        if name == "tensorflow":
+            model = tensorflow.select(model, options.signature)
     except ModuleNotFoundError as error:
         raise MissingExtra(
             f"{path.name} needs {error.name}, which is not installed here.",
@@ -65,7 +72,7 @@ def run(body: bytes) -> bytes:
     if options.sample is not None:
         sample: Any = read_sample(Path(options.sample))
     else:
-        sample = draw_sample(framework.inputs(model))
+        sample = find_sample(framework, model)
     manifest = package.build(
         model,
         name=options.name,
@@ -75,6 +82,7 @@ def run(body: bytes) -> bytes:
         labels=options.labels,
         image=options.image,
         outputs_are=options.outputs_are,
+        dynamic=options.dynamic,
         card=options.card,
         lineage=Lineage(origin="push"),
         framework=framework,
@@ -106,33 +114,63 @@ def _choose_backend() -> None:
         os.environ.setdefault("KERAS_BACKEND", "torch")
 
 
-def draw_sample(specs: list[TensorSpec]) -> dict[str, np.ndarray]:
-    """Seeded inputs: standard normal for floats, 0 or 1 for integers."""
+def find_sample(framework: Framework, model: Any) -> dict[str, np.ndarray]:
+    """Drawn inputs on which the model runs, where it says what it takes.
+
+    Open axes are tried at a few sizes. Raises InvalidInput where none will do.
+    """
+    specs = framework.inputs(model)
     if not specs:
         raise InvalidInput(
             "The model does not say what it takes, so no sample can be drawn.",
-            hint="Give sample inputs: --sample FILE (.npy or .safetensors).",
+            hint=HOW_TO_GIVE,
             param="sample",
         )
+    last: Exception | None = None
+    for size in OPEN_SIZES if any(-1 in spec.shape[1:] for spec in specs) else OPEN_SIZES[:1]:
+        sample = draw_sample(specs, size)
+        try:
+            framework.run(model, sample)
+        except Exception as error:  # noqa: BLE001 - whatever it raises: not at this size
+            last = error
+            continue
+        return sample
+    told = " ".join(str(last).split())[:300]
+    raise InvalidInput(
+        f"The model does not run on inputs drawn for {[list(spec.shape) for spec in specs]}: "
+        f"{told}",
+        hint=HOW_TO_GIVE,
+        param="sample",
+    )
+
+
+def draw_sample(specs: list[TensorSpec], size: int) -> dict[str, np.ndarray]:
+    """Seeded inputs: standard normal for floats, 0 or 1 for integers, words for texts.
+
+    Open axes beside the batch get `size` elements.
+    """
     rng = np.random.default_rng(SEED)
     sample = {}
     for spec in specs:
-        if not spec.shape or any(size < 0 for size in spec.shape[1:]):
-            raise InvalidInput(
-                f"Input {spec.name!r} has the open shape {list(spec.shape)}, so no sample can be "
-                "drawn.",
-                hint="Give sample inputs: --sample FILE (.npy or .safetensors).",
-                param="sample",
-            )
-        shape = (SAMPLE_SIZE if spec.shape[0] < 0 else spec.shape[0], *spec.shape[1:])
+        shape = tuple(
+            (size if axis else SAMPLE_SIZE) if length < 0 else length
+            for axis, length in enumerate(spec.shape)
+        )
+        if spec.dtype == strings.DTYPE:
+            words = rng.choice(["a", "the", "good", "bad", "1", "x y"], shape)
+            sample[spec.name] = strings.from_objects(words, name=spec.name)
+            continue
         is_float = np.dtype(spec.dtype).kind == "f"
         drawn = rng.standard_normal(shape) if is_float else rng.integers(0, 2, shape)
-        sample[spec.name] = drawn.astype(spec.dtype)
+        sample[spec.name] = np.asarray(drawn).astype(spec.dtype)
     return sample
 
 
 def read_sample(path: Path) -> Any:
-    """Sample inputs: a `.npy` array, or a `.safetensors` file of arrays by input name."""
+    """Sample inputs: a `.npy` array, or a `.safetensors` or `.json` file of arrays by input name.
+
+    JSON may hold one array alone, and bytes as `{"b64": …}`.
+    """
     try:
         if path.suffix == ".safetensors":
             from safetensors.numpy import load_file
@@ -140,6 +178,19 @@ def read_sample(path: Path) -> Any:
             return load_file(path)
         if path.suffix == ".npy":
             return np.load(path, allow_pickle=False)
+        if path.suffix == ".json":
+            return _from_json(msgspec.json.decode(path.read_bytes()))
     except (OSError, ValueError) as error:
         raise InvalidInput(f"The sample {path.name} cannot be read: {error}.") from None
-    raise InvalidInput(f"The sample {path.name} must be .npy or .safetensors.", param="sample")
+    raise InvalidInput(
+        f"The sample {path.name} must be .npy, .safetensors or .json.", param="sample"
+    )
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, dict) and "b64" not in value:
+        return {name: _from_json(each) for name, each in value.items()}
+    array = np.asarray(value)
+    if array.dtype.kind in "OSU":
+        return strings.from_objects(value, name="The sample")
+    return array

@@ -113,7 +113,7 @@ def probe(
     notes = list(found.notes)
     if source.random:
         named = ", ".join(sorted(source.random))
-        notes.append(f"Drawn at random, so that only shapes were compared: {named}.")
+        notes.append(f"Drawn at random, so that only shapes and spread were compared: {named}.")
     if asked.skipped:
         notes.append(f"Not compared, for time or space: {', '.join(asked.skipped)}.")
     return Probed(

@@ -200,18 +200,48 @@ def format_of(variables: Iterable[Any]) -> NumberFormat:
     return "f16" if "float16" in kinds else "bf16" if "bfloat16" in kinds else "f32"
 
 
+def select(model: Any, name: str | None) -> Any:
+    """The loaded SavedModel with its signature `name` as the one that is served.
+
+    None: its default, or its only one. Raises InvalidInput where it has none like it.
+    """
+    import tensorflow as tf
+
+    known = sorted(getattr(model, "signatures", None) or ())
+    if name is None and (SERVING in known or len(known) < 2):
+        return model
+    if name not in known:
+        what = "several" if name is None else f"no {name!r} among its"
+        raise InvalidInput(
+            f"The SavedModel has {what} signatures: {', '.join(known) or 'none'}.",
+            hint="Each is a model of its own name: lmaas push … --name NAME --signature "
+            f"{known[0] if known else 'NAME'}.",
+            param="signature",
+        )
+
+    class Selected(tf.Module):  # type: ignore[misc]
+        """A SavedModel as one of its signatures."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.loaded = model
+
+        @property
+        def signatures(self) -> dict[str, Any]:
+            """The one that was selected."""
+            return {SERVING: self.loaded.signatures[name]}
+
+    return Selected()
+
+
 def _served(model: Any) -> Any:
     signatures = getattr(model, "signatures", None)
     if not signatures:
         return None
-    if SERVING in signatures:
-        return signatures[SERVING]
-    if len(signatures) == 1:
-        return next(iter(signatures.values()))
-    raise InvalidInput(
-        f"The SavedModel has the signatures {sorted(signatures)} and no serving_default.",
-        hint="Save it with one signature.",
-    )
+    if SERVING in signatures or len(signatures) == 1:
+        return signatures[SERVING if SERVING in signatures else next(iter(signatures))]
+    # A live SavedModel has no command line to say which: the error says how.
+    return _served(select(model, None))
 
 
 def call(model: Any, tensors: Mapping[str, Any]) -> Any:

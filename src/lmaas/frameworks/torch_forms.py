@@ -52,10 +52,8 @@ def forms(
     script = _Once(lambda: _script(model))
     scripts = scripts and kind is None
     if not seen.reads:
-        yield Form("openvino", "traced", lambda _: _convert(called, example))
-    yield Form(
-        "openvino", "exported", lambda _: ov.load().convert_model(program().run_decompositions())
-    )
+        yield Form("openvino", "traced", lambda _: _convert(called, example), seen.places)
+    yield Form("openvino", "exported", lambda _: _of_program(program()), seen.places)
     if scripts:
         yield Form("openvino", "as TorchScript", lambda _: _convert(script(), None))
     yield Form(
@@ -145,6 +143,11 @@ def _convert(module: Any, example: tuple[Any, ...] | None) -> Any:
         if example is None:
             return ov.load().convert_model(module)
         return ov.load().convert_model(module, example_input=example)
+
+
+def _of_program(program: Any) -> Any:
+    with quiet():
+        return ov.load().convert_model(program.run_decompositions())
 
 
 def _trace(module: Any, example: tuple[Any, ...]) -> Any:

@@ -23,10 +23,13 @@ ORDER: Final[tuple[NumberFormat, ...]] = ("f64", "f32", "bf16", "f16")
 
 
 class Watched(msgspec.Struct, kw_only=True):
-    """Where values of the inputs are read, and the least exact numbers that are computed with."""
+    """Where values of the inputs are read, the least exact numbers that are computed with, and
+    where each operation is used first.
+    """
 
     reads: list[str]
     computes_in: NumberFormat
+    places: dict[str, str]
 
 
 def watch(call: Callable[[Mapping[str, Any]], Any], tensors: Mapping[str, Any]) -> Watched:
@@ -43,6 +46,7 @@ def watch(call: Callable[[Mapping[str, Any]], Any], tensors: Mapping[str, Any]) 
     }
     seen: set[NumberFormat] = set()
     reads: list[str] = []
+    places: dict[str, str] = {}
     # Storages that hold something of the inputs; kept, so that no address is used twice.
     derived: dict[int, Any] = {}
 
@@ -84,6 +88,7 @@ def watch(call: Callable[[Mapping[str, Any]], Any], tensors: Mapping[str, Any]) 
             given = [*_tensors(args), *_tensors(kwargs or {})]
             if func._schema.name in OPS and any(map(depends, given)):
                 read(func._schema.name.removeprefix("aten::").strip("_"))
+            places.setdefault(func._schema.name, _place())
             result = func(*args, **(kwargs or {}))
             touched = any(map(depends, given))
             for tensor in _tensors(result):
@@ -98,7 +103,7 @@ def watch(call: Callable[[Mapping[str, Any]], Any], tensors: Mapping[str, Any]) 
     with torch.no_grad(), Calls(), Ops():
         call(tensors)
     lowest: NumberFormat = max(seen, key=ORDER.index, default="f32")
-    return Watched(reads=reads, computes_in="f32" if lowest == "f64" else lowest)
+    return Watched(reads=reads, computes_in="f32" if lowest == "f64" else lowest, places=places)
 
 
 def _tensors(value: Any) -> list[Any]:

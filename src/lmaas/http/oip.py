@@ -52,7 +52,7 @@ async def model(service: Service, exchange: Exchange, path: dict[str, str]) -> N
         ModelMetadata(
             name=version.name,
             versions=tuple(str(v.version) for v in versions),
-            platform="openvino",
+            platform=version.manifest.engine,
             inputs=tuple(map(_spec, signature.inputs)),
             outputs=tuple(map(_spec, signature.outputs)),
         )

@@ -29,7 +29,7 @@ async def publish(service: Service, exchange: Exchange, path: dict[str, str]) ->
     """Publish the files of a multipart form: a model file, a SavedModel, a checkpoint or a package.
 
     Parts: `options` (JSON; not needed for a package), `file` (one for each file, the filename its
-    relative path), `sample` (.npy or .safetensors).
+    relative path), `sample` (.npy, .safetensors or .json).
     """
     with service.workshop.scratch("upload") as scratch:
         with closing(Form(exchange.headers.get(b"content-type", b""), scratch)) as form:

@@ -41,6 +41,9 @@ TOLERANCES: Final[dict[NumberFormat, Tolerance]] = {
     "bf16": Tolerance(0.04, 0.04, 1e-3),
 }
 """By the least exact numbers that the source itself computes with."""
+MANY: Final = 64
+"""So many random numbers have about the spread of all of them."""
+SAME: Final = 1e-9
 SERVED_IN_BF16: Final = Tolerance(0.005, 0.005, 1e-6)
 """What a model may lose by being served in bf16, unasked; its labels stay the same, all of them."""
 
@@ -66,6 +69,8 @@ def measure(
             for case in compared:
                 got = _run(runner, case, signature)
                 checks.append(_check(precision, case, got, signature, task, allowed, about))
+            if about.random:
+                checks.append(_draws(precision, runner, compared[0], signature, about.random))
         finally:
             runner.close()
     tolerance = {
@@ -154,6 +159,33 @@ def _check(
         max_scaled_error=worst_scaled,
         top1_agreement=agreement,
         passed=close and agreement in (None, 1.0),
+    )
+
+
+def _draws(
+    precision: Precision,
+    runner: Engine,
+    case: Case,
+    signature: Signature,
+    random: tuple[str, ...],
+) -> ParityCheck:
+    """Outputs that the source draws at random are drawn anew each time, and as far apart."""
+    first, second = _run(runner, case, signature), _run(runner, case, signature)
+    fits = first is not None and second is not None and case.outputs is not None
+    if first is not None and second is not None and case.outputs is not None:
+        for name in random:
+            want = case.outputs[name].astype(np.float64)
+            got = first[name].astype(np.float64)
+            alike = want.size < MANY or 0.5 <= (np.std(got) + SAME) / (np.std(want) + SAME) <= 2.0
+            fits = fits and alike and not np.array_equal(first[name], second[name])
+    error = 0.0 if fits else NOT_COMPARABLE
+    return ParityCheck(
+        precision=precision,
+        batch_size=_rows(case),
+        name="drawn at random",
+        max_abs_error=error,
+        max_scaled_error=error,
+        passed=fits,
     )
 
 

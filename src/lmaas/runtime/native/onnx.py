@@ -81,7 +81,8 @@ def ask(made: Any, arrays: Row, names: list[str]) -> Row:
 
 def _texts(array: np.ndarray) -> np.ndarray:
     try:
-        return np.vectorize(lambda element: element.decode(), otypes=[object])(array)
+        texts: np.ndarray = np.vectorize(lambda e: e.decode(), otypes=[object])(array)
+        return texts
     except UnicodeDecodeError as error:
         raise InvalidInput(f"The model takes UTF-8 texts: {error}.") from None
 

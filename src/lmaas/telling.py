@@ -1,0 +1,54 @@
+"""What is to be said of a version: how it is served, and what its parity checks found."""
+
+from lmaas.types import ModelVersion, ParityReport, Precision
+
+
+def lines_of(version: ModelVersion) -> list[str]:
+    """How a version is served and what was compared, for people, one thing a line."""
+    manifest, parity = version.manifest, version.parity
+    if manifest.upstream is not None:
+        return [f"{version.ref}: asked at {manifest.upstream.url}."]
+    engine = manifest.engine
+    lines = [f"{version.ref}: served by {engine}."]
+    if manifest.task == "text-generation":
+        lines = [f"{version.ref}: a language model."]
+    if manifest.engine_reason:
+        lines.append(f"Not faster, because: {manifest.engine_reason}.".replace("..", "."))
+    lines.append(_compared(parity, "f32"))
+    if any(check.precision == "bf16" for check in parity.checks):
+        kept = "is served in bf16 where that is faster" if parity.passed("bf16") else "stays in f32"
+        lines.append(f"{_compared(parity, 'bf16')} It {kept}.")
+    lines += parity.notes
+    lines += [
+        f"The axis {name} takes sizes from {least} to {'any' if most is None else most}."
+        for name, (least, most) in manifest.signature.axes.items()
+        if name != "batch"
+    ]
+    return lines
+
+
+def checks_of(version: ModelVersion) -> list[tuple[str, ...]]:
+    """A row for each check: precision, inputs, rows, errors, whether it passed."""
+    return [
+        (
+            check.precision,
+            check.name or f"batch {check.batch_size}",
+            str(check.batch_size),
+            f"{check.max_abs_error:.2g}",
+            f"{check.max_scaled_error:.2g}",
+            "yes" if check.passed else "no",
+        )
+        for check in version.parity.checks
+    ]
+
+
+def _compared(parity: ParityReport, precision: Precision) -> str:
+    checks = [check for check in parity.checks if check.precision == precision]
+    if not checks:
+        return "Nothing was compared."
+    worst_abs = max(check.max_abs_error for check in checks)
+    worst_scaled = max(check.max_scaled_error for check in checks)
+    return (
+        f"Compared with the source in {precision} on {len(checks)} sets of inputs: largest error "
+        f"{worst_abs:.2g}, {worst_scaled:.2g} of the largest output."
+    )
