@@ -12,7 +12,17 @@ TENANT = "default"
 """The operator's tenant; it owns everything until others are made."""
 
 Precision = Literal["f32", "bf16"]
-FrameworkName = Literal["pytorch", "keras", "tensorflow", "onnx", "lightgbm", "upstream"]
+FrameworkName = Literal[
+    "pytorch",
+    "keras",
+    "tensorflow",
+    "onnx",
+    "tflite",
+    "lightgbm",
+    "xgboost",
+    "scikit-learn",
+    "upstream",
+]
 EngineName = Literal["openvino", "torch", "tensorflow", "keras", "onnxruntime"]
 """What runs a model that is not a language model. All but `openvino` are native engines."""
 FileRole = Literal["source", "compiled", "native", "sample", "variant", "curves"]

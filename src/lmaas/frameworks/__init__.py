@@ -17,7 +17,10 @@ FRAMEWORKS: dict[FrameworkName, str] = {
     "pytorch": "lmaas.frameworks.pytorch",
     "tensorflow": "lmaas.frameworks.tensorflow",
     "onnx": "lmaas.frameworks.onnx",
+    "tflite": "lmaas.frameworks.tflite",
     "lightgbm": "lmaas.frameworks.lightgbm",
+    "xgboost": "lmaas.frameworks.xgboost",
+    "scikit-learn": "lmaas.frameworks.sklearn",
 }
 """Each framework's module, imported on first use; the module's `FRAMEWORK` has the verbs.
 
@@ -37,13 +40,28 @@ def of_object(model: Any) -> FrameworkName:
         "pytorch": "torch",
         "tensorflow": "tensorflow",
         "lightgbm": "lightgbm",
+        "xgboost": "xgboost",
+        "scikit-learn": "sklearn",
     }
     for name in FRAMEWORKS:
         if modules.get(name) in sys.modules and get(name).owns(model):
             return name
     raise InvalidInput(
         f"Cannot publish a {type(model).__module__}.{type(model).__qualname__}; expected a "
-        "torch.nn.Module, a keras.Model, a tf.Module or a lightgbm.Booster.",
-        hint="Files and folders are published with `lmaas push`.",
+        "torch.nn.Module, a keras.Model, a tf.Module or tf.function, a lightgbm or xgboost "
+        "Booster, or a scikit-learn estimator.",
+        hint=_hint(model),
         param="model",
     )
+
+
+def _hint(model: Any) -> str:
+    if type(model).__module__.startswith(("jax", "jaxlib", "flax")):
+        return (
+            "Make it a tf.function: from jax.experimental import jax2tf; lmaas.publish("
+            'tf.function(jax2tf.convert(model, native_serialization=False, polymorphic_shapes=["b, '
+            '..."]), autograph=False), …)'
+        )
+    if callable(model):
+        return "Wrap a function in a torch.nn.Module or a tf.function."
+    return "Files and folders are published with `lmaas push`."

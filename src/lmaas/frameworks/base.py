@@ -34,10 +34,14 @@ class Form(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """The least exact floating-point numbers that a model computes with, and notes for people."""
+    """The least exact numbers that a model computes with, and notes for people.
+
+    `decided_by` names outputs that say which column of another one is the largest.
+    """
 
     computes_in: NumberFormat
     notes: tuple[str, ...] = ()
+    decided_by: Mapping[str, str] = MappingProxyType({})
 
 
 class Framework(Protocol):

@@ -43,18 +43,20 @@ def choose(
     tries = [lambda: probed, frozen] if probed.axes.free else [lambda: probed]
     measured = False
     last: LMaaSError | None = None
+    refused: list[LMaaSError] = []
     for attempted in tries:
         attempt = attempted()
         signature = signed(attempt)
         about = cases.About(
             random=tuple(sorted(attempt.random)),
             computes_in=facts.computes_in,
+            decided_by=dict(facts.decided_by),
             notes=(*attempt.notes, *facts.notes),
         )
         cases.write(folder / cases.SAMPLE_FILE, attempt.cases, about)
         try:
             for form in _forms(framework, model, attempt, signature):
-                why = _try(form, folder, signature, task, attempt)
+                why = _try(form, folder, signature, task, attempt, refused)
                 if why is None:
                     return Chosen(form.engine, together(failures), signature)
                 measured = measured or why[1]
@@ -66,6 +68,8 @@ def choose(
             last = error
     if last is not None:
         raise last
+    if refused and len(refused) == len(failures):
+        raise refused[0]
     told = together(failures) or "no form of it is known"
     if measured:
         raise ParityFailed(
@@ -98,9 +102,17 @@ def _forms(framework: Framework, model: Any, probed: Probed, signature: Signatur
 
 
 def _try(
-    form: Form, folder: Path, signature: Signature, task: str, probed: Probed
+    form: Form,
+    folder: Path,
+    signature: Signature,
+    task: str,
+    probed: Probed,
+    refused: list[LMaaSError],
 ) -> tuple[str, bool] | None:
-    """Make one form and measure it; why it will not do, and whether it ran at all."""
+    """Make one form and measure it; why it will not do, and whether it ran at all.
+
+    What a form itself refuses is added to `refused`.
+    """
     target = folder / ENGINES[form.engine].folder
     try:
         made = form.make(target)
@@ -110,6 +122,9 @@ def _try(
         report = parity.measure(folder, signature, task, form.engine, bf16=False)
     except (MissingExtra, MemoryError):
         raise
+    except InvalidInput as error:
+        refused.append(error)
+        return reason(error, form.places), False
     except Exception as error:  # noqa: BLE001 - converters raise whatever they like
         return reason(error, form.places), False
     return None if report.passed("f32") else (parity.tell(report), True)

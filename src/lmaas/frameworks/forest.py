@@ -15,6 +15,10 @@ from lmaas.errors import InvalidInput
 from lmaas.runtime import ov
 
 VERSION: Final = "v4"
+LINKED: Final = {
+    "poisson", "gamma", "tweedie", "cross_entropy", "cross_entropy_lambda", "multiclassova", "sqrt",
+}  # fmt: skip
+"""Objectives whose predictions are not the sums of leaves."""
 CATEGORICAL, DEFAULT_LEFT = 1, 2
 MISSING_NONE, MISSING_NAN = 0, 2
 LARGEST: Final = np.float32(np.finfo(np.float32).max)
@@ -75,6 +79,12 @@ def parse(text: str) -> Forest:
     objective = known.get("objective", "").split()
     if "binary" in objective and "sigmoid:1" not in objective:
         raise InvalidInput("Trees with another sigmoid than 1 do not compile.", param="sigmoid")
+    if LINKED & set(objective):
+        raise InvalidInput(
+            f"Trees for {objective[0]} answer through a link function, and do not compile.",
+            hint="Take regression, binary or multiclass.",
+            param="objective",
+        )
     trees = [_fields(block) for block in blocks]
     forest = Forest(
         features=int(known["max_feature_idx"]) + 1,

@@ -13,13 +13,14 @@ from lmaas.codecs import strings
 from lmaas.errors import InvalidInput, MissingExtra
 from lmaas.frameworks import adapter, checkpoint, package, refuse, tensorflow
 from lmaas.frameworks.base import Framework
-from lmaas.runtime.native import keras_file, onnx_file, saved_model
+from lmaas.runtime.native import keras_file, onnx_file, saved_model, script
 from lmaas.types import Lineage, Manifest, PushOptions, Record, TensorSpec
 
 CHECKS = {
     "keras": keras_file.check,
     "tensorflow": saved_model.check,
     "onnx": onnx_file.check,
+    "pytorch": script.check,
 }
 SAMPLE_SIZE = 4
 OPEN_SIZES = (16, 64, 224, 5)
@@ -60,7 +61,8 @@ def run(body: bytes) -> bytes:
     framework = frameworks.get(name)
     try:
         _choose_backend()
-        CHECKS[name](path)
+        if name in CHECKS and path.suffix != ".pb":
+            CHECKS[name](path)
         model = framework.load(path)
         if name == "tensorflow":
             model = tensorflow.select(model, options.signature)

@@ -26,10 +26,10 @@ class LightGBM:
     name: FrameworkName = "lightgbm"
 
     def owns(self, model: Any) -> bool:
-        """Whether `model` is a booster."""
+        """Whether `model` is a booster, or a model that has one."""
         import lightgbm
 
-        return isinstance(model, lightgbm.Booster)
+        return isinstance(model, lightgbm.Booster) or hasattr(model, "booster_")
 
     def version(self) -> str:
         """lightgbm's version."""
@@ -39,7 +39,9 @@ class LightGBM:
 
     def inputs(self, model: Any) -> list[TensorSpec]:
         """One row of numbers for each sample."""
-        return [TensorSpec(name=INPUT, dtype="float32", shape=(BATCH, model.num_feature()))]
+        return [
+            TensorSpec(name=INPUT, dtype="float32", shape=(BATCH, _booster(model).num_feature()))
+        ]
 
     def name_inputs(self, model: Any, sample: Sequence[np.ndarray]) -> list[str]:
         """The one input."""
@@ -65,21 +67,23 @@ class LightGBM:
     def save(self, model: Any, folder: Path, arrays: Row) -> None:
         """`model.txt`."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / FILE).write_text(text_of(model), "utf-8")
+        (folder / FILE).write_text(text_of(_booster(model)), "utf-8")
 
     def load(self, folder: Path, like: Any = None) -> Any:
         """The booster in `model.txt`."""
-        return booster_of((folder / FILE).read_text("utf-8"))
+        path = folder / FILE if folder.is_dir() else folder
+        return booster_of(path.read_text("utf-8", "replace"))
 
     def run(self, model: Any, arrays: Row) -> Row:
         """Raw scores, or logits of two classes (N, outputs) float32."""
         (features,) = arrays.values()
-        scores = model.predict(features, raw_score=True).reshape(len(features), -1)
-        return {"scores": logits(scores, binary=forest.parse(text_of(model, 1)).binary)}
+        booster = _booster(model)
+        scores = booster.predict(features, raw_score=True).reshape(len(features), -1)
+        return {"scores": logits(scores, binary=forest.parse(text_of(booster, 1)).binary)}
 
     def forms(self, model: Any, arrays: Row, outputs: Sequence[str], axes: Axes) -> Iterator[Form]:
         """Gathers over all trees at once."""
-        yield Form("openvino", "trees", lambda _: forest.graph(forest.parse(text_of(model))))
+        yield Form("openvino", "trees", lambda _: forest.graph(_trees(model)))
 
     def seed(self, model: Any) -> None:
         """Trees draw nothing."""
@@ -90,8 +94,17 @@ class LightGBM:
 
     def num_parameters(self, model: Any) -> int:
         """Thresholds and leaves."""
-        nodes = forest.parse(text_of(model)).nodes
-        return len(nodes)
+        return len(_trees(model).nodes)
+
+
+def _booster(model: Any) -> Any:
+    return getattr(model, "booster_", model)
+
+
+def _trees(model: Any) -> forest.Forest:
+    """Those that the model itself predicts with: up to its best round, where it knows one."""
+    booster = _booster(model)
+    return forest.parse(text_of(booster, max(0, booster.best_iteration) or None))
 
 
 def text_of(booster: Any, rounds: int | None = None) -> str:

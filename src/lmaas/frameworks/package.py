@@ -14,12 +14,12 @@ import numpy as np
 
 from lmaas import frameworks, tasks
 from lmaas.codecs import strings
-from lmaas.errors import InvalidInput
+from lmaas.errors import InvalidInput, ParityFailed
 from lmaas.frameworks import tf_ragged
 from lmaas.frameworks.axes import declared, shown
 from lmaas.frameworks.base import Framework
 from lmaas.frameworks.base import outputs_are as kind_of
-from lmaas.frameworks.choosing import choose
+from lmaas.frameworks.choosing import Chosen, choose
 from lmaas.frameworks.probing import Probed, probe
 from lmaas.frameworks.source import Source
 from lmaas.runtime.engine import ENGINES
@@ -62,37 +62,45 @@ def build(
         )
         dynamic = dynamic or ragged or None
     arrays = fitting(framework, model, name_arrays(framework, model, sample))
-    wanted = _wanted(framework, model, arrays, dynamic, second_sample)
-
-    def ask(*, frozen: bool = False) -> Probed:
-        source = Source(
-            lambda given: _renamed(framework.run(model, given), given),
-            lambda: framework.seed(model),
-        )
-        return probe(source, arrays, wanted, frozen=frozen)
-
-    probed = ask()
-    own = probed.cases[0].outputs
-    assert own is not None
-    if task == "image-classification" and outputs_are is None:
-        outputs_are = kind_of(next(iter(own.values())))
     folder.mkdir(parents=True, exist_ok=True)
 
-    def signed(probed: Probed) -> Signature:
-        return tasks.get(task).check_signature(
-            Signature(
-                inputs=probed.specs(inputs=True),
-                outputs=probed.specs(inputs=False),
-                batch=probed.axes.joins,
-                axes=dict(probed.axes.sizes) if _names_axes(probed) else {},
-                labels=tuple(map(str, labels)) if labels is not None else None,
-                image=image,
-                language=language,
-                outputs_are=outputs_are,
-            )
-        )
+    def served(arrays: Row) -> Chosen:
+        wanted = _wanted(framework, model, arrays, dynamic, second_sample)
 
-    chosen = choose(framework, model, probed, lambda: ask(frozen=True), signed, task, folder)
+        def ask(*, frozen: bool = False) -> Probed:
+            source = Source(
+                lambda given: _renamed(framework.run(model, given), given),
+                lambda: framework.seed(model),
+            )
+            return probe(source, arrays, wanted, frozen=frozen)
+
+        def signed(probed: Probed) -> Signature:
+            kind = outputs_are
+            if task == "image-classification" and kind is None:
+                kind = kind_of(next(iter(probed.own.values())))
+            return tasks.get(task).check_signature(
+                Signature(
+                    inputs=probed.specs(inputs=True),
+                    outputs=probed.specs(inputs=False),
+                    batch=probed.axes.joins,
+                    axes=dict(probed.axes.sizes) if _names_axes(probed) else {},
+                    labels=tuple(map(str, labels)) if labels is not None else None,
+                    image=image,
+                    language=language,
+                    outputs_are=kind,
+                )
+            )
+
+        return choose(framework, model, ask(), lambda: ask(frozen=True), signed, task, folder)
+
+    try:
+        chosen = served(arrays)
+    except (InvalidInput, ParityFailed):
+        single = narrowed(arrays)
+        if framework.name != "scikit-learn" or single is arrays:
+            raise
+        # Not everything of scikit-learn is converted in float64; what is given is then float32.
+        arrays, chosen = single, served(single)
     manifest = Manifest(
         name=name,
         task=task,
@@ -181,10 +189,17 @@ def name_arrays(framework: Framework, model: Any, sample: Any) -> Row:
     return arrays
 
 
+def narrowed(arrays: Row) -> Row:
+    """The arrays with float32 instead of float64; themselves where there is none."""
+    if all(array.dtype != np.float64 for array in arrays.values()):
+        return arrays
+    return {n: a.astype(np.float32) if a.dtype == np.float64 else a for n, a in arrays.items()}
+
+
 def fitting(framework: Framework, model: Any, arrays: Row) -> Row:
     """The arrays, float64 ones as float32 where the model does not take them as they are."""
-    narrow = {n: a.astype(np.float32) if a.dtype == np.float64 else a for n, a in arrays.items()}
-    if all(narrow[name] is array for name, array in arrays.items()):
+    narrow = narrowed(arrays)
+    if narrow is arrays:
         return arrays
     declared = {spec.name: spec.dtype for spec in framework.inputs(model)}
     if all(declared.get(n) == a.dtype.name for n, a in arrays.items() if a.dtype == np.float64):

@@ -38,6 +38,13 @@ class Probed(msgspec.Struct, frozen=True, kw_only=True):
     random: frozenset[str]
     notes: tuple[str, ...]
 
+    @property
+    def own(self) -> Row:
+        """The source's outputs for the sample."""
+        outputs = self.cases[0].outputs
+        assert outputs is not None
+        return outputs
+
     def specs(self, *, inputs: bool) -> tuple[TensorSpec, ...]:
         """The tensors of the signature."""
         own = self.cases[0]

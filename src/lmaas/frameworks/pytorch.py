@@ -31,6 +31,7 @@ from lmaas.frameworks.base import (
 from lmaas.frameworks.source import SEED, same
 from lmaas.frameworks.torch_forms import plain_attention
 from lmaas.frameworks.torch_watch import watch
+from lmaas.runtime.native import script
 from lmaas.tasks import Row
 from lmaas.types import FrameworkName, TensorSpec
 
@@ -116,8 +117,11 @@ class PyTorch:
         (folder / "module.json").write_text(json.dumps({"class": kind, "repr": repr(model)}))
 
     def load(self, folder: Path, like: Any = None) -> Any:
-        """Fill the module `like` with the weights in `folder`."""
+        """Fill the module `like` with the weights in `folder`; a TorchScript file needs none."""
         from safetensors.torch import load_model
+
+        if folder.is_file():
+            return script.load(folder)
 
         if like is None:
             raise InvalidInput(
@@ -143,7 +147,7 @@ class PyTorch:
         import torch
 
         if isinstance(model, torch.jit.ScriptModule):
-            return torch_forms.of_script(model)
+            return torch_forms.of_script(model, arrays, axes)
         names = list(arrays)
         return torch_forms.forms(
             model,

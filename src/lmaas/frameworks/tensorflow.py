@@ -9,7 +9,7 @@ import numpy as np
 
 from lmaas.codecs import strings
 from lmaas.errors import InvalidInput
-from lmaas.frameworks import tf_forms
+from lmaas.frameworks import frozen, tf_forms
 from lmaas.frameworks.axes import Axes
 from lmaas.frameworks.base import (
     Facts,
@@ -29,6 +29,7 @@ from lmaas.runtime.native.saved_model import SERVING
 from lmaas.tasks import Row
 from lmaas.types import FrameworkName, TensorSpec
 
+FROZEN = "model.pb"
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 """Adam's constants (Kingma and Ba, 2015)."""
 
@@ -144,8 +145,11 @@ class TensorFlow:
             raise InvalidInput(f"TensorFlow cannot save the module: {str(error)[:500]}") from error
 
     def load(self, folder: Path, like: Any = None) -> Any:
-        """The SavedModel in `folder`."""
+        """The SavedModel in `folder`, or the frozen graph that it is the file of."""
         import tensorflow as tf
+
+        if folder.is_file() or (folder / FROZEN).is_file():
+            return frozen.load(folder if folder.is_file() else folder / FROZEN)
 
         try:
             return tf.saved_model.load(str(folder))

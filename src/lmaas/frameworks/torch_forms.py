@@ -55,7 +55,7 @@ def forms(
         yield Form("openvino", "traced", lambda _: _convert(called, example), seen.places)
     yield Form("openvino", "exported", lambda _: _of_program(program()), seen.places)
     if scripts:
-        yield Form("openvino", "as TorchScript", lambda _: _convert(script(), None))
+        yield Form("openvino", "as TorchScript", lambda _: _of_script(script(), arrays, axes))
     yield Form(
         "torch",
         "exported",
@@ -74,9 +74,9 @@ def forms(
         )
 
 
-def of_script(model: Any) -> Iterator[Form]:
+def of_script(model: Any, arrays: Row, axes: Axes) -> Iterator[Form]:
     """A TorchScript module is its own graph, control flow and all."""
-    yield Form("openvino", "as TorchScript", lambda _: _convert(model, None))
+    yield Form("openvino", "as TorchScript", lambda _: _of_script(model, arrays, axes))
     yield Form("torch", "as TorchScript", lambda folder: _save_script(model, folder))
 
 
@@ -137,11 +137,21 @@ def _tensors(arrays: Row) -> tuple[Any, ...]:
     return tuple(torch.tensor(array) for array in arrays.values())
 
 
-def _convert(module: Any, example: tuple[Any, ...] | None) -> Any:
-
+def _of_script(module: Any, arrays: Row, axes: Axes) -> Any:
+    openvino = ov.load()
+    shapes = [
+        openvino.PartialShape(
+            [-1 if name else size for size, name in zip(a.shape, axes.inputs[n], strict=True)]
+        )
+        for n, a in arrays.items()
+    ]
+    types = [openvino.Type(array.dtype) for array in arrays.values()]
     with exporting(module):
-        if example is None:
-            return ov.load().convert_model(module)
+        return openvino.convert_model(module, input=list(zip(shapes, types, strict=True)))
+
+
+def _convert(module: Any, example: tuple[Any, ...]) -> Any:
+    with exporting(module):
         return ov.load().convert_model(module, example_input=example)
 
 

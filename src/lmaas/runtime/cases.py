@@ -18,7 +18,7 @@ from lmaas.types import Record
 SAMPLE_FILE: Final = "sample.safetensors"
 FORMAT: Final = "lmaas"
 """The metadata's key."""
-NumberFormat = Literal["f64", "f32", "bf16", "f16"]
+NumberFormat = Literal["f64", "f32", "bf16", "f16", "int8"]
 """The least exact floating-point numbers that a model computes with."""
 
 
@@ -31,12 +31,15 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class About(Record, frozen=True, kw_only=True):
-    """What the metadata says. `random` names the outputs that the source draws at random."""
+    """What the metadata says. `random` names the outputs that the source draws at random;
+    `decided_by` those that say which column of another output is the largest.
+    """
 
     names: tuple[str, ...] = ()
     fails: tuple[int, ...] = ()
     strings: dict[str, tuple[int, ...]] = msgspec.field(default_factory=dict)
     random: tuple[str, ...] = ()
+    decided_by: dict[str, str] = msgspec.field(default_factory=dict)
     computes_in: NumberFormat = "f32"
     notes: tuple[str, ...] = ()
 

@@ -1,7 +1,7 @@
 """SavedModels: which of their operations are refused, and what is looked at before loading one."""
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from lmaas.errors import ModelRefused
 
@@ -35,16 +35,20 @@ def check(folder: Path) -> None:
     except DecodeError as error:
         raise ModelRefused(f"{folder.name}/saved_model.pb is damaged: {error}.") from None
     for meta in saved.meta_graphs:
-        functions = {f.signature.name: f for f in meta.graph_def.library.function}
         saver = meta.saver_def.save_tensor_name != ""
-        savers = {name for name in functions if "save" in name or "restore" in name}
-        found = {node.op for node in meta.graph_def.node}
-        bad = found & (UNSAFE_OPS if saver else UNSAFE_OPS | SAVER_OPS)
-        for name, function in functions.items():
-            ops = {node.op for node in function.node_def}
-            bad |= ops & (UNSAFE_OPS if name in savers else UNSAFE_OPS | SAVER_OPS)
-        if bad:
-            raise ModelRefused(
-                f"{folder.name} has operations that read files or run code: {sorted(bad)}.",
-                hint="Save the model without its input pipeline.",
-            )
+        check_graph(meta.graph_def, folder.name, saver=saver)
+
+
+def check_graph(graph: Any, name: str, *, saver: bool = False) -> None:
+    """Refuse a graph that reads or writes files, or calls Python; `saver` says it may have one."""
+    functions = {f.signature.name: f for f in graph.library.function}
+    savers = {n for n in functions if saver and ("save" in n or "restore" in n)}
+    bad = {node.op for node in graph.node} & (UNSAFE_OPS if saver else UNSAFE_OPS | SAVER_OPS)
+    for key, function in functions.items():
+        ops = {node.op for node in function.node_def}
+        bad |= ops & (UNSAFE_OPS if key in savers else UNSAFE_OPS | SAVER_OPS)
+    if bad:
+        raise ModelRefused(
+            f"{name} has operations that read files or run code: {sorted(bad)}.",
+            hint="Save the model without its input pipeline.",
+        )
