@@ -37,15 +37,19 @@ def test_samples_are_drawn_from_what_the_model_says() -> None:
         TensorSpec(name="x", dtype="float32", shape=(-1, 3)),
         TensorSpec(name="ids", dtype="int64", shape=(2, 5)),
     ]
-    sample = importer.draw_sample(specs)
+    sample = importer.draw_sample(specs, 16)
     assert sample["x"].shape == (importer.SAMPLE_SIZE, 3)
     assert sample["ids"].shape == (2, 5)
     assert set(sample["ids"].ravel()) <= {0, 1}
-    again = importer.draw_sample(specs)
+    again = importer.draw_sample(specs, 16)
     assert all((sample[name] == again[name]).all() for name in sample)
-    for open_ in ([], [TensorSpec(name="x", dtype="float32", shape=(-1, -1))]):
-        with pytest.raises(InvalidInput, match="sample"):
-            importer.draw_sample(open_)
+    specs = [
+        TensorSpec(name="x", dtype="float32", shape=(-1, -1, 3)),
+        TensorSpec(name="text", dtype="string", shape=(-1,)),
+    ]
+    sample = importer.draw_sample(specs, 7)
+    assert sample["x"].shape == (importer.SAMPLE_SIZE, 7, 3)
+    assert all(isinstance(text, bytes) for text in sample["text"])
 
 
 def test_sample_files(tmp_path: Path) -> None:

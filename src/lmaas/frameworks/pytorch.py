@@ -6,7 +6,6 @@ A module of a user's own class has no portable source, so `load` needs an instan
 import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -29,7 +28,7 @@ from lmaas.frameworks.base import (
     unnamed,
 )
 from lmaas.frameworks.source import SEED, same
-from lmaas.frameworks.torch_forms import plain_attention
+from lmaas.frameworks.torch_forms import mode, plain_attention
 from lmaas.frameworks.torch_watch import watch
 from lmaas.runtime.native import script
 from lmaas.tasks import Row
@@ -281,18 +280,6 @@ def device_of(model: Any) -> Any:
         if isinstance(found, torch.Tensor):
             return found.device
     return torch.device("cpu")
-
-
-@contextmanager
-def mode(model: Any, *, training: bool) -> Iterator[None]:
-    """All submodules in training or eval mode, and back in their own afterwards."""
-    before = [(module, module.training) for module in model.modules()]
-    model.train(training)
-    try:
-        yield
-    finally:
-        for module, was in before:
-            module.training = was
 
 
 FRAMEWORK: Framework = PyTorch()

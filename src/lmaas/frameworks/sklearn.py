@@ -21,6 +21,8 @@ from lmaas.tasks import Row
 from lmaas.types import FrameworkName, TensorSpec
 
 INPUT: Final = "features"
+TIE: Final = 1e-5
+"""Probabilities that are nearer to each other are equal."""
 
 
 class ScikitLearn:
@@ -166,7 +168,56 @@ def _onnx(model: Any, arrays: Row) -> bytes:
     if hasattr(model, "predict_proba"):
         options[id(model)] = {"zipmap": False}
     converted = skl2onnx.to_onnx(model, initial_types=types, options=options or None)
+    if hasattr(model, "predict_proba") and _is_largest(model, arrays):
+        _take_first_largest(converted, model.classes_)
     return bytes(converted.SerializeToString())
+
+
+def _is_largest(model: Any, arrays: Row) -> bool:
+    """Whether the label is the first class of the largest probability."""
+    given = _table(arrays)
+    largest = model.classes_[model.predict_proba(given).argmax(1)]
+    return bool(np.array_equal(model.predict(given), largest))
+
+
+def _take_first_largest(converted: Any, classes: np.ndarray) -> None:
+    """Tell the label from the probabilities, the first of those that are equal.
+
+    Votes of a forest tie exactly, and sums of shares in float32 break such ties by chance.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph = converted.graph
+    label, probabilities = (output.name for output in graph.output)
+    for node in graph.node:
+        for index, name in enumerate(node.output):
+            if name == label:
+                node.output[index] = f"{label}_by_votes"
+        for index, name in enumerate(node.input):
+            if name == label:
+                node.input[index] = f"{label}_by_votes"
+    texts = classes.dtype.kind in "OSU"
+    kept = classes.astype(str) if texts else classes.astype(np.int64)
+    graph.initializer.extend(
+        [
+            numpy_helper.from_array(np.array([1 / TIE], np.float32), f"{label}_steps"),
+            helper.make_tensor(
+                f"{label}_classes",
+                TensorProto.STRING if texts else TensorProto.INT64,
+                [len(kept)],
+                [str(name).encode() for name in kept] if texts else kept.tolist(),
+            ),
+        ]
+    )
+    graph.node.extend(
+        [
+            helper.make_node("Cast", [probabilities], [f"{label}_f"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", [f"{label}_f", f"{label}_steps"], [f"{label}_m"]),
+            helper.make_node("Round", [f"{label}_m"], [f"{label}_r"]),
+            helper.make_node("ArgMax", [f"{label}_r"], [f"{label}_i"], axis=1, keepdims=0),
+            helper.make_node("Gather", [f"{label}_classes", f"{label}_i"], [label]),
+        ]
+    )
 
 
 def _steps(model: Any) -> list[Any]:

@@ -204,14 +204,34 @@ def exporting(model: Any) -> Iterator[None]:
     """The model on the CPU, in inference mode, silent, and as it was afterwards."""
     import torch
 
-    modes = [(module, module.training) for module in model.modules()]
-    with _on_cpu(model), untouched(model), quiet(), plain_attention(), torch.no_grad():
-        model.eval()
-        try:
-            yield
-        finally:
-            for module, was in modes:
-                module.training = was
+    with (
+        mode(model, training=False),
+        _on_cpu(model),
+        untouched(model),
+        quiet(),
+        plain_attention(),
+        torch.no_grad(),
+    ):
+        yield
+
+
+@contextmanager
+def mode(model: Any, *, training: bool) -> Iterator[None]:
+    """All submodules in training or eval mode, and back in their own afterwards.
+
+    What `torch.export` has made has one mode and knows no other.
+    """
+    before = [(module, module.training) for module in model.modules()]
+    try:
+        model.train(training)
+    except NotImplementedError:
+        for module, _ in before:
+            module.training = training
+    try:
+        yield
+    finally:
+        for module, was in before:
+            module.training = was
 
 
 @contextmanager
