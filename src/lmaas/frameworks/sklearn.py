@@ -21,6 +21,7 @@ from lmaas.tasks import Row
 from lmaas.types import FrameworkName, TensorSpec
 
 INPUT: Final = "features"
+VOTING: Final = {"RandomForest", "ExtraTrees", "Bagging", "DecisionTree", "KNeighbors", "Voting"}
 TIE: Final = 1e-5
 """Probabilities that are nearer to each other are equal."""
 
@@ -174,7 +175,10 @@ def _onnx(model: Any, arrays: Row) -> bytes:
 
 
 def _is_largest(model: Any, arrays: Row) -> bool:
-    """Whether the label is the first class of the largest probability."""
+    """Whether the label is the first class of the largest probability, by votes that may tie."""
+    last = _steps(model)[-1]
+    if type(last).__name__.removesuffix("Classifier") not in VOTING:
+        return False
     given = _table(arrays)
     largest = model.classes_[model.predict_proba(given).argmax(1)]
     return bool(np.array_equal(model.predict(given), largest))

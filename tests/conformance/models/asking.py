@@ -5,6 +5,7 @@ Outputs are a flat list of arrays, in the order in which a caller sees them.
 
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,8 @@ def _call(model: Any, given: Inputs) -> Any:
     if keras is not None and isinstance(model, keras.Model):
         return _call_keras(model, given)
     if torch is not None and isinstance(model, torch.nn.Module):
-        model.eval()
+        with suppress(NotImplementedError):
+            model.eval()  # what torch.export has made knows one mode only
         kept = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
         try:
