@@ -27,6 +27,8 @@ def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; the exit code. Raises AlreadyRunning, ConfigError."""
     level = settings.log_level.upper()
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    # A home's tables are made and brought up to date without a word, unless something is wrong.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     with HomeLock(settings.home_path) as lock, contextlib.closing(Service(settings)) as service:
         _check_bind(settings, service)
         listener = bind(settings)
