@@ -1,10 +1,14 @@
 """Texts and tables from a file to answers through one server."""
 
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -15,8 +19,13 @@ from lmaas.recipe import recipe_of
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    with lmaas.local(tmp_path_factory.mktemp("home")) as client:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def client(home: Path) -> Iterator[Client]:
+    with lmaas.local(home) as client:
         yield client
 
 
@@ -43,7 +52,7 @@ def test_texts_are_sorted(client: Client, tmp_path: Path) -> None:
     assert client.model("mood").manifest.metrics["valid_accuracy"] > 0.9
 
 
-def test_a_number_is_told_from_a_row(client: Client, tmp_path: Path) -> None:
+def test_a_number_is_told_from_a_row(client: Client, home: Path, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     age, ward = random.uniform(20, 90, 200), random.choice(["heart", "bone"], 200)
     days = age / 10 + 3 * (ward == "heart")
@@ -57,3 +66,45 @@ def test_a_number_is_told_from_a_row(client: Client, tmp_path: Path) -> None:
     assert client.predict("days", [one, other]) == pytest.approx([11, 3], abs=0.5)
     with pytest.raises(InvalidInput, match="lacks 'ward'"):
         client.predict("days", {"age": 80})
+    for row, told in (
+        ({"age": 80, "ward": "heart"}, None),
+        ({"age": None, "ward": "heart"}, None),
+        ({"age": 80, "ward": "never seen"}, None),
+        ({"age": 80, "ward": None}, None),
+        ({"age": 80}, "lacks 'ward'"),
+        ({"age": 80, "ward": "heart", "size": 1}, "unknown column 'size'"),
+        ({"age": "80", "ward": "heart"}, "must be a number or null"),
+    ):
+        check_everywhere(client, home, tmp_path, row, told)
+    # JSON has no NaN: Python's is null on its way, and what spells it by hand is no JSON.
+    unknown = client.predict("days", {"age": None, "ward": "heart"})
+    assert client.predict("days", {"age": float("nan"), "ward": "heart"}) == unknown
+    assert post(client, b'{"inputs": {"age": NaN, "ward": "heart"}}').status_code == 400
+
+
+def post(client: Client, body: bytes) -> httpx.Response:
+    headers = {"Authorization": f"Bearer {client.key}", "Content-Type": "application/json"}
+    return httpx.post(f"{client.url}/models/days", content=body, headers=headers)
+
+
+def check_everywhere(
+    client: Client, home: Path, folder: Path, row: dict[str, Any], told: str | None
+) -> None:
+    """The row gets one answer, or one error, over HTTP, from the client and on the command line."""
+    answer = post(client, json.dumps({"inputs": row}).encode())
+    file = folder / "row.json"
+    file.write_text(json.dumps(row))
+    argv = [sys.executable, "-m", "lmaas", "--home", str(home), "predict", "days", str(file)]
+    done = subprocess.run([*argv, "--json"], capture_output=True, text=True, check=False)
+    if told is None:
+        value = answer.json()["value"]
+        assert client.predict("days", row) == value
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout) == value
+        return
+    assert answer.status_code == 400
+    assert told in answer.text
+    with pytest.raises(InvalidInput, match=re.escape(told)):
+        client.predict("days", row)
+    assert done.returncode != 0
+    assert told in done.stderr + done.stdout

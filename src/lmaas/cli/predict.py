@@ -69,6 +69,10 @@ def command(
         }
         show({"outputs": outputs}, as_json, [f"{printable(n)}: {v}" for n, v in outputs.items()])
         return
+    if isinstance(result, float) or (result and isinstance(result[0], float)):
+        values = result if isinstance(result, list) else [result]
+        show(result, as_json, [f"{value:.6g}" for value in values])
+        return
     several = bool(result) and isinstance(result[0], list)
     groups = result if several else [result]
     rows = [
