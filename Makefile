@@ -1,7 +1,7 @@
-# The six targets, the same here and in CI. `make run` and `make test` need only Python 3.11-3.13.
+# The targets, the same here and in CI. `make run` and `make test` need only Python 3.11-3.13.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install run test check fix bench docs clean lock
+.PHONY: help install run test check fix bench sweep docs clean lock
 
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; raise SystemExit(not (3,11) <= sys.version_info[:2] <= (3,13))' 2>/dev/null && echo $$p && break; done)
@@ -48,6 +48,10 @@ fix: $(STAMP) ## Format, and repair what the linter can
 BENCH ?= predictive
 bench: $(STAMP) ## Measure LMaaS beside its peers (ninety minutes; QUICK=1 for five; BENCH=generation)
 	$(BIN)/python -m benchmarks.$(BENCH) $(if $(QUICK),--quick)
+
+sweep: $(STAMP) ## Publish models as people write them, and compare each answer (half an hour)
+	PYTHONPATH=tests TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m conformance.models.sweep
+	LMAAS_EXAMPLES=100 TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest -q tests/conformance/models/test_random_networks.py --timeout 1800
 
 docs: $(STAMP) ## Rewrite docs/reference from the code
 	$(BIN)/python docs/generate.py
