@@ -101,7 +101,8 @@ class Signature(Record, frozen=True, kw_only=True):
 
     `batch` says whether the first axis of every tensor is a free batch axis whose rows do not
     depend on each other, so that requests may be joined. `axes` has the least and the most size of
-    each named free axis; None: no most is known.
+    each named free axis; None: no most is known. Along `pad_axis` a request may be filled up with
+    `pads` (by input) without a change to its answers, so that different lengths join.
     `outputs_are` tells an image classifier's raw outputs apart; None for the tensor task.
     `language` is what is known of a model that reads text.
     """
@@ -110,6 +111,8 @@ class Signature(Record, frozen=True, kw_only=True):
     outputs: tuple[TensorSpec, ...]
     batch: bool = True
     axes: dict[str, tuple[int, int | None]] = {}
+    pad_axis: str = ""
+    pads: dict[str, int] = {}
     labels: tuple[str, ...] | None = None
     image: ImageSpec | None = None
     outputs_are: Literal["logits", "probabilities"] | None = None
@@ -146,6 +149,11 @@ class ParityReport(Record, frozen=True, kw_only=True):
         """Whether every check at `precision` passed (False when there is none)."""
         checks = [check.passed for check in self.checks if check.precision == precision]
         return bool(checks) and all(checks)
+
+    def max_scaled_error(self, precision: Precision) -> float:
+        """The largest error by the largest output, over all checks at `precision` (0: none)."""
+        scaled = (c.max_scaled_error for c in self.checks if c.precision == precision)
+        return max(scaled, default=0.0)
 
     def max_abs_error(self, precision: Precision) -> float:
         """The largest absolute error over all batch sizes at `precision`."""

@@ -12,7 +12,9 @@ from lmaas.runtime.batching import (
     Request,
     run_batch,
 )
+from lmaas.runtime.padding import Padding
 from lmaas.tasks.base import Batch, Row
+from lmaas.types import Signature, TensorSpec
 
 
 def request(id_: int, *values: float, width: int = 2) -> Request:
@@ -196,3 +198,55 @@ def test_rows_that_cost_more_join_less() -> None:
     for id_ in range(40):
         batcher.add(in_parts(id_, 20, 20))
     assert len(batcher.next()) == 10
+
+
+PADDED = Signature(
+    inputs=(
+        TensorSpec(name="x", dtype="float32", shape=(-1, -1, 2), axes=("batch", "time", "")),
+        TensorSpec(name="mask", dtype="bool", shape=(-1, -1), axes=("batch", "time")),
+    ),
+    outputs=(
+        TensorSpec(name="sum", dtype="float32", shape=(-1, 2), axes=("batch", "")),
+        TensorSpec(name="same", dtype="float32", shape=(-1, -1, 2), axes=("batch", "time", "")),
+    ),
+    pad_axis="time",
+    pads={"x": 0, "mask": 1},
+)
+
+
+def masked(arrays: Row) -> Row:
+    """A sum over what the mask (True: hidden) lets through, and the input."""
+    shown = np.where(arrays["mask"][..., None], 0, arrays["x"])
+    return {"sum": shown.sum(1), "same": arrays["x"]}
+
+
+def test_lengths_of_one_magnitude_join_where_a_mask_hides_what_fills_up() -> None:
+    rng = np.random.default_rng(0)
+    padding = Padding.of(PADDED)
+    batcher = Batcher(8, joins=True, padding=padding)
+    calls: list[tuple[int, ...]] = []
+
+    def infer(arrays: Row) -> Row:
+        calls.append(arrays["x"].shape)
+        return masked(arrays)
+
+    requests = []
+    for number, length in enumerate((5, 7, 4, 9)):
+        arrays = {
+            "x": rng.standard_normal((1 + number % 2, length, 2)).astype(np.float32),
+            "mask": rng.random((1 + number % 2, length)) < 0.3,
+        }
+        one = Request(id=number)
+        one.begin(Batch(arrays=arrays, size=len(arrays["x"])))
+        batcher.add(one)
+        requests.append(one)
+    found = {}
+    while chosen := batcher.next():
+        for one, outputs in run_batch(chosen, infer, joins=True, max_rows=8, padding=padding):
+            assert isinstance(outputs, dict), outputs
+            found[one.id] = outputs
+    assert calls == [(4, 7, 2), (2, 9, 2)]
+    for one in requests:
+        assert one.batch is not None
+        for name, want in masked(one.batch.arrays).items():
+            np.testing.assert_allclose(found[one.id][name], want, atol=1e-6)

@@ -25,8 +25,9 @@ FULL_BATCH: Final = 64
 MOST_ELEMENTS: Final = 1 << 22
 """Elements of one input up to which free axes are tried: a model that takes so many has no bound
 that is met."""
-MOST_S: Final = 0.25
-"""A size at which one row takes so long is the last that is tried, and that is served."""
+MOST_CPU_S: Final = 1.0
+"""A size at which one row takes so much of the processor is the last that is tried, and served.
+What else the machine does makes no difference."""
 
 Places = tuple[tuple[str, int], ...]
 """Axes of inputs: (input, axis)."""
@@ -294,12 +295,12 @@ def _range(
     most, bad = max(tried), 0
     unit = max(slim[tensor].size // own for tensor, _ in where)
     while 2 * most * unit <= MOST_ELEMENTS:
-        start = time.perf_counter()
+        start = time.process_time()
         if not runs(2 * most):
             bad = 2 * most
             break
         most *= 2
-        if time.perf_counter() - start > MOST_S or source.tired:
+        if time.process_time() - start > MOST_CPU_S or source.tired:
             return tried, (least, most)
     if not bad:
         return tried, (least, None)

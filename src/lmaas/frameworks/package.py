@@ -84,6 +84,8 @@ def build(
                     outputs=probed.specs(inputs=False),
                     batch=probed.axes.joins,
                     axes=dict(probed.axes.sizes) if _names_axes(probed) else {},
+                    pad_axis=probed.pad_axis,
+                    pads=probed.pads,
                     labels=tuple(map(str, labels)) if labels is not None else None,
                     image=image,
                     language=language,

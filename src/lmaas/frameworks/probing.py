@@ -13,7 +13,7 @@ import numpy as np
 
 from lmaas.codecs import strings
 from lmaas.frameworks import axes as free_axes
-from lmaas.frameworks import draws, integers
+from lmaas.frameworks import draws, integers, masks
 from lmaas.frameworks.axes import BATCH_NAME, BATCHES, Axes, Places, resize
 from lmaas.frameworks.source import Source
 from lmaas.runtime.cases import Case
@@ -35,6 +35,8 @@ class Probed(msgspec.Struct, frozen=True, kw_only=True):
     cases: list[Case]
     axes: Axes
     ranges: dict[str, tuple[int, int]]
+    pad_axis: str
+    pads: dict[str, int]
     random: frozenset[str]
     notes: tuple[str, ...]
 
@@ -123,8 +125,17 @@ def probe(
         notes.append(f"Drawn at random, so that only shapes and spread were compared: {named}.")
     if asked.skipped:
         notes.append(f"Not compared, for time or space: {', '.join(asked.skipped)}.")
+    pad_axis, pads = masks.padding(source, few, found)
+    if pad_axis:
+        notes.append(f"Requests of different {pad_axis} are joined: the mask hides what fills up.")
     return Probed(
-        cases=asked.cases, axes=found, ranges=ranges, random=source.random, notes=tuple(notes)
+        cases=asked.cases,
+        axes=found,
+        ranges=ranges,
+        pad_axis=pad_axis,
+        pads=pads,
+        random=source.random,
+        notes=tuple(notes),
     )
 
 

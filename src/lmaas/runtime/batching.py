@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from lmaas.runtime.padding import Key, Padding
 from lmaas.tasks.base import Batch, Row
 
 FAST_ROW_S: Final = 0.0001
@@ -19,8 +20,6 @@ OVERLAP_ROWS: Final = 8
 TARGET_BATCH_S: Final = 0.1
 """A batch is kept so small that it takes about this long: beyond, joining more samples gains no
 throughput (measured on convolutions and transformers) and only delays answers and cancels."""
-
-Key = tuple[tuple[str, str, tuple[int, ...]], ...]
 
 
 class State(Enum):
@@ -67,12 +66,13 @@ class Request(msgspec.Struct, kw_only=True, eq=False):
 class Batcher:
     """The requests that wait, in order of arrival, and the choice of the next batch.
 
-    Requests join when names, dtypes and all axes but the first of their arrays agree, up to
-    `max_batch_size` rows. With `joins` False each runs alone. A request with more rows than the
-    bound runs alone too (`run_rows` splits it).
+    Requests join when names, dtypes and all axes but the first of their arrays agree, or nearly do
+    where there is `padding`, up to `max_batch_size` rows. With `joins` False each runs alone. A
+    request with more rows than the bound runs alone too (`run_rows` splits it).
     """
 
-    def __init__(self, max_batch_size: int, *, joins: bool) -> None:
+    def __init__(self, max_batch_size: int, *, joins: bool, padding: Padding | None = None) -> None:
+        self._padding = padding
         self._max_rows = max_batch_size
         self._joins = joins
         self._groups: dict[Key, deque[tuple[int, Request]]] = {}
@@ -106,7 +106,10 @@ class Batcher:
         """Let a decoded request wait."""
         assert request.batch is not None
         request.state = State.WAITING
-        key = _key(request.batch.arrays) if self._joins else ()
+        if self._padding is not None:
+            key = self._padding.key(request.batch.arrays)
+        else:
+            key = _key(request.batch.arrays) if self._joins else ()
         self._groups.setdefault(key, deque()).append((self._arrivals, request))
         self._arrivals += 1
         self._waiting += 1
@@ -153,7 +156,12 @@ class Batcher:
 
 
 def run_batch(
-    requests: Sequence[Request], infer: Callable[[Row], Row], *, joins: bool, max_rows: int
+    requests: Sequence[Request],
+    infer: Callable[[Row], Row],
+    *,
+    joins: bool,
+    max_rows: int,
+    padding: Padding | None = None,
 ) -> Iterator[tuple[Request, Row | Exception]]:
     """Run decoded requests together; give each its own rows of the outputs, or its error.
 
@@ -161,20 +169,26 @@ def run_batch(
     culprit fails. Requests cancelled meanwhile are left out.
     """
     if len(requests) > 1:
-        yield from _run_joined(requests, infer, max_rows)
+        yield from _run_joined(requests, infer, max_rows, padding)
         return
     for request in requests:
         yield _run_alone(request, infer, joins=joins, max_rows=max_rows)
 
 
 def _run_joined(
-    requests: Sequence[Request], infer: Callable[[Row], Row], max_rows: int
+    requests: Sequence[Request],
+    infer: Callable[[Row], Row],
+    max_rows: int,
+    padding: Padding | None,
 ) -> Iterator[tuple[Request, Row | Exception]]:
     batches = [_decoded(request) for request in requests]
     rows = sum(batch.size for batch in batches)
     try:
         names = batches[0].arrays
-        outputs = infer({n: np.concatenate([b.arrays[n] for b in batches]) for n in names})
+        if padding is None:
+            outputs = infer({n: np.concatenate([b.arrays[n] for b in batches]) for n in names})
+        else:
+            outputs = infer(padding.join([batch.arrays for batch in batches]))
         _check_rows(outputs, rows)
     except Exception:  # noqa: BLE001 - each request runs again alone and gets its own error
         for request in requests:
@@ -184,7 +198,8 @@ def _run_joined(
     start = 0
     for request, batch in zip(requests, batches, strict=True):
         end = start + batch.size
-        yield request, {name: array[start:end] for name, array in outputs.items()}
+        own = {name: array[start:end] for name, array in outputs.items()}
+        yield request, own if padding is None else padding.cut(own, padding.length(batch.arrays))
         start = end
 
 

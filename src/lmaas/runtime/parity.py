@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import msgspec
 import numpy as np
 
 from lmaas import tasks
@@ -17,6 +18,7 @@ from lmaas.runtime import cases
 from lmaas.runtime.cases import SAMPLE_FILE, About, Case, NumberFormat
 from lmaas.runtime.cpu import has_bf16
 from lmaas.runtime.engine import ENGINES, Engine, make_engine
+from lmaas.runtime.padding import Padding
 from lmaas.tasks import Row
 from lmaas.types import EngineName, ParityCheck, ParityReport, Precision, Signature
 
@@ -70,6 +72,8 @@ def measure(
             for case in compared:
                 got = _run(runner, case, signature)
                 checks.append(_check(precision, case, got, signature, task, allowed, about))
+            if signature.pad_axis and precision == "f32":
+                checks += _padded(runner, compared, signature, task, allowed, about)
             if about.random:
                 checks.append(_draws(precision, runner, compared[0], signature, about.random))
         finally:
@@ -164,6 +168,34 @@ def _check(
         top1_agreement=agreement,
         passed=close and agreement in (None, 1.0),
     )
+
+
+def _padded(
+    runner: Engine,
+    compared: list[Case],
+    signature: Signature,
+    task: str,
+    allowed: Tolerance,
+    about: About,
+) -> list[ParityCheck]:
+    """Cases of several lengths in one batch, as serving joins them."""
+    rule = Padding(signature)
+    cases = [c for c in compared if c.outputs is not None and c.name.startswith(signature.pad_axis)]
+    if len(cases) < 2:
+        return []
+    try:
+        together = runner.infer(rule.join([case.inputs for case in cases]))
+    except LMaaSError:
+        together = {}
+    checks, start = [], 0
+    for case in cases:
+        end = start + _rows(case)
+        own = {name: array[start:end] for name, array in together.items()}
+        got = rule.cut(own, rule.length(case.inputs)) if together else None
+        check = _check("f32", case, got, signature, task, allowed, about)
+        checks.append(msgspec.structs.replace(check, name=f"{case.name}, filled up"))
+        start = end
+    return checks
 
 
 def _draws(

@@ -42,6 +42,7 @@ from lmaas.runtime.messages import (
     encode,
     failure,
 )
+from lmaas.runtime.padding import Padding
 from lmaas.tasks.base import Batch, Row
 from lmaas.types import Payload
 
@@ -75,7 +76,10 @@ class Worker:
         self._record = record
         self._task = tasks.get(record.task)
         self._engine = make_engine(record.engine)
-        self._batcher = Batcher(record.max_batch_size, joins=record.signature.batch)
+        self._padding = Padding.of(record.signature)
+        self._batcher = Batcher(
+            record.max_batch_size, joins=record.signature.batch, padding=self._padding
+        )
         self._heart = Heart(
             lambda beat: self._send(encode(beat)), expected.heartbeat_s, expected.request_timeout_s
         )
@@ -242,6 +246,7 @@ class Worker:
             self._infer,
             joins=record.signature.batch,
             max_rows=self._batcher.max_rows(_row_cost(requests[0])),
+            padding=self._padding,
         ):
             try:
                 if isinstance(outcome, Exception):
