@@ -74,14 +74,14 @@ def test_an_onnx_file_with_a_sample(client: Client, tmp_path: Path) -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.save(model, tmp_path / "tanh.onnx")
-    options = PushOptions(name="tanh", task="tensor")
-    with pytest.raises(InvalidInput, match="sample"):
-        client.push(tmp_path / "tanh.onnx", options)
     np.save(tmp_path / "x.npy", np.ones((2, 3), np.float32))
-    with_sample = PushOptions(name="tanh", task="tensor", sample=str(tmp_path / "x.npy"))
-    assert client.push(tmp_path / "tanh.onnx", with_sample).ref == "tanh:1"
-    got = client.predict("tanh", {"x": np.full((1, 3), 0.5, np.float32)})["y"]
-    np.testing.assert_allclose(got, np.tanh([[0.5, 0.5, 0.5]]), atol=1e-6)
+    for number, sample in enumerate((None, str(tmp_path / "x.npy")), 1):
+        options = PushOptions(name="tanh", task="tensor", sample=sample)
+        version = client.push(tmp_path / "tanh.onnx", options)
+        assert version.ref == f"tanh:{number}"
+        assert version.manifest.signature.inputs[0].shape == (-1, -1)
+        got = client.predict("tanh", {"x": np.full((1, 3), 0.5, np.float32)})["y"]
+        np.testing.assert_allclose(got, np.tanh([[0.5, 0.5, 0.5]]), atol=1e-6)
 
 
 def test_the_command_line_works_on_a_server_of_another_machine(

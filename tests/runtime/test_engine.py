@@ -1,5 +1,7 @@
 """Engines on arrays as requests bring them: read-only, large, many, while others are decoded."""
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -72,3 +74,34 @@ def test_read_only_inputs_are_alive_until_the_model_has_run(
     finally:
         over.set()
         beside.join()
+
+
+def test_a_signal_harms_no_process_that_has_closed_a_model(tmp_path: Path) -> None:
+    """Each plugin of OpenVINO takes a signal stack with it when it ends."""
+    import openvino
+    import openvino.opset13 as ops
+
+    x = ops.parameter([-1, 4], np.float32)
+    graph = openvino.Model([ops.result(ops.relu(x))], [x], "m")
+    graph.inputs[0].set_names({"x"})
+    graph.outputs[0].set_names({"y"})
+    openvino.save_model(graph, tmp_path / "model.xml", compress_to_fp16=False)
+    script = """
+import signal, sys
+from pathlib import Path
+from lmaas.runtime.engine import make_engine
+from lmaas.types import Signature, TensorSpec
+ends = [(TensorSpec(name=name, dtype="float32", shape=(-1, 4)),) for name in "xy"]
+for _ in range(3):
+    engine = make_engine("openvino")
+    engine.load(Path(sys.argv[1]), Signature(inputs=ends[0], outputs=ends[1]), "f32", 0)
+    engine.close()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr

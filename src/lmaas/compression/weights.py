@@ -127,7 +127,7 @@ def _make(request: Request, compiled: Path, target: Path) -> dict[str, Any]:
 def _stored(compiled: Path) -> str:
     """The type in which most of the compiled model's weights are kept ("f32", "bf16", …)."""
     bytes_of: dict[str, int] = {}
-    model = ov.load().Core().read_model(compiled / MODEL)
+    model = ov.core().read_model(compiled / MODEL)
     for op in model.get_ops():
         if op.get_type_name() == "Constant":
             name = op.get_element_type().get_type_name()
@@ -150,7 +150,7 @@ def _compress(options: CompressOptions, compiled: Path, target: Path) -> dict[st
     openvino = ov.load()
     import nncf
 
-    model = openvino.Core().read_model(compiled / MODEL)
+    model = ov.core().read_model(compiled / MODEL)
     if options.to == "int8":
         mode, how = nncf.CompressWeightsMode.INT8_ASYM, {}
         method: dict[str, Any] = {"weights": "int8_asym"}

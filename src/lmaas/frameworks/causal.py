@@ -236,7 +236,7 @@ def kv_bytes_per_token(path: Path) -> int:
 
     Raises ModelRefused for a model without a state that grows: engines cannot page it.
     """
-    model = ov.load().Core().read_model(path)
+    model = ov.core().read_model(path)
     elements = 0
     for sink in model.get_sinks():
         shape = sink.input(0).get_partial_shape()

@@ -1,11 +1,13 @@
 """Which form of a model is served: the first, in order of speed, that gives its own answers."""
 
+import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from lmaas.errors import InvalidInput, LMaaSError, MissingExtra, ParityFailed
+from lmaas.errors import FULL, InvalidInput, LMaaSError, MissingExtra, ParityFailed
 from lmaas.frameworks.base import Facts, Form, Framework
 from lmaas.frameworks.probing import Probed
 from lmaas.frameworks.reasons import reason, together
@@ -13,6 +15,9 @@ from lmaas.runtime import cases, ov, parity
 from lmaas.runtime.engine import ENGINES
 from lmaas.tasks import Row
 from lmaas.types import EngineName, Signature, TensorSpec
+
+ROOM_BYTES: Final = 1 << 16
+"""What a graph takes beside its weights, at least."""
 
 
 class Chosen(NamedTuple):
@@ -118,16 +123,31 @@ def _try(
         made = form.make(target)
         if form.engine == "openvino":
             _name_ports(made, signature, probed)
+            _make_room(made, target)
             ov.load().save_model(made, target / "model.xml", compress_to_fp16=False)
         report = parity.measure(folder, signature, task, form.engine, bf16=False)
     except (MissingExtra, MemoryError):
         raise
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        return reason(error, form.places), False
     except InvalidInput as error:
         refused.append(error)
         return reason(error, form.places), False
     except Exception as error:  # noqa: BLE001 - converters raise whatever they like
         return reason(error, form.places), False
     return None if report.passed("f32") else (parity.tell(report), True)
+
+
+def _make_room(made: Any, folder: Path) -> None:
+    """Raise OSError where the disk has no room for a model: OpenVINO would end the process."""
+    weights = sum(
+        node.get_byte_size() for node in made.get_ops() if node.get_type_name() == "Constant"
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        os.posix_fallocate(file.fileno(), 0, weights + ROOM_BYTES)
 
 
 def _name_ports(model: Any, signature: Signature, probed: Probed) -> None:

@@ -64,7 +64,7 @@ class OpenVINOEngine:
         if threads:
             config["INFERENCE_NUM_THREADS"] = threads
         try:
-            compiled = openvino.Core().compile_model(folder / "model.xml", "CPU", config)
+            compiled = ov.core().compile_model(folder / "model.xml", "CPU", config)
         except RuntimeError as error:
             raise LMaaSError(
                 f"OpenVINO cannot load the compiled model: {_gist(error)}.",

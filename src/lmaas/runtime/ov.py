@@ -5,6 +5,7 @@ LMaaS sends nothing to anybody, so it is made absent for this process before the
 """
 
 import sys
+from functools import cache
 from typing import Any
 
 
@@ -19,3 +20,14 @@ def load() -> Any:
     import openvino
 
     return openvino
+
+
+@cache
+def core() -> Any:
+    """The one `openvino.Core` of this process.
+
+    Each one's CPU plugin gives its thread a stack for signal handlers and takes it back when it
+    ends. Where two end in another order than they began, a stack is left that is freed already, and
+    the next signal, such as Ctrl-C, ends the process.
+    """
+    return load().Core()

@@ -96,7 +96,7 @@ def _tensors(folder: Path, manifest: Manifest, signature: Signature) -> ParityRe
     if engine == "openvino":
         _require_files(folder, files / "model.xml", files / "model.bin")
         try:
-            model = ov.load().Core().read_model(files / "model.xml")
+            model = ov.core().read_model(files / "model.xml")
         except RuntimeError as error:
             raise InvalidInput(f"compiled/model.xml is not an OpenVINO model: {error}.") from None
         for ports, specs in ((model.inputs, signature.inputs), (model.outputs, signature.outputs)):

@@ -20,7 +20,7 @@ class Stateful:
     """The model in `folder`, compiled for the CPU. Not thread-safe."""
 
     def __init__(self, folder: Path, precision: Precision) -> None:
-        core = ov.load().Core()
+        core = ov.core()
         try:
             model = core.read_model(folder / MODEL)
         except RuntimeError as error:
