@@ -8,7 +8,6 @@ do.
 """
 
 import logging
-import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,8 +15,9 @@ import numpy as np
 
 from lmaas.errors import InvalidInput, LMaaSError
 from lmaas.runtime import ov
+from lmaas.runtime.engine import shortest_run_s
 from lmaas.tasks.base import Row
-from lmaas.types import Precision, Signature, TensorSpec
+from lmaas.types import Precision, Signature
 
 log = logging.getLogger(__name__)
 
@@ -110,29 +110,11 @@ class OpenVINOEngine:
         self._held = []
 
     def _warm(self, signature: Signature) -> float | None:
-        zeros = {spec.name: _zeros(spec, signature) for spec in signature.inputs}
-        shortest: float | None = None
         try:
-            for _ in range(WARM_RUNS):
-                start = time.perf_counter()
-                self.infer(zeros)
-                took_s = time.perf_counter() - start
-                shortest = took_s if shortest is None else min(shortest, took_s)
-                if took_s > ONE_THREAD_BELOW_S * 100:
-                    break
+            return shortest_run_s(self.infer, signature, WARM_RUNS, ONE_THREAD_BELOW_S * 100)
         except InvalidInput as error:
             log.info("The model does not take zeros as a warm-up: %s", error)
-        return shortest
-
-
-def _zeros(spec: TensorSpec, signature: Signature) -> np.ndarray:
-    """An input of the least sizes that the model takes."""
-    names = spec.axes or ("",) * len(spec.shape)
-    shape = [
-        size if size >= 0 else signature.axes.get(name, (1, None))[0]
-        for size, name in zip(spec.shape, names, strict=True)
-    ]
-    return np.full(shape, max(0, spec.minimum or 0), spec.dtype)
+            return None
 
 
 def _output_index(compiled: Any, name: str) -> int:
