@@ -74,12 +74,14 @@ class Output(msgspec.Struct, frozen=True, array_like=True):
     """What one sequence gained in a step. `finish` is set once, with the last of its tokens.
 
     A stop token is the last of `tokens`. `scores` has one entry for each token where asked for.
+    `error` is what went wrong about this sequence alone, which the engine has dropped then.
     """
 
     sequence: int
     tokens: list[int]
     scores: Sequence[TokenScore] = ()
     finish: Finish | None = None
+    error: Exception | None = None
 
 
 class EngineStats(msgspec.Struct, frozen=True, array_like=True):
@@ -111,7 +113,7 @@ class LanguageEngine(Protocol):
         ...
 
     def step(self) -> list[Output]:
-        """Run the model once for what is there. An error here ends the worker."""
+        """Run the model once for what is there. An error that is raised here ends the worker."""
         ...
 
     def cancel(self, sequence: int) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from lmaas.errors import ContextLengthExceeded, InvalidInput
+from lmaas.errors import ContextLengthExceeded, InvalidInput, LMaaSError
 from lmaas.language import Finish, LanguageSpec
 from lmaas.runtime.language.engine import (
     EngineOptions,
@@ -110,7 +110,7 @@ class TorchEngine:
             outputs += gained
             # Backwards, as the last row takes the place of one that leaves.
             for row in reversed(range(len(gained))):
-                if gained[row].finish:
+                if _over(gained[row]):
                     self._drop(row)
         budget = PROMPT_TOKENS
         while budget > 0 and self._begin_next():
@@ -218,7 +218,7 @@ class TorchEngine:
         if done + len(piece) == len(entry.tokens):
             output = self._sample(logits, [entry])[0]
             outputs.append(output)
-            if not output.finish:
+            if not _over(output):
                 self._slab.join(self._read)
                 self._running.append(entry)
             self._reading = None
@@ -258,11 +258,19 @@ class TorchEngine:
     # Sampling
 
     def _sample(self, logits: Any, entries: Sequence[Entry]) -> list[Output]:
-        """One more token for each of `entries`, from `logits` (B, V)."""
+        """One more token for each of `entries`, from `logits` (B, V), or what went wrong."""
         import torch
 
         with torch.inference_mode():
-            adjusted = self._adjusted(logits, entries)
+            errors: dict[int, Exception] = {
+                row: LMaaSError(
+                    "The model computed something that is no number.",
+                    hint="Its weights may be damaged, or too large for this precision: "
+                    "set precision=f32.",
+                )
+                for row in logits.isnan().any(-1).nonzero()[:, 0].tolist()
+            }
+            adjusted = self._adjusted(logits, entries, errors)
             tokens = choose(adjusted, [entry.sampler for entry in entries])
             scores: list[Sequence[TokenScore]] = [()] * len(entries)
             asked = [
@@ -277,12 +285,12 @@ class TorchEngine:
                 for row, score in zip(asked, told, strict=True):
                     scores[row] = (score,)
         return [
-            Output(entry.number, [token], score, _taken(entry, token))
-            for entry, token, score in zip(entries, tokens, scores, strict=True)
+            _output(entry, token, score, errors.get(row))
+            for row, (entry, token, score) in enumerate(zip(entries, tokens, scores, strict=True))
         ]
 
-    def _adjusted(self, logits: Any, entries: Sequence[Entry]) -> Any:
-
+    def _adjusted(self, logits: Any, entries: Sequence[Entry], errors: dict[int, Exception]) -> Any:
+        """The logits after penalties and grammars; `errors` gets those of single rows."""
         changed = [
             row for row, entry in enumerate(entries) if entry.sampler.adjusts or entry.matcher
         ]
@@ -291,9 +299,28 @@ class TorchEngine:
         logits = logits.clone()
         for row in changed:
             matcher = entries[row].matcher
-            allowed = None if matcher is None else matcher.allowed(logits.device)
-            entries[row].sampler.adjust(logits[row], allowed)
+            try:
+                allowed = None if matcher is None else matcher.allowed(logits.device)
+                entries[row].sampler.adjust(logits[row], allowed)
+            except Exception as error:  # noqa: BLE001 - becomes the answer to this one sequence
+                errors[row] = error
         return logits
+
+
+def _output(
+    entry: Entry, token: int, score: Sequence[TokenScore], error: Exception | None
+) -> Output:
+    """What a sequence gets of a step. Its error ends it alone."""
+    if error is None:
+        try:
+            return Output(entry.number, [token], score, _taken(entry, token))
+        except Exception as raised:  # noqa: BLE001 - becomes the answer to this one sequence
+            error = raised
+    return Output(entry.number, [], error=error)
+
+
+def _over(output: Output) -> bool:
+    return output.finish is not None or output.error is not None
 
 
 def _taken(entry: Entry, token: int) -> Finish | None:
