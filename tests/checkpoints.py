@@ -112,6 +112,21 @@ def make_llama(folder: Path, **sizes: Any) -> Path:
     return _save(folder, LlamaConfig, LlamaForCausalLM, sizes, tie_word_embeddings=False)
 
 
+def make_falcon_h1(folder: Path, **sizes: Any) -> Path:
+    """A model whose layers keep a recurrent state beside keys and values (Mamba 2)."""
+    from transformers import FalconH1Config, FalconH1ForCausalLM
+
+    mamba = {
+        "mamba_n_heads": 8,
+        "mamba_d_head": 16,
+        "mamba_d_ssm": 128,
+        "mamba_d_state": 16,
+        "mamba_n_groups": 1,
+        "mamba_chunk_size": 32,
+    }
+    return _save(folder, FalconH1Config, FalconH1ForCausalLM, sizes, **mamba)
+
+
 def _save(folder: Path, config: Any, model: Any, sizes: dict[str, Any], **more: Any) -> Path:
     import torch
 

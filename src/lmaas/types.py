@@ -63,13 +63,15 @@ class LanguageSpec(Record, frozen=True, kw_only=True):
     """What is fixed about a language model; part of its version's signature.
 
     `kv_bytes_per_token` is the size of one token's keys and values in all layers at 2 bytes an
-    element. `dimensions` and `pooling` are an embedding model's.
+    element, `state_bytes` what a sequence has beside them from its beginning (recurrent layers).
+    `dimensions` and `pooling` are an embedding model's.
     """
 
     architecture: str
     context_length: int
     vocabulary_size: int
     kv_bytes_per_token: int = 0
+    state_bytes: int = 0
     stop_token_ids: tuple[int, ...] = ()
     chat_template: bool = False
     reasoning: bool = False
@@ -100,11 +102,13 @@ class ParityCheck(Record, frozen=True, kw_only=True):
     """Source against compiled outputs for one precision and batch size.
 
     Errors are in the units of the compared outputs (probabilities for a classifier, raw values
-    otherwise); `max_scaled_error` is max |difference| / max(|source output|).
+    otherwise); `max_scaled_error` is max |difference| / max(|source output|). `name` tells what
+    was compared, where there is more than one thing of a kind.
     """
 
     precision: Precision
     batch_size: int
+    name: str = ""
     max_abs_error: float
     max_scaled_error: float
     top1_agreement: float | None = None
@@ -112,10 +116,14 @@ class ParityCheck(Record, frozen=True, kw_only=True):
 
 
 class ParityReport(Record, frozen=True, kw_only=True):
-    """All parity checks of one version, and the tolerances they were held to."""
+    """All parity checks of one version, and the tolerances they were held to.
+
+    `notes` say what was not compared, and why.
+    """
 
     tolerance: dict[str, float]
     checks: tuple[ParityCheck, ...]
+    notes: tuple[str, ...] = ()
 
     def passed(self, precision: Precision) -> bool:
         """Whether every check at `precision` passed (False when there is none)."""
@@ -180,7 +188,8 @@ class Manifest(Record, frozen=True, kw_only=True):
 
     A *package* is a folder that holds `manifest.json`, `source/`, `compiled/model.xml` and
     `model.bin`, and `sample.safetensors` with tensors `in.<batch>.<name>` and
-    `out.<batch>.<name>`: sample inputs and the outputs of the source model for each batch size.
+    `out.<batch>.<name>`: sample inputs and the outputs of the source model for each batch size
+    (for a language model: `runtime.language.references`).
     A model with `upstream` has no files: another service runs it.
     """
 

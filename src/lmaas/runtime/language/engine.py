@@ -18,7 +18,8 @@ from lmaas.types import Precision, Record
 
 class EngineOptions(Record, frozen=True, kw_only=True):
     """How a model is run. `threads` 0 means all cores; `lookup` is prompt lookup decoding's number
-    of guessed tokens (0: off); `draft` is the folder of a draft model for speculative decoding."""
+    of guessed tokens (0: off); `draft` is the folder of a draft model for speculative decoding.
+    `exact_cache` keeps keys and values in the precision of the products, to measure by."""
 
     precision: Precision
     threads: int = 0
@@ -26,6 +27,7 @@ class EngineOptions(Record, frozen=True, kw_only=True):
     max_sequences: int = 64
     lookup: int = 0
     draft: str | None = None
+    exact_cache: bool = False
 
 
 class Grammar(Record, frozen=True, kw_only=True):

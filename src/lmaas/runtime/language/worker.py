@@ -91,7 +91,8 @@ class LanguageWorker:
         self._engine.load(folder, self._spec, options)
         context = self._spec.context_length
         if self._spec.kv_bytes_per_token and options.cache_bytes:
-            context = min(context, options.cache_bytes // self._spec.kv_bytes_per_token)
+            room = options.cache_bytes - self._spec.state_bytes
+            context = max(1, min(context, room // self._spec.kv_bytes_per_token))
         self._session = Session(self._engine, folder, self._spec, context)
         if record.engine == "openvino-genai":
             self._prover = Prover(folder, self._spec.vocabulary_size)
