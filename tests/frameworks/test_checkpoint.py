@@ -154,9 +154,13 @@ def test_another_task_than_the_architecture_has_is_refused(copy: Path, tmp_path:
 @pytest.mark.parametrize(
     ("file", "change", "told"),
     [
-        ("config.json", {"auto_map": {"AutoModel": "x.Y"}}, "config.json has auto_map"),
-        ("config.json", {"text_config": {"auto_map": {"AutoModel": "x.Y"}}}, "has auto_map"),
-        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["x.Y", None]}}, "has auto_map"),
+        ("config.json", {"auto_map": {"AutoModel": "x.Y"}, "model_type": "nobody"},
+         "config.json has auto_map"),
+        ("config.json", {"auto_map": {"AutoModel": "x.Y"}, "architectures": ["MyOwnForCausalLM"]},
+         "config.json has auto_map"),
+        ("config.json", {"model_type": 3, "text_config": {"auto_map": {"AutoModel": "x.Y"}}},
+         "has auto_map"),
+        ("config.json", {"custom_generate": "x"}, "config.json has custom_generate"),
         ("config.json", {"attn_implementation": "some/kernel"}, "takes its attn_implementation"),
         ("config.json", {"quantization_config": {"quant_method": "gptq"}}, "quantised already"),
         ("config.json", {"model_type": "nobody"}, r"config\.json is not valid: .*nobody"),
@@ -180,6 +184,21 @@ def test_a_config_that_is_refused(
     with pytest.raises(LMaaSError, match=told) as caught:
         load(copy, tmp_path)
     assert isinstance(caught.value, InvalidInput)
+
+
+def test_code_that_transformers_would_not_run_is_left_behind(copy: Path, tmp_path: Path) -> None:
+    """Phi-3 names code of its own, but transformers has the type itself."""
+    bait = tmp_path / "bait"
+    (copy / "modeling.py").write_text(f"open({str(bait)!r}, 'w')\n")
+    for name, kind in (("config", "AutoModelForCausalLM"), ("tokenizer_config", "AutoTokenizer")):
+        mapped = {"auto_map": {kind: "modeling.X"}}
+        change_json(copy / f"{name}.json", lambda config, mapped=mapped: config.update(mapped))
+    load(copy, tmp_path)
+    kept = list((tmp_path / "package").rglob("*"))
+    assert not bait.exists()
+    assert not [path for path in kept if path.suffix == ".py"]
+    for path in kept:
+        assert path.suffix != ".json" or "auto_map" not in path.read_text()
 
 
 def test_tensors_that_are_missing_or_left_over_are_named(copy: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Knows folders, configs and tokenizers; what becomes of each architecture is its 
 """
 
 import importlib
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -117,11 +118,17 @@ def own_files(folder: Path) -> list[Path]:
 
 
 def keep(folder: Path, target: Path) -> None:
-    """Copy the checkpoint's own files, and nothing else of the folder."""
+    """Copy the checkpoint's own files, and nothing else of the folder; of configs all but
+    `auto_map`, so that whoever reads them later finds no code to look for.
+    """
     for path in own_files(folder):
         kept = target / path.relative_to(folder)
         kept.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, kept)
+        if path.suffix == ".json" and refuse_checkpoint.AUTO_MAP.encode() in path.read_bytes():
+            config = refuse_checkpoint.without_code(json.loads(path.read_bytes()))
+            kept.write_text(json.dumps(config, indent=2), "utf-8")
+        else:
+            shutil.copyfile(path, kept)
 
 
 def check_config(folder: Path) -> None:

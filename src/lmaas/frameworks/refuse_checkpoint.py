@@ -1,8 +1,8 @@
 """What a checkpoint folder must not contain. Looks at bytes only: nothing here loads a model.
 
-Code that a config names, weights that are pickles, links that leave the folder and safetensors
-files that lie about themselves are refused by name. Python files and pickles beside safetensors
-weights are harmless: they are never read and not kept.
+Code that a config names and that would be run, weights that are pickles, links that leave the
+folder and safetensors files that lie about themselves are refused by name. Python files and pickles
+beside safetensors weights are harmless: they are never read and not kept.
 """
 
 import json
@@ -19,7 +19,8 @@ MAX_FILES: Final = 10_000
 INDEX: Final = "model.safetensors.index.json"
 SINGLE: Final = "model.safetensors"
 PICKLES: Final = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack"}
-CODE_KEYS: Final = ("auto_map", "custom_pipelines", "custom_generate")
+AUTO_MAP: Final = "auto_map"
+CODE_KEYS: Final = (AUTO_MAP, "custom_pipelines", "custom_generate")
 LAYER_KEYS: Final = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 ITEM_BYTES: Final = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1,
@@ -54,7 +55,35 @@ def check_configs(folder: Path) -> None:
     """Raise ModelRefused for what the configs alone tell; the weights may still be missing."""
     for path in sorted(folder.rglob("*.json")):
         if path.name not in ("tokenizer.json", "vocab.json"):
-            _check_config(path, _read(path, MAX_CONFIG_BYTES))
+            _check_config(path, _read(path, MAX_CONFIG_BYTES), folder)
+
+
+def knows_type(folder: Path) -> bool:
+    """Whether transformers itself has the type and the architecture that config.json names.
+
+    Then an `auto_map` beside them means nothing: code of transformers' own is run in its place.
+    """
+    path = folder / "config.json"
+    config = _read(path, MAX_CONFIG_BYTES) if path.is_file() else None
+    if not isinstance(config, dict):
+        return False
+    try:
+        import transformers
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    except ImportError:
+        return False
+    named = config.get("architectures")
+    return config.get("model_type") in CONFIG_MAPPING_NAMES and (
+        isinstance(named, list)
+        and all(isinstance(name, str) and hasattr(transformers, name) for name in named)
+    )
+
+
+def without_code(value: Any) -> Any:
+    """A config without any `auto_map`."""
+    if isinstance(value, dict):
+        return {key: without_code(each) for key, each in value.items() if key != AUTO_MAP}
+    return [without_code(each) for each in value] if isinstance(value, list) else value
 
 
 def _check_links(folder: Path) -> None:
@@ -86,7 +115,7 @@ def _read(path: Path, limit: int) -> Any:
         raise ModelRefused(f"{path.name} is not JSON: {str(error)[:200]}.") from None
 
 
-def _check_config(path: Path, config: Any) -> None:
+def _check_config(path: Path, config: Any, folder: Path) -> None:
     stack: list[Any] = [config]
     while stack:
         value = stack.pop()
@@ -95,7 +124,7 @@ def _check_config(path: Path, config: Any) -> None:
         elif isinstance(value, dict):
             stack += value.values()
             for key in CODE_KEYS:
-                if value.get(key):
+                if value.get(key) and not (key == AUTO_MAP and knows_type(folder)):
                     raise ModelRefused(
                         f"{path.name} has {key}: the checkpoint brings code of its own, which is "
                         "never run.",
