@@ -47,8 +47,9 @@ def command(
 ) -> None:
     """Publish a model file or folder: into this home, or with --url onto a server.
 
-    PATH is a .keras or .onnx file, a SavedModel folder, the folder of a Hugging Face checkpoint
-    (safetensors), that of a LoRA adapter (with --base), or a package folder.
+    PATH is a .keras, .onnx or .gguf file, a SavedModel folder, the folder of a Hugging Face
+    checkpoint (safetensors, quantised ones too), that of a LoRA adapter (with --base), or a
+    package folder.
     """
     from lmaas.client import Client
     from lmaas.codecs.json import read

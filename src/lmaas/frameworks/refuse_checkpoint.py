@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Final, TypeGuard
 
 from lmaas.errors import ModelRefused
+from lmaas.frameworks import refuse_quantized
+from lmaas.frameworks.refuse_quantized import KEY
 
 MAX_HEADER_BYTES: Final = 100 << 20
 """As the safetensors format itself bounds it."""
@@ -24,9 +26,10 @@ CODE_KEYS: Final = (AUTO_MAP, "custom_pipelines", "custom_generate")
 LAYER_KEYS: Final = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 ITEM_BYTES: Final = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1,
-    "BOOL": 1,
+    "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1,
 }  # fmt: skip
 """The safetensors dtypes that are read, and the size of an element."""
+EIGHT_BIT: Final = ("F8_E4M3", "F8_E5M2")
 CONVERT: Final = "Save it where you trust it: model.save_pretrained(folder) writes safetensors."
 
 
@@ -35,15 +38,21 @@ def check(folder: Path) -> None:
     _check_links(folder)
     check_configs(folder)
     weights = weight_files(folder)
+    config = read_json(folder / "config.json", MAX_CONFIG_BYTES)
     tensors: dict[str, str] = {}
     for path in weights:
-        for name in header(path):
+        for name, entry in header(path).items():
+            if entry["dtype"] in EIGHT_BIT and not config.get(KEY):
+                raise ModelRefused(
+                    f"The tensor {name!a} has 8-bit floats, but config.json has no {KEY} that "
+                    "tells what they mean.",
+                    hint="Copy the config.json that belongs to these weights.",
+                )
             if name in tensors:
                 raise ModelRefused(f"The tensor {name!a} is in {tensors[name]} and in {path.name}.")
             tensors[name] = path.name
     if weights != [folder / SINGLE]:
         _check_index(folder, tensors)
-    config = read_json(folder / "config.json", MAX_CONFIG_BYTES)
     for key in LAYER_KEYS:
         layers = config.get(key)
         if isinstance(layers, int) and layers > len(tensors):
@@ -133,13 +142,8 @@ def _check_config(path: Path, config: Any, folder: Path) -> None:
             for key, said in value.items():
                 if key.endswith("_implementation") and isinstance(said, str) and "/" in said:
                     raise ModelRefused(f"{path.name} takes its {key} from elsewhere: {said!a}.")
-    quantized = config.get("quantization_config") if isinstance(config, dict) else None
-    if path.name == "config.json" and quantized:
-        method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
-        raise ModelRefused(
-            f"The checkpoint is quantised already ({method!a}), for another engine.",
-            hint="Push the checkpoint it was made from, then `lmaas compress` it.",
-        )
+    if path.name == "config.json" and isinstance(config, dict) and config.get(KEY):
+        refuse_quantized.check(config[KEY])
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -116,13 +116,14 @@ def _run(
     Without `exact` only all at once; an engine that has no such cache reads the short ones again.
     """
     tokens = CACHE_TOKENS + 2 * sum(len(reference.ids) for reference in stored)
+    sequences = len(stored) + 1
     engine = make_language_engine(name)
     engine.load(
         folder,
         spec,
         EngineOptions(
             precision=precision,
-            cache_bytes=2 * tokens * max(1, spec.kv_bytes_per_token),
+            cache_bytes=2 * (tokens * spec.kv_bytes_per_token + sequences * spec.state_bytes),
             exact_cache=exact,
         ),
     )
