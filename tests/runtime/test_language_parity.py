@@ -46,25 +46,15 @@ def verified(package: Path) -> ParityReport:
 SMALL: dict[str, Any] = {"initializer_range": 0.12}
 
 
-@pytest.mark.parametrize(
-    ("kind", "sizes", "told"),
-    [
-        ("Mpt", {"d_model": 64, "n_layers": 2, "n_heads": 4, "max_seq_len": 256, **SMALL},
-         "other answers"),
-        ("GPTNeo", {"hidden_size": 64, "num_layers": 2, "num_heads": 4, "window_size": 48,
-                    "attention_types": [[["global", "local"], 1]], **SMALL,
-                    "max_position_embeddings": 256}, "57 tokens"),
-        ("Falcon", {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-                    "alibi": True, "max_position_embeddings": 256, **SMALL}, "OpenVINO"),
-    ],
-    ids=["every length", "beyond a window", "biases of positions"],
-)  # fmt: skip
-def test_a_compiled_form_that_is_wrong_is_left_out(
-    tmp_path: Path, kind: str, sizes: dict[str, Any], told: str
-) -> None:
-    manifest = build(make(tmp_path / "made", kind, **sizes), tmp_path / "package")
+def test_a_compiled_form_that_is_wrong_is_left_out(tmp_path: Path) -> None:
+    """GPT-Neo: OpenVINO's pipeline knows no local window, which short prompts do not show."""
+    folder = make(
+        tmp_path / "made", "GPTNeo", hidden_size=64, num_layers=2, num_heads=4, window_size=48,
+        attention_types=[[["global", "local"], 1]], max_position_embeddings=256, **SMALL,
+    )  # fmt: skip
+    manifest = build(folder, tmp_path / "package")
     why = manifest.lineage.recipe["not_compiled"]
-    assert told in why
+    assert "its compiled form gives other answers: openvino-genai: 45 tokens" in why
     assert not (tmp_path / "package" / "compiled").exists()
     report = verified(tmp_path / "package")
     assert report.passed("f32")

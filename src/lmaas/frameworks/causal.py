@@ -4,6 +4,7 @@ The weights keep the type they have in the checkpoint, so that nothing is lost o
 """
 
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ TASK = "text-generation-with-past"
 KV_ELEMENT_BYTES = 2
 LENGTH_KEYS = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len",
                "context_length")  # fmt: skip
+TRACED = re.compile(r"Exception: (.+?)(?: Please check|$)")
+"""What of the converter's message is about the model."""
 UNBOUNDED = 1 << 17
 """The context of models that have no positions: they read any length, and forget."""
 KEPT_LENGTH = ("default", "llama3", "proportional")
@@ -83,7 +86,7 @@ def build(folder: Path, options: PushOptions, target: Path) -> Manifest:
     except LMaaSError as error:
         shutil.rmtree(compiled, ignore_errors=True)
         recipe["not_compiled"] = error.message
-        check_source(folder, sample, spec, target, error.message)
+        check_source(folder, sample, spec, error.message)
     manifest = Manifest(
         name=options.name,
         task="text-generation",
@@ -98,17 +101,17 @@ def build(folder: Path, options: PushOptions, target: Path) -> Manifest:
     return manifest
 
 
-def check_source(
-    folder: Path, sample: Path, spec: LanguageSpec, scratch: Path, compiled: str
-) -> None:
+def check_source(folder: Path, sample: Path, spec: LanguageSpec, compiled: str) -> None:
     """Raise ModelRefused unless the engine torch gives the source's answers, too.
 
     `compiled` is why OpenVINO does not run it.
     """
     try:
-        problem = parity.problem_of(prove(folder, sample, spec, "torch", scratch))
-    except LMaaSError as error:
-        problem = error.message
+        problem = parity.problem_of(parity.measure(folder, sample, spec, "torch", bf16=False))
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - networks tell in many ways what they cannot do
+        problem = checkpoint.short(error)
     if problem:
         raise ModelRefused(
             f"No engine here runs {spec.architecture} rightly. torch: {problem} "
@@ -254,6 +257,12 @@ def export(model: Any, folder: Path) -> None:
             raise MemoryError from error
         if "unsupported architecture" in told:
             told = "OpenVINO's exporter does not know the architecture"
+        elif "officially supported" in told:
+            told = "OpenVINO's exporter no longer takes the architecture"
+        elif isinstance(error, ImportError):
+            told = "OpenVINO's exporter was made for another version of transformers"
+        elif traced := TRACED.search(told):
+            told = f"tracing it failed: {traced.group(1)}"
         raise ModelRefused(f"{type(model).__name__} cannot be compiled: {told}.") from None
 
 

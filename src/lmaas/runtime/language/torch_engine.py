@@ -67,9 +67,11 @@ class TorchEngine:
         self._slab: Slab | States = States()
 
     def warm(self) -> None:
-        """Import PyTorch and transformers."""
+        """Import PyTorch and transformers, which tells of kernels and progress on the terminal."""
         importlib.import_module("torch")
-        importlib.import_module("transformers")
+        logging = importlib.import_module("transformers.utils.logging")
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
 
     def load(self, folder: Path, spec: LanguageSpec, options: EngineOptions) -> None:
         """Read the weights. Raises LMaaSError for a model that it cannot run."""
