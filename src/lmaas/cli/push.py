@@ -78,4 +78,6 @@ def command(
     lines = [f"Published {version.ref} (f32 error {error:.2g})."]
     if why := version.manifest.lineage.recipe.get("not_compiled"):
         lines = [f"Published {version.ref}; served from its source by the engine torch: {why}"]
+    told = (version.manifest.lineage.recipe.get(name) for name in ("weights", "context"))
+    lines += [line for line in (*told, *version.parity.notes) if line]
     show(version, as_json, lines)
