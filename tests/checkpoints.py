@@ -64,6 +64,40 @@ def tokenizer(vocabulary_size: int = 600) -> Any:
     return fast
 
 
+def byte_fallback_tokenizer() -> Any:
+    """A tokenizer of Llama 2's kind: words with `▁` for blanks, and a token for each byte."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
+    from transformers import PreTrainedTokenizerFast
+
+    marked = "".join(TEXT).replace(" ", "▁")
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    pieces += sorted({c for c in marked if c.isascii() or c == "▁"})
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    merges: list[tuple[str, str]] = []
+    for word in sorted(set(re.findall(r"[a-z]{2,}", marked))):
+        for whole in (word, "▁" + word):
+            for size in range(2, len(whole) + 1):
+                if whole[:size] not in vocabulary:
+                    merges.append((whole[: size - 1], whole[size - 1]))
+                    vocabulary[whole[:size]] = len(vocabulary)
+    raw = Tokenizer(
+        models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    )
+    raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    raw.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    raw.add_special_tokens([AddedToken(t, special=True) for t in ("<unk>", "<s>", "</s>")])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+
+
 def make_qwen3(folder: Path, **sizes: Any) -> Path:
     """A Qwen3-shaped language model of about 100,000 parameters."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -76,6 +110,21 @@ def make_llama(folder: Path, **sizes: Any) -> Path:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     return _save(folder, LlamaConfig, LlamaForCausalLM, sizes, tie_word_embeddings=False)
+
+
+def make_falcon_h1(folder: Path, **sizes: Any) -> Path:
+    """A model whose layers keep a recurrent state beside keys and values (Mamba 2)."""
+    from transformers import FalconH1Config, FalconH1ForCausalLM
+
+    mamba = {
+        "mamba_n_heads": 8,
+        "mamba_d_head": 16,
+        "mamba_d_ssm": 128,
+        "mamba_d_state": 16,
+        "mamba_n_groups": 1,
+        "mamba_chunk_size": 32,
+    }
+    return _save(folder, FalconH1Config, FalconH1ForCausalLM, sizes, **mamba)
 
 
 def _save(folder: Path, config: Any, model: Any, sizes: dict[str, Any], **more: Any) -> Path:

@@ -37,7 +37,7 @@ def publish(
     """Compile, check and register a model.
 
     `model` is an `nn.Module`, a `keras.Model` or a `tf.Module`, exported in this process; or the
-    path of a `.keras` or `.onnx` file, a SavedModel folder, the folder of a Hugging Face
+    path of a `.keras`, `.onnx` or `.gguf` file, a SavedModel folder, the folder of a Hugging Face
     checkpoint or a package, imported in a child without network. `sample` is what the model is
     called with: an array (batch axis first), a tuple of them, or a mapping by input name; a file
     that says its inputs' shapes needs none.

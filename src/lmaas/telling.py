@@ -8,12 +8,15 @@ def lines_of(version: ModelVersion) -> list[str]:
     manifest, parity = version.manifest, version.parity
     if manifest.upstream is not None:
         return [f"{version.ref}: asked at {manifest.upstream.url}."]
-    engine = manifest.engine
-    lines = [f"{version.ref}: served by {engine}."]
+    engine: str = manifest.engine
+    why, told = manifest.engine_reason, manifest.lineage.recipe
     if manifest.task == "text-generation":
-        lines = [f"{version.ref}: a language model."]
-    if manifest.engine_reason:
-        lines.append(f"Not faster, because: {manifest.engine_reason}.".replace("..", "."))
+        why = str(told.get("not_compiled", ""))
+        engine = "torch" if why else "openvino-genai"
+    lines = [f"{version.ref}: served by {engine}."]
+    if why:
+        lines.append(f"Not faster, because: {why.rstrip('.')}.")
+    lines += [str(told[name]) for name in ("weights", "context") if told.get(name)]
     lines.append(_compared(parity, "f32"))
     if any(check.precision == "bf16" for check in parity.checks):
         kept = "is served in bf16 where that is faster" if parity.passed("bf16") else "stays in f32"

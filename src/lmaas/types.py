@@ -80,13 +80,15 @@ class LanguageSpec(Record, frozen=True, kw_only=True):
     """What is fixed about a language model; part of its version's signature.
 
     `kv_bytes_per_token` is the size of one token's keys and values in all layers at 2 bytes an
-    element. `dimensions` and `pooling` are an embedding model's.
+    element, `state_bytes` what a sequence has beside them from its beginning (recurrent layers).
+    `dimensions` and `pooling` are an embedding model's.
     """
 
     architecture: str
     context_length: int
     vocabulary_size: int
     kv_bytes_per_token: int = 0
+    state_bytes: int = 0
     stop_token_ids: tuple[int, ...] = ()
     chat_template: bool = False
     reasoning: bool = False
@@ -213,7 +215,8 @@ class Manifest(Record, frozen=True, kw_only=True):
 
     A *package* is a folder that holds `manifest.json`, `source/`, `compiled/model.xml` and
     `model.bin` or the files of a native engine in `native/`, and `sample.safetensors`: the cases
-    on which source and served model are compared (`runtime.cases`). `engine` runs it, for the
+    on which source and served model are compared (`runtime.cases`; a language
+    model's: `runtime.language.references`). `engine` runs it, for the
     reason in `engine_reason`. A model with `upstream` has no files: another service runs it.
     """
 

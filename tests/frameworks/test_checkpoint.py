@@ -5,6 +5,7 @@ import json
 import struct
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,11 +155,21 @@ def test_another_task_than_the_architecture_has_is_refused(copy: Path, tmp_path:
 @pytest.mark.parametrize(
     ("file", "change", "told"),
     [
-        ("config.json", {"auto_map": {"AutoModel": "x.Y"}}, "config.json has auto_map"),
-        ("config.json", {"text_config": {"auto_map": {"AutoModel": "x.Y"}}}, "has auto_map"),
-        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["x.Y", None]}}, "has auto_map"),
+        ("config.json", {"auto_map": {"AutoModel": "x.Y"}, "model_type": "nobody"},
+         "config.json has auto_map"),
+        ("config.json", {"auto_map": {"AutoModel": "x.Y"}, "architectures": ["MyOwnForCausalLM"]},
+         "config.json has auto_map"),
+        ("config.json", {"model_type": 3, "text_config": {"auto_map": {"AutoModel": "x.Y"}}},
+         "has auto_map"),
+        ("config.json", {"custom_generate": "x"}, "config.json has custom_generate"),
         ("config.json", {"attn_implementation": "some/kernel"}, "takes its attn_implementation"),
-        ("config.json", {"quantization_config": {"quant_method": "gptq"}}, "quantised already"),
+        ("config.json", {"quantization_config": {"quant_method": "bitsandbytes"}},
+         r"quantised already \('bitsandbytes'\), in a way that is not read; read are fp8"),
+        ("config.json", {"quantization_config": {"quant_method": "gptq", "bits": 3}},
+         "with 3 bits"),
+        ("config.json", {"quantization_config": {"quant_method": "awq", "version": "gemv"}},
+         "as 'gemv'"),
+        ("config.json", {"quantization_config": ["fp8"]}, "must hold an object"),
         ("config.json", {"model_type": "nobody"}, r"config\.json is not valid: .*nobody"),
         ("config.json", {"architectures": []}, "must name one architecture"),
         ("config.json", {"architectures": ["Something"]}, "No task is known"),
@@ -180,6 +191,21 @@ def test_a_config_that_is_refused(
     with pytest.raises(LMaaSError, match=told) as caught:
         load(copy, tmp_path)
     assert isinstance(caught.value, InvalidInput)
+
+
+def test_code_that_transformers_would_not_run_is_left_behind(copy: Path, tmp_path: Path) -> None:
+    """Phi-3 names code of its own, but transformers has the type itself."""
+    bait = tmp_path / "bait"
+    (copy / "modeling.py").write_text(f"open({str(bait)!r}, 'w')\n")
+    for name, kind in (("config", "AutoModelForCausalLM"), ("tokenizer_config", "AutoTokenizer")):
+        mapped: dict[str, Any] = {"auto_map": {kind: "modeling.X"}}
+        change_json(copy / f"{name}.json", partial(dict.update, **mapped))
+    load(copy, tmp_path)
+    kept = list((tmp_path / "package").rglob("*"))
+    assert not bait.exists()
+    assert not [path for path in kept if path.suffix == ".py"]
+    for path in kept:
+        assert path.suffix != ".json" or "auto_map" not in path.read_text()
 
 
 def test_tensors_that_are_missing_or_left_over_are_named(copy: Path, tmp_path: Path) -> None:
@@ -263,7 +289,7 @@ def tensor(*offsets: int, dtype: Any = "F32", shape: Any = (1,)) -> dict[str, An
         (safetensors([]), "no valid header"),
         (safetensors(b'{"a": {}, "a": {}}'), "twice"),
         (safetensors({"a": 3}), "no valid shape"),
-        (safetensors({"a": tensor(0, 4, dtype="F8_E4M3")}, b"1234"), "dtype 'F8_E4M3'"),
+        (safetensors({"a": tensor(0, 4, dtype="F4")}, b"1234"), "dtype 'F4'"),
         (safetensors({"a": tensor(0, 4, dtype=["F32"])}, b"1234"), "dtype"),
         (safetensors({"a": tensor(0, 4, shape=[-1])}, b"1234"), "no valid shape"),
         (safetensors({"a": tensor(0, 4, shape=[True])}, b"1234"), "no valid shape"),

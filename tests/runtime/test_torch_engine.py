@@ -84,10 +84,68 @@ def test_kinds_of_attention(tmp_path: Path, kind: str, sizes: dict[str, Any]) ->
     engine.close()
 
 
-def test_a_model_with_another_state_is_refused(tmp_path: Path) -> None:
-    make(tmp_path, "Mamba", hidden_size=32, num_hidden_layers=1)
-    with pytest.raises(LMaaSError, match="attention layers; MambaForCausalLM has other"):
-        load(tmp_path)
+MAMBA: dict[str, Any] = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "state_size": 8,
+    "initializer_range": 0.15,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        ("Mamba", MAMBA),
+        (
+            "Lfm2",
+            {**BASE, "layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
+        ),
+        ("RecurrentGemma", {**BASE, "num_hidden_layers": 3, "attention_window_size": 16,
+                            "lru_width": 64}),
+    ],
+)  # fmt: skip
+def test_states_of_other_kinds(tmp_path: Path, kind: str, sizes: dict[str, Any]) -> None:
+    """Recurrent and convolutional layers, and a state that the network keeps in itself."""
+    model = make(tmp_path, kind, **sizes)
+    engine = load(tmp_path)
+    prompts = prompts_of(3, 20, 7, 50, 1)
+    want = [
+        model.generate(
+            torch.tensor([prompt]), max_new_tokens=16, do_sample=False, eos_token_id=None,
+            pad_token_id=0,
+        )[0, len(prompt) :].tolist()
+        for prompt in prompts
+    ]  # fmt: skip
+    assert run(engine, prompts) == want
+    scores = [score.logprob for score in engine.score(prompts[3], 0)]
+    with torch.inference_mode():
+        values = model(torch.tensor([prompts[3]]), use_cache=False).logits[0].log_softmax(-1)
+    told = [float(row[token]) for row, token in zip(values, prompts[3][1:], strict=False)]
+    assert scores[1:] == pytest.approx(told, abs=1e-4)
+    assert engine.stats().cache_used == 0
+    engine.close()
+
+
+def test_a_state_is_counted(tmp_path: Path) -> None:
+    """What recurrent layers keep does not grow with the text, and bounds how many run at once."""
+    make(tmp_path, "Mamba", **MAMBA)
+    engine = load(tmp_path)
+    model = engine._model
+    assert model is not None
+    # 2 layers of 128 channels, each with 8 numbers of state and 4 inputs of its convolution.
+    assert (model.bytes_per_token, model.state_bytes) == (0, 2 * 128 * (8 + 4) * 4)
+    engine.close()
+    small = load(tmp_path, cache_bytes=2 * model.state_bytes)
+    for number, prompt in enumerate(prompts_of(5, 6, 7)):
+        small.add(number, prompt, TokenSampling(max_tokens=4, temperature=0.0))
+    most = 0
+    while small.busy():
+        small.step()
+        most = max(most, small.stats().running)
+    assert most == 2
+    small.close()
+    with pytest.raises(ContextLengthExceeded, match="the cache holds 0"):
+        load(tmp_path, cache_bytes=10).add(1, [3, 4], TokenSampling(max_tokens=1))
 
 
 def test_what_cannot_be_loaded(tmp_path: Path) -> None:

@@ -54,8 +54,9 @@ def command(
 ) -> None:
     """Publish a model file or folder: into this home, or with --url onto a server.
 
-    PATH is a .keras or .onnx file, a SavedModel folder, the folder of a Hugging Face checkpoint
-    (safetensors), that of a LoRA adapter (with --base), or a package folder.
+    PATH is a .keras, .onnx or .gguf file, a SavedModel folder, the folder of a Hugging Face
+    checkpoint (safetensors, quantised ones too), that of a LoRA adapter (with --base), or a
+    package folder.
     """
     from lmaas.client import Client
     from lmaas.codecs.json import read
@@ -83,10 +84,8 @@ def command(
     else:
         with service_of(flags) as service:
             version = asyncio.run(service.catalog.push(TENANT, path, options))
-    lines = [f"Published {version.ref}.", *lines_of(version)[1:]]
-    if why := version.manifest.lineage.recipe.get("not_compiled"):
-        lines = [f"Published {version.ref}; served from its source by the engine torch: {why}"]
-    show(version, as_json, lines)
+    first, *more = lines_of(version)
+    show(version, as_json, [f"Published {first}", *more])
 
 
 def _axes(told: str) -> dict[str, dict[int, str]]:

@@ -106,7 +106,9 @@ class Client(Calls):
             return self._run(self._push(folder, None))
 
     def push(self, path: str | os.PathLike[str], options: PushOptions | None) -> ModelVersion:
-        """Upload a .keras or .onnx file, a SavedModel, a checkpoint or a package (options None)."""
+        """Upload a .keras, .onnx or .gguf file, a SavedModel, a checkpoint, or (options None) a
+        package.
+        """
         return self._run(self._push(Path(path), options))
 
     def pull(self, repo: str, *, name: str | None = None, task: str | None = None) -> ModelVersion:

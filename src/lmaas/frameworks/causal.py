@@ -4,35 +4,46 @@ The weights keep the type they have in the checkpoint, so that nothing is lost o
 """
 
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
-from lmaas.errors import InvalidInput, ModelRefused
+from lmaas.errors import InvalidInput, LMaaSError, ModelRefused
 from lmaas.frameworks import checkpoint, refuse_checkpoint
+from lmaas.frameworks.causal_sample import write_sample
 from lmaas.language import ChatMessage
 from lmaas.runtime import ov
+from lmaas.runtime.language import parity
+from lmaas.runtime.language.proof import prove
 from lmaas.runtime.language.template import Template
+from lmaas.runtime.language.torch_model import TorchModel
 from lmaas.types import LanguageSpec, Lineage, Manifest, PushOptions, Signature
 
-SEED = 0
-SEQUENCES = ((1, 24), (2, 12))
-"""Batch and length of the token sequences on which source and compiled model are compared."""
 MODEL = "openvino_model.xml"
+TASK = "text-generation-with-past"
 KV_ELEMENT_BYTES = 2
-LENGTH_KEYS = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len")
-KEPT_LENGTH = ("default", "llama3", "longrope", "su", "proportional")
+LENGTH_KEYS = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len",
+               "context_length")  # fmt: skip
+TRACED = re.compile(r"Exception: (.+?)(?: Please check|$)")
+"""What of the converter's message is about the model."""
+UNBOUNDED = 1 << 17
+"""The context of models that have no positions: they read any length, and forget."""
+KEPT_LENGTH = ("default", "llama3", "proportional")
 """Rope scalings whose config already tells the scaled length."""
+SHIFTING = ("dynamic", "longrope", "su")
+"""Rope scalings that change all positions once a sequence passes its original length, those in the
+cache too: what a token is told then depends on what else was computed."""
 
 
 def build(folder: Path, options: PushOptions, target: Path) -> Manifest:
     """A package in `target` of the checkpoint in `folder`. Raises ModelRefused.
 
-    An architecture that does not compile is kept as it is, for engines that run the source; why
-    stands in the lineage's recipe as `not_compiled`.
+    Where the compiled form cannot be made, or does not give the source's answers, the package has
+    the source alone, for engines that run it; why stands in the lineage's recipe as
+    `not_compiled`. A model that no engine runs rightly is refused.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -41,34 +52,41 @@ def build(folder: Path, options: PushOptions, target: Path) -> Manifest:
     template = check_template(folder)
     model = checkpoint.load_model(AutoModelForCausalLM, folder, torch.float32)
     vocabulary = check_vocabulary(model, tokenizer)
-    length = context_length(model.config.get_text_config())
+    config = model.config.get_text_config()
+    length = context_length(config)
     stops = stop_ids(model, tokenizer, vocabulary)
-    write_sample(model, vocabulary, length, target / "sample.safetensors")
-    kv_bytes = kv_bytes_of(model.config.get_text_config())
+    sample = target / "sample.safetensors"
+    write_sample(model, vocabulary, length, sample)
+    kv_bytes, state_bytes = cache_sizes(model)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    own = stored_dtype(folder)
-    if own != torch.float32:
-        del model
-        model = checkpoint.load_model(AutoModelForCausalLM, folder, own)
-    compiled = target / "compiled"
-    recipe = {}
-    try:
-        export(model, compiled)
-        export_tokenizer(tokenizer, compiled)
-        kv_bytes = kv_bytes_per_token(compiled / MODEL)
-    except ModelRefused as error:
-        shutil.rmtree(compiled, ignore_errors=True)
-        recipe["not_compiled"] = error.message
     spec = LanguageSpec(
         architecture=checkpoint.architecture_of(checkpoint.read_config(folder)),
         context_length=length,
         vocabulary_size=vocabulary,
         kv_bytes_per_token=kv_bytes,
+        state_bytes=state_bytes,
         stop_token_ids=stops,
         chat_template=template is not None,
         reasoning="<think>" in (template or "") or "<think>" in tokenizer.get_vocab(),
         tools="tools" in (template or ""),
     )
+    recipe = {"context": told} if (told := shortened(config)) else {}
+    # The source is loaded anew: measuring has changed how it attends.
+    del model
+    compiled = target / "compiled"
+    try:
+        export(checkpoint.load_model(AutoModelForCausalLM, folder, stored_dtype(folder)), compiled)
+        export_tokenizer(tokenizer, compiled)
+        kv_bytes = kv_bytes_per_token(compiled / MODEL)
+        kept = msgspec.structs.replace(spec, kv_bytes_per_token=kv_bytes, state_bytes=0)
+        report = prove(compiled, sample, kept, "openvino-genai", target)
+        if problem := parity.problem_of(report):
+            raise ModelRefused(f"its compiled form gives other answers: {problem}")
+        spec = kept
+    except LMaaSError as error:
+        shutil.rmtree(compiled, ignore_errors=True)
+        recipe["not_compiled"] = error.message
+        check_source(folder, sample, spec, error.message)
     manifest = Manifest(
         name=options.name,
         task="text-generation",
@@ -81,6 +99,26 @@ def build(folder: Path, options: PushOptions, target: Path) -> Manifest:
     )
     (target / "manifest.json").write_bytes(msgspec.json.encode(manifest))
     return manifest
+
+
+def check_source(folder: Path, sample: Path, spec: LanguageSpec, compiled: str) -> None:
+    """Raise ModelRefused unless the engine torch gives the source's answers, too.
+
+    `compiled` is why OpenVINO does not run it.
+    """
+    try:
+        problem = parity.problem_of(parity.measure(folder, sample, spec, "torch", bf16=False))
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - networks tell in many ways what they cannot do
+        problem = checkpoint.short(error)
+    if problem:
+        raise ModelRefused(
+            f"No engine here runs {spec.architecture} rightly. torch: {problem} "
+            f"OpenVINO: {compiled}",
+            hint="Serve it with vLLM or another server, and connect that: "
+            "`lmaas models connect` takes any OpenAI-compatible service.",
+        )
 
 
 def check_template(folder: Path) -> str | None:
@@ -116,18 +154,49 @@ def check_vocabulary(model: Any, tokenizer: Any) -> int:
 def context_length(config: Any) -> int:
     """The most tokens of prompt and answer together, rope scaling included.
 
-    Raises ModelRefused when the config tells no length.
+    Where positions beyond a length change those before it (`SHIFTING`), that length. Raises
+    ModelRefused when the config tells none.
     """
     told = next((getattr(config, key, None) for key in LENGTH_KEYS if getattr(config, key, 0)), 0)
     if not isinstance(told, int) or told < 1:
+        if model_has_no_bound(config):
+            return UNBOUNDED
         raise ModelRefused(f"The config tells no context length ({', '.join(LENGTH_KEYS)}).")
-    rope = getattr(config, "rope_parameters", None) or {}
-    if not isinstance(rope, dict) or rope.get("rope_type", "default") in KEPT_LENGTH:
+    rope = rope_of(config)
+    kind = rope.get("rope_type", "default")
+    original = rope.get("original_max_position_embeddings") or getattr(
+        config, "original_max_position_embeddings", None
+    )
+    if kind in SHIFTING:
+        return min(told, original or told)
+    if kind in KEPT_LENGTH:
         return told
-    scaled = told
-    if rope.get("rope_type") == "yarn":
-        scaled = rope.get("original_max_position_embeddings") or told
+    scaled = (original or told) if kind == "yarn" else told
     return max(told, int(scaled * rope.get("factor", 1.0)))
+
+
+def rope_of(config: Any) -> dict[str, Any]:
+    """How the config scales its rotary positions; empty where it does not, or by kind of layer."""
+    rope = getattr(config, "rope_parameters", None)
+    return rope if isinstance(rope, dict) else {}
+
+
+def model_has_no_bound(config: Any) -> bool:
+    """Whether the config is of a model without positions: any length can be read."""
+    return not any(
+        "position" in key or "max_seq" in key or "context" in key for key in config.to_dict()
+    )
+
+
+def shortened(config: Any) -> str | None:
+    """Why the context is shorter than the config says; None where it is not."""
+    kind = rope_of(config).get("rope_type", "default")
+    if kind not in SHIFTING:
+        return None
+    return (
+        f"rope_type {kind} changes all positions of a sequence when it passes "
+        f"{context_length(config)} tokens; longer sequences are refused."
+    )
 
 
 def stop_ids(model: Any, tokenizer: Any, vocabulary: int) -> tuple[int, ...]:
@@ -158,22 +227,6 @@ def stored_dtype(folder: Path) -> Any:
     return known[name]
 
 
-def write_sample(model: Any, vocabulary: int, most: int, path: Path) -> None:
-    """Seeded token sequences and the source's log-probabilities for each next token."""
-    import torch
-    from safetensors.numpy import save_file
-
-    rng = np.random.default_rng(SEED)
-    tensors: dict[str, np.ndarray] = {}
-    for batch, length in SEQUENCES:
-        ids = rng.integers(0, vocabulary, (batch, min(length, most)))
-        with torch.inference_mode():
-            logits = model(input_ids=torch.from_numpy(ids), use_cache=False).logits
-        tensors[f"in.{batch}.input_ids"] = ids
-        tensors[f"out.{batch}.logprobs"] = torch.log_softmax(logits.float(), -1).numpy()
-    save_file(tensors, path)
-
-
 def export(model: Any, folder: Path) -> None:
     """Write openvino_model.xml with its KV cache as state, and the configs beside it.
 
@@ -187,19 +240,49 @@ def export(model: Any, folder: Path) -> None:
         export_from_model(
             model,
             folder,
-            task="text-generation-with-past",
+            task=TASK,
             stateful=True,
             patch_16bit_model=model.dtype != torch.float32,
+            custom_export_configs=uncapped(model),
         )
-    except (ImportError, MemoryError):
+    except MemoryError:
         raise
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in ("optimum", "openvino"):
+            raise
+        raise ModelRefused(f"{type(model).__name__} cannot be compiled: {error}.") from None
     except Exception as error:
         told = checkpoint.short(error)
         if "alloc" in told:
             raise MemoryError from error
         if "unsupported architecture" in told:
             told = "OpenVINO's exporter does not know the architecture"
+        elif "officially supported" in told:
+            told = "OpenVINO's exporter no longer takes the architecture"
+        elif isinstance(error, ImportError):
+            told = "OpenVINO's exporter was made for another version of transformers"
+        elif traced := TRACED.search(told):
+            told = f"tracing it failed: {traced.group(1)}"
         raise ModelRefused(f"{type(model).__name__} cannot be compiled: {told}.") from None
+
+
+def uncapped(model: Any) -> dict[str, Any] | None:
+    """The exporter's own way for this architecture, without the versions of transformers that it
+    asks for: what comes out is compared with the source. None where it has no way.
+    """
+    from optimum.exporters.tasks import TasksManager
+    from optimum.exporters.utils import get_decoder_models_for_export
+
+    try:
+        make = TasksManager.get_exporter_config_constructor(
+            model=model, exporter="openvino", task=TASK, library_name="transformers"
+        )
+    except (KeyError, ValueError):
+        return None
+    plain = make(model.config, int_dtype="int64", float_dtype="fp32", preprocessors=None)
+    _, way = get_decoder_models_for_export(model, plain)["model"]
+    way.MIN_TRANSFORMERS_VERSION = way.MAX_TRANSFORMERS_VERSION = None
+    return {"model": way}
 
 
 def export_tokenizer(tokenizer: Any, folder: Path) -> None:
@@ -223,12 +306,18 @@ def export_tokenizer(tokenizer: Any, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def kv_bytes_of(config: Any) -> int:
-    """What one token adds to the cache of keys and values in all layers, by the config."""
-    heads = int(config.num_attention_heads)
-    kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
-    head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
-    return 2 * int(config.num_hidden_layers) * kv_heads * head_dim * KV_ELEMENT_BYTES
+def cache_sizes(model: Any) -> tuple[int, int]:
+    """What a token adds to a sequence's cache in the engine torch, and what a sequence has from
+    its beginning, at 2 bytes an element; zeros where that engine cannot run the model.
+
+    Changes how the model attends.
+    """
+    try:
+        measured = TorchModel(model)
+    except LMaaSError:
+        return 0, 0
+    each = 4 // KV_ELEMENT_BYTES
+    return measured.bytes_per_token // each, measured.state_bytes // each
 
 
 def kv_bytes_per_token(path: Path) -> int:

@@ -5,13 +5,16 @@ Knows folders, configs and tokenizers; what becomes of each architecture is its 
 """
 
 import importlib
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
+
 from lmaas.errors import InvalidInput, ModelRefused
-from lmaas.frameworks import refuse_checkpoint
+from lmaas.frameworks import quantized, refuse_checkpoint, refuse_quantized
 from lmaas.types import Manifest, PushOptions
 
 CHECKPOINT_TASKS: dict[str, str] = {
@@ -47,9 +50,14 @@ def is_checkpoint(path: Path) -> bool:
     return not any(next(path.glob(pattern), None) for pattern in others)
 
 
-def build(path: Path, target: Path, options: PushOptions) -> Manifest:
-    """A package of the checkpoint `path` in `target`. Raises ModelRefused, InvalidInput."""
-    for field in ("labels", "image", "outputs_are", "sample"):
+def build(
+    path: Path, target: Path, options: PushOptions, *, weights: str | None = None
+) -> Manifest:
+    """A package of the checkpoint `path` in `target`. Raises ModelRefused, InvalidInput.
+
+    `weights` is what was done to them before; it stands in the lineage's recipe.
+    """
+    for field in ("labels", "image", "outputs_are", "sample", "dynamic", "signature"):
         if getattr(options, field) is not None:
             raise InvalidInput(f"A checkpoint takes no {field}.", param=field)
     refuse_checkpoint.check(path)
@@ -67,9 +75,15 @@ def build(path: Path, target: Path, options: PushOptions) -> Manifest:
         getattr(importlib.import_module(module), function),
     )
     target.mkdir(parents=True, exist_ok=True)
-    keep(path, target / "source")
+    told = keep(path, target / "source") or weights
     check_config(target / "source")
-    return builder(target / "source", options, target)
+    manifest = builder(target / "source", options, target)
+    if told is not None:
+        recipe = {**manifest.lineage.recipe, "weights": told}
+        lineage = msgspec.structs.replace(manifest.lineage, recipe=recipe)
+        manifest = msgspec.structs.replace(manifest, lineage=lineage)
+        (target / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+    return manifest
 
 
 def task_of(config: dict[str, Any]) -> str:
@@ -116,12 +130,27 @@ def own_files(folder: Path) -> list[Path]:
     return sorted({*weights, *beside})
 
 
-def keep(folder: Path, target: Path) -> None:
-    """Copy the checkpoint's own files, and nothing else of the folder."""
+def keep(folder: Path, target: Path) -> str | None:
+    """Copy the checkpoint's own files, and nothing else of the folder; of configs all but
+    `auto_map`, so that whoever reads them later finds no code to look for.
+
+    Quantised weights are made plain; what was done, for people. Raises ModelRefused.
+    """
+    quantised = bool(read_config(folder).get(refuse_quantized.KEY))
+    weights = refuse_checkpoint.weight_files(folder)
     for path in own_files(folder):
+        if quantised and (path in weights or path.name == refuse_checkpoint.INDEX):
+            continue
         kept = target / path.relative_to(folder)
         kept.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, kept)
+        if path.suffix == ".json" and refuse_checkpoint.AUTO_MAP.encode() in path.read_bytes():
+            config = refuse_checkpoint.without_code(json.loads(path.read_bytes()))
+            kept.write_text(json.dumps(config, indent=2), "utf-8")
+        else:
+            shutil.copyfile(path, kept)
+    if not quantised:
+        return None
+    return quantized.make_plain(weights, read_config(target), target)
 
 
 def check_config(folder: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from lmaas import frameworks
 from lmaas.codecs import strings
 from lmaas.errors import InvalidInput, MissingExtra
-from lmaas.frameworks import adapter, checkpoint, package, refuse, tensorflow
+from lmaas.frameworks import adapter, checkpoint, gguf, package, refuse, tensorflow
 from lmaas.frameworks.base import Framework
 from lmaas.runtime.native import keras_file, onnx_file, saved_model, script
 from lmaas.types import Lineage, Manifest, PushOptions, Record, TensorSpec
@@ -53,6 +53,11 @@ def run(body: bytes) -> bytes:
         )
     if request.base is not None:
         return msgspec.json.encode(_import_adapter(request, Path(request.base)))
+    if (file := gguf.file_of(Path(request.path))) is not None:
+        plain = Path(request.folder).with_name("plain")
+        told = gguf.make_checkpoint(file, plain)
+        request = msgspec.structs.replace(request, path=str(plain))
+        return msgspec.json.encode(_import_checkpoint(request, told))
     if checkpoint.is_checkpoint(Path(request.path)):
         return msgspec.json.encode(_import_checkpoint(request))
     name, path = refuse.of_path(Path(request.path))
@@ -99,10 +104,10 @@ def _import_adapter(request: Request, base: Path) -> Manifest:
     return _import_checkpoint(msgspec.structs.replace(request, path=str(merged)))
 
 
-def _import_checkpoint(request: Request) -> Manifest:
+def _import_checkpoint(request: Request, weights: str | None = None) -> Manifest:
     path = Path(request.path)
     try:
-        return checkpoint.build(path, Path(request.folder), request.options)
+        return checkpoint.build(path, Path(request.folder), request.options, weights=weights)
     except ModuleNotFoundError as error:
         raise MissingExtra(
             f"{path.name} needs {error.name}, which is not installed here.",

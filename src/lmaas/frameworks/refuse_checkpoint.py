@@ -1,8 +1,8 @@
 """What a checkpoint folder must not contain. Looks at bytes only: nothing here loads a model.
 
-Code that a config names, weights that are pickles, links that leave the folder and safetensors
-files that lie about themselves are refused by name. Python files and pickles beside safetensors
-weights are harmless: they are never read and not kept.
+Code that a config names and that would be run, weights that are pickles, links that leave the
+folder and safetensors files that lie about themselves are refused by name. Python files and pickles
+beside safetensors weights are harmless: they are never read and not kept.
 """
 
 import json
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Final, TypeGuard
 
 from lmaas.errors import ModelRefused
+from lmaas.frameworks import refuse_quantized
+from lmaas.frameworks.refuse_quantized import KEY
 
 MAX_HEADER_BYTES: Final = 100 << 20
 """As the safetensors format itself bounds it."""
@@ -19,13 +21,15 @@ MAX_FILES: Final = 10_000
 INDEX: Final = "model.safetensors.index.json"
 SINGLE: Final = "model.safetensors"
 PICKLES: Final = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack"}
-CODE_KEYS: Final = ("auto_map", "custom_pipelines", "custom_generate")
+AUTO_MAP: Final = "auto_map"
+CODE_KEYS: Final = (AUTO_MAP, "custom_pipelines", "custom_generate")
 LAYER_KEYS: Final = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 ITEM_BYTES: Final = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1,
-    "BOOL": 1,
+    "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1,
 }  # fmt: skip
 """The safetensors dtypes that are read, and the size of an element."""
+EIGHT_BIT: Final = ("F8_E4M3", "F8_E5M2")
 CONVERT: Final = "Save it where you trust it: model.save_pretrained(folder) writes safetensors."
 
 
@@ -34,15 +38,21 @@ def check(folder: Path) -> None:
     _check_links(folder)
     check_configs(folder)
     weights = weight_files(folder)
+    config = read_json(folder / "config.json", MAX_CONFIG_BYTES)
     tensors: dict[str, str] = {}
     for path in weights:
-        for name in header(path):
+        for name, entry in header(path).items():
+            if entry["dtype"] in EIGHT_BIT and not config.get(KEY):
+                raise ModelRefused(
+                    f"The tensor {name!a} has 8-bit floats, but config.json has no {KEY} that "
+                    "tells what they mean.",
+                    hint="Copy the config.json that belongs to these weights.",
+                )
             if name in tensors:
                 raise ModelRefused(f"The tensor {name!a} is in {tensors[name]} and in {path.name}.")
             tensors[name] = path.name
     if weights != [folder / SINGLE]:
         _check_index(folder, tensors)
-    config = read_json(folder / "config.json", MAX_CONFIG_BYTES)
     for key in LAYER_KEYS:
         layers = config.get(key)
         if isinstance(layers, int) and layers > len(tensors):
@@ -54,7 +64,35 @@ def check_configs(folder: Path) -> None:
     """Raise ModelRefused for what the configs alone tell; the weights may still be missing."""
     for path in sorted(folder.rglob("*.json")):
         if path.name not in ("tokenizer.json", "vocab.json"):
-            _check_config(path, _read(path, MAX_CONFIG_BYTES))
+            _check_config(path, _read(path, MAX_CONFIG_BYTES), folder)
+
+
+def knows_type(folder: Path) -> bool:
+    """Whether transformers itself has the type and the architecture that config.json names.
+
+    Then an `auto_map` beside them means nothing: code of transformers' own is run in its place.
+    """
+    path = folder / "config.json"
+    config = _read(path, MAX_CONFIG_BYTES) if path.is_file() else None
+    if not isinstance(config, dict):
+        return False
+    try:
+        import transformers
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    except ImportError:
+        return False
+    named = config.get("architectures")
+    return config.get("model_type") in CONFIG_MAPPING_NAMES and (
+        isinstance(named, list)
+        and all(isinstance(name, str) and hasattr(transformers, name) for name in named)
+    )
+
+
+def without_code(value: Any) -> Any:
+    """A config without any `auto_map`."""
+    if isinstance(value, dict):
+        return {key: without_code(each) for key, each in value.items() if key != AUTO_MAP}
+    return [without_code(each) for each in value] if isinstance(value, list) else value
 
 
 def _check_links(folder: Path) -> None:
@@ -86,7 +124,7 @@ def _read(path: Path, limit: int) -> Any:
         raise ModelRefused(f"{path.name} is not JSON: {str(error)[:200]}.") from None
 
 
-def _check_config(path: Path, config: Any) -> None:
+def _check_config(path: Path, config: Any, folder: Path) -> None:
     stack: list[Any] = [config]
     while stack:
         value = stack.pop()
@@ -95,7 +133,7 @@ def _check_config(path: Path, config: Any) -> None:
         elif isinstance(value, dict):
             stack += value.values()
             for key in CODE_KEYS:
-                if value.get(key):
+                if value.get(key) and not (key == AUTO_MAP and knows_type(folder)):
                     raise ModelRefused(
                         f"{path.name} has {key}: the checkpoint brings code of its own, which is "
                         "never run.",
@@ -104,13 +142,8 @@ def _check_config(path: Path, config: Any) -> None:
             for key, said in value.items():
                 if key.endswith("_implementation") and isinstance(said, str) and "/" in said:
                     raise ModelRefused(f"{path.name} takes its {key} from elsewhere: {said!a}.")
-    quantized = config.get("quantization_config") if isinstance(config, dict) else None
-    if path.name == "config.json" and quantized:
-        method = quantized.get("quant_method") if isinstance(quantized, dict) else quantized
-        raise ModelRefused(
-            f"The checkpoint is quantised already ({method!a}), for another engine.",
-            hint="Push the checkpoint it was made from, then `lmaas compress` it.",
-        )
+    if path.name == "config.json" and isinstance(config, dict) and config.get(KEY):
+        refuse_quantized.check(config[KEY])
 
 
 def weight_files(folder: Path) -> list[Path]:

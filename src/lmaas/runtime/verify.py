@@ -17,22 +17,11 @@ from lmaas.runtime.language.template import Template
 from lmaas.types import (
     LanguageSpec,
     Manifest,
-    ParityCheck,
     ParityReport,
     Record,
     Signature,
     TensorSpec,
 )
-
-SOURCE_ITSELF = ParityReport(
-    tolerance={},
-    checks=(
-        ParityCheck(
-            precision="f32", batch_size=1, max_abs_error=0.0, max_scaled_error=0.0, passed=True
-        ),
-    ),
-)
-"""The report of a package without a compiled model: an engine runs the source as it is."""
 
 
 class Request(Record, frozen=True, kw_only=True):
@@ -66,27 +55,32 @@ def run(body: bytes) -> bytes:
 
 
 def _language(folder: Path, spec: LanguageSpec) -> ParityReport:
-    if min(spec.context_length, spec.vocabulary_size, spec.kv_bytes_per_token) < 1:
+    if min(spec.context_length, spec.vocabulary_size) < 1 or (
+        spec.kv_bytes_per_token + spec.state_bytes < 1
+    ):
         raise InvalidInput("The signature's lengths and sizes must be at least 1.")
     if any(not 0 <= token < spec.vocabulary_size for token in spec.stop_token_ids):
         raise InvalidInput("The signature has a stop token outside the vocabulary.")
-    compiled = folder / "compiled"
-    for place in (compiled, folder / "source"):
+    compiled, source, sample = (folder / n for n in ("compiled", "source", "sample.safetensors"))
+    for place in (compiled, source):
         Template.load(place)
-    if not compiled.exists():
-        _require_files(folder, folder / "source" / "config.json", folder / "source/tokenizer.json")
-        return SOURCE_ITSELF
-    _require_files(
-        folder,
-        *(
-            compiled / f"openvino_{part}{suffix}"
-            for part in ("model", "tokenizer", "detokenizer")
-            for suffix in (".xml", ".bin")
-        ),
-        compiled / "tokenizer.json",
-        folder / "sample.safetensors",
-    )
-    return language.measure(compiled, folder / "sample.safetensors", spec)
+    if compiled.exists():
+        _require_files(
+            folder,
+            *(
+                compiled / f"openvino_{part}{suffix}"
+                for part in ("model", "tokenizer", "detokenizer")
+                for suffix in (".xml", ".bin")
+            ),
+            compiled / "tokenizer.json",
+            sample,
+        )
+        report = language.measure(compiled, sample, spec, "openvino-genai")
+    else:
+        _require_files(folder, source / "config.json", source / "tokenizer.json", sample)
+        report = language.measure(source, sample, spec, "torch")
+    language.require(report)
+    return report
 
 
 def _tensors(folder: Path, manifest: Manifest, signature: Signature) -> ParityReport:

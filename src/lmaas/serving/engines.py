@@ -123,8 +123,9 @@ def cache_bytes(spec: LanguageSpec, setting: int, max_sequences: int, budget: in
     `setting` where it is set; else room for `max_sequences` full contexts, within a share of the
     budget, but never less than `SMALLEST_CACHE_TOKENS` or the whole of a smaller context.
     """
-    if setting or not spec.kv_bytes_per_token:
+    if setting or not spec.kv_bytes_per_token + spec.state_bytes:
         return setting
-    least = spec.kv_bytes_per_token * min(SMALLEST_CACHE_TOKENS, spec.context_length)
-    most = spec.kv_bytes_per_token * spec.context_length * max_sequences
+    tokens = min(SMALLEST_CACHE_TOKENS, spec.context_length)
+    least = spec.state_bytes + spec.kv_bytes_per_token * tokens
+    most = (spec.state_bytes + spec.kv_bytes_per_token * spec.context_length) * max_sequences
     return max(least, min(most, LARGEST_CACHE_BYTES, int(budget * CACHE_SHARE)))

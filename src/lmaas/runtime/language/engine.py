@@ -18,7 +18,8 @@ from lmaas.types import Precision, Record
 
 class EngineOptions(Record, frozen=True, kw_only=True):
     """How a model is run. `threads` 0 means all cores; `lookup` is prompt lookup decoding's number
-    of guessed tokens (0: off); `draft` is the folder of a draft model for speculative decoding."""
+    of guessed tokens (0: off); `draft` is the folder of a draft model for speculative decoding.
+    `exact_cache` keeps keys and values in the precision of the products, to measure by."""
 
     precision: Precision
     threads: int = 0
@@ -26,6 +27,7 @@ class EngineOptions(Record, frozen=True, kw_only=True):
     max_sequences: int = 64
     lookup: int = 0
     draft: str | None = None
+    exact_cache: bool = False
 
 
 class Grammar(Record, frozen=True, kw_only=True):
@@ -74,12 +76,14 @@ class Output(msgspec.Struct, frozen=True, array_like=True):
     """What one sequence gained in a step. `finish` is set once, with the last of its tokens.
 
     A stop token is the last of `tokens`. `scores` has one entry for each token where asked for.
+    `error` is what went wrong about this sequence alone, which the engine has dropped then.
     """
 
     sequence: int
     tokens: list[int]
     scores: Sequence[TokenScore] = ()
     finish: Finish | None = None
+    error: Exception | None = None
 
 
 class EngineStats(msgspec.Struct, frozen=True, array_like=True):
@@ -111,7 +115,7 @@ class LanguageEngine(Protocol):
         ...
 
     def step(self) -> list[Output]:
-        """Run the model once for what is there. An error here ends the worker."""
+        """Run the model once for what is there. An error that is raised here ends the worker."""
         ...
 
     def cancel(self, sequence: int) -> None:

@@ -72,6 +72,8 @@ class OpenVINOGenAI:
         properties: dict[str, Any] = {"INFERENCE_PRECISION_HINT": options.precision}
         if options.threads:
             properties["INFERENCE_NUM_THREADS"] = options.threads
+        if options.exact_cache:
+            properties["KV_CACHE_PRECISION"] = options.precision
         if options.lookup:
             properties["prompt_lookup"] = True
         if options.draft:

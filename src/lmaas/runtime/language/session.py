@@ -20,7 +20,7 @@ from lmaas.language import (
     TokenLogprob,
     Usage,
 )
-from lmaas.runtime.language.engine import Grammar, LanguageEngine, TokenSampling
+from lmaas.runtime.language.engine import Grammar, LanguageEngine, Output, TokenSampling
 from lmaas.runtime.language.template import Template
 from lmaas.runtime.language.text import THINK, Writer
 from lmaas.runtime.language.tokens import Tokens
@@ -62,6 +62,7 @@ class Step(msgspec.Struct, kw_only=True):
     began: list[tuple[int, int]] = msgspec.field(default_factory=list)
     parts: list[tuple[int, Delta]] = msgspec.field(default_factory=list)
     ended: list[tuple[int, Ended]] = msgspec.field(default_factory=list)
+    failed: list[tuple[int, Exception]] = msgspec.field(default_factory=list)
 
 
 class Session:
@@ -260,33 +261,47 @@ class Session:
     # Out of the engine
 
     def step(self) -> Step:
-        """Run the model once."""
+        """Run the model once. What goes wrong about one request ends that request alone."""
         step = Step()
         while self._only_prompts:
-            self._end_prompt(self._only_prompts.pop(), step)
+            over = self._only_prompts.pop()
+            try:
+                self._end_prompt(over, step)
+            except Exception as error:  # noqa: BLE001 - becomes the answer to this one request
+                step.failed.append((over.id, error))
         for output in self._engine.step() if self._engine.busy() else ():
             running = self._of_sequence.get(output.sequence)
             if running is None:
                 continue
-            if not running.began:
-                running.began = True
-                step.began.append((running.id, len(running.prepared.prompt)))
-                self._echo(running, step)
-            writer = running.writers[running.sequences[output.sequence]]
-            delta = writer.feed(output.tokens, output.scores)
-            if output.finish or writer.stopped:
-                if not output.finish:
-                    self._engine.cancel(output.sequence)
-                if delta is not None:
-                    self._give(running, delta, step)
-                self._give(running, writer.end(output.finish or "stop"), step)
-                del self._of_sequence[output.sequence], running.sequences[output.sequence]
-            elif delta is not None:
-                self._give(running, delta, step)
-            if not running.sequences:
-                del self._running[running.id]
-                step.ended.append((running.id, running.ended()))
+            try:
+                self._take(running, output, step)
+            except Exception as error:  # noqa: BLE001 - becomes the answer to this one request
+                self.cancel(running.id)
+                step.failed.append((running.id, error))
         return step
+
+    def _take(self, running: Running, output: Output, step: Step) -> None:
+        """What one sequence gained. What is raised here is this request's alone."""
+        if output.error is not None:
+            raise output.error
+        if not running.began:
+            running.began = True
+            step.began.append((running.id, len(running.prepared.prompt)))
+            self._echo(running, step)
+        writer = running.writers[running.sequences[output.sequence]]
+        delta = writer.feed(output.tokens, output.scores)
+        if output.finish or writer.stopped:
+            if not output.finish:
+                self._engine.cancel(output.sequence)
+            if delta is not None:
+                self._give(running, delta, step)
+            self._give(running, writer.end(output.finish or "stop"), step)
+            del self._of_sequence[output.sequence], running.sequences[output.sequence]
+        elif delta is not None:
+            self._give(running, delta, step)
+        if not running.sequences:
+            del self._running[running.id]
+            step.ended.append((running.id, running.ended()))
 
     def busy(self) -> bool:
         """Whether a step would do anything."""

@@ -7,10 +7,10 @@ inside such spellings and the pieces are encoded one by one.
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from lmaas.errors import InvalidInput, LMaaSError
 from lmaas.language import ChatMessage, ToolCall
+from lmaas.runtime.language.token_stream import TokenStream, byte_tokens
 
 BREAKS = tuple(chr(code) for code in range(0xFDD0, 0xFDF0))
 """Unicode's noncharacters: no text has them, so they can mark where a prompt is cut."""
@@ -34,6 +34,7 @@ class Tokens:
         self._spelled_special = any_of(added[index].content for index in self.special)
         self.size = self._raw.get_vocab_size(with_added_tokens=True)
         self._longest = max(map(len, self._raw.get_vocab()), default=1)
+        self._bytes = byte_tokens(self._raw)
 
     def id_of(self, text: str) -> int | None:
         """The id of the token that is spelled so."""
@@ -109,34 +110,9 @@ class Tokens:
         """The text of `ids` without special tokens."""
         return str(self._raw.decode(list(ids), skip_special_tokens=True))
 
-    def stream(self) -> "TokenStream":
+    def stream(self) -> TokenStream:
         """A decoder for tokens that come one by one."""
-        return TokenStream(self._raw)
-
-
-class TokenStream:
-    """Turns one sequence's tokens into text as they come, whole characters only."""
-
-    def __init__(self, raw: Any) -> None:
-        from tokenizers.decoders import DecodeStream
-
-        self._raw = raw
-        self._stream = DecodeStream(skip_special_tokens=False)
-        self._held: list[int] = []
-
-    def feed(self, token: int) -> str:
-        """The text that `token` completes; empty while a character is not whole."""
-        self._held.append(token)
-        text = self._stream.step(self._raw, token)
-        if text is None:
-            return ""
-        self._held.clear()
-        return str(text)
-
-    def rest(self) -> str:
-        """What is left when the sequence ends inside a character: as Unicode's replacement."""
-        held, self._held = self._held, []
-        return str(self._raw.decode(held, skip_special_tokens=False)) if held else ""
+        return TokenStream(self._raw, self._bytes)
 
 
 def free_mark(texts: Iterable[str]) -> str:

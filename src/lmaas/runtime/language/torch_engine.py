@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from lmaas.errors import ContextLengthExceeded, InvalidInput
+from lmaas.errors import ContextLengthExceeded, InvalidInput, LMaaSError
 from lmaas.language import Finish, LanguageSpec
 from lmaas.runtime.language.engine import (
     EngineOptions,
@@ -24,6 +24,8 @@ from lmaas.runtime.language.grammar_torch import Grammars, Matcher
 from lmaas.runtime.language.sampling import Sampler, choose, scores_of
 from lmaas.runtime.language.torch_cache import Slab
 from lmaas.runtime.language.torch_model import TorchModel
+from lmaas.runtime.language.torch_model import load as load_model
+from lmaas.runtime.language.torch_states import States
 
 PROMPT_TOKENS: Final = 512
 """Most prompt tokens in one step: long prompts are split, so that running answers go on."""
@@ -57,31 +59,33 @@ class TorchEngine:
         self._model: TorchModel | None = None
         self._grammars: Grammars | None = None
         self._most_rows = 1
-        self._most_tokens = 0
         self._cache_bytes = 0
         self._waiting: deque[Entry] = deque()
         self._reading: Entry | None = None
-        self._read = Slab()
+        self._read: Slab | States = States()
         self._running: list[Entry] = []
-        self._slab = Slab()
+        self._slab: Slab | States = States()
 
     def warm(self) -> None:
-        """Import PyTorch and transformers."""
+        """Import PyTorch and transformers, which tells of kernels and progress on the terminal."""
         importlib.import_module("torch")
-        importlib.import_module("transformers")
+        logging = importlib.import_module("transformers.utils.logging")
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
 
     def load(self, folder: Path, spec: LanguageSpec, options: EngineOptions) -> None:
         """Read the weights. Raises LMaaSError for a model that it cannot run."""
         for field in ("lookup", "draft"):
             if getattr(options, field):
                 raise _cannot(field)
-        self._model = TorchModel(folder, options.precision, options.threads)
+        self._model = load_model(folder, options.precision, options.threads)
         self._grammars = Grammars(folder, self._model.vocabulary_size, spec.stop_token_ids)
         self._most_rows = options.max_sequences
         self._cache_bytes = options.cache_bytes
-        if options.cache_bytes:
-            self._most_tokens = max(1, options.cache_bytes // self._model.bytes_per_token)
-        self._slab = Slab(self._most_tokens)
+        most = 0
+        if options.cache_bytes and self._model.bytes_per_token:
+            most = max(1, options.cache_bytes // self._model.bytes_per_token)
+        self._slab = self._model.store(most)
 
     def add(self, sequence: int, prompt: Sequence[int], sampling: TokenSampling) -> None:
         """Begin to continue `prompt`. Raises InvalidInput for what it cannot do."""
@@ -110,7 +114,7 @@ class TorchEngine:
             outputs += gained
             # Backwards, as the last row takes the place of one that leaves.
             for row in reversed(range(len(gained))):
-                if gained[row].finish:
+                if _over(gained[row]):
                     self._drop(row)
         budget = PROMPT_TOKENS
         while budget > 0 and self._begin_next():
@@ -120,8 +124,7 @@ class TorchEngine:
     def cancel(self, sequence: int) -> None:
         """Drop a sequence and free its cache at once."""
         if self._reading is not None and self._reading.number == sequence:
-            self._reading = None
-            self._read = Slab()
+            self._stop_reading()
         for row, entry in enumerate(self._running):
             if entry.number == sequence:
                 self._drop(row)
@@ -137,10 +140,11 @@ class TorchEngine:
         assert self._model is not None
         self._check_prompt(prompt)
         scores = [TokenScore(None)]
-        slab = Slab()
+        slab = self._model.store()
         slab.open(len(prompt))
-        for start in range(0, len(prompt) - 1, SCORED_TOKENS):
-            piece = prompt[start : min(start + SCORED_TOKENS, len(prompt) - 1)]
+        size = SCORED_TOKENS if self._model.in_pieces else len(prompt)
+        for start in range(0, len(prompt) - 1, size):
+            piece = prompt[start : min(start + size, len(prompt) - 1)]
             logits = self._model.forward(slab, [list(piece)], every=True)[0]
             told = prompt[start + 1 : start + 1 + len(piece)]
             scores += scores_of(logits, told, [top] * len(piece))
@@ -149,10 +153,10 @@ class TorchEngine:
     def stats(self) -> EngineStats:
         """How full the cache is."""
         assert self._model is not None
-        held = self._held()
-        most = self._most_tokens or max(1, self._slab.capacity[0] * self._slab.capacity[1], held)
+        held = self._held_bytes()
+        most = self._cache_bytes or max(1, held, self._slab.stored_bytes)
         return EngineStats(
-            cache_bytes=self._cache_bytes or most * self._model.bytes_per_token,
+            cache_bytes=most,
             cache_used=held / most,
             running=len(self._running) + (self._reading is not None),
             waiting=len(self._waiting),
@@ -163,7 +167,7 @@ class TorchEngine:
         self._waiting.clear()
         self._running.clear()
         self._reading = None
-        self._read, self._slab = Slab(), Slab()
+        self._read, self._slab = States(), States()
         self._model = self._grammars = None
 
     @property
@@ -177,22 +181,34 @@ class TorchEngine:
             raise InvalidInput(
                 f"The prompt must hold token ids from 0 to {size - 1}.", param="prompt"
             )
-        if self._most_tokens and len(prompt) > self._most_tokens:
+        if not self._fits(1, len(prompt)):
+            assert self._model is not None
+            room = self._cache_bytes - self._model.state_bytes
+            most = max(0, room // max(1, self._model.bytes_per_token))
             raise ContextLengthExceeded(
-                f"The prompt has {len(prompt)} tokens; the cache holds {self._most_tokens}.",
+                f"The prompt has {len(prompt)} tokens; the cache holds {most}.",
                 hint="Shorten the prompt, or give the model a larger cache.",
                 param="prompt",
             )
 
     # The cache: all rows are as wide as the longest one
 
-    def _held(self) -> int:
-        """Tokens of the cache that are taken, unused columns of short sequences included."""
-        reading = 0 if self._reading is None else len(self._reading.tokens)
-        return self._slab.rows * self._slab.columns + reading
+    def _bytes(self, rows: int, columns: int) -> int:
+        assert self._model is not None
+        return rows * (self._model.state_bytes + columns * self._model.bytes_per_token)
+
+    def _held_bytes(self) -> int:
+        """What of the cache is taken, unused columns of short sequences included."""
+        reading = 0 if self._reading is None else self._bytes(1, len(self._reading.tokens))
+        return self._bytes(self._slab.rows, self._slab.columns) + reading
 
     def _fits(self, rows: int, columns: int) -> bool:
-        return not self._most_tokens or rows * columns <= self._most_tokens
+        return not self._cache_bytes or self._bytes(rows, columns) <= self._cache_bytes
+
+    def _stop_reading(self) -> None:
+        assert self._model is not None
+        self._reading = None
+        self._read = self._model.store()
 
     def _begin_next(self) -> bool:
         """Whether a prompt is being read now."""
@@ -202,27 +218,29 @@ class TorchEngine:
             columns = max(self._slab.columns, len(entry.tokens))
             alone = rows == 1
             if rows <= self._most_rows and (alone or self._fits(rows, columns + SLACK_TOKENS)):
+                assert self._model is not None
                 self._reading = self._waiting.popleft()
-                self._read = Slab()
+                self._read = self._model.store()
                 self._read.open(len(entry.tokens))
         return self._reading is not None
 
     def _read_piece(self, most: int, outputs: list[Output]) -> int:
-        """Read up to `most` tokens of the prompt; at its end it runs. How many were read."""
+        """Read up to `most` tokens of the prompt, or all where pieces are not possible; at its end
+        it runs. How many were read.
+        """
         assert self._model is not None
         entry = self._reading
         assert entry is not None
         done = self._read.columns
-        piece = entry.tokens[done : done + most]
+        piece = entry.tokens[done : done + most] if self._model.in_pieces else entry.tokens
         logits = self._model.forward(self._read, [piece])
         if done + len(piece) == len(entry.tokens):
             output = self._sample(logits, [entry])[0]
             outputs.append(output)
-            if not output.finish:
-                self._slab.join(self._read)
+            if not _over(output):
+                self._slab.join(self._read)  # type: ignore[arg-type]  # both are the model's kind
                 self._running.append(entry)
-            self._reading = None
-            self._read = Slab()
+            self._stop_reading()
         return len(piece)
 
     def _make_room(self) -> list[Output]:
@@ -238,8 +256,7 @@ class TorchEngine:
                 break
             if self._reading is not None:
                 self._waiting.appendleft(self._reading)
-                self._reading = None
-                self._read = Slab()
+                self._stop_reading()
             elif rows > 1:
                 newest = max(range(rows), key=lambda row: self._running[row].number)
                 self._waiting.appendleft(self._running[newest])
@@ -258,11 +275,19 @@ class TorchEngine:
     # Sampling
 
     def _sample(self, logits: Any, entries: Sequence[Entry]) -> list[Output]:
-        """One more token for each of `entries`, from `logits` (B, V)."""
+        """One more token for each of `entries`, from `logits` (B, V), or what went wrong."""
         import torch
 
         with torch.inference_mode():
-            adjusted = self._adjusted(logits, entries)
+            errors: dict[int, Exception] = {
+                row: LMaaSError(
+                    "The model computed something that is no number.",
+                    hint="Its weights may be damaged, or too large for this precision: "
+                    "set precision=f32.",
+                )
+                for row in logits.isnan().any(-1).nonzero()[:, 0].tolist()
+            }
+            adjusted = self._adjusted(logits, entries, errors)
             tokens = choose(adjusted, [entry.sampler for entry in entries])
             scores: list[Sequence[TokenScore]] = [()] * len(entries)
             asked = [
@@ -277,12 +302,12 @@ class TorchEngine:
                 for row, score in zip(asked, told, strict=True):
                     scores[row] = (score,)
         return [
-            Output(entry.number, [token], score, _taken(entry, token))
-            for entry, token, score in zip(entries, tokens, scores, strict=True)
+            _output(entry, token, score, errors.get(row))
+            for row, (entry, token, score) in enumerate(zip(entries, tokens, scores, strict=True))
         ]
 
-    def _adjusted(self, logits: Any, entries: Sequence[Entry]) -> Any:
-
+    def _adjusted(self, logits: Any, entries: Sequence[Entry], errors: dict[int, Exception]) -> Any:
+        """The logits after penalties and grammars; `errors` gets those of single rows."""
         changed = [
             row for row, entry in enumerate(entries) if entry.sampler.adjusts or entry.matcher
         ]
@@ -291,9 +316,28 @@ class TorchEngine:
         logits = logits.clone()
         for row in changed:
             matcher = entries[row].matcher
-            allowed = None if matcher is None else matcher.allowed(logits.device)
-            entries[row].sampler.adjust(logits[row], allowed)
+            try:
+                allowed = None if matcher is None else matcher.allowed(logits.device)
+                entries[row].sampler.adjust(logits[row], allowed)
+            except Exception as error:  # noqa: BLE001 - becomes the answer to this one sequence
+                errors[row] = error
         return logits
+
+
+def _output(
+    entry: Entry, token: int, score: Sequence[TokenScore], error: Exception | None
+) -> Output:
+    """What a sequence gets of a step. Its error ends it alone."""
+    if error is None:
+        try:
+            return Output(entry.number, [token], score, _taken(entry, token))
+        except Exception as raised:  # noqa: BLE001 - becomes the answer to this one sequence
+            error = raised
+    return Output(entry.number, [], error=error)
+
+
+def _over(output: Output) -> bool:
+    return output.finish is not None or output.error is not None
 
 
 def _taken(entry: Entry, token: int) -> Finish | None:

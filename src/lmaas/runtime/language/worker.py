@@ -19,7 +19,6 @@ from typing import Final
 
 import msgspec
 
-from lmaas.errors import LMaaSError
 from lmaas.language import GenerateRequest
 from lmaas.runtime.heart import Heart, resident_bytes
 from lmaas.runtime.journal import SLOT_IDS, Journal
@@ -92,7 +91,8 @@ class LanguageWorker:
         self._engine.load(folder, self._spec, options)
         context = self._spec.context_length
         if self._spec.kv_bytes_per_token and options.cache_bytes:
-            context = min(context, options.cache_bytes // self._spec.kv_bytes_per_token)
+            room = options.cache_bytes - self._spec.state_bytes
+            context = max(1, min(context, room // self._spec.kv_bytes_per_token))
         self._session = Session(self._engine, folder, self._spec, context)
         if record.engine == "openvino-genai":
             self._prover = Prover(folder, self._spec.vocabulary_size)
@@ -167,7 +167,7 @@ class LanguageWorker:
             prepared = self._session.prepare(request)
             grammar = prepared.sampling.grammar
             proven = grammar is None or self._prover is None or self._prover.known(grammar)
-        except LMaaSError as error:
+        except Exception as error:  # noqa: BLE001 - becomes the answer to this one request
             self._fail(id_, error)
             return
         if proven:
@@ -218,7 +218,7 @@ class LanguageWorker:
         self._journal.begin(ENGINE_SLOT, [*self._session.ids(), id_][-SLOT_IDS:])
         try:
             self._session.begin(id_, prepared)
-        except LMaaSError as error:
+        except Exception as error:  # noqa: BLE001 - becomes the answer to this one request
             self._fail(id_, error)
 
     def _fail(self, id_: int, error: Exception) -> None:
@@ -235,7 +235,8 @@ class LanguageWorker:
         if step.parts:
             frames.append(encode(Parts(items=tuple(step.parts))))
         frames += [encode(Finished(id=id_, ended=ended)) for id_, ended in step.ended]
-        if step.ended:
+        frames += [failure(id_, error) for id_, error in step.failed]
+        if step.ended or step.failed:
             self._note()
         if frames:
             self._send(b"".join(frames))
