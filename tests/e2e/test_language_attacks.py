@@ -378,7 +378,8 @@ def lie(folder: Path) -> None:
 
 def bring_code(folder: Path) -> None:
     path = folder / "config.json"
-    config = json.loads(path.read_text()) | {"auto_map": {"AutoModel": "code.Model"}}
+    config = json.loads(path.read_text())
+    config |= {"auto_map": {"AutoModel": "code.Model"}, "model_type": "own"}
     path.write_text(json.dumps(config))
 
 

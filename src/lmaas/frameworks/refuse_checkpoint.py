@@ -7,6 +7,7 @@ beside safetensors weights are harmless: they are never read and not kept.
 
 import json
 import math
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, TypeGuard
 
@@ -74,18 +75,27 @@ def knows_type(folder: Path) -> bool:
     """
     path = folder / "config.json"
     config = _read(path, MAX_CONFIG_BYTES) if path.is_file() else None
-    if not isinstance(config, dict):
+    if not isinstance(config, dict) or not _may_know(config.get("model_type")):
         return False
-    try:
-        import transformers
-        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-    except ImportError:
-        return False
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
     named = config.get("architectures")
     return config.get("model_type") in CONFIG_MAPPING_NAMES and (
         isinstance(named, list)
         and all(isinstance(name, str) and hasattr(transformers, name) for name in named)
     )
+
+
+def _may_know(model_type: Any) -> bool:
+    """Whether transformers is here and its table of types spells this one: told at once, where
+    importing it takes seconds.
+    """
+    found = find_spec("transformers")
+    if found is None or not found.origin or not isinstance(model_type, str):
+        return False
+    table = Path(found.origin).parent / "models" / "auto" / "configuration_auto.py"
+    return not table.is_file() or json.dumps(model_type) in table.read_text("utf-8")
 
 
 def without_code(value: Any) -> Any:
