@@ -32,7 +32,7 @@ def choose(
     framework: Framework,
     model: Any,
     probed: Probed,
-    frozen: Callable[[], Probed],
+    frozen: Callable[[], Probed] | None,
     signed: Callable[[Probed], Signature],
     task: str,
     folder: Path,
@@ -40,12 +40,14 @@ def choose(
     """Write the files of the first form that passes parity, and the cases, into `folder`.
 
     With free axes first; where no form keeps them, at the sample's own shapes, which `frozen` asks
-    the source about. Raises InvalidInput where nothing can be made, ParityFailed where what was
-    made answers differently.
+    the source about, unless it is None. Raises InvalidInput where nothing can be made, ParityFailed
+    where what was made answers differently.
     """
     facts = _facts(framework, model, probed)
     failures: list[str] = []
-    tries = [lambda: probed, frozen] if probed.axes.free else [lambda: probed]
+    tries: list[Callable[[], Probed]] = [lambda: probed]
+    if probed.axes.free and frozen is not None:
+        tries.append(frozen)
     measured = False
     last: LMaaSError | None = None
     refused: list[LMaaSError] = []

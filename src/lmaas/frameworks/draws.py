@@ -47,7 +47,10 @@ def scaled(arrays: Row, by: float) -> Row | None:
     if not any(array.dtype.kind == "f" for array in arrays.values()):
         return None
     with np.errstate(over="ignore"):
-        found = {n: (a * a.dtype.type(by)) if a.dtype.kind == "f" else a for n, a in arrays.items()}
+        found = {
+            n: np.asarray(a * a.dtype.type(by)) if a.dtype.kind == "f" else a
+            for n, a in arrays.items()
+        }
     whole = all(np.isfinite(found[n]).all() or not np.isfinite(a).all() for n, a in arrays.items()
                 if a.dtype.kind == "f")  # fmt: skip
     return found if whole else None
@@ -92,14 +95,14 @@ def _within(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if is_mask(array):
         return _mask(array, rng)
     if array.dtype.kind in "iu":
-        return rng.integers(array.min(), array.max(), array.shape, array.dtype, endpoint=True)
+        drawn = rng.integers(array.min(), array.max(), array.shape, array.dtype, endpoint=True)
+        return np.asarray(drawn, array.dtype)
     finite = array[np.isfinite(array)].astype(np.float64)
     if not finite.size:
         return array
     low, high = float(finite.min()), float(finite.max())
     found = rng.uniform(low, high, array.shape) if high > low else rng.normal(low, 1, array.shape)
-    kept: np.ndarray = np.where(np.isfinite(array), found, array).astype(array.dtype)
-    return kept
+    return np.asarray(np.where(np.isfinite(array), found, array), array.dtype)
 
 
 def _mask(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:

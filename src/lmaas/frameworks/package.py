@@ -93,7 +93,12 @@ def build(
                 )
             )
 
-        return choose(framework, model, ask(), lambda: ask(frozen=True), signed, task, folder)
+        def freeze() -> Probed:
+            return ask(frozen=True)
+
+        # Axes that were asked for are free, or the model is refused.
+        asked = dynamic is not None or second_sample is not None
+        return choose(framework, model, ask(), None if asked else freeze, signed, task, folder)
 
     try:
         chosen = served(arrays)
@@ -170,6 +175,10 @@ def _keep(source: Path, folder: Path) -> None:
 
 def name_arrays(framework: Framework, model: Any, sample: Any) -> Row:
     """The sample as arrays by input name."""
+    if sample is None:
+        raise InvalidInput(
+            "A live model needs sample inputs: what it is called with.", param="sample"
+        )
     if isinstance(sample, Mapping):
         arrays = _in_order(framework, model, {str(n): _array(v) for n, v in sample.items()})
     else:

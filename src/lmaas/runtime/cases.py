@@ -57,7 +57,8 @@ def write(path: Path, cases: list[Case], about: About) -> None:
                 if array.dtype.kind == "O":
                     shapes[key] = array.shape
                     array = strings.pack(array)
-                tensors[key] = np.ascontiguousarray(array)
+                # Not `ascontiguousarray`: a number alone would become a row of one.
+                tensors[key] = np.asarray(array, order="C")
     told = msgspec.structs.replace(
         about,
         names=tuple(case.name for case in cases),

@@ -57,6 +57,12 @@ class ImageClassification:
                 f"An image classifier has one output of shape [batch, classes]; received {shapes}.",
                 hint="Publish it with task tensor to serve the raw outputs.",
             )
+        if signature.inputs[0].shape[:1] not in ((BATCH,), (1,)):
+            raise InvalidInput(
+                "An image classifier takes one image or any number; this one runs on batches of "
+                f"{signature.inputs[0].shape[0]} alone.",
+                hint="Give a sample of one image, or publish it with task tensor.",
+            )
         if signature.outputs_are is None:
             raise InvalidInput("outputs_are must be logits or probabilities.", param="outputs_are")
         classes = signature.outputs[0].shape[1]
@@ -183,6 +189,8 @@ def _check_image(spec: ImageSpec, shape: tuple[int, ...], dtype: str) -> None:
             )
     if 0 in spec.std:
         raise InvalidInput("image.std must not be zero.", param="image")
+    if dtype == "string":
+        raise InvalidInput("An image classifier takes numbers, not texts.")
     if np.dtype(dtype).kind != "f" and (
         spec.scale != 1 or any(spec.mean) or any(std != 1 for std in spec.std)
     ):
