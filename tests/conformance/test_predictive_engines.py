@@ -231,3 +231,53 @@ def test_a_keras_file_with_code(tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((6,)), keras.layers.Lambda(lambda x: x)])
     model.save(tmp_path / "model.keras")
     refuse("keras", tmp_path, "Lambda")
+
+
+def write(path: Any) -> Any:
+    """A function whose name is a saver's, and that writes."""
+    import tensorflow as tf
+
+    tf.raw_ops.SaveV2(
+        prefix=path, tensor_names=["a"], shape_and_slices=[""], tensors=[tf.constant(1.0)]
+    )
+    return tf.constant(0.0)
+
+
+@pytest.mark.parametrize("kind", ["in the signature", "by a saver's name", "of many kinds"])
+def test_a_saved_model_that_writes(tmp_path: Path, kind: str) -> None:
+    import tensorflow as tf
+
+    holder = tf.Module()
+    spec = tf.TensorSpec([], tf.string, name="x")
+    if kind == "of many kinds":
+        inner = tf.function(lambda x: tf.io.serialize_tensor(tf.raw_ops.DecodeProtoV2(
+            bytes=x, message_type="m", field_names=[], output_types=[]).sizes))  # fmt: skip
+    else:
+        inner = tf.function(lambda x: write(x), input_signature=[spec])
+        inner.python_function.__name__ = "traced_save"
+    graph = tf.function(lambda x: {"sum": inner(x)}).get_concrete_function(x=spec)
+    tf.saved_model.save(holder, str(tmp_path), signatures={"serving_default": graph})
+    if kind == "by a saver's name":
+        rename_functions(tmp_path / "saved_model.pb")
+    refuse("tensorflow", tmp_path, "SaveV2|DecodeProto")
+
+
+def rename_functions(path: Path) -> None:
+    """Give every function of a SavedModel a name that a saver's might have."""
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    saved = SavedModel()
+    saved.ParseFromString(path.read_bytes())
+    (meta,) = saved.meta_graphs
+    names = {
+        f.signature.name: f"__inference__traced_save_restore_{n}"
+        for n, f in enumerate(meta.graph_def.library.function)
+    }
+    bodies = [meta.graph_def.node, *(f.node_def for f in meta.graph_def.library.function)]
+    for function in meta.graph_def.library.function:
+        function.signature.name = names[function.signature.name]
+    for node in (node for body in bodies for node in body):
+        for value in node.attr.values():
+            if value.func.name in names:
+                value.func.name = names[value.func.name]
+    path.write_bytes(saved.SerializeToString())

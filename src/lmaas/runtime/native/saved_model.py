@@ -1,5 +1,11 @@
-"""SavedModels: which of their operations are refused, and what is looked at before loading one."""
+"""SavedModels: which of their operations are refused, and what is looked at before loading one.
 
+Operations that touch files, other processes, devices or Python are refused wherever they stand. A
+SavedModel's own saver has some: it is known by being what `saver_def` names, and is never run here.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -7,23 +13,27 @@ from lmaas.errors import ModelRefused
 
 SERVING: Final = "serving_default"
 """TensorFlow's name for the signature that is served."""
-UNSAFE_OPS: Final = {
-    "ReadFile", "WriteFile", "MatchingFiles", "PyFunc", "PyFuncStateless", "EagerPyFunc",
-    "WholeFileReader", "WholeFileReaderV2", "TextLineReader", "TextLineReaderV2",
-    "TFRecordReader", "TFRecordReaderV2", "FixedLengthRecordReader", "FixedLengthRecordReaderV2",
-    "TextLineDataset", "TFRecordDataset", "TFRecordDatasetV2", "FixedLengthRecordDataset",
-    "FixedLengthRecordDatasetV2", "CSVDataset", "CSVDatasetV2", "SqlDataset", "LoadDataset",
-    "SaveDataset", "SaveDatasetV2", "DatasetFromGraph", "PrintV2", "SaveSlices", "DebugIdentity",
-    "DebugIdentityV2", "DebugIdentityV3", "RpcCall", "RpcClient", "RpcServer", "XlaHostCompute",
-    "InitializeTableFromTextFile", "InitializeTableFromTextFileV2",
-}  # fmt: skip
 SAVER_OPS: Final = {"Save", "SaveV2", "Restore", "RestoreV2", "RestoreSlice", "MergeV2Checkpoints",
-             "ShardedFilename"}  # fmt: skip
-"""File ops that belong in a SavedModel's saver and nowhere else."""
+                    "ShardedFilename", "ShardedFilespec", "SaveSlices"}  # fmt: skip
+"""What a saver has and nothing else may."""
+UNSAFE: Final = re.compile(
+    "File|Dataset|Iterator|Reader|Summary|Save|Restore|Checkpoint|PyFunc|Rpc|Send|Recv|Debug|Print|"
+    "Remote|Collective|queue|Queue|Barrier|Sql|Load|TPU|Tpu|Xla|Proto|Host|Distributed|Worker|"
+    "Server|Device|Outfeed|Infeed|Nccl|Stage|Staging|Retrieve|Shard|DTensor|DumpTensor|Assets"
+)
+"""Kinds of operations, by the words in their names."""
+UNSAFE_TOO: Final = {"GenerateVocabRemapping", "RecordInput", "Skipgram", "CalibrationStatistics",
+                     "FixedUnigramCandidateSampler"}  # fmt: skip
+"""Operations that read files, which their names do not tell."""
+
+
+def is_unsafe(op: str) -> bool:
+    """Whether an operation touches what is outside the graph."""
+    return op in SAVER_OPS or op in UNSAFE_TOO or UNSAFE.search(op) is not None
 
 
 def check(folder: Path) -> None:
-    """Refuse a SavedModel whose graphs read or write files, or call Python."""
+    """Refuse a SavedModel whose graphs reach out of themselves."""
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
@@ -32,23 +42,80 @@ def check(folder: Path) -> None:
     saved = SavedModel()
     try:
         saved.ParseFromString((folder / "saved_model.pb").read_bytes())
-    except DecodeError as error:
+    except (DecodeError, OSError) as error:
         raise ModelRefused(f"{folder.name}/saved_model.pb is damaged: {error}.") from None
     for meta in saved.meta_graphs:
-        saver = meta.saver_def.save_tensor_name != ""
-        check_graph(meta.graph_def, folder.name, saver=saver)
+        _check_meta(meta, folder.name)
 
 
-def check_graph(graph: Any, name: str, *, saver: bool = False) -> None:
-    """Refuse a graph that reads or writes files, or calls Python; `saver` says it may have one."""
+def _check_meta(meta: Any, name: str) -> None:
+    graph, saver = meta.graph_def, meta.saver_def
     functions = {f.signature.name: f for f in graph.library.function}
-    savers = {n for n in functions if saver and ("save" in n or "restore" in n)}
-    bad = {node.op for node in graph.node} & (UNSAFE_OPS if saver else UNSAFE_OPS | SAVER_OPS)
+    named = {end.partition(":")[0] for end in (saver.save_tensor_name, saver.restore_op_name)}
+    nodes = {node.name: node for node in graph.node}
+    saving = _ancestors(nodes, named - {""})
+    started = {
+        tensor.name.partition(":")[0]
+        for signature in meta.signature_def.values()
+        for tensor in signature.outputs.values()
+    }
+    saving -= _ancestors(nodes, started)
+    rest = [node for node in graph.node if node.name not in saving]
+    own = _reached(functions, (f for name in saving for f in _called(nodes[name])))
+    direct = {f for name in named - {""} if name in nodes for f in _called(nodes[name])}
+    others = {f for f in meta.object_graph_def.concrete_functions if f not in direct}
+    others |= {f for node in rest for f in _called(node)}
+    own -= _reached(functions, others)
+    bad = {node.op for node in rest if is_unsafe(node.op)}
     for key, function in functions.items():
-        ops = {node.op for node in function.node_def}
-        bad |= ops & (UNSAFE_OPS if key in savers else UNSAFE_OPS | SAVER_OPS)
+        ops = {node.op for node in function.node_def if is_unsafe(node.op)}
+        bad |= ops - SAVER_OPS if key in own else ops
+    bad |= {node.op for node in graph.node if is_unsafe(node.op)} - SAVER_OPS
+    _refuse(name, bad)
+
+
+def check_graph(graph: Any, name: str) -> None:
+    """Refuse a graph alone, which has no saver."""
+    bodies = [graph.node, *(function.node_def for function in graph.library.function)]
+    _refuse(name, {node.op for body in bodies for node in body if is_unsafe(node.op)})
+
+
+def _refuse(name: str, bad: set[str]) -> None:
     if bad:
         raise ModelRefused(
-            f"{name} has operations that read files or run code: {sorted(bad)}.",
-            hint="Save the model without its input pipeline.",
+            f"{name} has operations that reach out of the graph: {', '.join(sorted(bad))}.",
+            hint="Save the model without its input pipeline, and give tables their values.",
         )
+
+
+def _ancestors(nodes: dict[str, Any], names: Iterable[str]) -> set[str]:
+    """The nodes that these need, themselves among them."""
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name in found or name not in nodes:
+            continue
+        found.add(name)
+        waiting += [given.lstrip("^").partition(":")[0] for given in nodes[name].input]
+    return found
+
+
+def _reached(functions: dict[str, Any], names: Iterable[str]) -> set[str]:
+    """The functions that these call, themselves among them."""
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name in found or name not in functions:
+            continue
+        found.add(name)
+        waiting += [f for node in functions[name].node_def for f in _called(node)]
+    return found
+
+
+def _called(node: Any) -> Iterator[str]:
+    for value in node.attr.values():
+        if value.func.name:
+            yield value.func.name
+        yield from (function.name for function in value.list.func)
