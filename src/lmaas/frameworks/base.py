@@ -116,6 +116,30 @@ class Framework(Protocol):
         ...
 
 
+class Untrained:
+    """What frameworks share whose models are brought, and neither trained nor random here."""
+
+    def fit(
+        self,
+        model: Any,
+        x: np.ndarray,
+        y: np.ndarray,
+        *,
+        epochs: int,
+        batch_size: int,
+        learning_rate: float,
+        seed: int,
+    ) -> list[float]:
+        """Refused."""
+        raise InvalidInput(
+            f"A {type(model).__name__} is not trained in place.",
+            hint="Train it in its own framework, or run a job.",
+        )
+
+    def seed(self, model: Any) -> None:
+        """Nothing is drawn."""
+
+
 def takes_keywords(call: Callable[..., Any], names: Sequence[str]) -> bool:
     """Whether `call` is given inputs called `names` by keyword (else in their order).
 

@@ -12,7 +12,7 @@ import numpy as np
 from lmaas.errors import InvalidInput
 from lmaas.frameworks import forest
 from lmaas.frameworks.axes import Axes
-from lmaas.frameworks.base import Facts, Form, Framework
+from lmaas.frameworks.base import Facts, Form, Framework, Untrained
 from lmaas.tasks import Row
 from lmaas.types import BATCH, FrameworkName, TensorSpec
 
@@ -20,7 +20,7 @@ FILE: Final = "model.txt"
 INPUT: Final = "features"
 
 
-class LightGBM:
+class LightGBM(Untrained):
     """Verbs for `lightgbm.Booster`."""
 
     name: FrameworkName = "lightgbm"
@@ -47,23 +47,6 @@ class LightGBM:
         """The one input."""
         return [INPUT]
 
-    def fit(
-        self,
-        model: Any,
-        x: np.ndarray,
-        y: np.ndarray,
-        *,
-        epochs: int,
-        batch_size: int,
-        learning_rate: float,
-        seed: int,
-    ) -> list[float]:
-        """Refused: trees grow in jobs."""
-        raise InvalidInput(
-            "A booster is not trained in place.",
-            hint="Run a job of the task tabular with the architecture boosted-trees.",
-        )
-
     def save(self, model: Any, folder: Path, arrays: Row) -> None:
         """`model.txt`."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,9 +67,6 @@ class LightGBM:
     def forms(self, model: Any, arrays: Row, outputs: Sequence[str], axes: Axes) -> Iterator[Form]:
         """Gathers over all trees at once."""
         yield Form("openvino", "trees", lambda _: forest.graph(_trees(model)))
-
-    def seed(self, model: Any) -> None:
-        """Trees draw nothing."""
 
     def facts(self, model: Any, arrays: Row) -> Facts:
         """Features and sums in float32."""

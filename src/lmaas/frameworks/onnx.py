@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from lmaas.errors import InvalidInput
 from lmaas.frameworks.axes import Axes
-from lmaas.frameworks.base import Facts, Form, Framework
+from lmaas.frameworks.base import Facts, Form, Framework, Untrained
 from lmaas.runtime import ov
 from lmaas.runtime.native.onnx import ask, session
 from lmaas.runtime.native.onnx_file import external_files
@@ -25,7 +24,7 @@ class OnnxModel:
         self.session = session(path)
 
 
-class Onnx:
+class Onnx(Untrained):
     """Verbs for ONNX files."""
 
     name: FrameworkName = "onnx"
@@ -55,20 +54,6 @@ class Onnx:
         """The graph's input names."""
         return [entry.name for entry in model.session.get_inputs()]
 
-    def fit(
-        self,
-        model: Any,
-        x: np.ndarray,
-        y: np.ndarray,
-        *,
-        epochs: int,
-        batch_size: int,
-        learning_rate: float,
-        seed: int,
-    ) -> list[float]:
-        """Refused: ONNX is for inference."""
-        raise InvalidInput("ONNX models cannot be trained.", hint="Train in the source framework.")
-
     def save(self, model: Any, folder: Path, arrays: Row) -> None:
         """The file as it is, and the data files that it names."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -89,9 +74,6 @@ class Onnx:
         """Read by OpenVINO directly, or run by ONNX Runtime."""
         yield Form("openvino", "its graph", lambda _: ov.load().convert_model(model.path))
         yield Form("onnxruntime", "as it is", lambda folder: self.save(model, folder, arrays))
-
-    def seed(self, model: Any) -> None:
-        """ONNX Runtime has no seed that can be set again."""
 
     def facts(self, model: Any, arrays: Row) -> Facts:
         """By the types of its weights."""

@@ -14,7 +14,7 @@ import numpy as np
 from lmaas.codecs import strings
 from lmaas.errors import InvalidInput, MissingExtra
 from lmaas.frameworks.axes import Axes
-from lmaas.frameworks.base import Facts, Form, Framework
+from lmaas.frameworks.base import Facts, Form, Framework, Untrained
 from lmaas.runtime import ov
 from lmaas.runtime.native.onnx import MODEL
 from lmaas.tasks import Row
@@ -26,7 +26,7 @@ TIE: Final = 1e-5
 """Probabilities that are nearer to each other are equal."""
 
 
-class ScikitLearn:
+class ScikitLearn(Untrained):
     """Verbs for scikit-learn's estimators."""
 
     name: FrameworkName = "scikit-learn"
@@ -50,20 +50,6 @@ class ScikitLearn:
     def name_inputs(self, model: Any, sample: Sequence[np.ndarray]) -> list[str]:
         """The one input."""
         return [INPUT]
-
-    def fit(
-        self,
-        model: Any,
-        x: np.ndarray,
-        y: np.ndarray,
-        *,
-        epochs: int,
-        batch_size: int,
-        learning_rate: float,
-        seed: int,
-    ) -> list[float]:
-        """Refused: an estimator has a fit of its own."""
-        raise InvalidInput("An estimator is not trained here.", hint="Call its own fit.")
 
     def save(self, model: Any, folder: Path, arrays: Row) -> None:
         """`model.onnx`, and what the estimator was: no file of the estimator itself is safe."""
@@ -105,9 +91,6 @@ class ScikitLearn:
 
         yield Form("openvino", "by skl2onnx", compiled)
         yield Form("onnxruntime", "by skl2onnx", native)
-
-    def seed(self, model: Any) -> None:
-        """A fitted estimator draws nothing."""
 
     def facts(self, model: Any, arrays: Row) -> Facts:
         """Converted estimators compute in float32, unless they are given float64."""

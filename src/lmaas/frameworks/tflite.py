@@ -10,7 +10,7 @@ import numpy as np
 
 from lmaas.errors import InvalidInput
 from lmaas.frameworks.axes import Axes
-from lmaas.frameworks.base import Facts, Form, Framework
+from lmaas.frameworks.base import Facts, Form, Framework, Untrained
 from lmaas.runtime import ov
 from lmaas.runtime.native.tensorflow import import_tensorflow
 from lmaas.tasks import Row
@@ -36,7 +36,7 @@ class LiteModel:
         self.outputs = self.interpreter.get_output_details()
 
 
-class Lite:
+class Lite(Untrained):
     """Verbs for `.tflite` files."""
 
     name: FrameworkName = "tflite"
@@ -64,22 +64,6 @@ class Lite:
         """The graph's input names."""
         return [str(told["name"]) for told in model.inputs]
 
-    def fit(
-        self,
-        model: Any,
-        x: np.ndarray,
-        y: np.ndarray,
-        *,
-        epochs: int,
-        batch_size: int,
-        learning_rate: float,
-        seed: int,
-    ) -> list[float]:
-        """Refused: the format is for inference."""
-        raise InvalidInput(
-            "TensorFlow Lite models cannot be trained.", hint="Train in the source framework."
-        )
-
     def save(self, model: Any, folder: Path, arrays: Row) -> None:
         """The file as it is."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -106,9 +90,6 @@ class Lite:
     def forms(self, model: Any, arrays: Row, outputs: Sequence[str], axes: Axes) -> Iterator[Form]:
         """Read by OpenVINO directly."""
         yield Form("openvino", "its graph", lambda _: ov.load().convert_model(model.path))
-
-    def seed(self, model: Any) -> None:
-        """The interpreter has no seed that can be set again."""
 
     def facts(self, model: Any, arrays: Row) -> Facts:
         """Whole numbers where any tensor of the graph is quantised."""

@@ -15,7 +15,7 @@ import numpy as np
 from lmaas.errors import InvalidInput
 from lmaas.frameworks import forest
 from lmaas.frameworks.axes import Axes
-from lmaas.frameworks.base import Facts, Form, Framework
+from lmaas.frameworks.base import Facts, Form, Framework, Untrained
 from lmaas.frameworks.forest import HIGH, LOW, Forest, Node
 from lmaas.tasks import Row
 from lmaas.types import BATCH, FrameworkName, TensorSpec
@@ -30,7 +30,7 @@ PLAIN: Final = {
 """Objectives whose scores are the sums of leaves as they are."""
 
 
-class XGBoost:
+class XGBoost(Untrained):
     """Verbs for `xgboost.Booster`."""
 
     name: FrameworkName = "xgboost"
@@ -54,20 +54,6 @@ class XGBoost:
     def name_inputs(self, model: Any, sample: Sequence[np.ndarray]) -> list[str]:
         """The one input."""
         return [INPUT]
-
-    def fit(
-        self,
-        model: Any,
-        x: np.ndarray,
-        y: np.ndarray,
-        *,
-        epochs: int,
-        batch_size: int,
-        learning_rate: float,
-        seed: int,
-    ) -> list[float]:
-        """Refused: trees grow in XGBoost itself."""
-        raise InvalidInput("A booster is not trained in place.", hint="Train it with XGBoost.")
 
     def save(self, model: Any, folder: Path, arrays: Row) -> None:
         """`model.json`."""
@@ -99,9 +85,6 @@ class XGBoost:
     def forms(self, model: Any, arrays: Row, outputs: Sequence[str], axes: Axes) -> Iterator[Form]:
         """Gathers over all trees at once."""
         yield Form("openvino", "trees", lambda _: forest.graph(parse(_booster(model))))
-
-    def seed(self, model: Any) -> None:
-        """Trees draw nothing."""
 
     def facts(self, model: Any, arrays: Row) -> Facts:
         """Features and sums in float32; answers are scores, as `predict(output_margin=True)`."""
