@@ -50,7 +50,7 @@ bench: $(STAMP) ## Measure LMaaS beside its peers (ninety minutes; QUICK=1 for f
 	$(BIN)/python -m benchmarks.$(BENCH) $(if $(QUICK),--quick)
 
 sweep: $(STAMP) ## Publish models as people write them, and compare each answer (half an hour)
-	PYTHONPATH=tests TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m conformance.models.sweep
+	PYTHONPATH=tests TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m conformance.models.sweep --write docs/reference/models.md
 	PYTHONPATH=tests $(BIN)/python -W ignore -m conformance.architectures
 	LMAAS_EXAMPLES=100 TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest -q tests/conformance/models/test_random_networks.py --timeout 1800
 

@@ -22,6 +22,13 @@ from conformance.models.case import Case
 from lmaas.errors import LMaaSError
 
 KINDS = ("in_pytorch", "in_tensorflow", "in_keras", "in_others")
+HEAD = """\
+# Models
+
+Written by `make sweep` (`tests/conformance/models`): models as people write them, published, then
+called over HTTP on inputs that are not their sample, and compared with the model itself. "right":
+every answer is the model's own. "refused": nothing is registered, and the error says why.
+"""
 ON_TORCH = "keras on torch"
 
 
@@ -101,7 +108,11 @@ def sweep(kinds: list[str], only: str | None) -> list[Outcome]:
 
 def table(outcomes: list[Outcome]) -> str:
     """The outcomes in Markdown."""
-    lines = ["| model | outcome | engine | why not faster, or why refused |", "|---|---|---|---|"]
+    lines = [
+        HEAD,
+        "| model | outcome | engine | why not faster, or why refused |",
+        "|---|---|---|---|",
+    ]
     for outcome in outcomes:
         told = outcome.told.replace("|", "\\|").replace("\n", " ")[:240]
         lines.append(f"| {outcome.name} | {outcome.verdict} | {outcome.engine} | {told} |")
