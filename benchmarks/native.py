@@ -157,7 +157,10 @@ def main() -> None:
     given = parser.parse_args()
     report = run(5.0 if given.quick else given.window, 1 if given.quick else given.repeats)
     given.out.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
-    title = "# Native engines\n\nThe peer is FastAPI with the model's own framework."
+    title = (
+        "# Native engines\n\nThe peer is FastAPI with two workers that call the model as it is, in its own "
+        "framework."
+    )
     told = render(report).replace("# Predictive models", title, 1)
     given.out.with_suffix(".md").write_text(
         told.replace("fastapi-torch", "fastapi").replace("the better of the two peers", "the peer")
