@@ -158,8 +158,8 @@ def main() -> None:
     report = run(5.0 if given.quick else given.window, 1 if given.quick else given.repeats)
     given.out.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
     title = (
-        "# Native engines\n\nThe peer is FastAPI with two workers that call the model as it is, in its own "
-        "framework."
+        "# Native engines\n\n"
+        "The peer is FastAPI with two workers that call the model as it is, in its own framework."
     )
     told = render(report).replace("# Predictive models", title, 1)
     given.out.with_suffix(".md").write_text(

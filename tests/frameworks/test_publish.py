@@ -267,3 +267,47 @@ def test_a_model_whose_answers_depend_on_python_is_not_registered(tmp_path: Path
     service = Service(Settings(home=str(tmp_path)))
     assert service.catalog.latest("default") == []
     service.close()
+
+
+def test_publishing_changes_neither_the_model_nor_random_numbers(tmp_path: Path) -> None:
+    import keras
+    import torch
+
+    class Noise(keras.layers.Layer):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.seeds = keras.random.SeedGenerator(1)
+
+        def call(self, x: Any) -> Any:
+            return x + keras.random.normal(keras.ops.shape(x), seed=self.seeds)
+
+    class Random(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = torch.nn.BatchNorm1d(6)
+            self.register_buffer("calls", torch.zeros(1))
+
+        def forward(self, x: Any) -> Any:
+            self.calls += 1
+            self.last = self.norm(x)
+            return self.last + torch.randn_like(x)
+
+    random = Random().train()
+    torch.manual_seed(5)
+    np.random.seed(5)
+    threads = torch.get_num_threads()
+    before = {name: value.clone() for name, value in random.state_dict().items()}
+    lmaas.publish(random, name="r", task="tensor", sample=X, home=tmp_path)
+    after = torch.rand(3)
+    torch.manual_seed(5)
+    assert torch.equal(after, torch.rand(3))
+    assert random.training
+    assert all(torch.equal(value, before[name]) for name, value in random.state_dict().items())
+    assert torch.get_num_threads() == threads
+    layer = Noise()
+    model = keras.Sequential([keras.Input((6,)), layer])
+    state = keras.ops.convert_to_numpy(layer.seeds.state).copy()
+    drawn = np.random.get_state()[1].copy()  # type: ignore[index]
+    lmaas.publish(model, name="n", task="tensor", sample=X, home=tmp_path)
+    assert np.array_equal(keras.ops.convert_to_numpy(layer.seeds.state), state)
+    assert np.array_equal(np.random.get_state()[1], drawn)  # type: ignore[index]

@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
@@ -107,6 +108,10 @@ class Framework(Protocol):
         """Make the model's next random numbers the same ones each time."""
         ...
 
+    def kept(self, model: Any) -> AbstractContextManager[None]:
+        """A time after which the model's state and all random numbers are as they were."""
+        ...
+
     def facts(self, model: Any, arrays: Row) -> Facts:
         """What else must be known to compare the model with what is served of it."""
         ...
@@ -138,6 +143,10 @@ class Untrained:
 
     def seed(self, model: Any) -> None:
         """Nothing is drawn."""
+
+    def kept(self, model: Any) -> AbstractContextManager[None]:
+        """Asking changes nothing."""
+        return nullcontext()
 
 
 def takes_keywords(call: Callable[..., Any], names: Sequence[str]) -> bool:

@@ -6,6 +6,7 @@ A Keras model is also a module of its backend, so conversion is the backend fram
 import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,26 @@ class Keras:
         for variable in getattr(model, "variables", ()):
             if "seed_generator_state" in str(variable.path):
                 variable.assign(keras.ops.cast([0, SEED], variable.dtype))
+
+    @contextmanager
+    def kept(self, model: Any) -> Iterator[None]:
+        """What its layers hold beside weights, such as states and seeds, and random numbers."""
+        import random
+
+        import keras
+
+        state, drawn = random.getstate(), np.random.get_state()
+        before = [
+            (variable, keras.ops.convert_to_numpy(variable).copy())
+            for variable in getattr(model, "non_trainable_variables", ())
+        ]
+        try:
+            yield
+        finally:
+            random.setstate(state)
+            np.random.set_state(drawn)
+            for variable, value in before:
+                variable.assign(value)
 
     def facts(self, model: Any, arrays: Row) -> Facts:
         """By the policies of its layers."""

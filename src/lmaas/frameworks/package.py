@@ -61,7 +61,7 @@ def build(
             framework, model, sample, second_sample
         )
         dynamic = dynamic or ragged or None
-    arrays = fitting(framework, model, name_arrays(framework, model, sample))
+    arrays = name_arrays(framework, model, sample)
     folder.mkdir(parents=True, exist_ok=True)
 
     def served(arrays: Row) -> Chosen:
@@ -100,14 +100,16 @@ def build(
         asked = dynamic is not None or second_sample is not None
         return choose(framework, model, ask(), None if asked else freeze, signed, task, folder)
 
-    try:
-        chosen = served(arrays)
-    except (InvalidInput, ParityFailed):
-        single = narrowed(arrays)
-        if framework.name != "scikit-learn" or single is arrays:
-            raise
-        # Not everything of scikit-learn is converted in float64; what is given is then float32.
-        arrays, chosen = single, served(single)
+    with framework.kept(model):
+        arrays = fitting(framework, model, arrays)
+        try:
+            chosen = served(arrays)
+        except (InvalidInput, ParityFailed):
+            single = narrowed(arrays)
+            if framework.name != "scikit-learn" or single is arrays:
+                raise
+            # Not everything of scikit-learn is converted in float64: then float32 goes in.
+            arrays, chosen = single, served(single)
     manifest = Manifest(
         name=name,
         task=task,

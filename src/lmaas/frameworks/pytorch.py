@@ -6,6 +6,7 @@ A module of a user's own class has no portable source, so `load` needs an instan
 import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -163,6 +164,22 @@ class PyTorch:
         import torch
 
         torch.manual_seed(SEED)
+
+    @contextmanager
+    def kept(self, model: Any) -> Iterator[None]:
+        """Buffers, and PyTorch's random numbers."""
+        import torch
+
+        before = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+        random = torch.get_rng_state()
+        try:
+            yield
+        finally:
+            torch.set_rng_state(random)
+            with torch.no_grad():
+                for buffer, value in before:
+                    if buffer.shape == value.shape and not torch.equal(buffer, value):
+                        buffer.copy_(value)
 
     def facts(self, model: Any, arrays: Row) -> Facts:
         """As one run shows."""

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from lmaas.tasks import Row
 from lmaas.types import FrameworkName, TensorSpec
 
 FROZEN = "model.pb"
+FEW_NUMBERS = 1 << 16
+"""Variables of at most so many numbers are set back after a model was asked."""
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 """Adam's constants (Kingma and Ba, 2015)."""
 
@@ -175,6 +178,20 @@ class TensorFlow:
         import tensorflow as tf
 
         tf.random.set_seed(SEED)
+
+    @contextmanager
+    def kept(self, model: Any) -> Iterator[None]:
+        """Variables that are few numbers, such as counters and states."""
+        before = [
+            (variable, variable.numpy())
+            for variable in getattr(model, "variables", ())
+            if variable.shape.num_elements() and variable.shape.num_elements() <= FEW_NUMBERS
+        ]
+        try:
+            yield
+        finally:
+            for variable, value in before:
+                variable.assign(value)
 
     def facts(self, model: Any, arrays: Row) -> Facts:
         """By the types of its variables."""
