@@ -58,9 +58,10 @@ def of_object(model: Any) -> FrameworkName:
 def _hint(model: Any) -> str:
     if type(model).__module__.startswith(("jax", "jaxlib", "flax")):
         return (
-            "Make it a tf.function: from jax.experimental import jax2tf; lmaas.publish("
-            'tf.function(jax2tf.convert(model, native_serialization=False, polymorphic_shapes=["b, '
-            '..."]), autograph=False), …)'
+            "Make it a tf.function (from jax.experimental import jax2tf):\n"
+            'model = tf.function(jax2tf.convert(model, polymorphic_shapes=["b, ..."]), '
+            "autograph=False)\n"
+            'lmaas.publish(model, name="NAME", task="tensor", sample=x)'
         )
     if callable(model):
         return "Wrap a function in a torch.nn.Module or a tf.function."

@@ -181,6 +181,9 @@ def name_arrays(framework: Framework, model: Any, sample: Any) -> Row:
         raise InvalidInput(
             "A live model needs sample inputs: what it is called with.", param="sample"
         )
+    if hasattr(sample, "columns") and hasattr(sample, "to_numpy"):
+        # A table of pandas: each column is an input of its own, (N, 1).
+        sample = {str(column): sample[[column]].to_numpy() for column in sample.columns}
     if isinstance(sample, Mapping):
         arrays = _in_order(framework, model, {str(n): _array(v) for n, v in sample.items()})
     else:

@@ -123,6 +123,9 @@ def _array(value: Any) -> np.ndarray:
     array = np.asarray(value)
     if strings.is_text(array):
         return strings.from_objects(array, name="The output")
+    # Converted estimators give numbers in float32, and classes in int64, truth values too.
+    if array.dtype.kind in "biu":
+        return array.astype(np.int64)
     return array.astype(np.float32) if array.dtype == np.float64 else array
 
 
