@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks.predictive import RESULTS, processor
 from benchmarks.training_workloads import WORKLOADS, Workload, base
 from lmaas.jobs.child import NICENESS, Task
-from lmaas.jobs.process import COMMAND, JobProcess, log_tail, prepare, read_events
+from lmaas.jobs.process import COMMAND, JobProcess, log_tail, prepare, read_events, tell
 from lmaas.recipe import Recipe
 
 WARM: Final = 0.25
@@ -113,9 +113,14 @@ def plain(recipe: Recipe, folder: Path, model: Path | None) -> Run:
 def job(recipe: Recipe, folder: Path, model: Path | None) -> Run:
     """Run a job's process as the queue does; end it when nothing but packaging is left."""
     task = Task(
-        id="measured", kind="train", recipe=msgspec.to_builtins(recipe), base=model is not None
+        id="measured",
+        kind="train",
+        recipe=msgspec.to_builtins(recipe),
+        reads=() if model is None else (str(model),),
+        base=model is not None,
     )
-    prepare(folder, task)
+    prepare(folder)
+    tell(folder, task)
     if model is not None:
         (folder / "base").symlink_to(model)
     began = time.time()

@@ -83,6 +83,7 @@ class Bench:
             "max_running": 2,
             "max_per_tenant": 0,
             "memory_bytes": 1 << 30,
+            "disk_bytes": 1 << 30,
             "command": COMMAND,
             "cancel_grace_s": 0.5,
             "pause_grace_s": 0.5,
@@ -93,7 +94,7 @@ class Bench:
             self.registry.data_version,
             publish=self._publish,
             unpack=lambda job, folder: False,
-            locate=lambda job: job.recipe,
+            locate=lambda job: (job.recipe, []),
             **{**given, **options},
         )
 

@@ -68,6 +68,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Memory for loaded models; 0: 70 % of the machine's."""
     pinned: tuple[str, ...] = ()
     """Models loaded at start and never evicted."""
+    worker_memory_bytes: Annotated[int, Meta(ge=0)] = 0
+    """Memory that one worker may fill; 0: 70 % of the machine's."""
+    isolation: Literal["auto", "required"] = "auto"
+    """Whether workers, jobs and children run where the kernel lacks a part of their isolation:
+    "auto" names what is missing, "required" refuses to run."""
     max_batch_size: Annotated[int, Meta(ge=1, le=1024)] = 32
     """Most samples that a worker joins into one engine call."""
     max_queue: Count = 256
@@ -106,6 +111,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Most jobs of one tenant that run at once; 0: no bound of its own."""
     job_memory_bytes: Annotated[int, Meta(ge=0)] = 0
     """Memory that one job may use, with all its processes; 0: 70 % of the machine's."""
+    job_disk_bytes: Count = 65536 * MIB
+    """Disk that one job's folder may take: checkpoints, what is made of its data, its result."""
     webhook_allow: tuple[str, ...] = ()
     """Hosts by name, addresses and networks (`10.0.0.0/8`) that webhooks may reach although they
     are internal."""

@@ -359,7 +359,7 @@ def test_doctor(run: Run, own: Path) -> None:
     checks = {check["name"]: check for check in done.json["checks"]}
     assert done.code == 0, checks
     assert set(checks) >= {
-        "python", "openvino", "torch", "keras", "tensorflow", "cpu", "memory", "sandbox",
+        "python", "openvino", "torch", "keras", "tensorflow", "cpu", "memory", "isolation",
         "home", "lock", "database", "keys", "port",
     }  # fmt: skip
     assert checks["keys"]["status"] == "warn"

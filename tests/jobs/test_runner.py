@@ -48,7 +48,9 @@ async def state(bench: Bench, job: Job, *wanted: JobState) -> Job:
 
 
 def pid_of(bench: Bench, job: Job) -> int:
-    return int(json.loads((bench.home / "jobs" / job.id / process.PROCESS_FILE).read_text())["pid"])
+    return int(
+        json.loads((bench.home / "jobs" / f"{job.id}{process.PROCESS_SUFFIX}").read_text())["pid"]
+    )
 
 
 async def started(bench: Bench, job: Job, steps: int = 1) -> int:

@@ -88,7 +88,7 @@ def last_checkpoint(bench: Bench, job: Job) -> dict[str, bytes]:
 
 
 def group_of(bench: Bench, job: Job) -> list[psutil.Process]:
-    mark = (bench.home / "jobs" / job.id / process.PROCESS_FILE).read_text()
+    mark = (bench.home / "jobs" / f"{job.id}{process.PROCESS_SUFFIX}").read_text()
     leader = psutil.Process(int(mark.partition(":")[2].partition(",")[0]))
     return [leader, *leader.children(recursive=True)]
 

@@ -114,7 +114,7 @@ def test_its_memory_is_bounded(act: Any) -> None:
 
 
 def test_its_time_is_bounded_and_its_children_end_with_it(act: Any, tmp_path: Path) -> None:
-    told = tmp_path / "pid"
+    told = tmp_path / "scratch" / "pid"
     with pytest.raises(TimedOut):
         act("loop", timeout_s=3.0, pid=str(told))
     pid = int(told.read_text())

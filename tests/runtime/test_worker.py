@@ -14,6 +14,7 @@ import pytest
 
 from checkpoints import word_tokenizer
 from lmaas.errors import InvalidInput, LMaaSError
+from lmaas.placement.isolation import Confinement
 from lmaas.runtime.engine import make_engine
 from lmaas.runtime.heart import resident_bytes
 from lmaas.runtime.journal import Journal, read_journal
@@ -64,8 +65,10 @@ class Process:
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(path))
             listener.listen()
-            argv = command or ("-m", "lmaas.runtime.worker")
-            self.child = subprocess.Popen([sys.executable, *argv, "--socket", str(path)])
+            argv = command or ("-m", "lmaas.placement.enter")
+            given = msgspec.json.encode(Confinement(reads=(str(folder),))).decode()
+            rest = (str(path), str(path.with_suffix(".journal")), given)
+            self.child = subprocess.Popen([sys.executable, *argv, *rest])
             self.sock, _ = listener.accept()
         self.decoder = Decoder()
         self.ready: list[AnyMessage] = []
@@ -154,7 +157,7 @@ def test_cancelled_request_is_not_answered(process: Process, model: Path) -> Non
 
 
 GATED = """
-import sys, time
+import socket, sys, time
 import numpy as np
 from lmaas.runtime import engine, worker
 
@@ -185,7 +188,9 @@ class Gated:
         pass
 
 engine.ENGINES["gated"] = engine.EngineSpec("__main__:Gated", "compiled", (), "", 0)
-sys.exit(worker.main())
+given = socket.socket(socket.AF_UNIX)
+given.connect(sys.argv[1])
+sys.exit(worker.main(given, open(sys.argv[2], "w+b")))
 """
 
 
@@ -275,7 +280,8 @@ def test_engine_names_a_tensor_that_the_model_lacks(model: Path) -> None:
 def test_journal_names_who_was_at_work(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     assert read_journal(path) == set()
-    journal = Journal(path, 3)
+    with path.open("w+b") as file:
+        journal = Journal(file, 3)
     journal.begin(0, [1, 2])
     journal.begin(1, [3])
     journal.begin(2, list(range(10, 1034)))
@@ -283,6 +289,19 @@ def test_journal_names_who_was_at_work(tmp_path: Path) -> None:
     journal.end(0)
     journal.end(2)
     assert read_journal(path) == {3}
+
+
+def test_journal_tells_how_long_timed_work_has_gone_on(tmp_path: Path) -> None:
+    with (tmp_path / "journal").open("w+b") as file:
+        journal = Journal(file, 2)
+    assert journal.longest_s() == 0.0
+    journal.begin(0, [1], timed=False)
+    assert journal.longest_s() == 0.0
+    journal.begin(1, [2])
+    time.sleep(0.02)
+    assert journal.longest_s() >= 0.02
+    journal.end(1)
+    assert journal.longest_s() == 0.0
 
 
 def test_resident_bytes_is_plausible() -> None:

@@ -26,7 +26,6 @@ PACKAGES = {
 
 LEAST_MEMORY = 1 << 30
 LEAST_DISK = 1 << 30
-SANDBOX = "from lmaas.placement.child import leave_network; raise SystemExit(not leave_network())"
 
 
 class Check(NamedTuple):
@@ -50,7 +49,7 @@ def command(flags: dict[str, Any], as_json: bool) -> int:
     from lmaas.config import load_settings
 
     settings = load_settings(flags)
-    checks = [_python(), *_packages(), _cpu(), _memory(), _sandbox()]
+    checks = [_python(), *_packages(), _cpu(), _memory(), _isolation()]
     if settings.vllm_python or settings.engine == "vllm":
         checks.append(_vllm(settings))
     home: list[Callable[[], Check]] = [
@@ -114,17 +113,19 @@ def _memory() -> Check:
     return Check("memory", "ok", found)
 
 
-def _sandbox() -> Check:
-    import subprocess
+def _isolation() -> Check:
+    from lmaas.placement.probe import missing
 
-    done = subprocess.run([sys.executable, "-c", SANDBOX], capture_output=True, check=False)
-    if done.returncode == 0:
-        return Check("sandbox", "ok", "model files are opened without any network")
+    lacking = missing()
+    if not lacking:
+        found = "workers, jobs and children have their own files, users, network and system calls"
+        return Check("isolation", "ok", found)
     return Check(
-        "sandbox",
+        "isolation",
         "warn",
-        "the kernel gives no network namespace; only Python's own network calls are refused",
-        "Allow unprivileged user namespaces, or push only models from people you trust.",
+        "; ".join(lacking.values()),
+        "Use Linux 5.13 or newer with user namespaces allowed, or push only models from people you "
+        "trust. With isolation=required LMaaS does not run without.",
     )
 
 

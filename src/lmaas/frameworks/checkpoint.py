@@ -172,6 +172,7 @@ def load_model(kind: Any, folder: Path, dtype: Any, *, spare: Sequence[str] = ()
     an architecture that is not known, and for tensors that are missing, left over or of another
     shape than the architecture's.
     """
+    refuse_checkpoint.check(folder)
     try:
         model, told = kind.from_pretrained(
             folder,

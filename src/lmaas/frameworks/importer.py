@@ -13,15 +13,8 @@ from lmaas.codecs import strings
 from lmaas.errors import InvalidInput, MissingExtra
 from lmaas.frameworks import adapter, checkpoint, gguf, package, refuse, tensorflow
 from lmaas.frameworks.base import Framework
-from lmaas.runtime.native import keras_file, onnx_file, saved_model, script
 from lmaas.types import Lineage, Manifest, PushOptions, Record, TensorSpec
 
-CHECKS = {
-    "keras": keras_file.check,
-    "tensorflow": saved_model.check,
-    "onnx": onnx_file.check,
-    "pytorch": script.check,
-}
 SAMPLE_SIZE = 4
 OPEN_SIZES = (16, 64, 224, 5)
 """Sizes of open axes at which a sample is drawn, in this order."""
@@ -66,8 +59,6 @@ def run(body: bytes) -> bytes:
     framework = frameworks.get(name)
     try:
         _choose_backend()
-        if name in CHECKS and path.suffix != ".pb":
-            CHECKS[name](path)
         model = framework.load(path)
         if name == "tensorflow":
             model = tensorflow.select(model, options.signature)

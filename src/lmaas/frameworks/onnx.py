@@ -11,7 +11,7 @@ from lmaas.frameworks.axes import Axes
 from lmaas.frameworks.base import Facts, Form, Framework, Untrained
 from lmaas.runtime import ov
 from lmaas.runtime.native.onnx import ask, session
-from lmaas.runtime.native.onnx_file import external_files
+from lmaas.runtime.native.onnx_file import check, external_files
 from lmaas.tasks import Row
 from lmaas.types import FrameworkName, TensorSpec
 
@@ -20,6 +20,7 @@ class OnnxModel:
     """An ONNX file and the session that runs it."""
 
     def __init__(self, path: Path) -> None:
+        check(path)
         self.path = path
         self.session = session(path)
 

@@ -26,6 +26,7 @@ from lmaas.frameworks.base import (
 )
 from lmaas.frameworks.source import SEED
 from lmaas.runtime.cases import NumberFormat
+from lmaas.runtime.native import saved_model
 from lmaas.runtime.native.saved_model import SERVING
 from lmaas.tasks import Row
 from lmaas.types import FrameworkName, TensorSpec
@@ -148,12 +149,13 @@ class TensorFlow:
             raise InvalidInput(f"TensorFlow cannot save the module: {str(error)[:500]}") from error
 
     def load(self, folder: Path, like: Any = None) -> Any:
-        """The SavedModel in `folder`, or the frozen graph that it is the file of."""
+        """The SavedModel in `folder`, or the frozen graph that it is the file of; both checked."""
         import tensorflow as tf
 
         if folder.is_file() or (folder / FROZEN).is_file():
             return frozen.load(folder if folder.is_file() else folder / FROZEN)
 
+        saved_model.check(folder)
         try:
             return tf.saved_model.load(str(folder))
         except (OSError, ValueError, TypeError, KeyError, AttributeError, tf.errors.OpError) as e:

@@ -54,6 +54,7 @@ async def serve(service: Service, listener: socket.socket) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled)
     connections = Connections(create_app(service), service.settings)
+    await service.check_isolation()
     await service.start()
     await service.start_jobs()
     server = await loop.create_server(connections.make, sock=listener, backlog=BACKLOG)

@@ -20,7 +20,7 @@ import msgspec
 
 from lmaas.errors import FULL, DoesNotFit, LMaaSError, MissingExtra, StorageFull
 from lmaas.job import EVENTS_FILE, PAUSED_EXIT, JobError, JobEvent
-from lmaas.placement.child import leave_network
+from lmaas.placement.isolation import Confinement, confine
 from lmaas.types import Record
 
 TASK_FILE = "job.json"
@@ -28,6 +28,8 @@ ERROR_FILE = "error.json"
 DONE_FILE = "done"
 BASE_FOLDER = "base"
 NICENESS = 10
+PROCESSES = 2048
+SHARED_BYTES = 4 << 30
 FAILED_EXIT = 1
 
 Tell = Callable[[JobEvent], None]
@@ -36,13 +38,18 @@ Tell = Callable[[JobEvent], None]
 class Task(Record, frozen=True, kw_only=True):
     """What the process is to do. `base`: the registered model to train on is in FOLDER/base.
 
-    `memory_bytes` is what the process and all that it starts may use together.
+    It reads `reads` beside its folder, and writes `disk_bytes` there; `required` has it refuse to
+    run where a part of its isolation is missing. `memory_bytes` is what the process and all that it
+    starts may use together.
     """
 
     id: str
     kind: Literal["train"]
     recipe: dict[str, Any]
+    reads: tuple[str, ...] = ()
     base: bool = False
+    disk_bytes: int | None = None
+    required: bool = False
     memory_bytes: int | None = None
 
 
@@ -52,10 +59,24 @@ Work = Callable[[Task, Path, Tell], bool]
 
 def main(folder: Path, work: Work | None = None) -> int:
     """Do the work of the folder's task; the exit code."""
-    leave_network(loopback=True)
+    task = msgspec.json.decode((folder / TASK_FILE).read_bytes(), type=Task)
+    try:
+        confine(
+            Confinement(
+                reads=task.reads,
+                writes=(str(folder.absolute()),),
+                loopback=True,
+                file_bytes=task.disk_bytes,
+                processes=PROCESSES,
+                shared_bytes=SHARED_BYTES,
+                required=task.required,
+            )
+        )
+    except LMaaSError as error:
+        _write(folder / ERROR_FILE, msgspec.json.encode(_told(error)))
+        return FAILED_EXIT
     _end_with_server()
     os.nice(NICENESS)
-    task = msgspec.json.decode((folder / TASK_FILE).read_bytes(), type=Task)
     with (folder / EVENTS_FILE).open("ab+") as events:
         _end_line(events)
 

@@ -19,11 +19,13 @@ import msgspec
 
 from lmaas.job import CONTROL_FILE, EVENTS_FILE, RESULT_FOLDER, JobError, JobEvent
 from lmaas.jobs.child import BASE_FOLDER, DONE_FILE, ERROR_FILE, TASK_FILE, Task
+from lmaas.placement import left
 from lmaas.placement.sandbox import KEEP
 
 COMMAND = (sys.executable, "-P", "-m", "lmaas.jobs.child")
 LOG_FILE = "log"
-PROCESS_FILE = "process.json"
+PROCESS_SUFFIX = ".process"
+"""Which process a job has, noted beside its folder: in it, the job could name another."""
 DERIVED_FOLDERS = ("data", "new", "trained")
 """What problems make of their data and models on the way; made again when it is gone."""
 TAIL_BYTES = 2000
@@ -46,10 +48,11 @@ class JobProcess:
         self.folder = folder
         environment = {name: os.environ[name] for name in KEEP if name in os.environ}
         home = str(folder / "tmp")
+        environment |= {"USER": "lmaas"}  # libraries would look for it among the accounts
         environment |= {"HOME": home, "TMPDIR": home, "KERAS_HOME": home, "CI": "1"}
         environment |= {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONSAFEPATH": "1"}
         environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-        with (folder / LOG_FILE).open("ab") as log:
+        with left.appended(folder / LOG_FILE) as log:
             self._child = subprocess.Popen(
                 [*command, str(folder)],
                 stdin=subprocess.PIPE,
@@ -61,7 +64,7 @@ class JobProcess:
             )
         found = [member for member in _members(self.pid) if member[0] == self.pid]
         mark = Mark(self.pid, found[0][2] if found else 0)
-        (folder / PROCESS_FILE).write_bytes(msgspec.json.encode(mark))
+        _mark(folder).write_bytes(msgspec.json.encode(mark))
 
     @property
     def pid(self) -> int:
@@ -74,9 +77,7 @@ class JobProcess:
 
     def ask(self, word: str) -> None:
         """Write "pause" or "cancel" where the work looks between two steps."""
-        written = self.folder / f"{CONTROL_FILE}.new"
-        written.write_text(word, "utf-8")
-        written.replace(self.folder / CONTROL_FILE)
+        left.write(self.folder / CONTROL_FILE, word.encode())
 
     def memory_bytes(self) -> int:
         """Resident memory of the whole group; pages that several share count for each."""
@@ -90,7 +91,7 @@ class JobProcess:
         self._child.stdin.close()
 
 
-def prepare(folder: Path, task: Task) -> None:
+def prepare(folder: Path) -> None:
     """Make the folder of a job ready for a process; what a run can be taken up from stays."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     end_leftovers(folder)
@@ -99,21 +100,25 @@ def prepare(folder: Path, task: Task) -> None:
     for name in ("tmp",) if (folder / DONE_FILE).exists() else ("tmp", RESULT_FOLDER):
         shutil.rmtree(folder / name, ignore_errors=True)
     (folder / "tmp").mkdir()
-    (folder / TASK_FILE).write_bytes(msgspec.json.encode(task))
+
+
+def tell(folder: Path, task: Task) -> None:
+    """Write what the process is to do."""
+    left.write(folder / TASK_FILE, msgspec.json.encode(task))
 
 
 def tidy(folder: Path) -> None:
     """Remove what nobody needs after a job's end: its log, events and checkpoints stay."""
     for name in ("tmp", RESULT_FOLDER, BASE_FOLDER, *DERIVED_FOLDERS):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in (DONE_FILE, PROCESS_FILE):
-        (folder / name).unlink(missing_ok=True)
+    (folder / DONE_FILE).unlink(missing_ok=True)
+    _mark(folder).unlink(missing_ok=True)
 
 
 def end_leftovers(folder: Path) -> None:
     """End what an earlier server has left of a job. Raises TimeoutError when it will not end."""
     try:
-        mark = msgspec.json.decode((folder / PROCESS_FILE).read_bytes(), type=Mark)
+        mark = msgspec.json.decode(_mark(folder).read_bytes(), type=Mark)
     except (FileNotFoundError, msgspec.DecodeError):
         return
     deadline = time.monotonic() + END_S
@@ -122,7 +127,7 @@ def end_leftovers(folder: Path) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"Process {mark.pid} does not end.")
         time.sleep(0.02)
-    (folder / PROCESS_FILE).unlink()
+    _mark(folder).unlink()
 
 
 def read_events(folder: Path, offset: int) -> tuple[list[JobEvent], int]:
@@ -131,9 +136,7 @@ def read_events(folder: Path, offset: int) -> tuple[list[JobEvent], int]:
     A line that is none, such as what a killed process had not finished, is skipped.
     """
     try:
-        with (folder / EVENTS_FILE).open("rb") as file:
-            file.seek(offset)
-            data = file.read(MAX_READ_BYTES)
+        data = left.read(folder / EVENTS_FILE, MAX_READ_BYTES, start=offset)
     except FileNotFoundError:
         return [], offset
     whole, newline, _ = data.rpartition(b"\n")
@@ -150,7 +153,7 @@ def read_events(folder: Path, offset: int) -> tuple[list[JobEvent], int]:
 def read_error(folder: Path) -> JobError | None:
     """The error that the work ended with, if it told one."""
     try:
-        return msgspec.json.decode((folder / ERROR_FILE).read_bytes(), type=JobError)
+        return msgspec.json.decode(left.read(folder / ERROR_FILE, MAX_READ_BYTES), type=JobError)
     except (FileNotFoundError, msgspec.DecodeError):
         return None
 
@@ -158,12 +161,13 @@ def read_error(folder: Path) -> JobError | None:
 def log_tail(folder: Path, size_bytes: int = TAIL_BYTES) -> str:
     """The last `size_bytes` of what the process has printed."""
     try:
-        with (folder / LOG_FILE).open("rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - size_bytes))
-            return file.read().decode("utf-8", "replace").strip()
+        return left.tail(folder / LOG_FILE, size_bytes).decode("utf-8", "replace").strip()
     except FileNotFoundError:
         return ""
+
+
+def _mark(folder: Path) -> Path:
+    return folder.with_name(folder.name + PROCESS_SUFFIX)
 
 
 def _kill_group(pid: int) -> None:

@@ -24,8 +24,11 @@ from lmaas.job import (
     checkpoint_folder,
 )
 from lmaas.jobs.store import Jobs
+from lmaas.placement import left
 from lmaas.registry.data_files import Files
 
+MAX_METRICS_BYTES: Final = 1 << 30
+MAX_RUN_BYTES: Final = 64 << 20
 CHECKPOINT_MODEL: Final = re.compile(r"(?P<model>.+\.step-\d{1,9}\.[0-9a-f]{8})(?:[:@].*)?")
 
 Exists = Callable[[str, str], bool]
@@ -45,7 +48,7 @@ class Results:
         """Where a job's `METRICS_FILE` or `CURVES_FILE` is. Raises NotFound."""
         assert name in (METRICS_FILE, CURVES_FILE)
         path = self.folder / job.id / name
-        if not path.exists():
+        if not path.is_file() or path.is_symlink():
             raise NotFound(
                 f"The job {job.id} has no {name}.",
                 hint="It is written when a run ends or is paused, if it told any metrics.",
@@ -57,7 +60,8 @@ class Results:
         """Make the metrics in a package a data file, by way of a folder of this home's device."""
         source = package / METRICS_FILE
         if source.exists():
-            copy = Path(shutil.copyfile(source, scratch / METRICS_FILE))
+            copy = scratch / METRICS_FILE
+            copy.write_bytes(left.read(source, MAX_METRICS_BYTES))
             self._files.add(job.tenant, copy, purpose="fine-tune-results", file_id=_file_id(job))
 
     def drop(self, job: Job) -> None:
@@ -88,8 +92,10 @@ class Results:
         (folder / CHECKPOINTS_FOLDER).mkdir(parents=True)
         try:
             # Links: a run that goes on may remove its older checkpoints meanwhile.
-            shutil.copytree(source / _place(point), folder / _place(point), copy_function=os.link)
-            shutil.copyfile(source / RUN_FILE, folder / RUN_FILE)
+            place = folder / _place(point)
+            shutil.copytree(source / _place(point), place, symlinks=True, copy_function=_link)
+            left.check_plain(place)
+            (folder / RUN_FILE).write_bytes(left.read(source / RUN_FILE, MAX_RUN_BYTES))
         except (FileNotFoundError, shutil.Error):
             raise NotFound(
                 f"The checkpoint of step {point.step} is not there any more.",
@@ -132,6 +138,10 @@ class CheckpointModels:
     async def _one(self, job: Job, point: JobCheckpoint) -> None:
         async with self._turn:
             await self._make(job, point)
+
+
+def _link(source: str, target: str) -> None:
+    os.link(source, target, follow_symlinks=False)
 
 
 def _place(point: JobCheckpoint) -> Path:

@@ -17,15 +17,18 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from lmaas.errors import DoesNotFit, LMaaSError, StorageFull, Unavailable
+from lmaas.errors import DoesNotFit, LMaaSError, PayloadTooLarge, StorageFull, Unavailable
 from lmaas.job import PAUSED_EXIT, RESULT_FOLDER, Job, JobError, JobState
 from lmaas.jobs import process
 from lmaas.jobs.child import BASE_FOLDER, DONE_FILE, Task, message
 from lmaas.jobs.claims import LEASE_S, Claim, Claims, Heard, LeaseLost
 from lmaas.jobs.process import JobProcess
+from lmaas.placement import left
 
 log = logging.getLogger(__name__)
 POLL_S = 0.2
+WEIGH_S = 2.0
+"""So often the disk that a running job takes is looked at."""
 MAX_CRASHES = 3
 """So often a job may crash without a new checkpoint in between."""
 CANCEL_GRACE_S = 5.0
@@ -34,8 +37,8 @@ PAUSE_GRACE_S = 60.0
 Succeed = Callable[[sa.Connection, str], None]
 Publish = Callable[[Job, Path, Succeed], Awaitable[None]]
 """Register the package in a folder; `Succeed` is called in the transaction that does."""
-Locate = Callable[[Job], dict[str, Any]]
-"""The recipe of a job with paths in place of the ids of uploaded files."""
+Locate = Callable[[Job], tuple[dict[str, Any], list[Path]]]
+"""The recipe of a job with paths in place of the ids of uploaded files, and what it must read."""
 Unpack = Callable[[Job, Path], bool]
 """Put the base model of a job into a folder; whether it has one."""
 
@@ -55,6 +58,8 @@ class Runner:
         max_running: int,
         max_per_tenant: int,
         memory_bytes: int,
+        disk_bytes: int,
+        required: bool = False,
         command: Sequence[str] = process.COMMAND,
         cancel_grace_s: float = CANCEL_GRACE_S,
         pause_grace_s: float = PAUSE_GRACE_S,
@@ -68,6 +73,8 @@ class Runner:
         self._max_running = max_running
         self._max_per_tenant = max_per_tenant
         self._memory_bytes = memory_bytes
+        self._disk_bytes = disk_bytes
+        self._required = required
         self._command = command
         self._grace_s = {"cancel": cancel_grace_s, "pause": pause_grace_s}
         self._owner = secrets.token_hex(8)
@@ -180,16 +187,19 @@ class Runner:
             has_base = self._unpack(job, half)
             if has_base:
                 half.rename(base)
-        process.prepare(
-            folder,
-            Task(
-                id=job.id,
-                kind=job.kind,
-                recipe=self._locate(job),
-                base=has_base,
-                memory_bytes=self._memory_bytes,
-            ),
+        process.prepare(folder)
+        recipe, reads = self._locate(job)
+        task = Task(
+            id=job.id,
+            kind=job.kind,
+            recipe=recipe,
+            reads=tuple(map(str, (*reads, base))),
+            base=has_base,
+            memory_bytes=self._memory_bytes,
+            disk_bytes=self._disk_bytes,
+            required=self._required,
         )
+        process.tell(folder, task)
 
     async def _work_on(self, claim: Claim, folder: Path) -> bool:
         """Run the job's process to its end and write what became of it; True: it is done."""
@@ -206,12 +216,8 @@ class Runner:
             await self._release(claim, "cancelled", "The job is cancelled.")
             await asyncio.to_thread(process.tidy, folder)
             return False
-        if too_big:
-            raise DoesNotFit(
-                f"The job used {too_big >> 20} MiB of memory; it may use "
-                f"{self._memory_bytes >> 20} MiB.",
-                hint="Use a smaller batch or model, or raise job_memory_bytes.",
-            )
+        if too_big is not None:
+            raise too_big
         error = process.read_error(folder)
         if error is not None and error.code == Unavailable.code:
             await self._crashed(claim, folder, error.message, heard.crashes + 1)
@@ -227,10 +233,13 @@ class Runner:
             await self._crashed(claim, folder, how, heard.crashes + 1)
         return False
 
-    async def _watch(self, claim: Claim, folder: Path, child: JobProcess) -> tuple[str | None, int]:
-        """Until the process ends or is ended: what it was asked for, and its bytes if too many."""
+    async def _watch(
+        self, claim: Claim, folder: Path, child: JobProcess
+    ) -> tuple[str | None, LMaaSError | None]:
+        """Until the process ends or is ended: what it was asked for, and why it is ended."""
         asked: str | None = None
         deadline = float("inf")
+        weighed = time.monotonic()
         while child.poll() is None:
             with contextlib.suppress(StorageFull, Unavailable):
                 heard = await asyncio.to_thread(self._listen, claim, folder)
@@ -241,11 +250,24 @@ class Runner:
                     deadline = time.monotonic() + self._grace_s[wanted]
             used = await asyncio.to_thread(child.memory_bytes)
             if used > self._memory_bytes:
-                return asked, used
+                return asked, DoesNotFit(
+                    f"The job used {used >> 20} MiB of memory; it may use "
+                    f"{self._memory_bytes >> 20} MiB.",
+                    hint="Use a smaller batch or model, or raise job_memory_bytes.",
+                )
+            if time.monotonic() - weighed > WEIGH_S:
+                weighed = time.monotonic()
+                used = await asyncio.to_thread(left.size, folder)
+                if used > self._disk_bytes:
+                    return asked, PayloadTooLarge(
+                        f"The job's folder took {used >> 20} MiB of disk; it may take "
+                        f"{self._disk_bytes >> 20} MiB.",
+                        hint="Keep fewer checkpoints (checkpoints.keep), or raise job_disk_bytes.",
+                    )
             if time.monotonic() > deadline:
-                return asked, 0
+                return asked, None
             await asyncio.sleep(POLL_S)
-        return asked, 0
+        return asked, None
 
     def _listen(self, claim: Claim, folder: Path) -> Heard:
         heard = self._claims.write(claim)

@@ -1,15 +1,30 @@
-"""The way into a worker process: leave the network, then become the worker.
+"""The way into a worker process: take what it is given, shut yourself in, become the worker.
 
-The order matters: a process can enter another namespace only before it starts threads, and the
-worker's libraries start them when they are imported.
+`python -m lmaas.placement.enter SOCKET JOURNAL CONFINEMENT`. The order matters: a process can be
+shut in as a whole only before it starts threads, and the worker's libraries start them when they
+are imported. Socket and journal are opened before, as nothing outside can be opened after.
 """
 
 import importlib
+import socket
+import sys
+from pathlib import Path
 
-from lmaas.placement.child import leave_network
+import msgspec
+
+from lmaas.placement.isolation import Confinement, confine
 
 WORKER = "lmaas.runtime.worker"
 
+
+def main(socket_path: str, journal: Path, confinement: str) -> None:
+    """Never returns."""
+    connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connected.connect(socket_path)
+    with journal.open("w+b") as noted:
+        confine(msgspec.json.decode(confinement, type=Confinement))
+        importlib.import_module(WORKER).run(connected, noted)
+
+
 if __name__ == "__main__":
-    leave_network()
-    importlib.import_module(WORKER).run()
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3])

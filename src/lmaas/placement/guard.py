@@ -15,12 +15,11 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
 import psutil
 
-from lmaas.placement.child import leave_network
+from lmaas.placement.network import CLONE_NEWNET, leave
 
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_CHILD_SUBREAPER: Final = 36
@@ -66,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
 
     Linux makes this process the parent of orphaned descendants, so that all of them are found.
     """
-    isolate()
+    leave(CLONE_NEWNET, loopback=True)
     if not any(argument.startswith(f"{SHARED_MEMORY}/") for argument in argv):
         hide_shared_memory()
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
@@ -79,17 +78,6 @@ def main(argv: Sequence[str]) -> int:
     code = _watch(child, wake_read)
     _sweep()
     return code
-
-
-def isolate() -> None:
-    """Leave the network but for loopback, where the kernel allows it, and stay who we are."""
-    user, group = os.geteuid(), os.getegid()
-    if leave_network(loopback=True) and user != 0:
-        # Who we are is not known in the new namespace until it is told.
-        with contextlib.suppress(OSError):
-            Path("/proc/self/setgroups").write_text("deny", "ascii")
-            Path("/proc/self/gid_map").write_text(f"{group} {group} 1", "ascii")
-            Path("/proc/self/uid_map").write_text(f"{user} {user} 1", "ascii")
 
 
 def hide_shared_memory() -> None:

@@ -4,35 +4,58 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
+from lmaas.placement.isolation import Confinement
+
 PASSED_ON: Final = (
-    "PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV",
+    "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "PYTHONPATH", "VIRTUAL_ENV",
     "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "OMP_NUM_THREADS",
 )  # fmt: skip
 """Variables that a worker inherits. Keys, tokens and settings stay behind."""
+NOWHERE: Final = {"HOME": "/", "USER": "lmaas", "KERAS_HOME": "/"}
+"""A worker has no home: libraries that would keep things there cannot."""
+JOURNAL_BYTES: Final = 64 << 20
+"""The largest file that a worker can write; it has its journal only."""
 
 
 async def start_worker(
-    socket_path: Path, environ: Mapping[str, str] | None = None
+    socket_path: Path,
+    journal: Path,
+    files: Sequence[Path],
+    *,
+    memory_bytes: int,
+    required: bool = False,
+    environ: Mapping[str, str] | None = None,
 ) -> asyncio.subprocess.Process:
     """Start a worker that connects to `socket_path`, in a process group of its own.
 
-    It has no network where the kernel permits that. It ends by itself when its end of the socket
-    closes, so that none is left behind when the server is killed.
+    It is shut in (`placement.isolation`): it reads the model's `files`, folders that are there, and
+    writes its `journal` and up to `memory_bytes` of memory. It ends by itself when its end of the
+    socket closes, so that none is left behind when the server is killed.
     """
+    confinement = Confinement(
+        reads=tuple(map(str, files)),
+        memory_fds=False,
+        data_bytes=memory_bytes,
+        file_bytes=JOURNAL_BYTES,
+        required=required,
+    )
     environ = os.environ if environ is None else environ
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-P",
         "-m",
         "lmaas.placement.enter",
-        "--socket",
         str(socket_path),
+        str(journal),
+        msgspec.json.encode(confinement).decode(),
         stdin=asyncio.subprocess.DEVNULL,
-        env={name: environ[name] for name in PASSED_ON if name in environ},
+        env={name: environ[name] for name in PASSED_ON if name in environ} | NOWHERE,
         start_new_session=True,
     )
 

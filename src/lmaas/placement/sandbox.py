@@ -1,7 +1,9 @@
 """Work on files that nobody vouches for, in a child process that can do little harm.
 
-The child has no network, bounded memory, file size, disk and time, none of our secrets in its
-environment, and a scratch folder as its home. `lmaas.placement.child` is its other end.
+The child is shut in (`placement.isolation`): it reads what it is given, writes a scratch folder,
+which is its home, and has bounded memory, file size, disk and time and none of our secrets in its
+environment. What it leaves is read as a stranger's (`placement.left`). `lmaas.placement.child` is
+its other end.
 """
 
 import contextlib
@@ -11,18 +13,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from lmaas.errors import BY_CODE, Cancelled, InvalidInput, LMaaSError, PayloadTooLarge, TimedOut
+from lmaas.placement import left
 from lmaas.types import Record
 
 POLL_S = 0.1
 PROGRESS = "progress"
 """The file in its scratch folder in which a child tells how far it is, line by line."""
 MAX_PROGRESS_BYTES = 65_536
+MAX_ERROR_BYTES = 1 << 20
+MAX_REPLY_BYTES = 64 << 20
+TAIL_BYTES = 2000
 KEEP = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT", "KERAS_BACKEND", "VIRTUAL_ENV")
 """What a child may know of our environment: never keys, tokens or proxies."""
 
@@ -30,11 +36,14 @@ KEEP = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT", "KERAS_BACKEN
 class Bounds(Record, frozen=True, kw_only=True):
     """What the child sets for itself before it looks at the request."""
 
+    reads: tuple[str, ...] = ()
     memory_bytes: int
     disk_bytes: int
     timeout_s: float
     work: str = "Compiling"
     """What errors call it."""
+    required: bool = False
+    """Whether it refuses to run where a part of the isolation is missing."""
 
 
 class ChildError(Record, frozen=True, kw_only=True):
@@ -54,24 +63,34 @@ def run_child(
     timeout_s: float,
     memory_bytes: int,
     disk_bytes: int,
+    reads: Sequence[Path] = (),
     work: str = "Compiling",
+    required: bool = False,
     stop: threading.Event | None = None,
     heard: Callable[[bytes], None] | None = None,
 ) -> bytes:
     """The reply of `module.run(request)`, run in a sandboxed child; errors call it `work`.
+
+    Beside `scratch`, the child reads `reads`.
 
     Raises the child's own LMaaSError, TimedOut or PayloadTooLarge when it reaches a bound, and
     InvalidInput with the end of its log when it dies; Cancelled soon after `stop` is set.
     `heard` is told each line that the child writes into `scratch`/progress.
     """
     bounds = Bounds(
-        memory_bytes=memory_bytes, disk_bytes=disk_bytes, timeout_s=timeout_s, work=work
+        reads=tuple(str(path.absolute()) for path in reads),
+        memory_bytes=memory_bytes,
+        disk_bytes=disk_bytes,
+        timeout_s=timeout_s,
+        work=work,
+        required=required,
     )
     (scratch / "bounds.json").write_bytes(msgspec.json.encode(bounds))
     (scratch / "request.json").write_bytes(request)
     environment = {name: os.environ[name] for name in KEEP if name in os.environ}
     folder = str(scratch)
     environment |= {"HOME": folder, "TMPDIR": folder, "KERAS_HOME": folder, "CI": "1"}
+    environment |= {"USER": "lmaas"}  # libraries would look for it among the machine's accounts
     environment |= {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONSAFEPATH": "1"}
     environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     with (scratch / "log").open("wb") as log:
@@ -113,7 +132,7 @@ def _wait(
                     f"{bounds.work} took longer than {bounds.timeout_s:g} s.",
                     hint="Raise compile_timeout_s.",
                 ) from None
-            if _size(scratch) > bounds.disk_bytes:
+            if left.size(scratch) > bounds.disk_bytes:
                 raise PayloadTooLarge(
                     f"{bounds.work} wrote more than {bounds.disk_bytes} bytes.",
                     hint="Raise compile_disk_bytes.",
@@ -126,11 +145,9 @@ def _wait(
 
 def _listen(path: Path, told: int, heard: Callable[[bytes], None]) -> int:
     """Tell the whole lines of `path` after byte `told`; where they end."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return told
-    with path.open("rb") as file:
-        file.seek(told)
-        lines = file.read(MAX_PROGRESS_BYTES).split(b"\n")[:-1]
+    lines = left.read(path, MAX_PROGRESS_BYTES, start=told).split(b"\n")[:-1]
     for line in lines:
         heard(line)
     return told + sum(len(line) + 1 for line in lines)
@@ -138,32 +155,21 @@ def _listen(path: Path, told: int, heard: Callable[[bytes], None]) -> int:
 
 def _reply(child: subprocess.Popen[bytes], scratch: Path, bounds: Bounds) -> bytes:
     failure = scratch / "error.json"
-    if failure.exists():
-        told = msgspec.json.decode(failure.read_bytes(), type=ChildError)
+    if os.path.lexists(failure):
+        told = msgspec.json.decode(left.read(failure, MAX_ERROR_BYTES), type=ChildError)
         error = BY_CODE.get(told.code, LMaaSError)(told.message, hint=told.hint)
         error.param = told.param
         raise error
     reply = scratch / "reply.json"
-    if child.returncode == 0 and reply.exists():
-        return reply.read_bytes()
-    tail = (scratch / "log").read_bytes()[-2000:].decode("utf-8", "replace").strip()
+    if child.returncode == 0 and os.path.lexists(reply):
+        return left.read(reply, MAX_REPLY_BYTES)
+    tail = left.tail(scratch / "log", TAIL_BYTES).decode("utf-8", "replace").strip()
     code = child.returncode
     how = f"signal {signal.Signals(-code).name}" if code < 0 else f"code {code}"
     raise InvalidInput(
         f"{bounds.work} failed: its process ended with {how}. {tail}".strip(),
         hint=f"It had {bounds.memory_bytes >> 20} MiB (compile_memory_bytes).",
     )
-
-
-def _size(folder: Path) -> int:
-    total = 0
-    for base, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(base, name)).st_blocks * 512
-            except FileNotFoundError:
-                continue
-    return total
 
 
 def _kill_group(child: subprocess.Popen[bytes]) -> None:

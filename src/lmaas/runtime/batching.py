@@ -162,7 +162,7 @@ def run_batch(
     joins: bool,
     max_rows: int,
     padding: Padding | None = None,
-) -> Iterator[tuple[Request, Row | Exception]]:
+) -> Iterator[tuple[Request, Row | BaseException]]:
     """Run decoded requests together; give each its own rows of the outputs, or its error.
 
     When the batch fails, or mixes up its rows, each request runs again alone, so that only the
@@ -180,7 +180,7 @@ def _run_joined(
     infer: Callable[[Row], Row],
     max_rows: int,
     padding: Padding | None,
-) -> Iterator[tuple[Request, Row | Exception]]:
+) -> Iterator[tuple[Request, Row | BaseException]]:
     batches = [_decoded(request) for request in requests]
     rows = sum(batch.size for batch in batches)
     try:
@@ -190,7 +190,7 @@ def _run_joined(
         else:
             outputs = infer(padding.join([batch.arrays for batch in batches]))
         _check_rows(outputs, rows)
-    except Exception:  # noqa: BLE001 - each request runs again alone and gets its own error
+    except BaseException:  # noqa: BLE001 - each request runs again alone and gets its own error
         for request in requests:
             if request.state is not State.CANCELLED:
                 yield _run_alone(request, infer, joins=True, max_rows=max_rows)
@@ -205,7 +205,7 @@ def _run_joined(
 
 def _run_alone(
     request: Request, infer: Callable[[Row], Row], *, joins: bool, max_rows: int
-) -> tuple[Request, Row | Exception]:
+) -> tuple[Request, Row | BaseException]:
     batch = _decoded(request)
     try:
         if not joins or batch.size <= max_rows:
@@ -218,7 +218,7 @@ def _run_alone(
             parts.append(infer(part))
             _check_rows(parts[-1], min(max_rows, batch.size - start))
         return request, {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
-    except Exception as error:  # noqa: BLE001 - handed to the one request that it belongs to
+    except BaseException as error:  # noqa: BLE001 - handed to the one request that it belongs to
         return request, error
 
 

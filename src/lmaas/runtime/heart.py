@@ -1,7 +1,8 @@
-"""The worker's sign of life, and the check that its engine still moves.
+"""The worker's sign of life, and the check that its work still moves.
 
-Beats come from a thread of their own, so a long engine call does not look like death; a call that
-outlasts its bound ends the process, because native code cannot be interrupted from within.
+Beats come from a thread of their own, so a long engine call does not look like death. What outlasts
+its bound ends the process, be it an engine's call or the reading of a request: native code cannot
+be interrupted from within.
 """
 
 import logging
@@ -14,25 +15,34 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from lmaas.runtime.journal import Journal
 from lmaas.runtime.messages import Beat
 
 log = logging.getLogger(__name__)
 
 EXIT_WEDGED: Final = 70
 EXIT_ORPHANED: Final = 0
+READING_S: Final = 30.0
+"""Longest time that reading one request may take: decoding, templates, tokens, grammars."""
 _STATM = Path("/proc/self/statm")
 
 
 class Heart:
-    """Sends a `Beat` every `interval_s`; ends the process when work outlasts `limit_s`."""
+    """Sends a `Beat` every `interval_s`; ends the process when work lasts too long.
 
-    def __init__(self, send: Callable[[Beat], None], interval_s: float, limit_s: float) -> None:
+    An engine's call may last `limit_s`; what the `journal` times, `READING_S`.
+    """
+
+    def __init__(
+        self, send: Callable[[Beat], None], interval_s: float, limit_s: float, journal: Journal
+    ) -> None:
         self.queued = 0
         self.running = 0
         self.cache_used = 0.0
         self._send = send
         self._interval_s = interval_s
         self._limit_s = limit_s
+        self._journal = journal
         self._busy_since: float | None = None
         self._batches: list[int] = []
 
@@ -55,6 +65,9 @@ class Heart:
             since = self._busy_since
             if since is not None and time.monotonic() - since > self._limit_s:
                 log.error("The engine has not come back for %.0f s; ending.", self._limit_s)
+                os._exit(EXIT_WEDGED)
+            if self._journal.longest_s() > READING_S:
+                log.error("A request has been read for more than %.0f s; ending.", READING_S)
                 os._exit(EXIT_WEDGED)
             batches, self._batches = self._batches, []
             beat = Beat(

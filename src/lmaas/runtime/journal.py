@@ -1,15 +1,16 @@
 """Which requests a worker is working on, kept where it outlives the worker.
 
-A worker notes the ids before it touches a request and clears them after, in a small shared mapping
-of a file: this costs no system call, and when the worker is killed the server reads from the file
-who was at work. Everyone else merely waited and is not to blame.
+A worker notes the ids before it touches a request, from the first byte on, and clears them after,
+in a small shared mapping of a file: this costs no system call, and when the worker is killed the
+server reads from the file who was at work. Everyone else merely waited and is not to blame.
 """
 
 import mmap
+import time
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 SLOT_IDS: Final = 1024
 """Most ids that one slot holds."""
@@ -20,22 +21,29 @@ _SLOT_BYTES: Final = _WORD * (1 + SLOT_IDS)
 class Journal:
     """The worker's side. Each thread that works on requests has a slot of its own."""
 
-    def __init__(self, path: Path, slots: int) -> None:
-        with path.open("w+b") as file:
-            file.truncate(slots * _SLOT_BYTES)
-            self._map = mmap.mmap(file.fileno(), slots * _SLOT_BYTES)
+    def __init__(self, file: BinaryIO, slots: int) -> None:
+        file.truncate(slots * _SLOT_BYTES)
+        self._map = mmap.mmap(file.fileno(), slots * _SLOT_BYTES)
+        self._since = [0.0] * slots
 
-    def begin(self, slot: int, ids: Sequence[int]) -> None:
-        """Note that work on `ids` begins in `slot`."""
+    def begin(self, slot: int, ids: Sequence[int], *, timed: bool = True) -> None:
+        """Note that work on `ids` begins in `slot`; what is not `timed` may last."""
         assert len(ids) <= SLOT_IDS
         start = slot * _SLOT_BYTES
         words = array("Q", (len(ids), *ids)).tobytes()
         self._map[start : start + len(words)] = words
+        self._since[slot] = time.monotonic() if timed else 0.0
 
     def end(self, slot: int) -> None:
         """Note that the work in `slot` is over."""
         start = slot * _SLOT_BYTES
         self._map[start : start + _WORD] = b"\0" * _WORD
+        self._since[slot] = 0.0
+
+    def longest_s(self) -> float:
+        """For how long the oldest timed work has gone on."""
+        begun = [since for since in self._since if since]
+        return time.monotonic() - min(begun) if begun else 0.0
 
 
 def read_journal(path: Path) -> set[int]:

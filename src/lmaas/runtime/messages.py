@@ -163,7 +163,7 @@ def encode(message: AnyMessage) -> bytes:
     return bytes(frame)
 
 
-def failed(id_: int | None, error: Exception) -> Failed:
+def failed(id_: int | None, error: BaseException) -> Failed:
     """What tells that request `id_` failed with `error`, or the load when it is None."""
     if isinstance(error, LMaaSError):
         return Failed(
@@ -174,7 +174,7 @@ def failed(id_: int | None, error: Exception) -> Failed:
     return Failed(id=id_, code=LMaaSError.code, message=message)
 
 
-def failure(id_: int | None, error: Exception) -> bytes:
+def failure(id_: int | None, error: BaseException) -> bytes:
     """The frame that tells it."""
     return encode(failed(id_, error))
 

@@ -4,16 +4,18 @@ Run by `placement.sandbox`; needs only the base dependencies.
 """
 
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from lmaas import tasks
-from lmaas.errors import InvalidInput
+from lmaas.errors import InvalidInput, ModelRefused
 from lmaas.runtime import ov, parity
 from lmaas.runtime.cases import SAMPLE_FILE
 from lmaas.runtime.engine import ENGINES, require_engine
 from lmaas.runtime.language import parity as language
 from lmaas.runtime.language.template import Template
+from lmaas.runtime.native import script
 from lmaas.types import (
     LanguageSpec,
     Manifest,
@@ -22,6 +24,10 @@ from lmaas.types import (
     Signature,
     TensorSpec,
 )
+
+CODE: Final = {".pkl", ".pickle", ".joblib", ".sav", ".pt", ".pth", ".ckpt", ".pt2", ".h5", ".hdf5",
+               ".py", ".pyc", ".so", ".npy", ".ipynb"}  # fmt: skip
+"""Pickles and code. Sources of other kinds are checked by whatever loads them."""
 
 
 class Request(Record, frozen=True, kw_only=True):
@@ -44,6 +50,15 @@ def run(body: bytes) -> bytes:
         manifest = msgspec.json.decode((folder / "manifest.json").read_bytes(), type=Manifest)
     except (OSError, msgspec.DecodeError) as error:
         raise InvalidInput(f"The package has no valid manifest.json: {error}.") from None
+    for path in folder.rglob("*"):
+        if script.is_script(path):
+            script.check(path)
+        elif path.suffix.lower() in CODE:
+            raise ModelRefused(
+                f"The package has {path.relative_to(folder)}: such files run code where they are "
+                "loaded.",
+                hint="LMaaS writes no such file into a package.",
+            )
     signature = tasks.get(manifest.task).check_signature(manifest.signature)
     if manifest.task == "text-generation":
         assert signature.language is not None

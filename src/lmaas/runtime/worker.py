@@ -6,10 +6,8 @@ milliseconds (images, long batches) goes to threads, so that reading and decodin
 The worker ends when the server's end of the socket closes.
 """
 
-import argparse
 import logging
 import os
-import resource
 import select
 import signal
 import socket
@@ -20,7 +18,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import BinaryIO, Final, NoReturn
 
 from lmaas import tasks
 from lmaas.errors import LMaaSError
@@ -61,14 +59,14 @@ EXIT_OK: Final = 0
 EXIT_LOAD_FAILED: Final = 3
 MAIN_SLOT, ENGINE_SLOT, FIRST_DECODE_SLOT = 0, 1, 2
 
-Decoded = tuple[Request, Batch | Exception]
+Decoded = tuple[Request, Batch | BaseException]
 Computed = tuple[Sequence[Request], Future[bytes]]
 
 
 class Worker:
     """Serves the model that is `expected` on a connected socket."""
 
-    def __init__(self, sock: socket.socket, expected: Expect, journal_path: Path) -> None:
+    def __init__(self, sock: socket.socket, expected: Expect, noted: BinaryIO) -> None:
         record = expected.record
         decoders = os.cpu_count() or 1
         self._sock = sock
@@ -80,10 +78,13 @@ class Worker:
         self._batcher = Batcher(
             record.max_batch_size, joins=record.signature.batch, padding=self._padding
         )
+        self._journal = Journal(noted, FIRST_DECODE_SLOT + decoders)
         self._heart = Heart(
-            lambda beat: self._send(encode(beat)), expected.heartbeat_s, expected.request_timeout_s
+            lambda beat: self._send(encode(beat)),
+            expected.heartbeat_s,
+            expected.request_timeout_s,
+            self._journal,
         )
-        self._journal = Journal(journal_path, FIRST_DECODE_SLOT + decoders)
         self._slots = list(range(FIRST_DECODE_SLOT, FIRST_DECODE_SLOT + decoders))
         self._decode_pool = ThreadPoolExecutor(decoders, "decode")
         self._engine_pool = ThreadPoolExecutor(1, "engine")
@@ -190,10 +191,11 @@ class Worker:
         if self._running and all(r.state is State.CANCELLED for r in self._running):
             self._engine.cancel()
 
-    def _decode(self, payload: Payload) -> Batch | Exception:
+    def _decode(self, payload: Payload) -> Batch | BaseException:
+        """The samples, or what was wrong: a panic of a library in Rust is no Exception."""
         try:
             return self._task.read(payload, self._record.signature, self._record.limits)
-        except Exception as error:  # noqa: BLE001 - becomes the answer to this one request
+        except BaseException as error:  # noqa: BLE001 - becomes the answer to this one request
             return error
 
     def _decode_beside(self, request: Request, payload: Payload) -> None:
@@ -206,10 +208,10 @@ class Worker:
         self._slots.append(slot)
         self._finish((request, outcome))
 
-    def _add(self, request: Request, outcome: Batch | Exception) -> None:
+    def _add(self, request: Request, outcome: Batch | BaseException) -> None:
         if request.state is State.CANCELLED:
             return
-        if isinstance(outcome, Exception):
+        if isinstance(outcome, BaseException):
             del self._live[request.id]
             self._send(failure(request.id, outcome))
             return
@@ -239,7 +241,7 @@ class Worker:
     def _compute(self, requests: Sequence[Request], cost: int, slot: int) -> bytes:
         start = time.perf_counter()
         record = self._record
-        self._journal.begin(slot, [request.id for request in requests])
+        self._journal.begin(slot, [request.id for request in requests], timed=False)
         frames = []
         for request, outcome in run_batch(
             requests,
@@ -249,7 +251,7 @@ class Worker:
             padding=self._padding,
         ):
             try:
-                if isinstance(outcome, Exception):
+                if isinstance(outcome, BaseException):
                     raise outcome
                 whole = request.end_part(outcome)
                 if whole is None:
@@ -257,7 +259,7 @@ class Worker:
                 batch, outputs = whole
                 answer = self._task.write(outputs, batch, record.signature, record.model)
                 frames.append(encode(Done(id=request.id, answer=answer)))
-            except Exception as error:  # noqa: BLE001 - becomes the answer to this one request
+            except BaseException as error:  # noqa: BLE001 - becomes the answer to this one request
                 frames.append(failure(request.id, error))
             request.state = State.ENDED
         self._journal.end(slot)
@@ -316,28 +318,21 @@ def _cost(requests: Sequence[Request]) -> int:
     return max(1, sum(r.batch.size * r.batch.row_cost for r in requests if r.batch is not None))
 
 
-def main() -> int:
-    """Connect to the server, load the model it names, serve it. The exit code says how it ended."""
-    parser = argparse.ArgumentParser(prog="python -m lmaas.runtime.worker", description=__doc__)
-    parser.add_argument("--socket", required=True, type=Path, help="the server's unix socket")
-    path: Path = parser.parse_args().socket
+def main(sock: socket.socket, noted: BinaryIO) -> int:
+    """Load the model that the server names on `sock`, serve it. The exit code says how it ended.
+
+    The requests at work are noted in the file `noted`.
+    """
     logging.basicConfig(format="%(levelname)s worker %(process)d: %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's; it drains us
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core would hold callers' data
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.connect(str(path))
+    with sock:
         try:
-            return _run(sock, journal_path(path))
+            return _run(sock, noted)
         except (BrokenPipeError, ConnectionResetError):
             return EXIT_OK
 
 
-def journal_path(socket_path: Path) -> Path:
-    """Where the worker on `socket_path` notes the requests that it works on."""
-    return socket_path.with_suffix(".journal")
-
-
-def _run(sock: socket.socket, journal: Path) -> int:
+def _run(sock: socket.socket, noted: BinaryIO) -> int:
     decoder = Decoder()
     messages: deque[AnyMessage] = deque()
     worker: Worker | LanguageWorker
@@ -347,9 +342,9 @@ def _run(sock: socket.socket, journal: Path) -> int:
             return EXIT_OK
         assert isinstance(expected, Expect)
         if expected.record.options is None:
-            worker = Worker(sock, expected, journal)
+            worker = Worker(sock, expected, noted)
         else:
-            worker = LanguageWorker(sock, expected, journal)
+            worker = LanguageWorker(sock, expected, noted)
         worker.warm()
         load = _next(sock, decoder, messages)
         if load is None:
@@ -376,12 +371,8 @@ def _next(sock: socket.socket, decoder: Decoder, messages: deque[AnyMessage]) ->
     return messages.popleft()
 
 
-def run() -> NoReturn:
+def run(sock: socket.socket, noted: BinaryIO) -> NoReturn:
     """`main` as a whole process."""
-    code = main()
+    code = main(sock, noted)
     sys.stderr.flush()
     os._exit(code)  # not sys.exit: a thread may be inside an engine call that never ends
-
-
-if __name__ == "__main__":
-    run()

@@ -14,6 +14,7 @@ from lmaas.errors import Forbidden, InvalidInput, ModelNotFound, ModelRefused, N
 from lmaas.hub.pull import check_task, download, locked
 from lmaas.hub.repo import default_name, parse_ref
 from lmaas.placement import sandbox
+from lmaas.placement.left import check_plain, needed_for
 from lmaas.placement.waiting import to_end
 from lmaas.registry.names import check_name
 from lmaas.registry.store import Registry
@@ -146,6 +147,9 @@ class Catalog:
         parent: str | None = None,
     ) -> ModelVersion:
         with self._workshop.scratch(origin) as scratch:
+            reads = await asyncio.to_thread(needed_for, path)
+            if options.sample is not None:
+                reads += await asyncio.to_thread(needed_for, Path(options.sample))
             request = {
                 "path": str(path.absolute()),
                 "folder": str(scratch / "package"),
@@ -160,7 +164,9 @@ class Catalog:
                     self._registry.unpack, version, scratch / "base", ("source",)
                 )
                 request["base"] = str(await to_end(unpack) / "source")
-            await self._workshop.child("lmaas.frameworks.importer", request, scratch)
+                reads.append(scratch / "base")
+            importer = "lmaas.frameworks.importer"
+            await self._workshop.child(importer, request, scratch, reads=reads)
             package = scratch / "package"
             return await self.publish(tenant, package, origin=origin, parent=parent)
 
@@ -236,8 +242,12 @@ class Catalog:
         the source's outputs.
         """
         with self._workshop.scratch("verify") as scratch:
+            await to_end(asyncio.to_thread(check_plain, folder))
             reply = await self._workshop.child(
-                "lmaas.runtime.verify", {"folder": str(folder.absolute())}, scratch
+                "lmaas.runtime.verify",
+                {"folder": str(folder.absolute())},
+                scratch,
+                reads=(folder,),
             )
         verified = msgspec.json.decode(reply, type=Verified)
         manifest = verified.manifest
@@ -322,6 +332,7 @@ class Catalog:
                 request,
                 scratch,
                 lambda line: heard(msgspec.json.decode(line, type=Progress)),
+                reads=(package,),
             )
             report = msgspec.json.decode(reply, type=VariantReport)
             require_small_rise(version.ref, options.to, report)

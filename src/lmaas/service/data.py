@@ -11,6 +11,7 @@ from lmaas.config import Settings
 from lmaas.errors import Conflict, Forbidden, InvalidInput
 from lmaas.job import Job, JobState
 from lmaas.jobs.store import Jobs
+from lmaas.placement.left import needed_for
 from lmaas.placement.waiting import to_end
 from lmaas.recipe import DataChoice
 from lmaas.registry.data_files import DataFile, Files
@@ -67,6 +68,7 @@ class DataFiles:
                 "lmaas.data.checking",
                 {"path": str(path)},
                 scratch,
+                reads=(path,),
                 memory_bytes=min(CHECK_MEMORY_BYTES, self._settings.compile_memory_bytes),
                 work=f"Checking {path.name}",
                 stop=stop,
@@ -93,13 +95,18 @@ class DataFiles:
                     raise Conflict(f"The job {job.id} needs {file_id}.", param="file")
         return self._files.remove(tenant, file_id)
 
-    def locate(self, job: Job) -> dict[str, Any]:
-        """A job's recipe with paths in place of ids of files."""
-        data = dict(job.recipe["data"])
+    def locate(self, job: Job) -> tuple[dict[str, Any], list[Path]]:
+        """A job's recipe with paths in place of ids of files, and all that must be read for it."""
+        data, reads = dict(job.recipe["data"]), list[Path]()
         for split in DATA_FILES:
-            if self._files.is_id(given := data.get(split)):
-                data[split] = str(self._files.path(job.tenant, given))
-        return {**job.recipe, "data": data}
+            given = data.get(split)
+            if self._files.is_id(given):
+                path = self._files.path(job.tenant, given)
+                data[split] = str(path)
+                reads.append(path)
+            elif isinstance(given, str) and Path(given).exists():
+                reads += needed_for(Path(given))
+        return {**job.recipe, "data": data}, reads
 
     def check_named(self, tenant: str, data: DataChoice) -> None:
         """Raise Forbidden, NotFound or InvalidInput for what a recipe may not learn from."""

@@ -71,6 +71,8 @@ class TrainingJobs:
             max_running=settings.max_running_jobs,
             max_per_tenant=settings.max_tenant_jobs,
             memory_bytes=settings.job_memory_bytes or machine_budget_bytes(),
+            disk_bytes=settings.job_disk_bytes,
+            required=settings.isolation == "required",
         )
         await self._runner.start()
 
@@ -223,14 +225,17 @@ class TrainingJobs:
             await to_end(asyncio.to_thread(self._results.take, job, point, folder))
             has_base = await to_end(asyncio.to_thread(self._unpack_base, job, base))
             recipe = {**(job.resolved or job.recipe), "name": point.model}
-            located = self._data.locate(msgspec.structs.replace(job, recipe=recipe))
+            job = msgspec.structs.replace(job, recipe=recipe)
+            locate = asyncio.to_thread(self._data.locate, job)
+            located, reads = await to_end(locate)
             request = {
                 "folder": str(folder),
                 "recipe": located,
                 "job": job.id,
                 "base": str(base) if has_base else None,
             }
-            await self._workshop.child("lmaas.training.export", request, scratch)
+            reads.append(base)
+            await self._workshop.child("lmaas.training.export", request, scratch, reads=reads)
             await self._catalog.publish(job.tenant, folder / RESULT_FOLDER, origin="train")
 
     def _unpack_base(self, job: Job, folder: Path) -> bool:

@@ -1,6 +1,7 @@
 """One home: its life, calls of its models, workers, keys and accounts."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -15,6 +16,7 @@ from lmaas.accounts.records import NO_LIMITS, Limits, ModelPrice, Price, UsageRe
 from lmaas.accounts.terms import Terms
 from lmaas.config import Settings
 from lmaas.errors import (
+    ConfigError,
     InvalidInput,
     NotFound,
 )
@@ -24,6 +26,7 @@ from lmaas.jobs.results import Results
 from lmaas.jobs.store import Jobs
 from lmaas.jobs.webhooks import Webhooks
 from lmaas.language import Delta, GenerateRequest, Usage
+from lmaas.placement.probe import missing
 from lmaas.registry.data_files import Files
 from lmaas.registry.fsck import FsckReport
 from lmaas.registry.names import check_name
@@ -47,6 +50,8 @@ from lmaas.types import (
     Scope,
     WorkerStatus,
 )
+
+log = logging.getLogger(__name__)
 
 JOBS_FOLDER: Final = "jobs"
 
@@ -94,6 +99,22 @@ class Service:
         self._keeping: set[asyncio.Future[None]] = set()
 
     # Life of the service
+
+    async def check_isolation(self) -> None:
+        """Tell in the log what this machine lacks to shut workers, jobs and children in.
+
+        Raises ConfigError for it where the setting `isolation` is "required".
+        """
+        lacking = await asyncio.to_thread(missing)
+        for name, meaning in lacking.items():
+            log.warning("Isolation lacks %s: %s.", name, meaning)
+        if lacking and self.settings.isolation == "required":
+            raise ConfigError(
+                f"This machine cannot isolate models as isolation=required asks: "
+                f"{'; '.join(lacking.values())}.",
+                hint="`lmaas doctor` shows it too. isolation=auto goes on without it.",
+                param="isolation",
+            )
 
     async def start(self) -> None:
         """Take the accounts and start the pool; pinned models begin to load."""

@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -48,10 +48,16 @@ class Workshop:
         request: object,
         scratch: Path,
         heard: Callable[[bytes], None] | None = None,
+        reads: Sequence[Path] = (),
     ) -> bytes:
-        """What the child says of `request`; `heard` gets the lines that it writes meanwhile."""
+        """What the child says of `request`; `heard` gets the lines that it writes meanwhile.
+
+        It reads `reads` and what is in `scratch`.
+        """
         stop = threading.Event()
-        work = partial(self.run_child, module, request, scratch, stop=stop, heard=heard)
+        work = partial(
+            self.run_child, module, request, scratch, reads=reads, stop=stop, heard=heard
+        )
         return await to_end(asyncio.to_thread(work), stop)
 
     def run_child(
@@ -60,6 +66,7 @@ class Workshop:
         request: object,
         scratch: Path,
         *,
+        reads: Sequence[Path] = (),
         memory_bytes: int | None = None,
         work: str = "Compiling",
         stop: threading.Event,
@@ -73,6 +80,8 @@ class Workshop:
             timeout_s=self._settings.compile_timeout_s,
             memory_bytes=memory_bytes or self._settings.compile_memory_bytes,
             disk_bytes=self._settings.compile_disk_bytes,
+            reads=reads,
+            required=self._settings.isolation == "required",
             work=work,
             stop=stop,
             heard=heard,

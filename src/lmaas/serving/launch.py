@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +12,7 @@ from lmaas.placement.local import kill_worker, start_worker
 from lmaas.runtime.journal import read_journal
 from lmaas.runtime.messages import AnyMessage, Expect, Failed, Load, Loaded, ServeRecord
 from lmaas.serving.link import Link
+from lmaas.serving.plan import machine_budget_bytes
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,12 @@ class WorkerLife:
         return ids
 
 
+def _make(folders: Sequence[Path]) -> None:
+    """The folders of files that are on their way: a worker can only be given what is there."""
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+
+
 async def launch(
     record: ServeRecord,
     settings: Settings,
@@ -96,9 +103,24 @@ async def launch(
         elif isinstance(message, Failed):
             outcome.set_exception(error_of(message))
 
+    folders = [Path(record.folder)]
+    if record.options is not None and record.options.draft is not None:
+        folders.append(Path(record.options.draft))
+    await asyncio.to_thread(_make, folders)
     link = Link(receive)
     server = await loop.create_unix_server(lambda: link, str(socket_path))
-    process = await start_worker(socket_path)
+    journal = socket_path.with_suffix(JOURNAL_SUFFIX)
+    try:
+        process = await start_worker(
+            socket_path,
+            journal,
+            folders,
+            memory_bytes=settings.worker_memory_bytes or machine_budget_bytes(),
+            required=settings.isolation == "required",
+        )
+    except BaseException:
+        server.close()
+        raise
     died = asyncio.ensure_future(process.wait())
     try:
         async with asyncio.timeout(settings.load_timeout_s) as limit:
@@ -135,7 +157,7 @@ async def launch(
         process,
         link,
         loaded,
-        socket_path.with_suffix(JOURNAL_SUFFIX),
+        journal,
         MISSED_BEATS * settings.heartbeat_s,
     )
 

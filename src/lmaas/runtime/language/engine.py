@@ -83,7 +83,7 @@ class Output(msgspec.Struct, frozen=True, array_like=True):
     tokens: list[int]
     scores: Sequence[TokenScore] = ()
     finish: Finish | None = None
-    error: Exception | None = None
+    error: BaseException | None = None
 
 
 class EngineStats(msgspec.Struct, frozen=True, array_like=True):

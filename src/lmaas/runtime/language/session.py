@@ -62,7 +62,7 @@ class Step(msgspec.Struct, kw_only=True):
     began: list[tuple[int, int]] = msgspec.field(default_factory=list)
     parts: list[tuple[int, Delta]] = msgspec.field(default_factory=list)
     ended: list[tuple[int, Ended]] = msgspec.field(default_factory=list)
-    failed: list[tuple[int, Exception]] = msgspec.field(default_factory=list)
+    failed: list[tuple[int, BaseException]] = msgspec.field(default_factory=list)
 
 
 class Session:
@@ -267,7 +267,7 @@ class Session:
             over = self._only_prompts.pop()
             try:
                 self._end_prompt(over, step)
-            except Exception as error:  # noqa: BLE001 - becomes the answer to this one request
+            except BaseException as error:  # noqa: BLE001 - becomes the answer to this one request
                 step.failed.append((over.id, error))
         for output in self._engine.step() if self._engine.busy() else ():
             running = self._of_sequence.get(output.sequence)
@@ -275,7 +275,7 @@ class Session:
                 continue
             try:
                 self._take(running, output, step)
-            except Exception as error:  # noqa: BLE001 - becomes the answer to this one request
+            except BaseException as error:  # noqa: BLE001 - becomes the answer to this one request
                 self.cancel(running.id)
                 step.failed.append((running.id, error))
         return step

@@ -279,7 +279,7 @@ class TorchEngine:
         import torch
 
         with torch.inference_mode():
-            errors: dict[int, Exception] = {
+            errors: dict[int, BaseException] = {
                 row: LMaaSError(
                     "The model computed something that is no number.",
                     hint="Its weights may be damaged, or too large for this precision: "
@@ -306,7 +306,9 @@ class TorchEngine:
             for row, (entry, token, score) in enumerate(zip(entries, tokens, scores, strict=True))
         ]
 
-    def _adjusted(self, logits: Any, entries: Sequence[Entry], errors: dict[int, Exception]) -> Any:
+    def _adjusted(
+        self, logits: Any, entries: Sequence[Entry], errors: dict[int, BaseException]
+    ) -> Any:
         """The logits after penalties and grammars; `errors` gets those of single rows."""
         changed = [
             row for row, entry in enumerate(entries) if entry.sampler.adjusts or entry.matcher
@@ -319,19 +321,19 @@ class TorchEngine:
             try:
                 allowed = None if matcher is None else matcher.allowed(logits.device)
                 entries[row].sampler.adjust(logits[row], allowed)
-            except Exception as error:  # noqa: BLE001 - becomes the answer to this one sequence
+            except BaseException as error:  # noqa: BLE001 - becomes the answer to this one sequence
                 errors[row] = error
         return logits
 
 
 def _output(
-    entry: Entry, token: int, score: Sequence[TokenScore], error: Exception | None
+    entry: Entry, token: int, score: Sequence[TokenScore], error: BaseException | None
 ) -> Output:
     """What a sequence gets of a step. Its error ends it alone."""
     if error is None:
         try:
             return Output(entry.number, [token], score, _taken(entry, token))
-        except Exception as raised:  # noqa: BLE001 - becomes the answer to this one sequence
+        except BaseException as raised:  # noqa: BLE001 - becomes the answer to this one sequence
             error = raised
     return Output(entry.number, [], error=error)
 

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import msgspec
 
@@ -47,7 +47,8 @@ log = logging.getLogger(__name__)
 READ_BYTES: Final = 1 << 20
 INLINE_BODY_BYTES: Final = 1 << 14
 """Longer requests are rendered and encoded beside the loop, so that running answers go on."""
-ENGINE_SLOT: Final = 0
+ENGINE_SLOT, INLINE_SLOT, SIDE_SLOT = 0, 1, 2
+SLOTS: Final = 3
 
 _decoder = msgspec.msgpack.Decoder(GenerateRequest)
 
@@ -55,7 +56,7 @@ _decoder = msgspec.msgpack.Decoder(GenerateRequest)
 class LanguageWorker:
     """Serves the language model that is `expected` on a connected socket."""
 
-    def __init__(self, sock: socket.socket, expected: Expect, journal_path: Path) -> None:
+    def __init__(self, sock: socket.socket, expected: Expect, noted: BinaryIO) -> None:
         record = expected.record
         spec = record.signature.language
         assert spec is not None
@@ -66,9 +67,12 @@ class LanguageWorker:
         self._spec = spec
         self._sending = threading.Lock()
         self._engine = make_language_engine(record.engine)
-        self._journal = Journal(journal_path, 1)
+        self._journal = Journal(noted, SLOTS)
         self._heart = Heart(
-            lambda beat: self._send(encode(beat)), expected.heartbeat_s, expected.request_timeout_s
+            lambda beat: self._send(encode(beat)),
+            expected.heartbeat_s,
+            expected.request_timeout_s,
+            self._journal,
         )
         self._side = ThreadPoolExecutor(1, "prepare")
         self._ready: deque[tuple[int, Callable[[], None]]] = deque()
@@ -158,44 +162,53 @@ class LanguageWorker:
 
     def _take(self, id_: int, body: bytes) -> None:
         assert self._session is not None
-        request = _decoder.decode(body)
         self._preparing.add(id_)
         if len(body) > INLINE_BODY_BYTES:
-            self._side.submit(self._prepare_beside, id_, request)
+            self._side.submit(self._prepare_beside, id_, body)
             return
+        self._journal.begin(INLINE_SLOT, [id_])
         try:
-            prepared = self._session.prepare(request)
+            prepared = self._session.prepare(_decoder.decode(body))
             grammar = prepared.sampling.grammar
             proven = grammar is None or self._prover is None or self._prover.known(grammar)
-        except Exception as error:  # noqa: BLE001 - becomes the answer to this one request
+        except BaseException as error:  # noqa: BLE001 - becomes the answer to this one request
             self._fail(id_, error)
             return
+        finally:
+            self._journal.end(INLINE_SLOT)
         if proven:
             self._begin(id_, prepared)
         else:
             self._side.submit(self._prove_beside, id_, prepared)
 
-    def _prepare_beside(self, id_: int, request: GenerateRequest) -> None:
+    def _prepare_beside(self, id_: int, body: bytes) -> None:
         assert self._session is not None
         if id_ not in self._preparing:
             return
+        self._journal.begin(SIDE_SLOT, [id_])
         try:
-            prepared = self._session.prepare(request)
-        except Exception as error:  # noqa: BLE001 - becomes the answer to this one request
+            prepared = self._session.prepare(_decoder.decode(body))
+        except BaseException as error:  # noqa: BLE001 - becomes the answer to this one request
             self._finish_beside(id_, lambda error=error: self._fail(id_, error))  # type: ignore[misc]
             return
+        finally:
+            self._journal.end(SIDE_SLOT)
         self._prove_beside(id_, prepared)
 
     def _prove_beside(self, id_: int, prepared: Prepared) -> None:
         if id_ not in self._preparing:
             return
         grammar = prepared.sampling.grammar
+        # The prover bounds its own time: a grammar is compiled in its process, not in this one.
+        self._journal.begin(SIDE_SLOT, [id_], timed=False)
         try:
             if grammar is not None and self._prover is not None:
                 self._prover.check(grammar)
-        except Exception as error:  # noqa: BLE001 - becomes the answer to this one request
+        except BaseException as error:  # noqa: BLE001 - becomes the answer to this one request
             self._finish_beside(id_, lambda error=error: self._fail(id_, error))  # type: ignore[misc]
             return
+        finally:
+            self._journal.end(SIDE_SLOT)
         self._finish_beside(id_, lambda: self._begin(id_, prepared))
 
     def _finish_beside(self, id_: int, go_on: Callable[[], None]) -> None:
@@ -215,13 +228,13 @@ class LanguageWorker:
             body = str(len(prepared.prompt)).encode()
             self._send(encode(Done(id=id_, answer=Answer(body=body))))
             return
-        self._journal.begin(ENGINE_SLOT, [*self._session.ids(), id_][-SLOT_IDS:])
+        self._journal.begin(ENGINE_SLOT, [*self._session.ids(), id_][-SLOT_IDS:], timed=False)
         try:
             self._session.begin(id_, prepared)
-        except Exception as error:  # noqa: BLE001 - becomes the answer to this one request
+        except BaseException as error:  # noqa: BLE001 - becomes the answer to this one request
             self._fail(id_, error)
 
-    def _fail(self, id_: int, error: Exception) -> None:
+    def _fail(self, id_: int, error: BaseException) -> None:
         self._preparing.discard(id_)
         self._send(failure(id_, error))
 
@@ -244,7 +257,7 @@ class LanguageWorker:
     def _note(self) -> None:
         """Who is at work now, for whoever finds this process dead."""
         assert self._session is not None
-        self._journal.begin(ENGINE_SLOT, self._session.ids()[-SLOT_IDS:])
+        self._journal.begin(ENGINE_SLOT, self._session.ids()[-SLOT_IDS:], timed=False)
 
     def _send(self, frames: bytes) -> None:
         with self._sending:

@@ -21,7 +21,7 @@ ALLOWED: Final = {b"aten", b"prim", b"prims", b"quantized", b"quantized_decompos
 
 def is_script(path: Path) -> bool:
     """Whether the file is TorchScript: an archive with code beside its data."""
-    if not zipfile.is_zipfile(path):
+    if not (path.is_file() and zipfile.is_zipfile(path)):
         return False
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()

@@ -1,0 +1,152 @@
+"""A process's own view of the files: what it is given, where it lies, and nothing else.
+
+The root becomes an empty folder in memory into which the given files and folders are mounted at
+their own paths, most of them read-only. Its /proc shows no other processes where the kernel allows
+that, its /dev has the harmless devices, its /dev/shm is its own.
+"""
+
+import contextlib
+import ctypes
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from lmaas.placement import kernel
+
+OPEN_TREE_CLONE, OPEN_TREE_CLOEXEC, AT_RECURSIVE = 0x1, 0x80000, 0x8000
+MOVE_FROM_DESCRIPTOR: Final = 0x4
+AT_EMPTY_PATH: Final = 0x1000
+READ_ONLY, NO_SETUID = 0x1, 0x2
+MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE = 0x2, 0x4, 0x8, 0x4000, 0x40000
+MNT_DETACH: Final = 2
+PLACE: Final = "/tmp"  # noqa: S108 - any folder does: only this process sees what is mounted on it
+LINKS: Final = {
+    "/dev/fd": "/proc/self/fd",
+    "/dev/stdin": "/proc/self/fd/0",
+    "/dev/stdout": "/proc/self/fd/1",
+    "/dev/stderr": "/proc/self/fd/2",
+}
+MAX_LINKS: Final = 40
+
+
+class _Attributes(ctypes.Structure):
+    _fields_ = (
+        ("set", ctypes.c_uint64),
+        ("clear", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("namespace", ctypes.c_uint64),
+    )
+
+
+def enter(
+    reads: Iterable[str], writes: Iterable[str], devices: Iterable[str], *, shared_bytes: int
+) -> None:
+    """Make this process see `reads`, read-only, `writes`, `devices` and /proc, and nothing else.
+
+    Paths that do not exist are passed over. It must be in a mount namespace of its own. Raises
+    OSError where the kernel does not allow it: the view is then as it was.
+    """
+    kernel.libc("mount", None, b"/", None, MS_REC | MS_PRIVATE, None)
+    kinds = {path: True for path in reads} | dict.fromkeys((*writes, *devices), False)
+    # An outer folder first: what is mounted inside it holds there.
+    trees = [(path, _clone(path, read_only=kinds[path])) for path in sorted(kinds, key=len)]
+    trees += [("/proc", _processes())]
+    here = os.getcwd()
+    flags = MS_NOSUID | MS_NODEV
+    kernel.libc("mount", b"tmpfs", PLACE.encode(), b"tmpfs", flags, b"mode=0755,size=4m")
+    try:
+        for path, tree in trees:
+            if tree is not None:
+                _attach(tree, path)
+        _own_devices(shared_bytes)
+        os.chdir(PLACE)
+        kernel.call("pivot_root", b".", b".")
+        kernel.libc("umount2", b".", MNT_DETACH)
+    except BaseException:
+        os.chdir("/")
+        kernel.libc("umount2", PLACE.encode(), MNT_DETACH)
+        raise
+    finally:
+        for _, tree in trees:
+            if tree is not None:
+                os.close(tree)
+        with contextlib.suppress(OSError):
+            os.chdir(here)
+
+
+def _clone(path: str, *, read_only: bool) -> int | None:
+    """The tree at `path`, with what is mounted below it; None where there is none."""
+    if not os.path.exists(path):
+        return None
+    flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE
+    tree = kernel.call("open_tree", kernel.AT_FDCWD, os.fsencode(path), flags)
+    wanted = _Attributes(set=NO_SETUID | (READ_ONLY if read_only else 0))
+    kernel.call(
+        "mount_setattr",
+        tree,
+        b"",
+        AT_EMPTY_PATH | AT_RECURSIVE,
+        ctypes.byref(wanted),
+        ctypes.sizeof(wanted),
+    )
+    return tree
+
+
+def _processes() -> int | None:
+    """A /proc in which only processes are seen that this one may trace; else the one there is."""
+    flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
+    with contextlib.suppress(OSError):
+        kernel.libc("mount", b"proc", b"/proc", b"proc", flags, b"hidepid=ptraceable")
+    return _clone("/proc", read_only=False)
+
+
+def _attach(tree: int, path: str) -> None:
+    """Mount `tree` at `path` of the new root, links on the way to it included."""
+    target = _make(path, folder=stat.S_ISDIR(os.fstat(tree).st_mode))
+    kernel.call(
+        "move_mount",
+        tree,
+        b"",
+        kernel.AT_FDCWD,
+        os.fsencode(target),
+        MOVE_FROM_DESCRIPTOR,
+    )
+
+
+def _make(path: str, *, folder: bool) -> str:
+    """Make `path` in the new root as it is in the old one; where it lies there."""
+    found = "/"
+    parts = [part for part in path.split("/") if part]
+    links = 0
+    while parts:
+        here = os.path.join(found, parts.pop(0))
+        inside = PLACE + here
+        if os.path.islink(here):
+            links += 1
+            if links > MAX_LINKS:
+                raise OSError(f"{path} has too many links")
+            target = os.readlink(here)
+            if not os.path.lexists(inside):
+                os.symlink(target, inside)
+            ahead = os.path.normpath(os.path.join(found, target))
+            parts = [part for part in ahead.split("/") if part] + parts
+            found = "/"
+            continue
+        if not os.path.lexists(inside):
+            if parts or folder:
+                os.mkdir(inside, 0o755)
+            else:
+                Path(inside).touch(0o644)
+        found = here
+    return PLACE + found
+
+
+def _own_devices(shared_bytes: int) -> None:
+    shared = f"{PLACE}/dev/shm"  # noqa: S108 - its own, from now on
+    os.makedirs(shared, 0o755, exist_ok=True)
+    told = f"mode=1777,size={shared_bytes}".encode()
+    kernel.libc("mount", b"tmpfs", shared.encode(), b"tmpfs", MS_NOSUID | MS_NODEV, told)
+    for link, target in LINKS.items():
+        os.symlink(target, PLACE + link)
