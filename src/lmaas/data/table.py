@@ -21,10 +21,15 @@ LINE: Final = "\x00line"
 """The column with each sample's line number; no file can have a column of that name."""
 NESTED: Final = b"json"
 """Metadata of a column whose texts are JSON: lists and objects of a JSONL file."""
+UNIT: Final = b"unit"
+NOTES: Final = b"notes"
+"""Metadata of an Arrow file: what a place in its source is called, what is to be told of it."""
 BATCH_ROWS: Final = 16_384
 MAX_COLUMNS: Final = 4096
 MISSING: Final = ("", "NA", "N/A", "#N/A", "NaN", "nan", "null", "NULL", "None", "?")
 """What a cell of text says when it has no value, blanks around it aside."""
+UNLABELED: Final = ("", "NA", "N/A", "#N/A", "NaN", "nan", "null", "NULL")
+"""What a cell says that has no label; "None" and "?" are labels. Of numbers all of `MISSING`."""
 NUMBER: Final = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 
 
@@ -32,7 +37,8 @@ class Table:
     """Samples by number, values by column.
 
     `name` is the file's, for errors; `digest` the sha256 of its content; `unit` what a place is
-    called ("line", "row", "image"). `open_bytes`, where given, reads what a column of paths names.
+    called ("line", "row", "image") and `notes` what is to be told of the file, where the Arrow file
+    does not say so. `open_bytes`, where given, reads what a column of paths names.
     """
 
     def __init__(
@@ -42,6 +48,7 @@ class Table:
         name: str,
         digest: str,
         unit: str = "row",
+        notes: Sequence[str] = (),
         open_bytes: Callable[[str], bytes] | None = None,
     ) -> None:
         if arrow.num_rows == 0:
@@ -52,7 +59,9 @@ class Table:
         self._open = open_bytes
         self.name = name
         self.digest = digest
-        self.unit = unit
+        told = arrow.schema.metadata or {}
+        self.unit = told[UNIT].decode() if UNIT in told else unit
+        self.notes = tuple(msgspec.json.decode(told[NOTES], type=list[str]) if told else notes)
 
     def __len__(self) -> int:
         return int(self._arrow.num_rows)
@@ -108,18 +117,33 @@ class Table:
                 )
         return found
 
-    def labels(self, column: str) -> list[str]:
-        """All values as names of classes. Raises InvalidInput, with the place, where there is none.
+    def labeled(self, column: str, *, numbers: bool = False) -> np.ndarray:
+        """The rows that have a label in a column, or a number, by their numbers in rising order."""
+        self.require(column)
+        cells = self._arrow[column]
+        if _is_text(cells.type):
+            words = pa.array(MISSING if numbers else UNLABELED, cells.type)
+            there = pc.invert(pc.is_in(pc.utf8_trim_whitespace(cells), words))
+            there = pc.and_(there, pc.is_valid(cells))
+        elif pa.types.is_floating(cells.type):
+            there = pc.invert(pc.is_null(cells, nan_is_null=True))
+        else:
+            there = pc.is_valid(cells)
+        return np.flatnonzero(there.to_numpy())
+
+    def labels(self, column: str, rows: np.ndarray) -> list[str]:
+        """The values of `rows` as names of classes. Raises InvalidInput, with the place, where
+        there is none.
 
         Whole numbers and booleans are taken as they are written.
         """
-        names = []
-        for index, value in enumerate(self.values(column)):
-            name = _label(value)
+        values, names = self.values(column), []
+        for index in rows.tolist():
+            name = _label(values[index])
             if name is None:
                 raise InvalidInput(
                     f"{self.place(index)}: {column!r} must be a label; received "
-                    f"{'nothing' if value in (None, '') else repr(value)[:80]}.",
+                    f"{'nothing' if values[index] in (None, '') else repr(values[index])[:80]}.",
                     param="data",
                 )
             names.append(name)
@@ -204,6 +228,11 @@ class Table:
             for row in zip(*parts, strict=True):
                 content = msgspec.msgpack.encode(row)
                 yield hashlib.blake2b(content, digest_size=16).digest()
+
+
+def noted(unit: str, notes: Sequence[str] = ()) -> dict[bytes, bytes]:
+    """Metadata of an Arrow file."""
+    return {UNIT: unit.encode(), NOTES: msgspec.json.encode(list(notes))}
 
 
 def write(path: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
