@@ -57,6 +57,18 @@ def decode(data: bytes, spec: ImageSpec, limits: Limits) -> Image.Image:
         raise InvalidInput(f"The image is damaged: {error}.") from None
 
 
+def is_image(data: bytes) -> bool:
+    """Whether the bytes begin as an image of a known format; nothing is decoded."""
+    try:
+        Image.open(io.BytesIO(data), formats=FORMATS)
+    except (
+        Image.DecompressionBombError, Image.DecompressionBombWarning,
+        OSError, ValueError, SyntaxError, OverflowError,
+    ) as error:  # fmt: skip
+        return isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning)
+    return True
+
+
 def to_array(image: Image.Image, spec: ImageSpec, dtype: str) -> np.ndarray:
     """Pixels as one sample of the model's input, in the layout and units of `spec`.
 

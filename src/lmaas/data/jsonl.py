@@ -67,7 +67,7 @@ def convert(source: Path, target: Path, encoding: str | None = None) -> None:
     """
     columns = _Columns()
     unit = LINE
-    for unit, number, row in _rows(source, encoding):
+    for unit, number, row in rows(source, encoding):
         for name, value in row.items():
             if value is not None:
                 columns.note(name, value, f"{source.name}, {unit} {number}")
@@ -80,7 +80,7 @@ def convert(source: Path, target: Path, encoding: str | None = None) -> None:
 
 def check(source: Path, encoding: str | None = None) -> None:
     """Raise InvalidInput, naming the line, for what no task reads; columns are not looked at."""
-    if not sum(bool(row) for _, _, row in _rows(source, encoding)):
+    if not sum(bool(row) for _, _, row in rows(source, encoding)):
         raise InvalidInput(f"{source.name} holds no samples.", param="data")
 
 
@@ -121,7 +121,8 @@ class _Columns:
         return TYPES[kind], True, {table.NESTED: b"1"} if kind == NESTED else None
 
 
-def _rows(source: Path, encoding: str | None) -> Iterator[tuple[str, int, dict[str, Any]]]:
+def rows(source: Path, encoding: str | None) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Each sample of the file with its place: LINE or ITEM, and which. Raises InvalidInput."""
     decoder = msgspec.json.Decoder(dict[str, Any])
     for unit, number, text in objects(source, encoding):
         try:
@@ -150,7 +151,7 @@ def _batches(
             values.clear()
         return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
-    for _, number, row in _rows(source, encoding):
+    for _, number, row in rows(source, encoding):
         for name, kind in kinds.items():
             value = row.get(name)
             if kind == NESTED and value is not None:

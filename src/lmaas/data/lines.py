@@ -24,10 +24,10 @@ MARKS: Final = {
 }  # fmt: skip
 """Longer marks stand first: UTF-32's begins with UTF-16's."""
 ENCODINGS: Final = (
-    "utf-8", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1", "cp1252", "cp1250", "cp1251", "cp1253", "cp1254",
-    "cp1255", "cp1256", "cp1257", "cp437", "cp850", "cp852", "cp866", "iso8859-2", "iso8859-5",
-    "iso8859-7", "iso8859-9", "iso8859-15", "koi8-r", "koi8-u", "mac-roman", "shift_jis", "cp932",
-    "euc_jp", "gbk", "gb18030", "big5", "euc_kr", "cp949",
+    "utf-8", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1", "cp1252", "cp1250", "cp1251",
+    "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp437", "cp850", "cp852", "cp866",
+    "iso8859-2", "iso8859-5", "iso8859-7", "iso8859-9", "iso8859-15", "koi8-r", "koi8-u",
+    "mac-roman", "shift_jis", "cp932", "euc_jp", "gbk", "gb18030", "big5", "euc_kr", "cp949",
 )  # fmt: skip
 """What a file's encoding may be said to be, under any name that Python knows it by."""
 GZIP: Final = ".gz"

@@ -1,8 +1,8 @@
 """From a file or folder to a table, by what it is and not only by what it is called."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from lmaas.data import csv, images, jsonl, parquet
 from lmaas.data.lines import GZIP, check_encoding
@@ -70,6 +70,29 @@ def read(path: Path, folder: Path, encoding: str | None = None) -> Table:
     if not arrow.exists():
         reader.convert(path, arrow, encoding)
     return Table(mapped(arrow), name=path.name, digest=digest)
+
+
+class Row(NamedTuple):
+    """A row of a file of text, in the order of its columns; `place` is where it stands."""
+
+    place: str
+    values: dict[str, Any]
+
+
+def rows(path: Path, encoding: str | None = None) -> Iterator[Row]:
+    """The rows of a CSV or JSONL file, one after another. Raises InvalidInput, with the line."""
+    suffix = suffix_of(path)
+    if suffix not in READERS or not READERS[suffix].text:
+        raise InvalidInput(f"{path.name} is no CSV or JSONL.", param="data")
+    if encoding is not None:
+        encoding = check_encoding(encoding)
+    if READERS[suffix] is JSONL:
+        for unit, number, values in jsonl.rows(path, encoding):
+            yield Row(f"{path.name}, {unit} {number}", values)
+        return
+    names, cells, _ = csv.read(path, encoding)
+    for number, row in cells:
+        yield Row(f"{path.name}, line {number}", dict(zip(names, row, strict=True)))
 
 
 def check(path: Path) -> None:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lmaas.errors import InvalidInput
-from lmaas.tasks.columns import category
+from lmaas.tasks.columns import MISSING, NUMBER, category
 
 LINE: Final = "\x00line"
 """The column with each sample's line number; no file can have a column of that name."""
@@ -26,11 +26,8 @@ NOTES: Final = b"notes"
 """Metadata of an Arrow file: what a place in its source is called, what is to be told of it."""
 BATCH_ROWS: Final = 16_384
 MAX_COLUMNS: Final = 4096
-MISSING: Final = ("", "NA", "N/A", "#N/A", "NaN", "nan", "null", "NULL", "None", "?")
-"""What a cell of text says when it has no value, blanks around it aside."""
 UNLABELED: Final = ("", "NA", "N/A", "#N/A", "NaN", "nan", "null", "NULL")
 """What a cell says that has no label; "None" and "?" are labels. Of numbers all of `MISSING`."""
-NUMBER: Final = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 
 
 class Table:
