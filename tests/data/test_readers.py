@@ -187,6 +187,13 @@ def test_parquet_and_its_faults(tmp_path: Path) -> None:
     refused(tmp_path, "c.parquet", "a,b\n1,2\n", "says that it is parquet")
 
 
+def test_whole_numbers_beyond_a_floats_are_numbers(tmp_path: Path) -> None:
+    table = load(tmp_path, "a.jsonl", '{"n": 9007199254740993}\n{"n": 1}\n')
+    np.testing.assert_array_equal(table.numbers("n"), [2.0**53, 1])
+    pq.write_table(pa.table({"n": pa.array([2**64 - 1], pa.uint64())}), tmp_path / "a.parquet")
+    np.testing.assert_array_equal(read(tmp_path / "a.parquet", tmp_path).numbers("n"), [2.0**64])
+
+
 def test_a_converted_file_is_read_again_only_when_its_content_changed(tmp_path: Path) -> None:
     first = load(tmp_path, "a.jsonl", '{"a": 1}\n')
     assert load(tmp_path, "a.jsonl", '{"a": 1}\n').digest == first.digest

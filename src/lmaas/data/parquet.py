@@ -47,9 +47,9 @@ def _field(source: Path, field: pa.Field) -> pa.Field:
     kind = field.type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    if pa.types.is_large_string(kind):
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         kind = pa.string()
-    if pa.types.is_large_binary(kind):
+    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
         kind = pa.binary()
     nested = pa.types.is_nested(kind)
     plain = (

@@ -199,7 +199,7 @@ class Table:
             raise InvalidInput(
                 f"{self.name}: {column!r} must hold numbers; it holds {cells.type}.", param="data"
             )
-        values = pc.cast(cells, pa.float64()).to_numpy()
+        values = pc.cast(cells, pa.float64(), safe=False).to_numpy()
         infinite = np.isinf(values)
         if infinite.any():
             raise InvalidInput(
