@@ -5,6 +5,7 @@ import csv
 import gzip
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -463,6 +464,14 @@ def test_predict_refuses_a_language_model_and_says_how_to_ask_it(
             assert (code, out) == (1, "")
             assert "is a language model" in err
     assert "lmaas chat" in err
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "pipe", "secret", "..", "none.png", "a\x00b", ""])
+def test_rows_send_nothing_but_images(tmp_path: Path, path: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "secret").write_text("a key")
+    with pytest.raises(InvalidInput, match=r"inputs\[0\]"):
+        tasks.get("image-classification").collect([{"image": path}], tmp_path)
 
 
 def test_every_task_has_rows() -> None:

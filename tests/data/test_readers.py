@@ -192,6 +192,8 @@ def test_whole_numbers_beyond_a_floats_are_numbers(tmp_path: Path) -> None:
     np.testing.assert_array_equal(table.numbers("n"), [2.0**53, 1])
     pq.write_table(pa.table({"n": pa.array([2**64 - 1], pa.uint64())}), tmp_path / "a.parquet")
     np.testing.assert_array_equal(read(tmp_path / "a.parquet", tmp_path).numbers("n"), [2.0**64])
+    nested = load(tmp_path, "b.jsonl", '{"n": [36893488147419103232]}\n' * 2)
+    assert len(set(nested.hashes(["n"]))) == 1
 
 
 def test_a_converted_file_is_read_again_only_when_its_content_changed(tmp_path: Path) -> None:

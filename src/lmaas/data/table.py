@@ -85,22 +85,26 @@ class Table:
 
     def values(self, column: str, indices: Sequence[int] | np.ndarray | None = None) -> list[Any]:
         """The column's values as plain Python, at `indices` or all; None where there is none."""
+        values = self._cells(column, indices)
+        if (self._arrow.schema.field(column).metadata or {}).get(NESTED):
+            return [None if v is None else msgspec.json.decode(v) for v in values]
+        return values
+
+    def _cells(self, column: str, indices: Sequence[int] | np.ndarray | None) -> list[Any]:
+        """The column's values, lists and objects of a JSONL file as JSON."""
         self.require(column)
         cells = self._arrow[column]
         if indices is None:
             values: list[Any] = cells.to_pylist()
-        else:
-            # Arrow's own `take` joins all chunks first, so a batch would cost what the table does.
-            rows = np.asarray(indices, np.int64)
-            chunks = np.searchsorted(self._starts, rows, "right") - 1
-            offsets = rows - self._starts[chunks]
-            values = [
-                cells.chunk(chunk)[offset].as_py()
-                for chunk, offset in zip(chunks.tolist(), offsets.tolist(), strict=True)
-            ]
-        if (self._arrow.schema.field(column).metadata or {}).get(NESTED):
-            return [None if v is None else msgspec.json.decode(v) for v in values]
-        return values
+            return values
+        # Arrow's own `take` joins all chunks first, so a batch would cost what the table does.
+        rows = np.asarray(indices, np.int64)
+        chunks = np.searchsorted(self._starts, rows, "right") - 1
+        offsets = rows - self._starts[chunks]
+        return [
+            cells.chunk(chunk)[offset].as_py()
+            for chunk, offset in zip(chunks.tolist(), offsets.tolist(), strict=True)
+        ]
 
     def texts(self, column: str) -> list[str]:
         """All values as texts. Raises InvalidInput, with the place, where there is none."""
@@ -221,7 +225,7 @@ class Table:
             if self._open is not None and len(columns) == 1:
                 parts = [[self.content(columns[0], i) for i in rows]]
             else:
-                parts = [self.values(column, list(rows)) for column in columns]
+                parts = [self._cells(column, rows) for column in columns]
             for row in zip(*parts, strict=True):
                 content = msgspec.msgpack.encode(row)
                 yield hashlib.blake2b(content, digest_size=16).digest()

@@ -10,7 +10,7 @@ import binascii
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
@@ -30,6 +30,10 @@ from lmaas.tasks.base import (
     texts_of,
 )
 from lmaas.types import BATCH, Answer, ImageSpec, Payload, Signature
+
+
+MAX_FILE_BYTES: Final = 256 << 20
+"""How long an image that a row names may be."""
 
 
 class Label(msgspec.Struct, frozen=True):
@@ -154,13 +158,15 @@ class ImageClassification:
         found = []
         for index, path in enumerate(texts_of(rows, "image")):
             try:
-                data = (folder / path).read_bytes()
+                file = folder / path
+                usual = file.is_file() and file.stat().st_size <= MAX_FILE_BYTES
+                data = file.read_bytes() if usual else b""
             except (OSError, ValueError) as error:
                 told = error.strerror if isinstance(error, OSError) else error
                 raise InvalidInput(f"inputs[{index}]: {path[:200]!r}: {told}.") from None
             if not image.is_image(data):
                 # What is sent away is nothing but images, whatever a file of rows names.
-                raise InvalidInput(f"inputs[{index}]: {path[:200]!r} is no image that is read.")
+                raise InvalidInput(f"inputs[{index}]: {path[:200]!r} is no file of an image.")
             found.append(base64.b64encode(data).decode())
         return found
 
