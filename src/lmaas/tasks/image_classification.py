@@ -31,7 +31,6 @@ from lmaas.tasks.base import (
 )
 from lmaas.types import BATCH, Answer, ImageSpec, Payload, Signature
 
-
 MAX_FILE_BYTES: Final = 256 << 20
 """How long an image that a row names may be."""
 
