@@ -70,7 +70,8 @@ class DataChoice(Record, frozen=True, kw_only=True):
 
     `validation` and `test` are files too, or the share of `train` that is held out, drawn with the
     run's seed. `columns` maps a task's field (`text`, `label`, …) to the column of the data.
-    `options` are the task's (`max_length`, image size, …).
+    `options` are the task's (`max_length`, image size, …). `encoding` is that of files of text that
+    are not UTF-8 (`latin-1`, `cp1252`, …); a byte order mark says UTF-16 by itself.
     """
 
     train: Annotated[str, Meta(min_length=1)]
@@ -78,6 +79,7 @@ class DataChoice(Record, frozen=True, kw_only=True):
     test: str | BelowOne | None = None
     columns: dict[str, str] = msgspec.field(default_factory=dict)
     options: dict[str, Any] = msgspec.field(default_factory=dict)
+    encoding: str | None = None
 
 
 class Optimizer(Record, frozen=True, kw_only=True):

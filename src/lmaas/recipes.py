@@ -1,6 +1,7 @@
 """`lmaas.train`, and what the command line shares with it: recipe files, a server for a run."""
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -109,16 +110,47 @@ def read_recipe(path: Path) -> dict[str, Any]:
 def send_data(client: Client, recipe: Recipe) -> Recipe:
     """The recipe with the ids of the data files of this machine, which are sent to the server.
 
-    Folders, and paths that are not here, stay what they are: paths of the server.
+    Folders, and paths that are not here, stay what they are: paths of the server. Texts in another
+    encoding are sent as UTF-8. Raises InvalidInput where only some of such files are here.
     """
-    paths = {
+    data = recipe.data
+    named = {
         split: value
         for split in ("train", "validation", "test")
-        if isinstance(value := getattr(recipe.data, split), str) and Path(value).is_file()
+        if isinstance(value := getattr(data, split), str)
     }
-    sent = {path: client.upload_file(path) for path in set(paths.values())}
+    paths = {split: value for split, value in named.items() if Path(value).is_file()}
+    if not paths:
+        return recipe
+    if data.encoding is not None and len(paths) < len(named):
+        raise InvalidInput(
+            f"{', '.join(sorted(named.keys() - paths.keys()))} is not a file of this machine, so "
+            "data.encoding would be that of some files only.",
+            hint="Give all files as UTF-8.",
+            param="data.encoding",
+        )
+    with tempfile.TemporaryDirectory(prefix="lmaas-") as scratch:
+        sent = {
+            path: client.upload_file(_as_utf8(Path(path), data.encoding, Path(scratch)))
+            for path in set(paths.values())
+        }
     ids = {split: sent[path] for split, path in paths.items()}
-    return msgspec.structs.replace(recipe, data=msgspec.structs.replace(recipe.data, **ids))
+    return msgspec.structs.replace(recipe, data=msgspec.structs.replace(data, **ids, encoding=None))
+
+
+def _as_utf8(path: Path, encoding: str | None, scratch: Path) -> Path:
+    """The file itself, or where it has another encoding a copy that is UTF-8, of the same name."""
+    from lmaas.data.lines import GZIP, check_encoding, lines
+
+    if encoding is None:
+        return path
+    copy = scratch / str(len(list(scratch.iterdir()))) / path.name
+    if copy.suffix.lower() == GZIP:
+        copy = copy.with_suffix("")
+    copy.parent.mkdir()
+    with copy.open("w", encoding="utf-8", newline="") as file:
+        file.writelines(line for _, line in lines(path, check_encoding(encoding)))
+    return copy
 
 
 def push_base(client: Client, recipe: Recipe) -> Recipe:

@@ -1,5 +1,7 @@
 """`lmaas train`, `lmaas jobs` and `lmaas.train`, with a tiny run on a real server."""
 
+import csv
+import gzip
 import json
 import subprocess
 import sys
@@ -108,6 +110,42 @@ def test_flags_alone_say_what_is_trained(run: Run) -> None:
     assert "Samples: 30 train, 10 validation." in done.err
 
 
+def test_a_table_as_people_have_it_is_trained_on_and_predicted(run: Run, folder: Path) -> None:
+    rows = [f"{i};{i % 7};{'größer' if i % 7 > 3 else 'kleiner'}" for i in range(80)]
+    rows[3], rows[50] = "3;5;", "50;2; "
+    content = "\r".join([";number;kind", *rows]).encode("latin-1")
+    (folder / "numbers.csv.gz").write_bytes(gzip.compress(content))
+    asked = ("train", "--task", "tabular", "--data", "numbers.csv.gz", "--framework", "lightgbm",
+             "--set", "data.columns.target=kind")  # fmt: skip
+    refused = run(*asked)
+    assert refused.code == 1
+    assert "--set data.encoding=latin-1" in refused.err
+    done = run(*asked, "--set", "data.encoding=latin-1")
+    assert done.code == 0, done.err
+    assert "The first column has no name: it is an index, and left out." in done.err
+    assert (
+        "Rows of numbers.csv.gz passed over, since they have no value of 'kind': 2 (line 5, "
+        in (done.err)
+    )
+    told = run("predict", "numbers:1", "numbers.csv.gz", "--encoding", "latin-1", "--out", "a.csv")
+    assert (told.code, told.out) == (0, ""), told.err
+    assert "Wrote 80 rows to a.csv." in told.err
+    with (folder / "a.csv").open(newline="") as file:
+        answers = list(csv.DictReader(file))
+    assert list(answers[0]) == ["number", "kind", "prediction", "score"]
+    right = ["größer" if int(row["number"]) > 3 else "kleiner" for row in answers]
+    assert [row["prediction"] for row in answers] == right
+    assert [i for i, row in enumerate(answers) if not row["kind"].strip()] == [3, 50]
+    (folder / "bad.csv").write_text("number\n1\nmany\n")
+    told = run("predict", "numbers", "bad.csv", "--out", "b.csv")
+    assert told.code == 1
+    assert "bad.csv, line 3: 'number' must be a number" in told.err
+    assert not (folder / "b.csv").exists()
+    assert run("predict", "numbers", "bad.csv", "--out", "b.xls").code == 1
+    assert "is what is read" in run("predict", "numbers", "bad.csv", "--out", "./bad.csv").err
+    assert "has no field 'text'" in run("predict", "numbers", "bad.csv", "--column", "text=a").err
+
+
 def test_the_queue_is_worked_on_without_a_server(run: Run) -> None:
     done = run("train", "bars.yaml", "--detach", "--priority", "2", "--json")
     job = json.loads(done.out)
@@ -170,15 +208,15 @@ def test_python_trains_at_the_live_server_of_the_home(folder: Path) -> None:
 
 
 def test_a_named_server_is_sent_the_data(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = "".join(f"{i},{'odd' if i % 2 else 'even'}\n" for i in range(60))
-    (folder / "numbers.csv").write_text(f"number,kind\n{rows}")
+    rows = "".join(f"{i},{'öd' if i % 2 else 'even'}\n" for i in range(60))
+    (folder / "numbers.csv").write_text(f"number,kind\n{rows}", "latin-1")
     with serving(folder / "home", max_running_jobs=0) as server:
         with pytest.raises(SystemExit) as ended:
             main(
                 [
                     "--url", server.url, "--key", server.key, "train", "--task", "tabular",
                     "--data", "numbers.csv", "--set", "data.columns.target=kind", "--detach",
-                    "--json",
+                    "--json", "--set", "data.encoding=latin-1",
                 ]
             )  # fmt: skip
         assert ended.value.code == 0
@@ -186,7 +224,8 @@ def test_a_named_server_is_sent_the_data(folder: Path, capsys: pytest.CaptureFix
         assert job["name"] == "numbers"
         file_id = job["recipe"]["data"]["train"]
         path = folder / "home" / "files" / file_id / "content" / "numbers.csv"
-        assert path.read_text() == f"number,kind\n{rows}"
+        assert path.read_text("utf-8") == f"number,kind\n{rows}"
+        assert job["recipe"]["data"].get("encoding") is None
 
 
 def test_a_checkpoint_of_this_machine_is_trained_on(folder: Path, run: Run) -> None:

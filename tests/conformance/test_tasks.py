@@ -1,7 +1,12 @@
 """The kit that every task passes. A new task is tested by adding an example to EXAMPLES."""
 
+import contextlib
+import csv
+import gzip
 import io
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +17,13 @@ from PIL import Image
 
 from checkpoints import word_tokenizer
 from lmaas import tasks
+from lmaas.cli import main
 from lmaas.codecs.limits import Limits
+from lmaas.data.reading import rows
 from lmaas.errors import InvalidInput, LMaaSError, PayloadTooLarge
 from lmaas.tasks import Task
 from lmaas.tasks.columns import Category, Columns, Number
-from lmaas.types import ImageSpec, LanguageSpec, Payload, Signature, TensorSpec
+from lmaas.types import Answer, ImageSpec, LanguageSpec, Payload, Signature, TensorSpec
 
 
 class Example(msgspec.Struct):
@@ -65,6 +72,7 @@ TABLE = Signature(
     labels=("no", "yes"),
     outputs_are="logits",
 )
+VALUE = Signature(inputs=(spec("features", -1, 4),), outputs=(spec("y", -1, 1),))
 EXAMPLES = [
     Example(
         "image-classification",
@@ -97,6 +105,12 @@ EXAMPLES = [
         TABLE,
         json.dumps({"inputs": {"age": 31, "job": "nurse"}}).encode(),
         msgspec.structs.replace(TABLE, labels=("just one",)),
+    ),
+    Example(
+        "tabular",
+        VALUE,
+        json.dumps({"inputs": {"age": 31, "job": "nurse"}}).encode(),
+        msgspec.structs.replace(VALUE, outputs=(spec("y", -1, 2),)),
     ),
     Example(
         "text-ranking",
@@ -338,3 +352,127 @@ def test_top_k_and_function() -> None:
     for bad in ({"top_k": 0}, {"top_k": 2.5}, {"function_to_apply": "tanh"}, {"topk": 1}):
         with pytest.raises(InvalidInput):
             ask(**bad)
+
+
+ROWS: dict[str, tuple[str, str]] = {
+    "image-classification": ("rows.csv", "id,image\n1,a.png\n2,a.png\n3,a.png\n"),
+    "tensor": ("rows.jsonl", '{"a": [1.0, 2.0], "b": 3}\n' * 3),
+    "embedding": ("rows.csv.gz", "id;text\n1;a b\n2;c\n3;a\n"),
+    "text-classification": ("rows.jsonl", '{"id": 1, "text": "a b"}\n' * 3),
+    "tabular": ("rows.csv", ',age,job,ill\n0,31,nurse,no\n1,,"a, b",\n2,NA,,yes\n'),
+    "text-ranking": ("rows.tsv", "query\tdocument\na\tb c\na\tc\nb\ta\n"),
+}
+"""For each task a file of three rows, as people have them."""
+
+
+class Stub:
+    """Stands for a server: a task between random outputs of a model."""
+
+    def __init__(self, example: Example, task: Task) -> None:
+        self._example = example
+        self._task = task
+        self._signature = task.check_signature(example.signature)
+
+    def task(self, name: str) -> str:
+        return self._example.task
+
+    def answer(self, name: str, payload: Payload) -> Answer:
+        batch = self._task.read(payload, self._signature, Limits())
+        outputs = outputs_for(self._signature, batch.size)
+        return self._task.write(outputs, batch, self._signature, "model:1")
+
+
+@pytest.fixture
+def predict(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """`lmaas predict` at a stub: the exit code, and what it prints."""
+
+    def run(stub: Any, *arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(
+            "lmaas.cli.predict.server_or_none", lambda _: contextlib.nullcontext(stub)
+        )
+        with pytest.raises(SystemExit) as ended:
+            main(["predict", "model", *map(str, arguments)])
+        printed = capsys.readouterr()
+        return int(str(ended.value.code)), printed.out, printed.err
+
+    return run
+
+
+def test_predict_prints_every_task(
+    example: Example, task: Task, tmp_path: Path, predict: Callable[..., tuple[int, str, str]]
+) -> None:
+    file = tmp_path / "call.json"
+    file.write_bytes(example.body)
+    stub = Stub(example, task)
+    code, out, err = predict(stub, file)
+    assert (code, err) == (0, "")
+    assert out.strip()
+    code, out, err = predict(stub, file, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == json.loads(
+        stub.answer("model", Payload(format="json", body=example.body)).body
+    )
+
+
+def test_predict_takes_rows_and_gives_them_back_for_every_task(
+    example: Example, task: Task, tmp_path: Path, predict: Callable[..., tuple[int, str, str]]
+) -> None:
+    name, content = ROWS[example.task]
+    file, image = tmp_path / name, io.BytesIO()
+    raw = content.encode()
+    file.write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(image, "PNG")
+    (tmp_path / "a.png").write_bytes(image.getvalue())
+    stub = Stub(example, task)
+    code, out, err = predict(stub, file)
+    assert (code, err) == (0, ""), err
+    told: list[Any]
+    if ".jsonl" in name:
+        told = [json.loads(line) for line in out.splitlines()]
+    else:
+        told = list(csv.DictReader(io.StringIO(out), delimiter="\t" if ".tsv" in name else ","))
+    assert len(told) == 3
+    before, after = list(rows(file)), told
+    for row, answered in zip(before, after, strict=True):
+        assert {name: answered[name] for name in row.values} == row.values
+        assert answered.keys() - row.values.keys()
+    written = tmp_path / "out.jsonl.gz"
+    code, out, err = predict(stub, file, "--out", written)
+    assert (code, out) == (0, "")
+    assert "Wrote 3 rows" in err
+    as_lines = [json.loads(line) for line in gzip.decompress(written.read_bytes()).splitlines()]
+    assert [row.keys() for row in as_lines] == [row.keys() for row in told]
+    assert not list(tmp_path.glob(".*part"))
+
+
+def test_predict_refuses_a_language_model_and_says_how_to_ask_it(
+    tmp_path: Path, predict: Callable[..., tuple[int, str, str]]
+) -> None:
+    class Language:
+        def task(self, name: str) -> str:
+            return "text-generation"
+
+        def answer(self, name: str, payload: Payload) -> Answer:
+            raise InvalidInput("model:1 is a language model: it is not called this way.")
+
+    for name, content in (("a.json", '{"inputs": "a"}'), ("a.csv", "prompt\na\n")):
+        (tmp_path / name).write_text(content)
+        for more in ((), ("--json",)):
+            code, out, err = predict(Language(), tmp_path / name, *more)
+            assert (code, out) == (1, "")
+            assert "is a language model" in err
+    assert "lmaas chat" in err
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "pipe", "secret", "..", "none.png", "a\x00b", ""])
+def test_rows_send_nothing_but_images(tmp_path: Path, path: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "secret").write_text("a key")
+    with pytest.raises(InvalidInput, match=r"inputs\[0\]"):
+        tasks.get("image-classification").collect([{"image": path}], tmp_path)
+
+
+def test_every_task_has_rows() -> None:
+    assert set(ROWS) == set(tasks.TASKS) - WITHOUT_ARRAYS

@@ -84,7 +84,7 @@ def test_damage_within_a_parquet_and_a_zip_is_found(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="outside itself"):
         check(zipped(tmp_path / "a.zip", "../cat/1.png"))
     with pytest.raises(InvalidInput, match="not an image in the folder of a class"):
-        check(zipped(tmp_path / "a.zip", "cat/1.pkl"))
+        check(zipped(tmp_path / "a.zip", "cat/1.png", "2.png"))
 
 
 @pytest.fixture

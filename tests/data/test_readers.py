@@ -1,3 +1,4 @@
+import gzip
 import io
 import json
 import pickle
@@ -10,7 +11,8 @@ import pyarrow.parquet as pq  # noqa: TID253
 import pytest
 from PIL import Image
 
-from lmaas.data.reading import read
+from lmaas.data.csv import INDEX
+from lmaas.data.reading import check, read
 from lmaas.data.splitting import classes, hold_out, numbers_of, overlap
 from lmaas.data.table import Table
 from lmaas.errors import InvalidInput
@@ -62,7 +64,6 @@ def test_jsonl_keeps_values_and_line_numbers(tmp_path: Path) -> None:
         ('{"a": 99999999999999999999}\n', ("line 1", "64 bits")),
         ('{"a": NaN}\n', ("line 1",)),
         (b'{"a": "b"}\n{"a": "\xe4"}\n', ("line 2", "not UTF-8", "0xe4")),
-        ('{"a": 1}\n'.encode("utf-16"), ("UTF-16", "expected UTF-8")),
         ('{"a": 1}\n{"a": "\x00"}', ("line 2", "zero byte")),
         ('{"": 1}\n', ("no name",)),
         ("\n \n", ("no samples",)),
@@ -162,7 +163,7 @@ def test_a_value_of_another_kind_is_told_with_its_line(tmp_path: Path) -> None:
     for call, words in (
         (lambda: table.numbers("x"), "line 4: 'x' must be a number; received 'three'"),
         (lambda: table.texts("t"), "line 3: 't'"),
-        (lambda: table.labels("t"), "line 3: 't'"),
+        (lambda: table.labels("t", np.arange(3)), "line 3: 't'"),
         (lambda: table.values("nope"), "no column 'nope'; it has x, y, t"),
     ):
         with pytest.raises(InvalidInput, match=words):
@@ -179,11 +180,20 @@ def test_parquet_and_its_faults(tmp_path: Path) -> None:
     )
     table = read(path, tmp_path)
     assert table.content("image", 1) == png()
-    assert table.labels("label") == ["a", "b"]
+    assert table.labels("label", np.arange(2)) == ["a", "b"]
     assert table.place(1) == "a.parquet, row 2"
     whole = path.read_bytes()
     refused(tmp_path, "b.parquet", whole[: len(whole) // 2] + whole[-8:], "b.parquet", "damaged")
     refused(tmp_path, "c.parquet", "a,b\n1,2\n", "says that it is parquet")
+
+
+def test_whole_numbers_beyond_a_floats_are_numbers(tmp_path: Path) -> None:
+    table = load(tmp_path, "a.jsonl", '{"n": 9007199254740993}\n{"n": 1}\n')
+    np.testing.assert_array_equal(table.numbers("n"), [2.0**53, 1])
+    pq.write_table(pa.table({"n": pa.array([2**64 - 1], pa.uint64())}), tmp_path / "a.parquet")
+    np.testing.assert_array_equal(read(tmp_path / "a.parquet", tmp_path).numbers("n"), [2.0**64])
+    nested = load(tmp_path, "b.jsonl", '{"n": [36893488147419103232]}\n' * 2)
+    assert len(set(nested.hashes(["n"]))) == 1
 
 
 def test_a_converted_file_is_read_again_only_when_its_content_changed(tmp_path: Path) -> None:
@@ -213,6 +223,109 @@ def test_a_file_that_is_not_what_it_says(
     refused(tmp_path, name, content, word)
 
 
+LF = "\n"
+LINES = '{"name": "Ann", "age": "31"}\n{"name": "Björn", "age": "40"}'
+TABLE = "name,age\nAnn,31\nBjörn,40\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("cr.csv", TABLE.replace("\n", "\r").encode()),
+        ("crlf.csv", TABLE.replace("\n", "\r\n").encode()),
+        ("bars.csv", TABLE.replace(",", "|").encode()),
+        ("semicolons.csv", TABLE.replace(",", ";").encode()),
+        ("tabs.csv", TABLE.replace(",", "\t").encode()),
+        ("stated.csv", ("sep=;\n" + TABLE.replace(",", ";")).encode()),
+        ("packed.csv.gz", gzip.compress(TABLE.encode())),
+        ("packed.tsv.GZ", gzip.compress(TABLE.replace(",", "\t").encode())),
+        ("wide.csv", TABLE.encode("utf-16")),
+        ("mark.csv", TABLE.encode("utf-8-sig")),
+        ("a.jsonl.gz", gzip.compress(LINES.encode())),
+        ("a.json", f"[{LINES.replace(LF, f',{LF} ')}]".encode()),
+        ("index.csv", ",name,age\n0,Ann,31\n1,Björn,40\n".encode()),
+    ],
+)  # fmt: skip
+def test_tables_as_people_have_them(tmp_path: Path, name: str, content: bytes) -> None:
+    table = load(tmp_path, name, content)
+    assert table.columns == ("name", "age")
+    assert table.values("name") == ["Ann", "Björn"]
+    assert table.values("age") == ["31", "40"]
+    assert table.place(1) == {
+        "stated.csv": "stated.csv, line 4", "a.jsonl.gz": "a.jsonl.gz, line 2",
+        "a.json": "a.json, item 2",
+    }.get(name, f"{name}, line 3")  # fmt: skip
+    assert table.notes == ((INDEX,) if name == "index.csv" else ())
+    check(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("content", "columns"),
+    [
+        ("size, in cm;age\n1,5;2\n", ("size, in cm", "age")),
+        ("name|note\na,b|c;d\ne,f|g;h\n", ("name", "note")),
+        ("a\n1,2\n", ()),
+    ],
+)
+def test_the_separator_is_what_cuts_all_rows_alike(
+    tmp_path: Path, content: str, columns: tuple[str, ...]
+) -> None:
+    if not columns:
+        refused(tmp_path, "a.csv", content, "line 2", "2 cells", "1 columns")
+    else:
+        assert load(tmp_path, "a.csv", content).columns == columns
+
+
+def test_another_encoding_is_offered_and_read_when_it_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    for encoding, text in (("latin-1", "ä"), ("cp1252", "ä „quoted“"), ("utf-16-le", "ä")):
+        path.write_bytes(f"a,b\n1,{text}\n".encode(encoding))
+        with pytest.raises(InvalidInput) as caught:
+            read(path, tmp_path / "cache")
+        if encoding != "utf-16-le":
+            assert f"data.encoding: {encoding}" in str(caught.value.hint)
+        assert read(path, tmp_path / "cache", encoding).values("b") == [text]
+    for bad in ("utf-99", "unicode_escape", "rot13", "hex", ""):
+        with pytest.raises(InvalidInput, match="no encoding"):
+            read(path, tmp_path / "cache", bad)
+    (tmp_path / "b.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InvalidInput, match="has no encoding"):
+        read(tmp_path / "b.parquet", tmp_path / "cache", "latin-1")
+
+
+def test_a_gzip_that_unpacks_to_too_much_or_is_cut_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused(tmp_path, "cut.csv.gz", gzip.compress(TABLE.encode() * 99)[:-20], "damaged gzip")
+    refused(tmp_path, "a.csv.gz", TABLE, "says that it is gzip")
+    refused(tmp_path, "a.parquet.gz", gzip.compress(b"PAR1"), "only files of text")
+    monkeypatch.setattr("lmaas.data.lines.SMALL_GZIP_BYTES", 1 << 20)
+    bomb = gzip.compress(b"a,b\n" + b"1,2\n" * 1_000_000)
+    refused(tmp_path, "bomb.csv.gz", bomb, "more than 200 times its size")
+
+
+def test_files_beside_images_are_passed_over_and_told(tmp_path: Path) -> None:
+    members = {"cat/1.png": png(), "dog/2.png": png()}
+    junk = {"cat/Thumbs.db": b"x", "README.txt": b"x", "labels.csv": b"a"}
+    folder = tmp_path / "pets"
+    for name, content in {**members, **junk, ".DS_Store": b"x"}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    for table in (read(folder, tmp_path), read(zipped(tmp_path, **members, **junk), tmp_path)):
+        assert len(table) == 2
+        (note,) = table.notes
+        assert ": 3 (" in note
+        assert all(name in note for name in junk)
+
+
+def test_rows_without_a_label_are_known(tmp_path: Path) -> None:
+    table = load(tmp_path, "a.csv", "x,y\n1,a\n2,\n3, NA \n4,None\n5,?\n")
+    assert table.labeled("y").tolist() == [0, 3, 4]
+    assert table.labeled("y", numbers=True).tolist() == [0]
+    table = load(tmp_path, "a.jsonl", '{"y": 1.5}\n{"y": null}\n{"x": 1}\n')
+    assert table.labeled("y").tolist() == [0]
+
+
 def zipped(tmp_path: Path, **members: bytes) -> Path:
     path = tmp_path / f"{len(list(tmp_path.glob('*.zip')))}.zip"
     with zipfile.ZipFile(path, "w") as archive:
@@ -235,7 +348,7 @@ def test_a_folder_and_a_zip_of_it_are_the_same_samples(tmp_path: Path) -> None:
         read(zipped(tmp_path, **around, **{"__MACOSX/pets/._x": b"x"}), tmp_path),
     ]
     for table in tables:
-        assert table.labels("label") == ["cat"] * 3 + ["dog"] * 3
+        assert table.labels("label", np.arange(6)) == ["cat"] * 3 + ["dog"] * 3
         assert table.content("image", 5) == png(20)
     assert len({tuple(table.hashes(["image"])) for table in tables}) == 1
     (folder / "cat" / "0.png").write_bytes(png(99))
@@ -249,7 +362,9 @@ def test_a_folder_and_a_zip_of_it_are_the_same_samples(tmp_path: Path) -> None:
         ({"/x/a.png": b""}, "outside itself"),
         ({"C:\\x\\a.png": b""}, "outside itself"),
         ({"a.png": b""}, "not an image in the folder of a class"),
-        ({"cat/a.py": b""}, "not an image in the folder of a class"),
+        ({"cat/a.py": b""}, "no images.*cat/a.py"),
+        ({"cat/a.HEIC": b"", "cat/b.png": b""}, "cat/a.HEIC is HEIC, which is not read"),
+        ({"cat/a.avif": b"", "cat/b.png": b""}, "cat/a.avif is AVIF, which is not read"),
         ({".hidden/a.png": b""}, "no images"),
     ],
 )

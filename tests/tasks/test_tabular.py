@@ -70,7 +70,7 @@ def test_a_classifier_answers_scores_best_first(tmp_path: Path) -> None:
     [
         ({"age": 1, "job": "x"}, r"inputs\[0\]: lacks 'height'"),
         ({"age": 1, "job": "x", "height": 1, "size": 2}, "unknown column 'size'"),
-        ({"age": "31", "job": "x", "height": 1}, "'age' must be a number or null; received '31'"),
+        ({"age": "old", "job": "x", "height": 1}, "'age' must be a number or null; received 'old'"),
         ({"age": True, "job": "x", "height": 1}, "'age' must be a number"),
         ({"age": 1, "job": ["x"], "height": 1}, "'job' must be a text, number or null"),
         ([1, 2, 3], "must be an object; received int"),

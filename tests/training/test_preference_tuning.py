@@ -187,7 +187,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
         ({**PAIRS[0], "non_preferred_output": [{"role": "user", "content": "a"}]},
          "line 2.*no assistant"),
         (pair("a", "same", "same"), "p.jsonl, line 2: both answers are the same"),
-        (pair("a", "b", "hello " * 400), "p.jsonl, line 2 has .* tokens; the model takes 512"),
+        (pair("a", "b", "hello " * 400), "p.jsonl, line 2 has .* tokens; at most 512 are taken"),
     ],
 )  # fmt: skip
 def test_a_bad_line_is_named(tmp_path: Path, row: Any, told: str) -> None:

@@ -10,11 +10,13 @@ import torch
 from checkpoints import make_qwen3
 from lmaas.errors import InvalidInput
 from lmaas.recipe import Recipe, recipe_of
+from lmaas.runtime.language.template import Template
+from lmaas.runtime.language.text import Reader
 from lmaas.runtime.language.tokens import Tokens
 from lmaas.training import problems
 from lmaas.training.base import IGNORED, Facts, Feed
 from lmaas.training.problems.metrics import METRICS
-from lmaas.training.problems.text_generation import TextGeneration
+from lmaas.training.problems.text_generation import CHATML, TextGeneration
 
 QUESTIONS = [(f"What is {a} + {b}?", f"{a} + {b} = {a + b}") for a in range(4) for b in range(4)]
 
@@ -193,7 +195,7 @@ def test_a_new_model_has_a_vocabulary_of_its_data(tmp_path: Path) -> None:
         ({"question": "a"}, "line 2.*question"),
         (chat("a", "b") | {"more": 1}, "line 2.*more"),
         ([1], "line 2"),
-        (chat("hello " * 400, "b"), "train.jsonl, line 2 has .* tokens; the model takes 512"),
+        (chat("hello " * 400, "b"), "train.jsonl, line 2 has .* tokens; at most 512 are taken"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, row: Any, told: str) -> None:
@@ -263,3 +265,98 @@ def test_what_cannot_be_honoured_is_refused(
     with pytest.raises(InvalidInput) as refused:
         problem(tmp_path, **more)
     assert refused.value.param == param
+
+
+CALLING = [
+    {"role": "user", "content": "weather in Oslo?"},
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"function": {"name": "weather", "arguments": {"at": "Oslo", "days": 2}}}],
+    },
+    {"role": "tool", "content": "cold"},
+    {"role": "assistant", "content": "It is cold."},
+]
+OFFERED = [{"type": "function", "function": {"name": "weather", "description": "tells it"}}]
+
+
+def test_new_models_learn_the_calls_that_serving_reads(tmp_path: Path) -> None:
+    rows = [{"messages": CALLING, "tools": OFFERED}] * 2
+    train = write(tmp_path / "train.jsonl", rows)
+    this = TextGeneration(recipe(train, data={"validation": 0.0}), tmp_path, None)
+    new = tmp_path / "new"
+    (told,) = set(learned(this.feed("train", np.arange(2), epoch=0), new))
+    call, rest = told.split("<|im_end|>", 1)
+    reader = Reader(tools=True)
+    reader.feed(call)
+    reader.end()
+    text, _, (read,) = reader.take()
+    assert text == ""
+    assert (read.name, json.loads(read.arguments)) == ("weather", {"at": "Oslo", "days": 2})
+    assert rest == "It is cold.<|im_end|>"
+    asked = this.feed("train", np.arange(1), epoch=0).inputs["input_ids"][0]
+    tokens = Tokens(new)
+    assert "tells it" in "".join(tokens.text_of(int(token)) for token in asked)
+    # What is asked for at serving is the beginning of what was learned.
+    template = Template.load(new)
+    assert template is not None
+    assert "tools" in template.source
+
+
+@pytest.mark.parametrize(
+    ("cut", "row", "what"),
+    [
+        ("message.tool_calls", {"messages": CALLING}, "the tool call 'weather' of message 2"),
+        ("call.function.name", {"messages": CALLING}, "the tool call 'weather' of message 2"),
+        ("call.function.arguments", {"messages": CALLING}, "the tool call 'weather' of message 2"),
+        ("tools", {"messages": CALLING, "tools": OFFERED}, "the tools"),
+        (
+            "message.content",
+            {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+            "the content of message 1 (user)",
+        ),
+        (
+            "",
+            {"messages": [{"role": "user", "content": "a"},
+                          {"role": "assistant", "content": "b", "reasoning_content": "c"}]},
+            "the reasoning of message 2",
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_template_leaves_out_is_refused_with_its_line(
+    tmp_path: Path, cut: str, row: dict[str, Any], what: str
+) -> None:
+    base = make_qwen3(tmp_path / "base")
+    source = CHATML
+    if cut:
+        source = source.replace(cut, "''" if "." in cut and cut != "message.tool_calls" else "[]")
+    (base / "chat_template.jinja").write_text(source)
+    train = write(
+        tmp_path / "train.jsonl", [chat("a", "b"), row] if cut != "message.content" else [row]
+    )
+    with pytest.raises(InvalidInput) as caught:
+        TextGeneration(recipe(train, data={"validation": 0.0}), tmp_path, base)
+    assert f"train.jsonl, line {1 if cut == 'message.content' else 2}" in caught.value.message
+    assert f"leaves out {what}" in caught.value.message
+
+
+def test_a_hint_about_the_length_does_not_lead_to_the_next_refusal(tmp_path: Path) -> None:
+    train = write(tmp_path / "train.jsonl", [chat("what " * 30, "b")])
+
+    def refused(base: Path | None, **more: Any) -> str:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        with pytest.raises(InvalidInput) as caught:
+            TextGeneration(recipe(train, **more), folder, base)
+        return str(caught.value.hint)
+
+    base = make_qwen3(tmp_path / "base")
+    short: dict[str, Any] = {"validation": 0.0, "options": {"max_length": 16}}
+    assert "data.options.max_length (to 512 at most)" in refused(base, data=short)
+    small = {"options": {"context": 16}}
+    plain: dict[str, Any] = {"validation": 0.0}
+    told = refused(None, data=plain, model=small)
+    assert "model.options.context" in told
+    assert "max_length" not in told
+    over: dict[str, Any] = {"validation": 0.0, "options": {"max_length": 4000}}
+    assert "at most 512" in refused(base, data=over)
+    assert "model.options.context" in refused(None, data=over)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmaas.cli.output import home_options, json_option, printable, progress, server_options
+from lmaas.cli.references import MODEL
 from lmaas.cli.target import server_or_none
 from lmaas.errors import InvalidInput
 
@@ -27,7 +28,7 @@ COMMANDS = {
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", type=MODEL)
 @click.option("--message", "-m", help="Ask this one thing and leave.")
 @click.option("--system", help="What the model should be.")
 @click.option("--temperature", type=click.FloatRange(0, 2), help="0 is always the likeliest.")

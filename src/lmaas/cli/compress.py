@@ -18,13 +18,14 @@ from lmaas.cli.output import (
     show,
     size,
 )
+from lmaas.cli.references import MODEL
 
 if TYPE_CHECKING:
     from lmaas.types import Progress, VariantReport
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", type=MODEL)
 @click.option("--to", required=True, type=click.Choice(["bf16", "int8", "int4"]))
 @click.option(
     "--text",

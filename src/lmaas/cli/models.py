@@ -14,10 +14,13 @@ from lmaas.cli.output import (
     show_table,
     size,
 )
+from lmaas.cli.references import MODEL, ModelReference
 from lmaas.cli.target import operator_of
 
 if TYPE_CHECKING:
     from lmaas.types import ModelVersion, Variant
+
+NEW = ModelReference(("name",), "What is connected becomes the next version by itself.")
 
 
 @click.group()
@@ -50,19 +53,20 @@ def list_(flags: dict[str, Any], as_json: bool) -> None:
 
 
 @command.command("show")
-@click.argument("name")
+@click.argument("ref", type=MODEL)
 @json_option
 @home_options
 @server_options
 @click.pass_obj
-def show_(flags: dict[str, Any], name: str, as_json: bool) -> None:
-    """All versions of a model, each with its compressed forms; of the newest, how it is served and
-    each check against its source.
+def show_(flags: dict[str, Any], ref: str, as_json: bool) -> None:
+    """All versions of a model (NAME), or one (NAME:3 or NAME@ALIAS), each with its compressed
+    forms; of the newest, how it is served and each check against its source.
     """
     from lmaas.telling import checks_of, lines_of
 
+    one = ":" in ref or "@" in ref
     with operator_of(flags) as operator:
-        versions = operator.versions(name)
+        versions = [operator.model(ref)] if one else operator.versions(ref)
     columns = ("model", "framework", "parameters", "size", "f32 error", "metrics", "aliases")
     rows = [
         row
@@ -80,7 +84,7 @@ def show_(flags: dict[str, Any], name: str, as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("ref")
+@click.argument("ref", type=MODEL)
 @json_option
 @home_options
 @server_options
@@ -115,7 +119,7 @@ def _variant_row(variant: "Variant") -> tuple[str, ...]:
 
 
 @command.command()
-@click.argument("name")
+@click.argument("name", type=NEW)
 @click.option("--base-url", required=True, help="The service, as https://host/v1.")
 @click.option("--model", required=True, help="The model's name at the service.")
 @click.option(
@@ -174,22 +178,27 @@ def connect(
 
 
 @command.command()
-@click.argument("name")
+@click.argument("ref", type=MODEL)
 @click.argument("alias")
-@click.argument("version", type=int)
+@click.argument("version", type=int, required=False)
 @json_option
 @home_options
 @server_options
 @click.pass_obj
-def alias(flags: dict[str, Any], name: str, alias: str, version: int, as_json: bool) -> None:
-    """Point NAME@ALIAS at a version."""
+def alias(flags: dict[str, Any], ref: str, alias: str, version: int | None, as_json: bool) -> None:
+    """Point NAME@ALIAS at a version: at VERSION, or the one that REF names (NAME:3, NAME@OTHER, or
+    NAME: the newest).
+    """
+    if version is not None and (":" in ref or "@" in ref):
+        raise click.UsageError(f"{ref} names a version already: leave {version} out.")
     with operator_of(flags) as operator:
-        moved = operator.set_alias(name, alias, version)
-    show(moved, as_json, [f"{name}@{alias} is {moved.ref}."])
+        named = operator.model(ref if version is None else f"{ref}:{version}")
+        moved = operator.set_alias(named.name, alias, named.version)
+    show(moved, as_json, [f"{moved.name}@{alias} is {moved.ref}."])
 
 
 @command.command()
-@click.argument("ref")
+@click.argument("ref", type=MODEL)
 @click.option("--force", is_flag=True, help="Also remove aliases that point to it.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
@@ -197,7 +206,7 @@ def alias(flags: dict[str, Any], name: str, alias: str, version: int, as_json: b
 @server_options
 @click.pass_obj
 def rm(flags: dict[str, Any], ref: str, force: bool, yes: bool, as_json: bool) -> int:
-    """Remove a version (NAME:3) or a whole model (NAME)."""
+    """Remove a version (NAME:3 or NAME@ALIAS) or a whole model (NAME)."""
     if not yes and not sys.stdin.isatty():
         raise click.UsageError(f"Nobody can be asked here: remove {ref} with --yes.")
     if not yes and not click.confirm(f"Remove {ref} and its files?", err=True):

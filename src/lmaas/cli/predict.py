@@ -1,8 +1,13 @@
-"""`lmaas predict NAME FILE`: one call, through a server or, where none lives, in this process."""
+"""`lmaas predict NAME FILE`: one call, or one for each batch of rows of a file.
+
+Through a server or, where none lives, in this process.
+"""
 
 import asyncio
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +15,7 @@ import click
 
 from lmaas.cli.output import (
     home_options,
+    is_quiet,
     json_option,
     printable,
     progress,
@@ -18,70 +24,148 @@ from lmaas.cli.output import (
     show,
     show_table,
 )
+from lmaas.cli.references import MODEL
 from lmaas.cli.target import server_or_none
 from lmaas.errors import InvalidInput
 
 if TYPE_CHECKING:
     from lmaas.types import Answer, Payload
 
+    Ask = Callable[[Payload], Answer]
+
 
 @click.command()
-@click.argument("name")
+@click.argument("name", type=MODEL)
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
 @click.option(
-    "--parameter", "-p", "parameters", multiple=True, metavar="NAME=VALUE",
+    "--parameter",
+    "-p",
+    "parameters",
+    multiple=True,
+    metavar="NAME=VALUE",
     help="A parameter of the call, such as top_k=3; may be given again.",
-)  # fmt: skip
+)
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where rows with their answers go: .csv, .tsv or .jsonl, each also as .gz.",
+)
+@click.option(
+    "--column",
+    "columns",
+    multiple=True,
+    metavar="FIELD=COLUMN",
+    help="In which column of the rows a field is, such as text=review; may be given again.",
+)
+@click.option("--encoding", help="What the rows are written in where it is not UTF-8: latin-1, …")
 @json_option
 @home_options
 @server_options
 @click.pass_obj
 def command(
-    flags: dict[str, Any], name: str, file: Path, parameters: tuple[str, ...], as_json: bool
+    flags: dict[str, Any],
+    name: str,
+    file: Path,
+    parameters: tuple[str, ...],
+    out: Path | None,
+    columns: tuple[str, ...],
+    encoding: str | None,
+    as_json: bool,
 ) -> None:
     """Send FILE to the model NAME and print its answer.
 
     FILE is an image, a .json file (the call's inputs, or the whole call with "inputs" and
     "parameters"), one array (.npy), arrays by input name (.safetensors), or - for any of these
-    on standard input.
+    on standard input. Or it has rows (.csv, .tsv, .jsonl, each also as .gz): they go to the model
+    batch by batch, and come out with the answer beside them, to --out or standard output.
     """
+    from lmaas import tasks
+    from lmaas.predictions import fields_of, kind_of
+
+    given = _parse(parameters)
+    kind = kind_of(file)
+    if kind is None:
+        for option, value in (("--out", out), ("--column", columns), ("--encoding", encoding)):
+            if value:
+                raise click.UsageError(f"{option} is for files of rows: .csv, .tsv, .jsonl.")
+        payload = read_file(file, given)
+        with _asked(flags, name) as (task, ask):
+            answer = ask(payload)
+        _print(task, answer, as_json)
+        return
+    if not file.is_file():
+        raise InvalidInput(f"There is no file {file}.", param="FILE")
+    if out is not None and as_json:
+        raise click.UsageError("--json prints the rows; --out FILE.jsonl writes them as JSON.")
+    fields = fields_of(columns)
+    with _asked(flags, name) as (task, ask):
+        _rows(file, tasks.get(task), ask, out, "lines" if as_json else kind,
+              encoding=encoding, columns=fields, parameters=given)  # fmt: skip
+
+
+def _rows(file: Path, task: Any, ask: "Ask", out: Path | None, kind: str, **more: Any) -> None:
+    from lmaas.predictions import predict_rows, written
+
+    with _counted() as told, written(out, kind, sys.stdout, file) as writer:
+        count = predict_rows(file, task, ask, writer, told=told, **more)
+    if out is not None:
+        progress(f"Wrote {count:,} rows to {out}.")
+
+
+def _print(task: str, answer: "Answer", as_json: bool) -> None:
+    """The answer as HTTP has it, or as its task shows it."""
+    import msgspec
+
+    from lmaas import tasks
     from lmaas.client import read_answer
+
+    if answer.json_bytes is None:
+        result = msgspec.json.decode(answer.body)
+    else:
+        # Tensors are answered by tensors, whatever the task is.
+        task = "tensor"
+        arrays = read_answer(answer)
+        result = {"outputs": {name: array.tolist() for name, array in arrays.items()}}
+    columns, rows = ((), []) if as_json else tasks.get(task).shown(result)
+    if columns:
+        show_table(result, as_json, columns, rows)
+    else:
+        show(result, as_json, [printable(": ".join(row)) for row in rows])
+
+
+@contextmanager
+def _asked(flags: dict[str, Any], name: str) -> "Iterator[tuple[str, Ask]]":
+    """The model's task, and how it is called for the time of the block."""
     from lmaas.types import TENANT
 
-    payload = read_file(file, _parse(parameters))
     with server_or_none(flags) as client:
         if client:
-            answer = client.answer(name, payload)
-        else:
+            yield client.task(name), lambda payload: client.answer(name, payload)
+            return
+        with service_of(flags) as service, asyncio.Runner() as runner:
+            task = service.catalog.get(TENANT, name).manifest.task
             progress("No server of this home runs: loading the model here.")
-            with service_of(flags) as service:
+            running = service.running()
+            runner.run(running.__aenter__())
+            try:
+                yield task, lambda payload: runner.run(service.predict_here(TENANT, name, payload))
+            finally:
+                runner.run(running.__aexit__(None, None, None))
 
-                async def call() -> "Answer":
-                    async with service.running():
-                        return await service.predict_here(TENANT, name, payload)
 
-                answer = asyncio.run(call())
-    result = read_answer(answer)
-    if isinstance(result, dict):
-        outputs = {
-            output: value if isinstance(value, list) else value.tolist()
-            for output, value in result.items()
-        }
-        show({"outputs": outputs}, as_json, [f"{printable(n)}: {v}" for n, v in outputs.items()])
+@contextmanager
+def _counted() -> Iterator[Callable[[int], None]]:
+    """Tells on a terminal's stderr how many rows are done."""
+    if is_quiet() or not sys.stderr.isatty():
+        yield lambda _: None
         return
-    if isinstance(result, float) or (result and isinstance(result[0], float)):
-        values = result if isinstance(result, list) else [result]
-        show(result, as_json, [f"{value:.6g}" for value in values])
-        return
-    several = bool(result) and isinstance(result[0], list)
-    groups = result if several else [result]
-    rows = [
-        (*([index] if several else []), label.label, f"{label.score:.6f}")
-        for index, group in enumerate(groups)
-        for label in group
-    ]
-    columns = (*(["input"] if several else []), "label", "score")
-    show_table(result, as_json, columns, rows)
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.completed:,.0f} rows"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        shown = bar.add_task("", total=None)
+        yield lambda done: bar.update(shown, completed=done)
 
 
 def read_file(file: Path, parameters: dict[str, Any]) -> "Payload":

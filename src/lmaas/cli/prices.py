@@ -5,7 +5,10 @@ from typing import Any
 import click
 
 from lmaas.cli.output import home_options, json_option, server_options, show, show_table
+from lmaas.cli.references import ModelReference
 from lmaas.cli.target import operator_of
+
+ALL_VERSIONS = ModelReference(("name",), "All versions of a model cost the same.")
 
 
 @click.group()
@@ -14,7 +17,7 @@ def command() -> None:
 
 
 @command.command("set")
-@click.argument("model")
+@click.argument("model", type=ALL_VERSIONS)
 @click.option("--prompt", default="0", metavar="MONEY", help="A million tokens of prompts.")
 @click.option("--completion", default="0", metavar="MONEY", help="A million tokens of answers.")
 @click.option("--request", default="0", metavar="MONEY", help="Each request.")

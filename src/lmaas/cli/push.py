@@ -14,6 +14,7 @@ from lmaas.cli.output import (
     service_of,
     show,
 )
+from lmaas.cli.references import MODEL
 
 
 @click.command()
@@ -31,7 +32,7 @@ from lmaas.cli.output import (
     help="Axes that are free beside the batch: INPUT:AXIS=NAME, separated by commas.",
 )
 @click.option("--signature", help="Which signature of a SavedModel is served.")
-@click.option("--base", help="The model that a LoRA adapter was made for.")
+@click.option("--base", type=MODEL, help="The model that a LoRA adapter was made for.")
 @click.option("--card", type=click.Path(path_type=Path), help="A description (Markdown file).")
 @json_option
 @home_options

@@ -5,11 +5,12 @@ from typing import Any
 import click
 
 from lmaas.cli.output import home_options, json_option, server_options, show
+from lmaas.cli.references import MODEL
 from lmaas.cli.target import server_of
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", type=MODEL)
 @json_option
 @home_options
 @server_options

@@ -18,6 +18,7 @@ from lmaas.cli.output import (
     service_of,
     show,
 )
+from lmaas.cli.references import MODEL
 
 if TYPE_CHECKING:
     from lmaas.recipe import Recipe
@@ -47,7 +48,9 @@ FLAGS = {
 @click.option("--data", help="The samples to learn from: a file or folder.")
 @click.option("--validation", help="The samples to check on, or the share of --data to hold out.")
 @click.option("--framework", help="pytorch, keras or tensorflow; lightgbm for boosted trees.")
-@click.option("--base", help="A registered model to train on, or a checkpoint's folder.")
+@click.option(
+    "--base", type=MODEL, help="A registered model to train on, or a checkpoint's folder."
+)
 @click.option("--architecture", help="A new model of this kind.")
 @click.option("--epochs", type=click.IntRange(1), help="How often to go through the samples.")
 @click.option("--steps", type=click.IntRange(1), help="So many updates, instead of --epochs.")

@@ -74,6 +74,11 @@ class Calls:
         check(response)
         return [str(model["id"]) for model in response.json()["data"]]
 
+    def _task(self, ref: str) -> Call[str]:
+        response = yield self._request("GET", f"/v1/models/{ref}")
+        check(response)
+        return str(response.json()["task"])
+
     def _model(self, ref: str) -> Call[ModelVersion]:
         response = yield self._request("GET", f"/api/models/{ref}")
         check(response)

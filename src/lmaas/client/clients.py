@@ -88,6 +88,10 @@ class Client(Calls):
         """The names of all models."""
         return self._run(self._models())
 
+    def task(self, ref: str) -> str:
+        """What a model does."""
+        return self._run(self._task(ref))
+
     def model(self, ref: str) -> ModelVersion:
         """One version in full; needs a key with the scope admin."""
         return self._run(self._model(ref))
@@ -350,6 +354,10 @@ class AsyncClient(Calls):
     async def models(self) -> list[str]:
         """The names of all models."""
         return await self._run(self._models())
+
+    async def task(self, ref: str) -> str:
+        """See `Client.task`."""
+        return await self._run(self._task(ref))
 
     async def model(self, ref: str) -> ModelVersion:
         """See `Client.model`."""

@@ -52,16 +52,21 @@ def to_payload(given: Any, parameters: Mapping[str, Any]) -> Payload:
 
 
 def read_answer(answer: Answer) -> Any:
-    """What `Client.predict` gives: labels, values, nested lists by output name, or arrays by it."""
+    """What `Client.predict` gives: labels, values, nested lists by output name, arrays by it, or
+    for other tasks the JSON as it is.
+    """
     if answer.json_bytes is not None:
         return _read_tensors(answer.body, answer.json_bytes)
     result = msgspec.json.decode(answer.body)
     if isinstance(result, dict):
         return result["value"] if "value" in result else result["outputs"]
-    if result and isinstance(result[0], dict) and "value" in result[0]:
+    several = bool(result) and isinstance(result[0], list) and bool(result[0])
+    first = result[0][0] if several else next(iter(result), None)
+    if isinstance(first, dict) and "label" in first:
+        return msgspec.convert(result, list[list[Label]] if several else list[Label])
+    if isinstance(first, dict) and "value" in first:
         return [each["value"] for each in result]
-    several = bool(result) and isinstance(result[0], list)
-    return msgspec.convert(result, list[list[Label]] if several else list[Label])
+    return result
 
 
 def _write_tensors(arrays: Mapping[str, Any]) -> tuple[int, bytes]:

@@ -13,6 +13,11 @@ from lmaas.errors import InvalidInput, PayloadTooLarge
 from lmaas.types import ImageSpec
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+BRANDS = {
+    b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"hevc": "HEIC",
+    b"heim": "HEIC", b"heis": "HEIC", b"mif1": "HEIF", b"msf1": "HEIF",
+}  # fmt: skip
+"""What stands at byte 8 of the image formats that phones save and that are not read."""
 
 
 def decode(data: bytes, spec: ImageSpec, limits: Limits) -> Image.Image:
@@ -26,8 +31,10 @@ def decode(data: bytes, spec: ImageSpec, limits: Limits) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PayloadTooLarge(f"The image is too large: {error}") from None
     except (OSError, ValueError, SyntaxError, OverflowError):
+        brand = BRANDS.get(data[8:12]) if data[4:8] == b"ftyp" else None
+        what = "not an image that can be read" if brand is None else f"{brand}, which is not read"
         raise InvalidInput(
-            f"The input is not an image that can be read ({len(data)} bytes received).",
+            f"The input is {what} ({len(data)} bytes received).",
             hint=f"Send a file of one of these formats: {', '.join(FORMATS)}.",
         ) from None
     width, height = image.size
@@ -48,6 +55,18 @@ def decode(data: bytes, spec: ImageSpec, limits: Limits) -> Image.Image:
         return upright.convert(mode)
     except (OSError, ValueError, SyntaxError, OverflowError, EOFError) as error:
         raise InvalidInput(f"The image is damaged: {error}.") from None
+
+
+def is_image(data: bytes) -> bool:
+    """Whether the bytes begin as an image of a known format; nothing is decoded."""
+    try:
+        Image.open(io.BytesIO(data), formats=FORMATS)
+    except (
+        Image.DecompressionBombError, Image.DecompressionBombWarning,
+        OSError, ValueError, SyntaxError, OverflowError,
+    ) as error:  # fmt: skip
+        return isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning)
+    return True
 
 
 def to_array(image: Image.Image, spec: ImageSpec, dtype: str) -> np.ndarray:

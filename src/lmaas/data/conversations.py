@@ -1,70 +1,23 @@
-"""Conversations to learn from: JSON Lines in the shapes of OpenAI's fine-tuning files.
+"""Conversations to learn from: files of JSON objects, one a sample.
 
-A line is `{"messages": [...], "tools": [...]}`, `{"prompt": ..., "completion": ...}` or
+A sample is a chat (`data.chats` has its shapes), `{"prompt": ..., "completion": ...}` or
 `{"text": ...}`; for preferences `{"input": {"messages": [...]}, "preferred_output": [...],
 "non_preferred_output": [...]}`. Knows no tokenizer.
 """
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Meta
 
-from lmaas.data.lines import lines
+from lmaas.data import chats, jsonl
+from lmaas.data.chats import SAYING_NOTHING, Alpaca, Chat, ShareGPT, Turn
+from lmaas.data.lines import check_encoding
 from lmaas.data.reading import JSONL, READERS, suffix_of
 from lmaas.errors import InvalidInput
-from lmaas.language import ChatMessage, Tool, ToolCall
-
-
-class Part(msgspec.Struct, forbid_unknown_fields=True):
-    """A part of a message's content; only texts can be learned from."""
-
-    type: Literal["text"]
-    text: str
-
-
-class Function(msgspec.Struct, forbid_unknown_fields=True):
-    """What was called, with its arguments as JSON text."""
-
-    name: str
-    arguments: str
-
-
-class Call(msgspec.Struct, forbid_unknown_fields=True):
-    """A tool call of the assistant."""
-
-    function: Function
-    id: str = ""
-    type: Literal["function"] = "function"
-
-
-class Turn(msgspec.Struct, forbid_unknown_fields=True):
-    """A message. `weight` 0 says that an assistant's turn is not to be learned."""
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[Part] | None = None
-    name: str | None = None
-    reasoning_content: str | None = None
-    tool_calls: list[Call] = []
-    tool_call_id: str | None = None
-    weight: Literal[0, 1] = 1
-
-
-class Declared(msgspec.Struct, forbid_unknown_fields=True):
-    """A tool that was offered."""
-
-    function: Tool
-    type: Literal["function"] = "function"
-
-
-class Chat(msgspec.Struct, forbid_unknown_fields=True):
-    """A conversation."""
-
-    messages: Annotated[list[Turn], Meta(min_length=1)]
-    tools: list[Declared] = []
-    parallel_tool_calls: bool = True
+from lmaas.language import ChatMessage, Tool
 
 
 class Completion(msgspec.Struct, forbid_unknown_fields=True):
@@ -91,11 +44,11 @@ class Preference(msgspec.Struct, forbid_unknown_fields=True):
 class Example(msgspec.Struct, frozen=True, kw_only=True):
     """One sample: messages, or for `prompt` and `completion` a text before and one to learn.
 
-    `line` is where it stands in its file; `learned` holds the positions of the assistant's
-    messages that are to be learned.
+    `place` is where it stands ("chats.jsonl, line 3"); `learned` holds the positions of the
+    assistant's messages that are to be learned.
     """
 
-    line: int
+    place: str
     messages: tuple[ChatMessage, ...] = ()
     tools: tuple[Tool, ...] = ()
     learned: tuple[int, ...] = ()
@@ -106,86 +59,111 @@ class Example(msgspec.Struct, frozen=True, kw_only=True):
 class Pair(msgspec.Struct, frozen=True, kw_only=True):
     """Two examples that differ in how they end, from one line."""
 
-    line: int
+    place: str
     preferred: Example
     other: Example
 
 
 T = TypeVar("T")
 
+
+class Read(NamedTuple, Generic[T]):
+    """The samples of a file, and what is to be told of it."""
+
+    samples: list[T]
+    notes: tuple[str, ...]
+
+
 _KINDS: Final[tuple[tuple[str, Any], ...]] = (
     ("messages", msgspec.json.Decoder(Chat)),
+    ("conversations", msgspec.json.Decoder(ShareGPT)),
+    ("instruction", msgspec.json.Decoder(Alpaca)),
     ("completion", msgspec.json.Decoder(Completion)),
     ("text", msgspec.json.Decoder(Plain)),
 )
+"""The field by which a shape is known, in the order in which they are looked for."""
 _preferences: Final = msgspec.json.Decoder(Preference)
 _any: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+HINT: Final = (
+    'A line is {"messages": [...]}, {"conversations": [...]}, {"instruction": "…", "output": "…"}, '
+    '{"prompt": "…", "completion": "…"} or {"text": "…"}.'
+)
 
 
-def read_examples(path: Path) -> list[Example]:
+def read_examples(path: Path, encoding: str | None = None) -> Read[Example]:
     """All conversations of a file. Raises InvalidInput naming the line, or what the file is."""
-    return _all(path, _example)
+    return _all(path, encoding, _example)
 
 
-def read_pairs(path: Path) -> list[Pair]:
+def read_pairs(path: Path, encoding: str | None = None) -> Read[Pair]:
     """All preferences of a file. Raises InvalidInput naming the line, or what the file is."""
-    return _all(path, _pair)
+    return _all(path, encoding, _pair)
 
 
-def _all(path: Path, read: Callable[[str, str, int], T]) -> list[T]:
+def _all(
+    path: Path, encoding: str | None, read: Callable[[dict[str, msgspec.Raw], str], T]
+) -> Read[T]:
     kind = "a folder" if path.is_dir() else suffix_of(path)
     if READERS.get(kind) is not JSONL:
         raise InvalidInput(
             f"{path.name} is {kind.removeprefix('.')}; language models learn from JSONL (.jsonl).",
-            hint='Each line is one sample: {"messages": [...]}.',
+            hint=HINT,
             param="data",
         )
-    samples = [
-        read(line, f"{path.name}, line {number}", number)
-        for number, line in lines(path)
-        if line.strip()
-    ]
+    if encoding is not None:
+        encoding = check_encoding(encoding)
+    samples: list[T] = []
+    passed: set[str] = set()
+    for unit, number, text in jsonl.objects(path, encoding):
+        place = f"{path.name}, {unit} {number}"
+        given = _decoded(_any, text, place)
+        passed |= given.keys() & SAYING_NOTHING
+        known = {name: value for name, value in given.items() if name not in SAYING_NOTHING}
+        try:
+            samples.append(read(known, place))
+        except ValueError as error:
+            raise InvalidInput(f"{place}: {error}.", param="data") from None
     if not samples:
         raise InvalidInput(f"{path.name} holds no samples.", param="data")
-    return samples
+    notes = (f"Fields passed over in {path.name}: {', '.join(sorted(passed))}.",) if passed else ()
+    return Read(samples, notes)
 
 
-def _decoded(decoder: Any, line: str, place: str) -> Any:
+def _decoded(decoder: Any, text: str | bytes, place: str) -> Any:
     try:
-        return decoder.decode(line)
+        return decoder.decode(text)
     except (msgspec.DecodeError, RecursionError) as error:
         told = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise InvalidInput(f"{place}: {told}.", param="data") from None
 
 
-def _pair(line: str, place: str, number: int) -> Pair:
-    told = _decoded(_preferences, line, place)
+def _pair(given: dict[str, msgspec.Raw], place: str) -> Pair:
+    told = _decoded(_preferences, msgspec.json.encode(given), place)
     asked = told.input.messages
     preferred, other = (
-        _chat(Chat([*asked, *output], told.input.tools), place, number, since=len(asked))
+        _chat(Chat([*asked, *output], told.input.tools), place, since=len(asked))
         for output in (told.preferred_output, told.non_preferred_output)
     )
-    return Pair(line=number, preferred=preferred, other=other)
+    return Pair(place=place, preferred=preferred, other=other)
 
 
-def _example(line: str, place: str, number: int) -> Example:
-    given = _decoded(_any, line, place)
+def _example(given: dict[str, msgspec.Raw], place: str) -> Example:
     for key, decoder in _KINDS:
         if key in given:
-            told = _decoded(decoder, line, place)
-            if isinstance(told, Chat):
-                return _chat(told, place, number, since=0)
+            told = _decoded(decoder, msgspec.json.encode(given), place)
             if isinstance(told, Completion):
-                return Example(line=number, prompt=told.prompt, completion=told.completion)
-            return Example(line=number, completion=told.text)
+                return Example(place=place, prompt=told.prompt, completion=told.completion)
+            if isinstance(told, Plain):
+                return Example(place=place, completion=told.text)
+            return _chat(chats.chat_of(told), place, since=0)
     raise InvalidInput(
-        f"{place} has {', '.join(sorted(given)) or 'nothing'}; expected messages, prompt and "
-        "completion, or text.",
+        f"{place} has {', '.join(sorted(given)) or 'nothing'}; none of it is a sample's.",
+        hint=HINT,
         param="data",
     )
 
 
-def _chat(chat: Chat, place: str, number: int, *, since: int) -> Example:
+def _chat(chat: Chat, place: str, *, since: int) -> Example:
     learned = tuple(
         i
         for i, turn in enumerate(chat.messages)
@@ -198,27 +176,8 @@ def _chat(chat: Chat, place: str, number: int, *, since: int) -> Example:
             param="data",
         )
     return Example(
-        line=number,
-        messages=tuple(_message(turn, place) for turn in chat.messages),
-        tools=tuple(tool.function for tool in chat.tools),
+        place=place,
+        messages=tuple(map(chats.message_of, chat.messages)),
+        tools=chats.tools_of(chat),
         learned=learned,
-    )
-
-
-def _message(turn: Turn, place: str) -> ChatMessage:
-    content = turn.content
-    if isinstance(content, list):
-        content = "".join(part.text for part in content)
-    if not content and not turn.tool_calls and turn.role != "tool":
-        raise InvalidInput(f"{place}: a message of the {turn.role} is empty.", param="data")
-    return ChatMessage(
-        role="system" if turn.role == "developer" else turn.role,
-        content=content or "",
-        name=turn.name,
-        reasoning=turn.reasoning_content,
-        tool_calls=tuple(
-            ToolCall(id=call.id, name=call.function.name, arguments=call.function.arguments)
-            for call in turn.tool_calls
-        ),
-        tool_call_id=turn.tool_call_id,
     )

@@ -1,21 +1,31 @@
-"""Comma-separated values (RFC 4180) with a header; semicolons and tabs separate too.
+"""Comma-separated values (RFC 4180) with a header; semicolons, tabs and bars separate too.
 
 Every cell stays the text that it is; what is a number is the table's to say.
 """
 
+import contextlib
 import csv
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import pyarrow as pa
 
 from lmaas.data import table
-from lmaas.data.lines import lines
+from lmaas.data.lines import GZIP, lines
 from lmaas.errors import InvalidInput
 
-SEPARATORS: Final = ",;\t"
+SEPARATORS: Final = "\t|;,"
+"""In the order in which they win where they fit alike: a comma also stands in numbers and texts."""
+SNIFFED_CHARS: Final = 1 << 16
+"""So much of a file is parsed with each separator to find its own."""
+INDEX: Final = "The first column has no name: it is an index, and left out."
+MAX_CELL_CHARS: Final = 16 << 20
+"""How long a cell may be, and so how much of a file a quote that nothing closes can take."""
+csv.field_size_limit(MAX_CELL_CHARS)
+STATED: Final = re.compile(r'"?sep=([,;\t|])"?')
+"""A first line by which spreadsheets say the separator."""
 CELL: Final = r"(?:(?:'[^']*'|\w[\w.]*)!)?\$?[A-Z]{1,3}\$?[1-9][0-9]*"
 NUMBER: Final = r"\.?[0-9][0-9.]*(?:[eE][-+]?[0-9]+)?"
 FORMULA: Final = re.compile(
@@ -38,41 +48,63 @@ function or a program (@SUM(A1)), or cells and numbers up to the end (-A1+2). So
 """
 
 
-def convert(source: Path, target: Path) -> None:
+class Opened(NamedTuple):
+    """The columns' names, the checked rows below them, and what is to be told of the file."""
+
+    names: list[str]
+    rows: Iterator[tuple[int, list[str]]]
+    notes: tuple[str, ...]
+
+
+def convert(source: Path, target: Path, encoding: str | None = None) -> None:
     """Write `source` as an Arrow file of texts. Raises InvalidInput naming the line."""
-    names, rows = _opened(source)
+    names, rows, notes = read(source, encoding)
     fields = [pa.field(name, pa.string()) for name in names]
-    schema = pa.schema([*fields, pa.field(table.LINE, pa.int64())])
+    schema = pa.schema([*fields, pa.field(table.LINE, pa.int64())], table.noted("line", notes))
     table.write(target, schema, _batches(names, schema, rows))
 
 
-def check(source: Path) -> None:
+def check(source: Path, encoding: str | None = None) -> None:
     """Raise InvalidInput, naming the line, for what `convert` would refuse."""
-    _, rows = _opened(source)
-    if not sum(1 for _ in rows):
+    if not sum(1 for _ in read(source, encoding).rows):
         raise InvalidInput(f"{source.name} holds no samples.", param="data")
 
 
-def _opened(source: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
-    """The columns' names, and the rows below them, each checked."""
-    rows = _rows(source)
+def read(source: Path, encoding: str | None = None) -> Opened:
+    """What is in `source`, row by row. Raises InvalidInput, also while the rows are read."""
+    rows = _rows(source, encoding)
     at, header = next(rows, (0, None))
     if header is None:
         raise InvalidInput(f"{source.name} holds no samples.", param="data")
     names = [name.strip() for name in header]
+    checked = _checked(source.name, len(names), rows)
+    if len(names) > 1 and not names[0]:
+        # Data frames are saved with the numbers or names of their rows before the first column.
+        names = names[1:]
+        checked = ((number, row[1:]) for number, row in checked)
+        notes: tuple[str, ...] = (INDEX,)
+    else:
+        notes = ()
     table.check_columns(names, f"{source.name}, line {at}")
-    return names, _checked(source.name, names, rows)
+    return Opened(names, _without_formulas(source.name, names, checked), notes)
 
 
 def _checked(
+    file: str, width: int, rows: Iterator[tuple[int, list[str]]]
+) -> Iterator[tuple[int, list[str]]]:
+    for number, row in rows:
+        if len(row) != width:
+            raise InvalidInput(
+                f"{file}, line {number}: {len(row)} cells; the header has {width} columns.",
+                param="data",
+            )
+        yield number, row
+
+
+def _without_formulas(
     file: str, names: list[str], rows: Iterator[tuple[int, list[str]]]
 ) -> Iterator[tuple[int, list[str]]]:
     for number, row in rows:
-        if len(row) != len(names):
-            raise InvalidInput(
-                f"{file}, line {number}: {len(row)} cells; the header has {len(names)} columns.",
-                param="data",
-            )
         for name, cell in zip(names, row, strict=True):
             if cell and FORMULA.match(cell):
                 raise InvalidInput(
@@ -83,22 +115,61 @@ def _checked(
         yield number, row
 
 
-def _rows(source: Path) -> Iterator[tuple[int, list[str]]]:
+def _separator(source: Path, encoding: str | None) -> tuple[str, int]:
+    """What separates cells, and how many lines before the header say so.
+
+    The header is cut by it, and of the rows below as many as possible into as many cells.
+    """
+    head: list[str] = []
+    size = 0
+    for _, line in lines(source, encoding):
+        stated = STATED.fullmatch(line.strip("\r\n")) if not head else None
+        if stated:
+            return stated.group(1), 1
+        head.append(line)
+        size += len(line)
+        if size > SNIFFED_CHARS:
+            break
+    if Path(source.name.lower().removesuffix(GZIP)).suffix == ".tsv":
+        return "\t", 0
+
+    found = {separator: _fit(head, separator) for separator in SEPARATORS}
+    best = max(found, key=lambda separator: found[separator])
+    return best if found[best][1] else ",", 0
+
+
+def _fit(head: list[str], separator: str) -> tuple[float, int]:
+    """How well a separator cuts: the share of rows as wide as the header, and that width."""
+    widths: list[int] = []
+    # A parse ends early at what was cut off, or where the separator is not the file's own.
+    with contextlib.suppress(csv.Error):
+        rows = csv.reader(head, delimiter=separator, strict=True)
+        widths.extend(len(row) for row in rows if not _blank(row))
+    if not widths or widths[0] < 2:
+        return 0.0, 0
+    below = widths[1:]
+    return below.count(widths[0]) / len(below) if below else 1.0, widths[0]
+
+
+def _blank(row: list[str]) -> bool:
+    return not row or (len(row) == 1 and not row[0].strip())
+
+
+def _rows(source: Path, encoding: str | None) -> Iterator[tuple[int, list[str]]]:
     """Each row that is not blank, with the number of its first line."""
-    head = next((line for _, line in lines(source) if line.strip()), "")
-    known = "\t" if source.suffix == ".tsv" else SEPARATORS
-    separator = max(known, key=lambda s: len(next(csv.reader([head], delimiter=s))))
+    separator, skipped = _separator(source, encoding)
     number = 0
 
     def counted() -> Iterator[str]:
         nonlocal number
-        for at, line in lines(source):
+        for at, line in lines(source, encoding):
             number = at
-            yield line
+            if at > skipped:
+                yield line
 
     reader = csv.reader(counted(), delimiter=separator, strict=True)
     while True:
-        start = number + 1
+        start = max(number, skipped) + 1
         try:
             row = next(reader)
         except StopIteration:
@@ -109,7 +180,7 @@ def _rows(source: Path) -> Iterator[tuple[int, list[str]]]:
                 hint='A cell with a separator, quote or line break stands in "…", quotes twice.',
                 param="data",
             ) from None
-        if row and (len(row) > 1 or row[0].strip()):
+        if not _blank(row):
             yield start, row
 
 

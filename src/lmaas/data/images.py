@@ -16,6 +16,14 @@ from lmaas.errors import InvalidInput
 
 IMAGE, LABEL = "image", "label"
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+UNREAD: Final = {
+    ".avif": "AVIF", ".heic": "HEIC", ".heif": "HEIF", ".jxl": "JPEG XL", ".jp2": "JPEG 2000",
+    ".svg": "SVG", ".psd": "Photoshop", ".dng": "a raw photograph", ".cr2": "a raw photograph",
+    ".nef": "a raw photograph", ".arw": "a raw photograph",
+}  # fmt: skip
+"""Images that are not read, by the ends of their names."""
+NAMED: Final = 5
+"""How many of the files that are no images are named."""
 MAX_FILES: Final = 5_000_000
 MAX_FILE_BYTES: Final = 256 << 20
 MAX_ZIP_RATIO: Final = 100
@@ -46,11 +54,18 @@ def read_folder(folder: Path) -> Table:
             raise _too_large(name)
         return path.read_bytes()
 
+    names, others = _sorted_out(names, folder.name)
     digest = hashlib.sha256()
     for name in names:
         digest.update(f"{digest_of(folder / name)}  {name}\n".encode())
-    arrow = _table(names, folder.name, "")
-    return Table(arrow, name=folder.name, digest=digest.hexdigest(), unit="image", open_bytes=read)
+    return Table(
+        _table(names, folder.name, ""),
+        name=folder.name,
+        digest=digest.hexdigest(),
+        unit="image",
+        notes=_notes(others),
+        open_bytes=read,
+    )
 
 
 def read_zip(path: Path) -> Table:
@@ -69,6 +84,7 @@ def read_zip(path: Path) -> Table:
             names.append(member.filename)
     if len(set(names)) != len(names):
         raise InvalidInput(f"{path.name} names a file twice.", param="data")
+    names, others = _sorted_out(names, path.name)
     firsts = {PurePosixPath(name).parts[0] for name in names}
     deep = all(len(PurePosixPath(name).parts) > 2 for name in names)
     around = f"{firsts.pop()}/" if len(firsts) == 1 and deep else ""
@@ -79,8 +95,14 @@ def read_zip(path: Path) -> Table:
         except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
             raise InvalidInput(f"{path.name}: {name} is damaged: {error}.", param="data") from None
 
-    arrow = _table(sorted(name.removeprefix(around) for name in names), path.name, around)
-    return Table(arrow, name=path.name, digest=digest_of(path), unit="image", open_bytes=read)
+    return Table(
+        _table(sorted(name.removeprefix(around) for name in names), path.name, around),
+        name=path.name,
+        digest=digest_of(path),
+        unit="image",
+        notes=_notes(others),
+        open_bytes=read,
+    )
 
 
 def _check_sizes(members: list[zipfile.ZipInfo], path: Path) -> None:
@@ -124,21 +146,48 @@ def _check_member(member: zipfile.ZipInfo, file: str) -> None:
         raise _too_large(name)
 
 
-def _table(names: list[str], file: str, around: str) -> pa.Table:
+def _sorted_out(names: list[str], file: str) -> tuple[list[str], list[str]]:
+    """The images, and the other files, which say nothing: Thumbs.db, a text about the data.
+
+    Raises InvalidInput for an image of a format that is not read, and where no image is left.
+    """
     if len(names) > MAX_FILES:
         raise InvalidInput(f"{file} has more than {MAX_FILES} files.", param="data")
+    images: list[str] = []
+    others: list[str] = []
+    for name in names:
+        suffix = PurePosixPath(name).suffix.lower()
+        if suffix in UNREAD:
+            raise InvalidInput(
+                f"{file}: {name} is {UNREAD[suffix]}, which is not read.",
+                hint="Save the images as PNG, JPEG or WebP.",
+                param="data",
+            )
+        (images if suffix in SUFFIXES else others).append(name)
+    if not images:
+        told = f" It has other files: {', '.join(others[:NAMED])}." if others else ""
+        raise InvalidInput(f"{file} holds no images.{told}", hint=LAYOUT, param="data")
+    return images, others
+
+
+def _notes(others: list[str]) -> list[str]:
+    if not others:
+        return []
+    named = ", ".join(others[:NAMED]) + (" …" if len(others) > NAMED else "")
+    return [f"Files passed over, since they are no images: {len(others)} ({named})."]
+
+
+def _table(names: list[str], file: str, around: str) -> pa.Table:
     labels = []
     for name in names:
         parts = PurePosixPath(name).parts
-        if len(parts) != 2 or not name.lower().endswith(SUFFIXES):
+        if len(parts) != 2:
             raise InvalidInput(
                 f"{file}: {around}{name} is not an image in the folder of a class.",
                 hint=LAYOUT,
                 param="data",
             )
         labels.append(parts[0])
-    if not names:
-        raise InvalidInput(f"{file} holds no images.", hint=LAYOUT, param="data")
     return pa.table({IMAGE: pa.array(names, pa.string()), LABEL: pa.array(labels, pa.string())})
 
 

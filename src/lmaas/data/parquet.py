@@ -11,14 +11,19 @@ from lmaas.data import table
 from lmaas.errors import InvalidInput
 
 
-def convert(source: Path, target: Path) -> None:
-    """Write `source` as an Arrow file. Raises InvalidInput for a damaged file or column."""
+def convert(source: Path, target: Path, encoding: str | None = None) -> None:
+    """Write `source` as an Arrow file. Raises InvalidInput for a damaged file or column.
+
+    Parquet says itself what its texts are, so there is no `encoding`.
+    """
+    assert encoding is None
     with _opened(source) as (schema, batches):
         table.write(target, schema, batches)
 
 
-def check(source: Path) -> None:
+def check(source: Path, encoding: str | None = None) -> None:
     """Read all of `source`. Raises InvalidInput for what `convert` would refuse."""
+    assert encoding is None
     with _opened(source) as (_, batches):
         if not sum(batch.num_rows for batch in batches):
             raise InvalidInput(f"{source.name} holds no samples.", param="data")
@@ -42,9 +47,9 @@ def _field(source: Path, field: pa.Field) -> pa.Field:
     kind = field.type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    if pa.types.is_large_string(kind):
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         kind = pa.string()
-    if pa.types.is_large_binary(kind):
+    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
         kind = pa.binary()
     nested = pa.types.is_nested(kind)
     plain = (

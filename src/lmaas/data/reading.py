@@ -1,30 +1,35 @@
 """From a file or folder to a table, by what it is and not only by what it is called."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from lmaas.data import csv, images, jsonl, parquet
+from lmaas.data.lines import GZIP, check_encoding
 from lmaas.data.table import Table, digest_of, mapped
 from lmaas.errors import InvalidInput
 
 
 class Reader(NamedTuple):
-    """What makes an Arrow file of a kind of file, what only looks, and what a place is called."""
+    """What makes an Arrow file of a kind of file, and what only looks.
 
-    convert: Callable[[Path, Path], None]
-    check: Callable[[Path], None]
-    unit: str
+    Both take the encoding that somebody has said, or None. `text`: what can be gzip, too.
+    """
+
+    convert: Callable[[Path, Path, str | None], None]
+    check: Callable[[Path, str | None], None]
+    text: bool
 
 
-JSONL: Final = Reader(jsonl.convert, jsonl.check, "line")
-CSV: Final = Reader(csv.convert, csv.check, "line")
+JSONL: Final = Reader(jsonl.convert, jsonl.check, True)
+CSV: Final = Reader(csv.convert, csv.check, True)
 READERS: Final = {
     ".jsonl": JSONL,
     ".ndjson": JSONL,
+    ".json": JSONL,
     ".csv": CSV,
     ".tsv": CSV,
-    ".parquet": Reader(parquet.convert, parquet.check, "row"),
+    ".parquet": Reader(parquet.convert, parquet.check, False),
 }
 MAGIC: Final = {
     b"PAR1": "Parquet", b"PK\x03\x04": "a zip", b"PK\x05\x06": "a zip", b"\x1f\x8b": "gzip",
@@ -34,25 +39,60 @@ MAGIC: Final = {
     b"SQLite format 3": "SQLite",
 }  # fmt: skip
 PICKLES: Final = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".npy", ".npz")
-KNOWN: Final = "JSONL (.jsonl), CSV (.csv, .tsv), Parquet (.parquet), a folder or zip of images"
+KNOWN: Final = (
+    "JSONL (.jsonl), a list in JSON (.json), CSV (.csv, .tsv), each of them also as .gz; "
+    "Parquet (.parquet), a folder or zip of images"
+)
 
 
-def read(path: Path, folder: Path) -> Table:
+def read(path: Path, folder: Path, encoding: str | None = None) -> Table:
     """The data at `path`; what is made of it for reading goes into `folder`, once.
 
-    Raises InvalidInput for what is missing, not what it says, empty or damaged, with the line.
+    Raises InvalidInput for what is missing, not what it says, empty or damaged, with the line; and
+    for an `encoding` of what is no text.
     """
-    if path.is_dir():
+    suffix = "" if path.is_dir() else suffix_of(path)
+    if encoding is not None:
+        if suffix not in READERS or not READERS[suffix].text:
+            raise InvalidInput(
+                f"{path.name} is no text file, so it has no encoding {encoding!r}.",
+                hint="Leave data.encoding out.",
+                param="data.encoding",
+            )
+        encoding = check_encoding(encoding)
+    if not suffix:
         return images.read_folder(path)
-    suffix = suffix_of(path)
     if suffix == ".zip":
         return images.read_zip(path)
     reader = READERS[suffix]
     digest = digest_of(path)
-    arrow = folder / f"{digest}{suffix}.arrow"
+    arrow = folder / f"{digest}{suffix}{encoding or ''}.arrow"
     if not arrow.exists():
-        reader.convert(path, arrow)
-    return Table(mapped(arrow), name=path.name, digest=digest, unit=reader.unit)
+        reader.convert(path, arrow, encoding)
+    return Table(mapped(arrow), name=path.name, digest=digest)
+
+
+class Row(NamedTuple):
+    """A row of a file of text, in the order of its columns; `place` is where it stands."""
+
+    place: str
+    values: dict[str, Any]
+
+
+def rows(path: Path, encoding: str | None = None) -> Iterator[Row]:
+    """The rows of a CSV or JSONL file, one after another. Raises InvalidInput, with the line."""
+    suffix = suffix_of(path)
+    if suffix not in READERS or not READERS[suffix].text:
+        raise InvalidInput(f"{path.name} is no CSV or JSONL.", param="data")
+    if encoding is not None:
+        encoding = check_encoding(encoding)
+    if READERS[suffix] is JSONL:
+        for unit, number, values in jsonl.rows(path, encoding):
+            yield Row(f"{path.name}, {unit} {number}", values)
+        return
+    names, cells, _ = csv.read(path, encoding)
+    for number, row in cells:
+        yield Row(f"{path.name}, line {number}", dict(zip(names, row, strict=True)))
 
 
 def check(path: Path) -> None:
@@ -65,17 +105,21 @@ def check(path: Path) -> None:
     if suffix == ".zip":
         images.read_zip(path)
     else:
-        READERS[suffix].check(path)
+        READERS[suffix].check(path, None)
 
 
 def suffix_of(path: Path) -> str:
-    """Which kind a file is: its name's end, in lower case, if its first bytes agree.
+    """Which kind a file is: its name's end, in lower case and without .gz.
 
-    Raises InvalidInput for what is missing, empty, unknown or something else than it says.
+    Raises InvalidInput for what is missing, empty, unknown or by its first bytes something else
+    than it says.
     """
     if not path.is_file():
         raise InvalidInput(f"There is no data at {path}.", param="data")
     suffix, kind = path.suffix.lower(), _kind(path)
+    packed = suffix == GZIP
+    if packed:
+        suffix = Path(path.stem).suffix.lower()
     if kind == "a pickle" or suffix in PICKLES:
         raise InvalidInput(
             f"{path.name} is or may be a pickle, which runs code when it is read.",
@@ -85,9 +129,14 @@ def suffix_of(path: Path) -> str:
     wanted = {".zip": "a zip", ".parquet": "Parquet"}.get(suffix)
     if suffix != ".zip" and suffix not in READERS:
         raise InvalidInput(f"{path.name} is of no kind that is read: {KNOWN}.", param="data")
+    if packed and (suffix not in READERS or not READERS[suffix].text):
+        raise InvalidInput(f"{path.name}: only files of text are read as .gz.", param="data")
+    if packed:
+        wanted = "gzip"
     if kind != wanted:
         raise InvalidInput(
-            f"{path.name} says that it is {suffix[1:]}, but it is {kind or 'something else'}.",
+            f"{path.name} says that it is {'gzip' if packed else suffix[1:]}, but it is "
+            f"{kind or 'something else'}.",
             hint="Unpack it, or give it the name of what it is.",
             param="data",
         )

@@ -15,24 +15,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lmaas.errors import InvalidInput
-from lmaas.tasks.columns import category
+from lmaas.tasks.columns import MISSING, NUMBER, category
 
 LINE: Final = "\x00line"
 """The column with each sample's line number; no file can have a column of that name."""
 NESTED: Final = b"json"
 """Metadata of a column whose texts are JSON: lists and objects of a JSONL file."""
+UNIT: Final = b"unit"
+NOTES: Final = b"notes"
+"""Metadata of an Arrow file: what a place in its source is called, what is to be told of it."""
 BATCH_ROWS: Final = 16_384
 MAX_COLUMNS: Final = 4096
-MISSING: Final = ("", "NA", "N/A", "#N/A", "NaN", "nan", "null", "NULL", "None", "?")
-"""What a cell of text says when it has no value, blanks around it aside."""
-NUMBER: Final = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+UNLABELED: Final = ("", "NA", "N/A", "#N/A", "NaN", "nan", "null", "NULL")
+"""What a cell says that has no label; "None" and "?" are labels. Of numbers all of `MISSING`."""
 
 
 class Table:
     """Samples by number, values by column.
 
     `name` is the file's, for errors; `digest` the sha256 of its content; `unit` what a place is
-    called ("line", "row", "image"). `open_bytes`, where given, reads what a column of paths names.
+    called ("line", "row", "image") and `notes` what is to be told of the file, where the Arrow file
+    does not say so. `open_bytes`, where given, reads what a column of paths names.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class Table:
         name: str,
         digest: str,
         unit: str = "row",
+        notes: Sequence[str] = (),
         open_bytes: Callable[[str], bytes] | None = None,
     ) -> None:
         if arrow.num_rows == 0:
@@ -52,7 +56,9 @@ class Table:
         self._open = open_bytes
         self.name = name
         self.digest = digest
-        self.unit = unit
+        told = arrow.schema.metadata or {}
+        self.unit = told[UNIT].decode() if UNIT in told else unit
+        self.notes = tuple(msgspec.json.decode(told[NOTES], type=list[str]) if told else notes)
 
     def __len__(self) -> int:
         return int(self._arrow.num_rows)
@@ -79,22 +85,26 @@ class Table:
 
     def values(self, column: str, indices: Sequence[int] | np.ndarray | None = None) -> list[Any]:
         """The column's values as plain Python, at `indices` or all; None where there is none."""
+        values = self._cells(column, indices)
+        if (self._arrow.schema.field(column).metadata or {}).get(NESTED):
+            return [None if v is None else msgspec.json.decode(v) for v in values]
+        return values
+
+    def _cells(self, column: str, indices: Sequence[int] | np.ndarray | None) -> list[Any]:
+        """The column's values, lists and objects of a JSONL file as JSON."""
         self.require(column)
         cells = self._arrow[column]
         if indices is None:
             values: list[Any] = cells.to_pylist()
-        else:
-            # Arrow's own `take` joins all chunks first, so a batch would cost what the table does.
-            rows = np.asarray(indices, np.int64)
-            chunks = np.searchsorted(self._starts, rows, "right") - 1
-            offsets = rows - self._starts[chunks]
-            values = [
-                cells.chunk(chunk)[offset].as_py()
-                for chunk, offset in zip(chunks.tolist(), offsets.tolist(), strict=True)
-            ]
-        if (self._arrow.schema.field(column).metadata or {}).get(NESTED):
-            return [None if v is None else msgspec.json.decode(v) for v in values]
-        return values
+            return values
+        # Arrow's own `take` joins all chunks first, so a batch would cost what the table does.
+        rows = np.asarray(indices, np.int64)
+        chunks = np.searchsorted(self._starts, rows, "right") - 1
+        offsets = rows - self._starts[chunks]
+        return [
+            cells.chunk(chunk)[offset].as_py()
+            for chunk, offset in zip(chunks.tolist(), offsets.tolist(), strict=True)
+        ]
 
     def texts(self, column: str) -> list[str]:
         """All values as texts. Raises InvalidInput, with the place, where there is none."""
@@ -108,18 +118,33 @@ class Table:
                 )
         return found
 
-    def labels(self, column: str) -> list[str]:
-        """All values as names of classes. Raises InvalidInput, with the place, where there is none.
+    def labeled(self, column: str, *, numbers: bool = False) -> np.ndarray:
+        """The rows that have a label in a column, or a number, by their numbers in rising order."""
+        self.require(column)
+        cells = self._arrow[column]
+        if _is_text(cells.type):
+            words = pa.array(MISSING if numbers else UNLABELED, cells.type)
+            there = pc.invert(pc.is_in(pc.utf8_trim_whitespace(cells), words))
+            there = pc.and_(there, pc.is_valid(cells))
+        elif pa.types.is_floating(cells.type):
+            there = pc.invert(pc.is_null(cells, nan_is_null=True))
+        else:
+            there = pc.is_valid(cells)
+        return np.flatnonzero(there.to_numpy())
+
+    def labels(self, column: str, rows: np.ndarray) -> list[str]:
+        """The values of `rows` as names of classes. Raises InvalidInput, with the place, where
+        there is none.
 
         Whole numbers and booleans are taken as they are written.
         """
-        names = []
-        for index, value in enumerate(self.values(column)):
-            name = _label(value)
+        values, names = self.values(column), []
+        for index in rows.tolist():
+            name = _label(values[index])
             if name is None:
                 raise InvalidInput(
                     f"{self.place(index)}: {column!r} must be a label; received "
-                    f"{'nothing' if value in (None, '') else repr(value)[:80]}.",
+                    f"{'nothing' if values[index] in (None, '') else repr(values[index])[:80]}.",
                     param="data",
                 )
             names.append(name)
@@ -178,7 +203,7 @@ class Table:
             raise InvalidInput(
                 f"{self.name}: {column!r} must hold numbers; it holds {cells.type}.", param="data"
             )
-        values = pc.cast(cells, pa.float64()).to_numpy()
+        values = pc.cast(cells, pa.float64(), safe=False).to_numpy()
         infinite = np.isinf(values)
         if infinite.any():
             raise InvalidInput(
@@ -200,10 +225,15 @@ class Table:
             if self._open is not None and len(columns) == 1:
                 parts = [[self.content(columns[0], i) for i in rows]]
             else:
-                parts = [self.values(column, list(rows)) for column in columns]
+                parts = [self._cells(column, rows) for column in columns]
             for row in zip(*parts, strict=True):
                 content = msgspec.msgpack.encode(row)
                 yield hashlib.blake2b(content, digest_size=16).digest()
+
+
+def noted(unit: str, notes: Sequence[str] = ()) -> dict[bytes, bytes]:
+    """Metadata of an Arrow file."""
+    return {UNIT: unit.encode(), NOTES: msgspec.json.encode(list(notes))}
 
 
 def write(path: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:

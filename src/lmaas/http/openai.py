@@ -8,12 +8,13 @@ from lmaas.types import ModelVersion, Record
 
 
 class ModelObject(Record, frozen=True, kw_only=True):
-    """A model as OpenAI's API shows it; `created` is in Unix seconds."""
+    """A model as OpenAI's API shows it, and its task; `created` is in Unix seconds."""
 
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str
+    task: str
 
 
 class ModelList(Record, frozen=True, kw_only=True):
@@ -35,4 +36,9 @@ async def model(service: Service, exchange: Exchange, path: dict[str, str]) -> N
 
 
 def _show(version: ModelVersion, name: str) -> ModelObject:
-    return ModelObject(id=name, created=int(version.created_at), owned_by=version.tenant)
+    return ModelObject(
+        id=name,
+        created=int(version.created_at),
+        owned_by=version.tenant,
+        task=version.manifest.task,
+    )

@@ -1,7 +1,8 @@
 """The contract of a task, and what all tasks share: raw tensors in and out."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -34,10 +35,23 @@ class Batch(msgspec.Struct, kw_only=True):
     row_cost: int = 1
 
 
+class Shown(NamedTuple):
+    """An answer for people: a table, or without `columns` a line for each row."""
+
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+
+
 class Task(Protocol):
-    """Verbs of a task. `signature` is always one that `check_signature` returned."""
+    """Verbs of a task. `signature` is always one that `check_signature` returned.
+
+    `fields` are what a row of a file has for this task, each in a column; without any the row is
+    taken as it is. A call takes up to `rows_per_call` of them.
+    """
 
     name: str
+    fields: tuple[str, ...]
+    rows_per_call: int
 
     def bind(self, folder: Path) -> "Task":
         """The task for one model, with what it needs of the `folder` of files that are served.
@@ -66,6 +80,21 @@ class Task(Protocol):
         """The task's metrics for raw `outputs` against `targets`."""
         ...
 
+    def shown(self, result: Any) -> Shown:
+        """The JSON `result` of a call for people."""
+        ...
+
+    def collect(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> Any:
+        """What a call has as `inputs` for rows of a file that lies in `folder`.
+
+        Raises InvalidInput naming the row as `inputs[3]`.
+        """
+        ...
+
+    def records(self, result: Any) -> list[dict[str, Any]]:
+        """The JSON `result` of a call with `collect`ed inputs: for each row its new values."""
+        ...
+
 
 def read_tensors(payload: Payload, signature: Signature, limits: Limits) -> Batch:
     """An Open Inference Protocol request, the same for every task."""
@@ -81,6 +110,31 @@ def batch_size(arrays: Row, signature: Signature) -> int:
     if len(set(sizes.values())) != 1:
         raise InvalidInput(f"All inputs must have the same batch size; received {sizes}.")
     return int(next(iter(sizes.values())))
+
+
+def show_labels(result: Any) -> Shown:
+    """Labels with scores of one input, or of each of several."""
+    several = bool(result) and isinstance(result[0], list)
+    rows = [
+        (*([str(index)] if several else []), str(each["label"]), f"{each['score']:.6f}")
+        for index, labels in enumerate(result if several else [result])
+        for each in labels
+    ]
+    return Shown((*(["input"] if several else []), "label", "score"), rows)
+
+
+def label_records(result: Any) -> list[dict[str, Any]]:
+    """The likeliest label of each input, and its score."""
+    return [{"prediction": best["label"], "score": best["score"]} for best, *_ in result]
+
+
+def texts_of(rows: Sequence[Mapping[str, Any]], field: str) -> list[str]:
+    """One field of rows, in each a text. Raises InvalidInput naming the row."""
+    for index, row in enumerate(rows):
+        if not isinstance(row[field], str):
+            told = "nothing" if row[field] is None else type(row[field]).__name__
+            raise InvalidInput(f"inputs[{index}]: {field} must be a text; received {told}.")
+    return [row[field] for row in rows]
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ it is missing; a category as its place in `values`, then all others, then what i
 and serving encode with the same function.
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,10 @@ from lmaas.types import Record
 FILE: Final = "columns.json"
 MAX_VALUES: Final = 64
 """How many values of a category, the most frequent, have a feature of their own."""
+
+MISSING: Final = ("", "NA", "N/A", "#N/A", "NaN", "nan", "null", "NULL", "None", "?")
+"""What a cell of text says when it has no value, blanks around it aside."""
+NUMBER: Final = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 
 Values = np.ndarray | Sequence[str | None]
 """A column of numbers (N,) float64 with NaN where missing, or of categories."""
@@ -94,7 +99,7 @@ class Columns(Record, frozen=True, kw_only=True):
         for index, row in enumerate(rows):
             if not isinstance(row, dict):
                 raise _wrong(index, f"must be an object; received {type(row).__name__}", names)
-            for name in row.keys() - set(names):
+            for name in row.keys() - {*names, self.target}:
                 raise _wrong(index, f"has the unknown column {name!r}", names)
             for name in names:
                 if name not in row:
@@ -175,7 +180,9 @@ def _for_trees(column: Number | Category, values: Values) -> np.ndarray:
 
 
 def _number(cell: Any, name: str, index: int) -> float:
-    if cell is None:
+    if isinstance(cell, str) and re.match(NUMBER, cell.strip()):
+        return float(cell)
+    if cell is None or (isinstance(cell, str) and cell.strip() in MISSING):
         return float("nan")
     if isinstance(cell, bool) or not isinstance(cell, int | float):
         raise _wrong(index, f"{name!r} must be a number or null; received {cell!r:.80}")

@@ -5,6 +5,7 @@ has the Hugging Face shapes: `inputs` a text or a list of texts gives their vect
 `source_sentence` and `sentences` gives the cosine similarity of each sentence to the source.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from lmaas.codecs import json
 from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput, LMaaSError
 from lmaas.tasks import text
-from lmaas.tasks.base import Batch, Row, Task
+from lmaas.tasks.base import Batch, Row, Shown, Task, texts_of
 from lmaas.types import Answer, LanguageSpec, Payload, Signature, TextsCall
 
 
@@ -48,6 +49,8 @@ class Embedding(text.TextTask):
     """Texts in, vectors out."""
 
     name = "embedding"
+    fields: tuple[str, ...] = ("text",)
+    rows_per_call = 64
 
     def bind(self, folder: Path) -> Task:
         """This task with the tokenizer in `folder`."""
@@ -153,6 +156,19 @@ class Embedding(text.TextTask):
         """Mean cosine similarity of the vectors to those in `targets`."""
         vectors = outputs[signature.outputs[0].name]
         return {"cosine": float((unit(vectors) * unit(targets)).sum(axis=1).mean())}
+
+    def shown(self, result: Any) -> Shown:
+        """A line for each vector, or for each similarity."""
+        rows = result if result and isinstance(result[0], list) else [result]
+        return Shown((), [(" ".join(f"{value:.6g}" for value in row),) for row in rows])
+
+    def collect(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> Any:
+        """The texts of the rows."""
+        return texts_of(rows, "text")
+
+    def records(self, result: Any) -> list[dict[str, Any]]:
+        """The vector."""
+        return [{"embedding": vector} for vector in result]
 
 
 def check_dimensions(dimensions: int | None, spec: LanguageSpec) -> None:

@@ -8,8 +8,9 @@ of the model's own input (used as it is), or, with `parameters.pixels` true, as 
 import base64
 import binascii
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
@@ -17,8 +18,21 @@ import numpy as np
 from lmaas.codecs import image, json, tensor
 from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput, LMaaSError
-from lmaas.tasks.base import Batch, Row, Task, read_tensors, softmax
+from lmaas.tasks.base import (
+    Batch,
+    Row,
+    Shown,
+    Task,
+    label_records,
+    read_tensors,
+    show_labels,
+    softmax,
+    texts_of,
+)
 from lmaas.types import BATCH, Answer, ImageSpec, Payload, Signature
+
+MAX_FILE_BYTES: Final = 256 << 20
+"""How long an image that a row names may be."""
 
 
 class Label(msgspec.Struct, frozen=True):
@@ -40,6 +54,8 @@ class ImageClassification:
     """Images in, labels with scores out."""
 
     name = "image-classification"
+    fields: tuple[str, ...] = ("image",)
+    rows_per_call = 8
 
     def bind(self, folder: Path) -> Task:
         """The task itself: it needs no files."""
@@ -131,6 +147,31 @@ class ImageClassification:
             "accuracy": float(np.mean(predicted == targets)),
             "macro_f1": float(np.mean(scores)),
         }
+
+    def shown(self, result: Any) -> Shown:
+        """Labels with scores."""
+        return show_labels(result)
+
+    def collect(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> Any:
+        """The image files that the rows name, by paths from `folder`, as base64."""
+        found = []
+        for index, path in enumerate(texts_of(rows, "image")):
+            try:
+                file = folder / path
+                usual = file.is_file() and file.stat().st_size <= MAX_FILE_BYTES
+                data = file.read_bytes() if usual else b""
+            except (OSError, ValueError) as error:
+                told = error.strerror if isinstance(error, OSError) else error
+                raise InvalidInput(f"inputs[{index}]: {path[:200]!r}: {told}.") from None
+            if not image.is_image(data):
+                # What is sent away is nothing but images, whatever a file of rows names.
+                raise InvalidInput(f"inputs[{index}]: {path[:200]!r} is no file of an image.")
+            found.append(base64.b64encode(data).decode())
+        return found
+
+    def records(self, result: Any) -> list[dict[str, Any]]:
+        """The likeliest label and its score."""
+        return label_records(result)
 
 
 def infer_image(shape: tuple[int, ...]) -> ImageSpec:

@@ -5,6 +5,7 @@ is a missing value. A classifier answers `[{"label", "score"}]` for a row, best 
 `{"value"}`; a list of rows is answered by a list. Tensors are the model's own features and outputs.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,16 @@ import numpy as np
 from lmaas.codecs import json, tensor
 from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput, LMaaSError, PayloadTooLarge
-from lmaas.tasks.base import Batch, Row, Task, read_tensors, softmax
+from lmaas.tasks.base import (
+    Batch,
+    Row,
+    Shown,
+    Task,
+    label_records,
+    read_tensors,
+    show_labels,
+    softmax,
+)
 from lmaas.tasks.columns import Columns
 from lmaas.tasks.image_classification import Label
 from lmaas.types import BATCH, Answer, Payload, Signature
@@ -32,6 +42,8 @@ class Tabular:
     """Rows in, classes or numbers out."""
 
     name = "tabular"
+    fields: tuple[str, ...] = ()
+    rows_per_call = 512
 
     def __init__(self, columns: Columns | None = None) -> None:
         self._columns = columns
@@ -132,6 +144,23 @@ class Tabular:
             return {"accuracy": float(np.mean(values.argmax(axis=1) == targets))}
         off = values[:, 0].astype(np.float64) - targets
         return {"rmse": float(np.sqrt(np.mean(off**2))), "mae": float(np.mean(np.abs(off)))}
+
+    def shown(self, result: Any) -> Shown:
+        """Labels with scores, or a line for each number."""
+        rows = [result] if isinstance(result, dict) else result
+        if rows and isinstance(rows[0], dict) and "value" in rows[0]:
+            return Shown((), [(f"{row['value']:.6g}",) for row in rows])
+        return show_labels(result)
+
+    def collect(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> Any:
+        """The rows as they are."""
+        return list(rows)
+
+    def records(self, result: Any) -> list[dict[str, Any]]:
+        """The likeliest label and its score, or the number."""
+        if result and isinstance(result[0], dict):
+            return [{"prediction": row["value"]} for row in result]
+        return label_records(result)
 
 
 def probabilities(values: np.ndarray, signature: Signature) -> np.ndarray:

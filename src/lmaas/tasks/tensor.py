@@ -4,6 +4,7 @@ JSON calls take `{"inputs": {"x": [...], ...}}`, or the bare array when the mode
 with or without the batch axis, and answer `{"outputs": {...}}` in the same way.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from lmaas.codecs import json, tensor
 from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput
-from lmaas.tasks.base import Batch, Row, Task, batch_size, read_tensors
+from lmaas.tasks.base import Batch, Row, Shown, Task, batch_size, read_tensors
 from lmaas.types import Answer, Payload, Signature, TensorSpec
 
 
@@ -21,6 +22,8 @@ class TensorTask:
     """Arrays in, arrays out."""
 
     name = "tensor"
+    fields: tuple[str, ...] = ()
+    rows_per_call = 64
 
     def bind(self, folder: Path) -> Task:
         """The task itself: it needs no files."""
@@ -96,6 +99,43 @@ class TensorTask:
             "mae": float(np.abs(difference).mean()),
             "rmse": float(np.sqrt(np.square(difference).mean())),
         }
+
+    def shown(self, result: Any) -> Shown:
+        """A line for each output."""
+        return Shown((), [(f"{name}: {value}",) for name, value in result["outputs"].items()])
+
+    def collect(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> Any:
+        """Arrays by input name, or from rows of texts (CSV) the numbers in their columns' order."""
+        if any(isinstance(value, str) for row in rows for value in row.values()):
+            return [_vector(row, index) for index, row in enumerate(rows)]
+        for index, row in enumerate(rows):
+            if row.keys() != rows[0].keys():
+                raise InvalidInput(f"inputs[{index}]: has other inputs than the row before.")
+        return {name: [row[name] for row in rows] for name in rows[0]}
+
+    def records(self, result: Any) -> list[dict[str, Any]]:
+        """Each output; of an array of one number that number."""
+        outputs = result["outputs"]
+        return [
+            {name: _alone(value) for name, value in zip(outputs, values, strict=True)}
+            for values in zip(*outputs.values(), strict=True)
+        ]
+
+
+def _vector(row: Mapping[str, Any], index: int) -> list[float]:
+    numbers = []
+    for name, cell in row.items():
+        try:
+            numbers.append(float(cell))
+        except (TypeError, ValueError):
+            raise InvalidInput(
+                f"inputs[{index}]: {name!r} must be a number; received {cell!r:.80}."
+            ) from None
+    return numbers
+
+
+def _alone(value: Any) -> Any:
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 def _how(signature: Signature) -> str:

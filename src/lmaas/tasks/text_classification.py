@@ -5,6 +5,7 @@ each text `[{"label", "score"}]`, best first. A text longer than the model reads
 where `parameters.truncation` is true.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,16 @@ from lmaas.codecs import json
 from lmaas.codecs.limits import Limits
 from lmaas.errors import ContextLengthExceeded, InvalidInput, LMaaSError, PayloadTooLarge
 from lmaas.tasks import text
-from lmaas.tasks.base import Batch, Row, Task, softmax
+from lmaas.tasks.base import (
+    Batch,
+    Row,
+    Shown,
+    Task,
+    label_records,
+    show_labels,
+    softmax,
+    texts_of,
+)
 from lmaas.tasks.image_classification import Label
 from lmaas.types import BATCH, Answer, LanguageSpec, Payload, Signature
 
@@ -31,6 +41,8 @@ class TextClassification(text.TextTask):
     """Texts in, labels with scores out."""
 
     name = "text-classification"
+    fields: tuple[str, ...] = ("text",)
+    rows_per_call = 64
 
     def bind(self, folder: Path) -> Task:
         """This task with the tokenizer in `folder`."""
@@ -115,6 +127,18 @@ class TextClassification(text.TextTask):
         """Accuracy of the likeliest label against integer `targets`."""
         predicted = outputs[signature.outputs[0].name].argmax(axis=1)
         return {"accuracy": float(np.mean(predicted == targets))}
+
+    def shown(self, result: Any) -> Shown:
+        """Labels with scores."""
+        return show_labels(result)
+
+    def collect(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> Any:
+        """The texts of the rows."""
+        return texts_of(rows, "text")
+
+    def records(self, result: Any) -> list[dict[str, Any]]:
+        """The likeliest label and its score."""
+        return label_records(result)
 
 
 def encode(tokenizer: text.Tokenizer, texts: list[str], spec: LanguageSpec, *, cut: bool) -> Row:

@@ -4,23 +4,30 @@ Its requests are `language.GenerateRequest`s and stream; the predictive path of 
 in it and is refused by name.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput
-from lmaas.tasks.base import Batch, Row, Task
+from lmaas.tasks.base import Batch, Row, Shown, Task
 from lmaas.types import Answer, Payload, Signature
 
 NAME = "text-generation"
-HOW = "Send it to /v1/chat/completions, /v1/completions, /v1/responses or /v1/messages."
+HOW = (
+    "Send it to /v1/chat/completions, /v1/completions, /v1/responses or /v1/messages, or ask it "
+    "with `lmaas chat`."
+)
 
 
 class TextGenerationTask:
     """Text in, text out."""
 
     name = NAME
+    fields: tuple[str, ...] = ("prompt",)
+    rows_per_call = 1
 
     def bind(self, folder: Path) -> Task:
         """The task itself: it reads no requests."""
@@ -51,6 +58,18 @@ class TextGenerationTask:
         """Perplexity: `outputs` has logprobs (B, T, vocabulary); targets (B, T) token ids."""
         chosen = np.take_along_axis(outputs["logprobs"], targets[..., None], axis=-1)
         return {"perplexity": float(np.exp(-chosen.astype(np.float64).mean()))}
+
+    def shown(self, result: Any) -> Shown:
+        """Refuses: a language model does not answer with JSON."""
+        raise InvalidInput("This is a language model: it does not answer this way.", hint=HOW)
+
+    def collect(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> Any:
+        """Refuses: a language model is not called with rows."""
+        raise InvalidInput("This is a language model: it is not called this way.", hint=HOW)
+
+    def records(self, result: Any) -> list[dict[str, Any]]:
+        """Refuses: a language model does not answer with rows."""
+        raise InvalidInput("This is a language model: it does not answer this way.", hint=HOW)
 
 
 TASK: Task = TextGenerationTask()

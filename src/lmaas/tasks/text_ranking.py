@@ -4,6 +4,7 @@ A call of the door `/v1/rerank` is answered by one raw float32 number for each d
 `{"inputs": {"query": …, "documents": […]}}` is answered by `[{"index", "score"}]`, best first.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from lmaas.codecs import json
 from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput, LMaaSError
 from lmaas.tasks import text
-from lmaas.tasks.base import Batch, Row, Task
+from lmaas.tasks.base import Batch, Row, Shown, Task, texts_of
 from lmaas.types import Answer, Payload, Signature
 
 
@@ -36,6 +37,8 @@ class TextRanking(text.TextTask):
     """Pairs of query and document in, relevance out."""
 
     name = "text-ranking"
+    fields: tuple[str, ...] = ("query", "document")
+    rows_per_call = 1
 
     def bind(self, folder: Path) -> Task:
         """This task with the tokenizer in `folder`."""
@@ -102,6 +105,20 @@ class TextRanking(text.TextTask):
         gained = float((targets[np.argsort(-scores, kind="stable")] * discount).sum())
         best = float((np.sort(targets)[::-1] * discount).sum())
         return {"ndcg": gained / best if best else 0.0}
+
+    def shown(self, result: Any) -> Shown:
+        """The documents by their places, best first."""
+        rows = [(str(each["index"]), f"{each['score']:.6f}") for each in result]
+        return Shown(("document", "score"), rows)
+
+    def collect(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> Any:
+        """A query and its document."""
+        query, *_ = texts_of(rows, "query")
+        return {"query": query, "documents": texts_of(rows, "document")}
+
+    def records(self, result: Any) -> list[dict[str, Any]]:
+        """The relevance."""
+        return [{"score": each["score"]} for each in result]
 
 
 def relevance(logits: np.ndarray) -> np.ndarray:

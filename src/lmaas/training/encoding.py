@@ -10,6 +10,7 @@ import numpy as np
 
 from lmaas.data.conversations import Example
 from lmaas.errors import InvalidInput
+from lmaas.language import ChatMessage
 from lmaas.runtime.language.template import Template
 from lmaas.runtime.language.tokens import Tokens
 from lmaas.training.base import IGNORED
@@ -22,22 +23,33 @@ class Encoded(msgspec.Struct, frozen=True):
     labels: np.ndarray
 
 
+CHANGED = "q7Zx"
+"""A text that stands for another one; no conversation says it by chance."""
+SAID_ONCE = 16
+"""A text of so many characters stands nowhere in a prompt by chance."""
+
+
 class Encoder:
-    """Encodes examples for one model. `end` is the token that ends an answer."""
+    """Encodes examples for one model. `end` is the token that ends an answer.
+
+    `longest` is the most tokens of a sample; `too_long` says what can be done about a longer one.
+    """
 
     def __init__(
-        self, tokens: Tokens, template: Template | None, end: int, context_length: int
+        self, tokens: Tokens, template: Template | None, end: int, longest: int, too_long: str
     ) -> None:
         self._tokens = tokens
         self._template = template
         self._end = end
-        self._longest = context_length
+        self._longest = longest
+        self._too_long = too_long
 
     def encode(self, example: Example, place: str) -> list[Encoded]:
         """The samples of an example: one, or where the template changes earlier turns when later
         ones follow, one for each turn that is learned.
 
-        Raises InvalidInput for one that is too long: nothing is cut.
+        Raises InvalidInput for one that is too long: nothing is cut; and for one of which the
+        chat template would leave something out, since a model would learn to be silent there.
         """
         if not example.messages:
             spans = [(example.prompt, False), (example.completion, True)]
@@ -48,19 +60,71 @@ class Encoder:
                 hint="Give prompt and completion, or text; or a chat_template.jinja.",
                 param="data",
             )
+        try:
+            return self._conversation(self._template, example, place)
+        except InvalidInput as error:
+            if place in error.message:
+                raise
+            raise InvalidInput(f"{place}: {error.message}", hint=error.hint, param="data") from None
+
+    def _conversation(self, template: Template, example: Example, place: str) -> list[Encoded]:
         mark, messages = self._tokens.guard_messages(example.messages)
         last = example.learned[-1]
-        whole = self._template.render(messages[: last + 1], example.tools, complete=True)
+        whole = template.render(messages[: last + 1], example.tools, complete=True)
+        self._refuse_dropped(template, whole, messages[: last + 1], example, place)
         spans, told = [], 0
         for turn in example.learned:
-            before = self._template.render(messages[:turn], example.tools)
-            after = self._template.render(messages[: turn + 1], example.tools, complete=True)
+            before = template.render(messages[:turn], example.tools)
+            after = template.render(messages[: turn + 1], example.tools, complete=True)
             after = after.rstrip()
             if not (after.startswith(before) and whole.startswith(after)):
                 return self._turn_by_turn(example, place)
             spans += [(whole[told : len(before)], False), (whole[len(before) : len(after)], True)]
             told = len(after)
         return [self._sample(spans, mark, place, end=False)]
+
+    def _refuse_dropped(
+        self,
+        template: Template,
+        whole: str,
+        messages: Sequence[ChatMessage],
+        example: Example,
+        place: str,
+    ) -> None:
+        """Raise InvalidInput for what is nowhere in `whole`, the rendered conversation.
+
+        Something is left out if the text stays the same when it is another.
+        """
+
+        def dropped(changed: Sequence[ChatMessage]) -> bool:
+            try:
+                return template.render(changed, example.tools, complete=True) == whole
+            except InvalidInput:
+                return False  # it was looked at
+
+        if example.tools and template.render(messages, (), complete=True) == whole:
+            raise _dropped(place, "the tools")
+        for at, message in enumerate(messages):
+
+            def other(at: int = at, **changes: object) -> list[ChatMessage]:
+                own = msgspec.structs.replace(messages[at], **changes)
+                return [*messages[:at], own, *messages[at + 1 :]]
+
+            what = f"of message {at + 1} ({message.role})"
+            text = message.content.strip()
+            shown = len(text) >= SAID_ONCE and text in whole
+            if text and not shown and dropped(other(content=CHANGED)):
+                raise _dropped(place, f"the content {what}")
+            # What was thought before earlier answers is left out on purpose by many templates.
+            thought = (message.reasoning or "").strip()
+            if thought and at == len(messages) - 1 and dropped(other(reasoning=CHANGED)):
+                raise _dropped(place, f"the reasoning {what}")
+            for number, call in enumerate(message.tool_calls):
+                for changes in ({"name": CHANGED}, {"arguments": f'{{"{CHANGED}": "{CHANGED}"}}'}):
+                    calls = list(message.tool_calls)
+                    calls[number] = msgspec.structs.replace(call, **changes)
+                    if dropped(other(tool_calls=tuple(calls))):
+                        raise _dropped(place, f"the tool call {call.name!r} {what}")
 
     def _turn_by_turn(self, example: Example, place: str) -> list[Encoded]:
         if len(example.learned) == 1:
@@ -98,8 +162,8 @@ class Encoder:
             learned.append(True)
         if len(ids) > self._longest:
             raise InvalidInput(
-                f"{place} has {len(ids)} tokens; the model takes {self._longest}.",
-                hint="Leave it out, shorten it, or raise data.options.max_length.",
+                f"{place} has {len(ids)} tokens; at most {self._longest} are taken.",
+                hint=self._too_long,
                 param="data",
             )
         labels = [
@@ -108,6 +172,15 @@ class Encoder:
         if all(label == IGNORED for label in labels):
             raise InvalidInput(f"{place} has nothing to be learned.", param="data")
         return Encoded(np.array(ids, np.int64), np.array([*labels, IGNORED], np.int64))
+
+
+def _dropped(place: str, what: str) -> InvalidInput:
+    return InvalidInput(
+        f"{place}: the model's chat template leaves out {what}, so it cannot be learned.",
+        hint="Take a base whose template knows it, give the base another chat_template.jinja, or "
+        "leave it out of the data.",
+        param="data",
+    )
 
 
 def pack(samples: Sequence[Encoded], length: int) -> list[list[int]]:

@@ -24,7 +24,7 @@ from lmaas.training.base import Boosting, Counted, Facts, Group, Learner, Proble
 from lmaas.training.early_stopping import mode_of
 from lmaas.training.group import ALONE
 from lmaas.training.problems.frameworks import framework_of
-from lmaas.training.problems.splits import overlap_warnings
+from lmaas.training.problems.splits import noted, overlap_warnings
 
 TARGET_STEPS = 1500
 """So many steps does a network learn from nothing, where the epochs are left open."""
@@ -75,7 +75,7 @@ def run(
     sizes = {split: problem.size(split) for split in ("train", "validation", "test")}
     told = ", ".join(f"{count} {split}" for split, count in sizes.items() if count)
     _tell(tell, "message", f"Samples: {told}.", **facts)
-    for warning in overlap_warnings(facts):
+    for warning in (*overlap_warnings(facts), *noted(facts)):
         tell(warning)
     if isinstance(problem, Counted) and (count := problem.num_parameters()):
         _tell(tell, "message", f"Memory: {memory.check(recipe, count, memory_bytes)}")

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from lmaas.data.conversations import read_pairs
+from lmaas.data.conversations import Read, read_pairs
 from lmaas.errors import InvalidInput
 from lmaas.recipe import Recipe, TrainingFramework
 from lmaas.tasks import Row
@@ -39,8 +39,8 @@ class PreferenceTuning(TextGeneration):
         self.loss = Loss(name="preference", beta=recipe.method.beta)
         self._references: dict[Split, np.ndarray] = {}
 
-    def _samples(self, path: Path) -> list[Any]:
-        return read_pairs(path)
+    def _file(self, path: Path) -> Read[Any]:
+        return read_pairs(path, self._recipe.data.encoding)
 
     def _encoded(self, sample: Any, place: str) -> list[list[Encoded]]:
         ends = [self._encoder.encode(e, place) for e in (sample.preferred, sample.other)]

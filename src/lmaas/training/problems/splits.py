@@ -36,7 +36,8 @@ class Splits:
     """The three parts of a recipe's data, and what was found about them.
 
     `columns` maps each field of the task to the column that it is in; those in `content` tell
-    samples apart. With `label`, a field, each class keeps its share when a part is drawn.
+    samples apart. With `label`, a field, each class keeps its share when a part is drawn. Rows that
+    have no label, or no number in the field `value`, are in no part; `notes` tell of them.
     """
 
     def __init__(
@@ -47,11 +48,13 @@ class Splits:
         fields: Sequence[str],
         content: Sequence[str] | None = None,
         label: str | None = None,
+        value: str | None = None,
     ) -> None:
-        train = read(Path(recipe.data.train), folder / "data")
+        encoding = recipe.data.encoding
+        train = read(Path(recipe.data.train), folder / "data", encoding)
         self.columns = columns_of(recipe, train, fields)
         given = {
-            split: read(Path(path), folder / "data")
+            split: read(Path(path), folder / "data", encoding)
             for split, path in (("validation", recipe.data.validation), ("test", recipe.data.test))
             if isinstance(path, str)
         }
@@ -59,23 +62,46 @@ class Splits:
             for column in self.columns.values():
                 table.require(column)
             refuse_same(split, table.digest, train.digest)
-        keep = train.labels(self.columns[label]) if label is not None else None
-        rows = np.arange(len(train))
+        self.notes: list[str] = []
+        target = None if label is None and value is None else self.columns[label or value or ""]
+        rows = self._usable(train, target, numbers=label is None)
+        self._labeled, usable = rows, len(rows)
+        keep = np.full(len(train), None, object)
+        if label is not None:
+            keep[rows] = train.labels(self.columns[label], rows)
         self.parts: dict[Split, Part] = {}
         for number, split in enumerate(("test", "validation")):
             share = getattr(recipe.data, split) or 0.0
             if split in given:
-                part = Part(given[split], np.arange(len(given[split])))
+                own = self._usable(given[split], target, numbers=label is None)
+                part = Part(given[split], own)
             else:
                 # The shares are of all samples, so what is left must give a larger share.
-                share = min(share * len(train) / len(rows), 0.9)
-                labels = [keep[i] for i in rows] if keep is not None else None
+                share = min(share * usable / len(rows), 0.9)
+                labels = keep[rows].tolist() if label is not None else None
                 kept, held = splitting.hold_out(len(rows), share, recipe.seed + number, labels)
                 part = Part(train, rows[held])
                 rows = rows[kept]
             self.parts[split] = part  # type: ignore[index]
         self.parts["train"] = Part(train, rows)
         self._content = [self.columns[f] for f in content or ()] or None
+
+    def _usable(self, table: Table, target: str | None, *, numbers: bool) -> np.ndarray:
+        """The rows with a target. Raises InvalidInput where there is none."""
+        self.notes += table.notes
+        if target is None:
+            return np.arange(len(table))
+        rows = table.labeled(target, numbers=numbers)
+        if not len(rows):
+            raise InvalidInput(f"{table.name}: no row has a value of {target!r}.", param="data")
+        if missing := len(table) - len(rows):
+            first = np.setdiff1d(np.arange(len(table)), rows)[:EXAMPLES].tolist()
+            places = ", ".join(table.place(row).removeprefix(f"{table.name}, ") for row in first)
+            self.notes.append(
+                f"Rows of {table.name} passed over, since they have no value of {target!r}: "
+                f"{missing} ({places}{' …' if missing > len(first) else ''})."
+            )
+        return rows
 
     @property
     def train(self) -> Part:
@@ -88,15 +114,16 @@ class Splits:
         Raises InvalidInput for one class only, and for a label that is not learned.
         """
         column = self.columns[field]
-        found = splitting.classes(self.train.table.labels(column))
-        numbers: dict[int, np.ndarray] = {}
+        table = self.train.table
+        found = splitting.classes(table.labels(column, self._labeled))
         parts: dict[Split, np.ndarray] = {}
         for split, part in self.parts.items():
-            table = part.table
-            if id(table) not in numbers:
-                names = table.labels(column)
-                numbers[id(table)] = splitting.numbers_of(names, found, table.place)
-            parts[split] = numbers[id(table)][part.rows]
+            names = part.table.labels(column, part.rows)
+
+            def place(index: int, part: Part = part) -> str:
+                return part.table.place(int(part.rows[index]))
+
+            parts[split] = splitting.numbers_of(names, found, place)
         return found, parts
 
     def facts(self) -> dict[str, Any]:
@@ -111,6 +138,7 @@ class Splits:
             "sha256": sha256,
             "samples": {split: len(part) for split, part in self.parts.items()},
             "overlap": self._overlap(),
+            "notes": self.notes,
         }
 
     def _overlap(self) -> dict[str, Any]:
@@ -158,6 +186,14 @@ def overlap_warnings(facts: Mapping[str, Any]) -> list[JobEvent]:
             data={"split": split, **found},
         )
         for split, found in facts.get("overlap", {}).items()
+    ]
+
+
+def noted(facts: Mapping[str, Any]) -> list[JobEvent]:
+    """What of the data was passed over, as a job tells of it."""
+    return [
+        JobEvent(type="message", level="warn", message=note, created_at=time.time())
+        for note in facts.get("notes", ())
     ]
 
 

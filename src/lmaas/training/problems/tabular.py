@@ -56,6 +56,7 @@ class Tabular(SizedNetwork):
             folder,
             fields=FIELDS[recipe.task],
             label="target" if self.classifies else None,
+            value="target",
         )
         table = self._splits.train.table
         self._base = BaseModel(base, recipe, self._framework) if base is not None else None
@@ -72,7 +73,7 @@ class Tabular(SizedNetwork):
             self.labels, self._targets = self._splits.labels("target")
         else:
             self._targets = {
-                split: _numbers(part.table, target)[part.rows]
+                split: part.table.numbers(target)[part.rows]
                 for split, part in self._splits.parts.items()
             }
         choice = self._base.model if self._base else recipe.model
@@ -113,7 +114,7 @@ class Tabular(SizedNetwork):
                 continue
             kind = options.kinds.get(name) or ("number" if share >= NEARLY else "category")
             if kind == "number":
-                numbers = _numbers(table, name, missing=True)[rows]
+                numbers = table.numbers(name)[rows]
                 if np.isnan(numbers).all():
                     self.left_out[name] = "no value is there"
                 else:
@@ -129,7 +130,7 @@ class Tabular(SizedNetwork):
             raise InvalidInput(f"{table.name} has no column to learn from.", param="data")
         if self.classifies:
             return Columns(columns=tuple(found), target=target, form=self._form)
-        scale = fit_number(target, _numbers(table, target)[rows])
+        scale = fit_number(target, table.numbers(target)[rows])
         return Columns(
             columns=tuple(found), target=target, mean=scale.mean, std=scale.std, form=self._form
         )
@@ -271,7 +272,7 @@ def _target(recipe: Recipe, folder: Path) -> tuple[Table, str]:
     from lmaas.data.reading import read
     from lmaas.training.problems.splits import columns_of
 
-    table = read(Path(recipe.data.train), folder / "data")
+    table = read(Path(recipe.data.train), folder / "data", recipe.data.encoding)
     return table, columns_of(recipe, table, FIELDS[recipe.task])["target"]
 
 
@@ -282,17 +283,9 @@ def _classifies(table: Table, target: str, options: TableDataOptions) -> bool:
     share = table.number_share(target)
     if share is None or share < NEARLY:
         return True
-    values = np.unique(_numbers(table, target))
+    values = table.numbers(target)
+    values = np.unique(values[~np.isnan(values)])
     return len(values) <= FEW and bool((values == np.rint(values)).all())
-
-
-def _numbers(table: Table, name: str, *, missing: bool = False) -> np.ndarray:
-    """A column of numbers. Raises InvalidInput, with the place, where one is missing."""
-    numbers = table.numbers(name)
-    if not missing and np.isnan(numbers).any():
-        place = table.place(int(np.isnan(numbers).argmax()))
-        raise InvalidInput(f"{place}: the target {name!r} is missing.", param="data")
-    return numbers
 
 
 def _values(table: Table, columns: Columns) -> dict[str, Values]:

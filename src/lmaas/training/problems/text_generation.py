@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 import lmaas
-from lmaas.data.conversations import Example, read_examples
+from lmaas.data.conversations import Example, Read, read_examples
 from lmaas.data.table import digest_of
 from lmaas.errors import InvalidInput
 from lmaas.frameworks import checkpoint
@@ -30,12 +30,32 @@ from lmaas.training.problems.splits import EXAMPLES, refuse_same
 from lmaas.types import PushOptions
 
 SPECIAL: Final = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-CHATML: Final = """\
-{%- for message in messages %}<|im_start|>{{ message.role }}
-{{ message.content }}<|im_end|>
-{% endfor %}
-{%- if add_generation_prompt %}<|im_start|>assistant
-{% endif %}"""
+CHATML: Final = (
+    "{%- set system = messages[0].content if messages and messages[0].role == 'system' else '' %}"
+    "{%- if tools %}"
+    "{{ '<|im_start|>system\n' }}"
+    "{%- if system %}{{ system + '\n\n' }}{% endif %}"
+    "{{ 'These functions can be called:\n' }}"
+    "{%- for tool in tools %}{{ tool.function | tojson + '\n' }}{% endfor %}"
+    "{{ 'A call is written so:\n<tool_call>\n"
+    '{"name": NAME, "arguments": {...}}'
+    "\n</tool_call><|im_end|>\n' }}"
+    "{%- endif %}"
+    "{%- for message in messages %}"
+    "{%- if not (tools and system and loop.first) %}"
+    "{{ '<|im_start|>' + message.role + '\n' + message.content }}"
+    "{%- for call in message.tool_calls or [] %}"
+    "{%- if message.content or not loop.first %}{{ '\n' }}{% endif %}"
+    "{{ '<tool_call>\n{\"name\": ' + call.function.name | tojson }}"
+    "{{ ', \"arguments\": ' + call.function.arguments | tojson + '}\n</tool_call>' }}"
+    "{%- endfor %}"
+    "{{ '<|im_end|>\n' }}"
+    "{%- endif %}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""The chat template of new models. Tools and calls are written as serving reads them
+(`runtime.language.text`); it knows no reasoning."""
 
 
 FAMILIES: Final = {"qwen3": "Qwen3", "llama": "Llama"}
@@ -62,6 +82,7 @@ class TextGeneration:
         self._recipe = recipe
         self._folder = folder
         options = data_options(recipe, ConversationDataOptions)
+        self._notes: list[str] = []
         train = self._samples(Path(recipe.data.train))
         if base is not None and not (base / "config.json").is_file():
             # A package: the checkpoint is what it was made of.
@@ -79,8 +100,10 @@ class TextGeneration:
             AutoConfig.from_pretrained(self._base, local_files_only=True).get_text_config()
         )
         if options.max_length > longest:
+            more = "" if base is not None else " or raise model.options.context"
             raise InvalidInput(
                 f"max_length is {options.max_length}; the model takes {longest} tokens.",
+                hint=f"Leave it out, give at most {longest}{more}.",
                 param="data.options.max_length",
             )
         self._longest = options.max_length or longest
@@ -91,13 +114,19 @@ class TextGeneration:
             Template.load(self._base),
             int(tokenizer.eos_token_id),
             self._longest,
+            _too_long(self._longest, longest, new=base is None),
         )
         self._rows: dict[Split, list[list[Encoded]]] = {}
         self._read(train)
 
     def _samples(self, path: Path) -> list[Any]:
-        """What a file holds."""
-        return read_examples(path)
+        """What a file holds; what is to be told of it is noted."""
+        found = self._file(path)
+        self._notes += found.notes
+        return found.samples
+
+    def _file(self, path: Path) -> Read[Any]:
+        return read_examples(path, self._recipe.data.encoding)
 
     def _encoded(self, sample: Any, place: str) -> list[list[Encoded]]:
         """A sample's rows, each of what stands in it."""
@@ -111,29 +140,28 @@ class TextGeneration:
         places: dict[Split, list[str]] = {}
         taken = 0
 
-        def encoded(split: Split, samples: Iterable[Any], file: Path) -> None:
+        def encoded(split: Split, samples: Iterable[Any]) -> None:
             self._rows[split], places[split] = [], []
             for sample in samples:
-                place = f"{file.name}, line {sample.line}"
-                rows = self._encoded(sample, place)
+                rows = self._encoded(sample, sample.place)
                 self._rows[split] += rows
-                places[split] += [place] * len(rows)
+                places[split] += [sample.place] * len(rows)
 
         for split, given in held.items():
             if given is None:
-                encoded(split, (), source)
+                encoded(split, ())
             elif isinstance(given, str):
                 samples = self._samples(Path(given))
                 refuse_same(split, digest_of(Path(given)), digest_of(source))
-                encoded(split, samples, Path(given))
+                encoded(split, samples)
             else:
                 count = round(given * len(train))
-                encoded(split, (train[i] for i in order[taken : taken + count]), source)
+                encoded(split, (train[i] for i in order[taken : taken + count]))
                 taken += count
         rest = [int(i) for i in sorted(order[taken:])]
         if not rest:
             raise InvalidInput("Nothing is left to train on.", param="data.validation")
-        encoded("train", (train[i] for i in rest), source)
+        encoded("train", (train[i] for i in rest))
         self._counts = {split: len(self._rows[split]) for split in ("train", *held)}
         seen = {_content(row) for row in self._rows["train"]}
         self._overlap = {}
@@ -239,7 +267,20 @@ class TextGeneration:
             "rows": len(self._rows["train"]),
             "tokens": sum(len(s.ids) for row in self._rows["train"] for s in row),
             "overlap": self._overlap,
+            "notes": self._notes,
         }
+
+
+def _too_long(most: int, context: int, *, new: bool) -> str:
+    """What can be done about a sample of more than `most` tokens and is not refused again."""
+    ways = ["Leave it out", "shorten it"]
+    if most < context:
+        ways.append(f"raise data.options.max_length (to {context} at most)")
+    elif new:
+        ways.append("raise model.options.context")
+    else:
+        ways.append("train on a base with a longer context")
+    return f"{', '.join(ways[:-1])}, or {ways[-1]}."
 
 
 def _content(row: list[Encoded]) -> bytes:
@@ -298,7 +339,17 @@ def _new(recipe: Recipe, examples: list[Example], folder: Path) -> Path:
 
     texts = [message.content for e in examples for message in e.messages]
     texts += [text for e in examples for text in (e.prompt, e.completion) if text]
-    texts += [json.dumps(tool.parameters) for e in examples for tool in e.tools]
+    for example in examples:
+        texts += [
+            json.dumps(told, ensure_ascii=False)
+            for tool in example.tools
+            for told in (tool.name, tool.description, tool.parameters)
+        ]
+        texts += [
+            f'<tool_call>\n{{"name": "{call.name}", "arguments": {call.arguments}}}\n</tool_call>'
+            for message in example.messages
+            for call in message.tool_calls
+        ]
     create(folder, FAMILIES[name], sizes, texts, SPECIAL, CHATML, recipe.seed)
     return folder
 
