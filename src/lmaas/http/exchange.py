@@ -206,7 +206,8 @@ class Exchange:
 
     def render(self, body: bytes, status: int, kind: bytes) -> bytes:
         """Status line, headers and body as they go over the wire."""
-        head = self._head(status, kind, b"content-length: %d\r\n" % len(body))
+        length = b"" if status == HTTPStatus.NO_CONTENT else b"content-length: %d\r\n" % len(body)
+        head = self._head(status, kind, length)
         return head if self.method == "HEAD" else head + body
 
     def _head(self, status: int, kind: bytes, length: bytes) -> bytes:

@@ -16,6 +16,7 @@ from lmaas.http import (
     huggingface,
     jobs,
     messages,
+    messages_models,
     oip,
     openai,
     openapi,
@@ -31,6 +32,7 @@ from lmaas.http.completions_answer import Completion
 from lmaas.http.exchange import Exchange
 from lmaas.http.messages_answer import AnswerMessage, TokenCount
 from lmaas.http.messages_body import CountBody, MessagesBody
+from lmaas.http.messages_models import ModelInfo, ModelPage
 from lmaas.http.responses_answer import Deleted, ItemList, Response
 from lmaas.http.responses_body import ResponsesBody
 from lmaas.http.route import Operation, Route
@@ -131,8 +133,18 @@ ROUTES = [
             )
         },
     ),
-    Route("/v1/models", {"GET": Operation(openai.models, (), (openai.ModelList,))}),
-    Route("/v1/models/{ref}", {"GET": Operation(openai.model, (), (openai.ModelObject,))}),
+    Route(
+        "/v1/models",
+        {
+            "GET": Operation(
+                openai.models, (), (openai.ModelList, ModelPage), query=messages_models.QUERY
+            )
+        },
+    ),
+    Route(
+        "/v1/models/{ref}",
+        {"GET": Operation(openai.model, (), (openai.ModelObject, ModelInfo))},
+    ),
     Route("/v2", {"GET": Operation(oip.server, (), (oip.ServerMetadata,))}),
     Route("/v2/health/live", {"GET": Operation(health.live, (), (dict[str, bool],))}),
     Route("/v2/health/ready", {"GET": Operation(health.ready, (), (dict[str, bool],))}),

@@ -246,10 +246,12 @@ class Service:
         if not self.ledger.check(key, version.ref):
             return 0, 0
         prompt = await self._prompt_tokens(key, ref, request)
-        answer = request.sampling.max_tokens
+        answer, spec = request.sampling.max_tokens, version.manifest.signature.language
+        room = max(0, spec.context_length - prompt) if spec is not None else 0
         if answer is None:
-            spec = version.manifest.signature.language
-            answer = max(0, spec.context_length - prompt) if spec is not None else 0
+            answer = room
+        elif request.messages and spec is not None:
+            answer = min(answer, room)
         return prompt, prompt + answer * request.choices
 
     async def _cache_key(

@@ -86,7 +86,7 @@ class ImageClassification:
             rows, single = [_from_file(payload.body, signature, limits)], True
         else:
             call = json.read_call(payload.body)
-            given = given | call.parameters
+            given = given | (call.parameters or {})
             rows, single = _from_json(call.inputs, _parameters(given), signature, limits)
         parameters = _parameters(given) if given else DEFAULTS
         _check_parameters(parameters, signature)

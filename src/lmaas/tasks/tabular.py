@@ -82,7 +82,7 @@ class Tabular:
         if payload.format != "json":
             raise InvalidInput("This model takes rows of named values.", hint=HINT)
         call = json.read_call(payload.body)
-        for name in (*call.parameters, *payload.parameters):
+        for name in (*(call.parameters or ()), *payload.parameters):
             raise InvalidInput(f"Parameter {name!r} is not supported by this task.", param=name)
         single = isinstance(call.inputs, dict)
         rows = [call.inputs] if single else call.inputs

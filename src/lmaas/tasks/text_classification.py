@@ -74,7 +74,7 @@ class TextClassification(text.TextTask):
         if payload.format != "json":
             raise InvalidInput("This model takes text.", hint='Send JSON {"inputs": "a text"}.')
         call = json.read_call(payload.body)
-        parameters = _parameters(payload.parameters | call.parameters)
+        parameters = _parameters(payload.parameters | (call.parameters or {}))
         single = isinstance(call.inputs, str)
         texts = text.check_texts([call.inputs] if single else call.inputs, param="inputs")
         length = signature.language.context_length
