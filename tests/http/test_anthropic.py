@@ -242,7 +242,7 @@ def test_a_thread_is_refused_as_the_client_expects(language: Running) -> None:
         thread = client.beta.messages.thread(
             model="tiny", max_tokens=4, unsupported_request_behavior="continue_unthreaded"
         )
-        first, second = thread.send([USER]), thread.send([USER])
+        first, second = thread.send(USER), thread.send(USER)
     assert caught.value.error_code == "thread_unsupported_request"
     assert first.content
     assert second.usage.input_tokens > first.usage.input_tokens
