@@ -41,8 +41,14 @@ async def count_tokens(service: Service, exchange: Exchange, path: dict[str, str
     assert exchange.key is not None
     body = await read(service, exchange, _count_decoder)
     request = to_request(body)
-    version = service.catalog.get(exchange.tenant, body.model)
-    exchange.model = version.ref
-    count = await service.count_tokens(exchange.key, body.model, request)
-    exchange.extra.append((b"x-lmaas-model", version.ref.encode()))
-    exchange.send(sse.encode(TokenCount(count)))
+    counted = await service.count_tokens(
+        exchange.key,
+        body.model,
+        request,
+        endpoint="messages.count_tokens",
+        request_id=exchange.id,
+    )
+    exchange.model = counted.version.ref
+    exchange.extra += counted.headers
+    exchange.extra.append((b"x-lmaas-model", counted.version.ref.encode()))
+    exchange.send(sse.encode(TokenCount(counted.tokens)))

@@ -14,6 +14,7 @@ from lmaas.http import (
     fine_tuning,
     health,
     huggingface,
+    huggingface_text,
     jobs,
     messages,
     messages_models,
@@ -38,6 +39,7 @@ from lmaas.http.responses_body import ResponsesBody
 from lmaas.http.route import Operation, Route
 from lmaas.job import Job, StoredEvent, Webhook, WebhookDelivery
 from lmaas.service import Service
+from lmaas.tasks import tables
 from lmaas.tasks.image_classification import Label
 from lmaas.types import (
     CompressOptions,
@@ -68,13 +70,18 @@ async def page(service: Service, exchange: Exchange, path: dict[str, str]) -> No
 CHAT = Operation(chat.create, (chat.ChatBody,), (ChatCompletion, ChatCompletionChunk, EVENTS))
 
 ROUTES = [
-    Route(
-        "/models/{ref}",
-        {
-            "POST": Operation(
-                huggingface.infer, ("image/*", CallBody), (list[Label], dict[str, Any])
-            )
-        },
+    *(
+        Route(
+            path,
+            {
+                "POST": Operation(
+                    huggingface.infer,
+                    ("image/*", CallBody, huggingface_text.TextBody, tables.Call),
+                    (list[Label], dict[str, Any], list[huggingface_text.Generated], EVENTS),
+                )
+            },
+        )
+        for path in ("/models/{ref}", "/models/{ref}/pipeline/{task}")
     ),
     Route(
         "/v2/models/{ref}/infer",

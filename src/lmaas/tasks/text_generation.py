@@ -14,7 +14,10 @@ from lmaas.tasks.base import Batch, Row, Task
 from lmaas.types import Answer, Payload, Signature
 
 NAME = "text-generation"
-HOW = "Send it to /v1/chat/completions, /v1/completions, /v1/responses or /v1/messages."
+HOW = (
+    "Send a text to /models/NAME, or a request to /v1/chat/completions, /v1/completions, "
+    "/v1/responses or /v1/messages."
+)
 
 
 class TextGenerationTask:
