@@ -274,6 +274,10 @@ def test_tokens_are_counted_held_and_billed(texts: Running) -> None:
     inputs = {"inputs": "word " * 80}
     refused = httpx.post(f"{texts.url}/models/minilm", json=inputs, headers=headers, timeout=60)
     assert refused.status_code == 429
+    for path in ("/v1/rerank", "/rerank"):
+        body = {"model": "ranker", "query": "a", "documents": ["word " * 80]}
+        answer = httpx.post(f"{texts.url}{path}", json=body, headers=headers, timeout=60)
+        assert answer.status_code == 429
     told = httpx.get(f"{texts.url}/v1/usage", headers=headers, timeout=60).json()
     assert sum(row["prompt_tokens"] for row in told["data"]) == 52 + 22
     assert sum(row["requests"] for row in told["data"]) == 2
@@ -309,7 +313,7 @@ def test_a_hang_up_ends_a_long_request(texts: Running) -> None:
 
 
 def workers(server: Running) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = httpx.get(f"{server.url}/api/ps", headers=server.admin).json()
+    rows: list[dict[str, Any]] = httpx.get(f"{server.url}/api/workers", headers=server.admin).json()
     return rows
 
 

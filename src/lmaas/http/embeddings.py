@@ -6,6 +6,7 @@ ids are taken only from who says that they are the model's own, special ones inc
 
 import asyncio
 import base64
+from collections.abc import Callable
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -81,9 +82,10 @@ async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> 
     exchange.extra += headers
     exchange.model = version.ref
     exchange.extra.append((b"x-lmaas-model", version.ref.encode()))
+    show = _as_base64 if request.encoding_format == "base64" else _as_numbers
     exchange.send_json(
         Embeddings(
-            data=await _data(answer.body, len(call.texts), request.encoding_format),
+            data=await rows_of(answer.body, len(call.texts), show),
             model=version.ref,
             usage=TextUsage(prompt_tokens=answer.tokens, total_tokens=answer.tokens),
         )
@@ -133,22 +135,26 @@ def inputs_of(given: str | list[Any]) -> tuple[str | tuple[int, ...], ...]:
     return tuple(each if isinstance(each, str) else tuple(each) for each in inputs)
 
 
-async def _data(raw: bytes, count: int, encoding: str | None) -> msgspec.Raw:
-    """`data` as JSON, from vectors as raw float32."""
+async def rows_of(raw: bytes, count: int, show: Callable[[int, memoryview], Any]) -> msgspec.Raw:
+    """What `show` makes of each of `count` rows of raw float32, as a JSON list.
+
+    Other requests get their turn in between.
+    """
     size = len(raw) // count
     parts = []
     with memoryview(raw) as view:
         for start in range(0, count, ROWS_AT_ONCE):
             if start:
                 await asyncio.sleep(0)
-            rows = []
-            for index in range(start, min(start + ROWS_AT_ONCE, count)):
-                row = view[index * size : (index + 1) * size]
-                vector: list[float] | str
-                if encoding == "base64":
-                    vector = base64.b64encode(row).decode()
-                else:
-                    vector = [float(number) for number in row.cast("f")]
-                rows.append(Embedding(index=index, embedding=vector))
+            end = min(start + ROWS_AT_ONCE, count)
+            rows = [show(i, view[i * size : (i + 1) * size]) for i in range(start, end)]
             parts.append(msgspec.json.encode(rows)[1:-1])
     return msgspec.Raw(b"[%b]" % b",".join(parts))
+
+
+def _as_numbers(index: int, row: memoryview) -> Embedding:
+    return Embedding(index=index, embedding=[float(number) for number in row.cast("f")])
+
+
+def _as_base64(index: int, row: memoryview) -> Embedding:
+    return Embedding(index=index, embedding=base64.b64encode(row).decode())

@@ -19,6 +19,8 @@ from lmaas.http import (
     messages,
     messages_models,
     oip,
+    ollama,
+    ollama_models,
     openai,
     openapi,
     rerank,
@@ -34,6 +36,8 @@ from lmaas.http.exchange import Exchange
 from lmaas.http.messages_answer import AnswerMessage, TokenCount
 from lmaas.http.messages_body import CountBody, MessagesBody
 from lmaas.http.messages_models import ModelInfo, ModelPage
+from lmaas.http.ollama_answer import OllamaAnswer
+from lmaas.http.ollama_body import OllamaChat, OllamaGenerate
 from lmaas.http.responses_answer import Deleted, ItemList, Response
 from lmaas.http.responses_body import ResponsesBody
 from lmaas.http.route import Operation, Route
@@ -53,6 +57,7 @@ from lmaas.types import (
 
 OCTETS = "application/octet-stream"
 EVENTS = "text/event-stream"
+LINES = "application/x-ndjson"
 
 
 async def describe(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
@@ -170,7 +175,7 @@ ROUTES = [
     Route("/metrics", {"GET": Operation(health.metrics, (), ("text/plain",))}),
     Route("/openapi.json", {"GET": Operation(describe, (), (dict[str, Any],))}),
     Route("/docs", {"GET": Operation(page, (), ("text/html",))}),
-    Route("/api/ps", {"GET": Operation(admin.ps, (), (list[WorkerStatus],))}),
+    Route("/api/workers", {"GET": Operation(admin.ps, (), (list[WorkerStatus],))}),
     Route("/api/whoami", {"GET": Operation(admin.whoami, (), (KeyRecord,))}),
     Route(
         "/api/models",
@@ -194,7 +199,7 @@ ROUTES = [
     Route("/api/models/{ref}/card", {"GET": Operation(admin.card, (), ("text/markdown",))}),
     Route("/api/models/{ref}/curves", {"GET": Operation(admin.curves, (), ("image/png",))}),
     Route("/api/models/{ref}/load", {"POST": Operation(admin.load, (), (ModelVersion,))}),
-    Route("/api/pull", {"POST": Operation(admin.pull, (PullBody,), (ModelVersion,), status=201)}),
+    Route("/api/pulls", {"POST": Operation(admin.pull, (PullBody,), (ModelVersion,), status=201)}),
     Route(
         "/api/upstreams",
         {"POST": Operation(admin.connect, (ConnectBody,), (ModelVersion,), status=201)},
@@ -329,6 +334,46 @@ ROUTES = [
         {
             "GET": Operation(
                 webhooks.deliveries, (), (list[WebhookDelivery],), query=webhooks.DELIVERIES_QUERY
+            )
+        },
+    ),
+    Route(
+        "/api/chat",
+        {"POST": Operation(ollama.chat, (OllamaChat,), (OllamaAnswer, LINES))},
+    ),
+    Route(
+        "/api/generate",
+        {"POST": Operation(ollama.generate, (OllamaGenerate,), (OllamaAnswer, LINES))},
+    ),
+    Route(
+        "/api/embed",
+        {"POST": Operation(ollama.embed, (ollama.OllamaEmbed,), (ollama.OllamaVectors,))},
+    ),
+    Route(
+        "/api/embeddings",
+        {"POST": Operation(ollama.embeddings, (ollama.OllamaPrompt,), (ollama.OllamaVector,))},
+    ),
+    Route("/api/tags", {"GET": Operation(ollama_models.tags, (), (ollama_models.OllamaModels,))}),
+    Route("/api/ps", {"GET": Operation(ollama_models.ps, (), (ollama_models.OllamaProcesses,))}),
+    Route(
+        "/api/version",
+        {"GET": Operation(ollama_models.version, (), (ollama_models.OllamaVersion,))},
+    ),
+    Route(
+        "/api/show",
+        {
+            "POST": Operation(
+                ollama_models.show, (ollama_models.OllamaShow,), (ollama_models.OllamaShown,)
+            )
+        },
+    ),
+    Route(
+        "/api/pull",
+        {
+            "POST": Operation(
+                ollama_models.pull,
+                (ollama_models.OllamaPull,),
+                (ollama_models.OllamaStatus, LINES),
             )
         },
     ),
