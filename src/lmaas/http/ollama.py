@@ -20,7 +20,7 @@ from lmaas.http.ollama_body import (
     Asked,
     OllamaChat,
     OllamaGenerate,
-    Options,
+    OllamaOptions,
     chat_request,
     generate_request,
     model_of,
@@ -44,7 +44,7 @@ class OllamaEmbed(Body, frozen=True, kw_only=True):
     input: str | list[str]
     dimensions: Annotated[int, Meta(ge=1, lt=1 << 31)] | None = None
     truncate: bool | None = None
-    options: Options | None = None
+    options: OllamaOptions | None = None
     keep_alive: float | str | None = None
 
 
@@ -53,7 +53,7 @@ class OllamaPrompt(Body, frozen=True, kw_only=True):
 
     model: str
     prompt: str
-    options: Options | None = None
+    options: OllamaOptions | None = None
     keep_alive: float | str | None = None
 
 

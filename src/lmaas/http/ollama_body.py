@@ -26,7 +26,7 @@ TEMPERATURE, TOP_K, TOP_P = 0.8, 40, 0.9
 LATEST: Final = ":latest"
 
 
-class Options(Body, frozen=True, kw_only=True):
+class OllamaOptions(Body, frozen=True, kw_only=True):
     """How tokens are chosen. What follows `stop` is fixed when a model is loaded, by the server."""
 
     num_predict: Annotated[int, Meta(ge=-2, le=1 << 30)] | None = None
@@ -76,7 +76,7 @@ class Asked(Body, frozen=True, kw_only=True):
     """What both routes take. `keep_alive` is the operator's here: the setting idle_unload_s."""
 
     model: str
-    options: Options | None = None
+    options: OllamaOptions | None = None
     format: Literal["", "json"] | dict[str, Any] | None = None
     stream: bool | None = None
     keep_alive: float | str | None = None
@@ -100,7 +100,7 @@ class Asked(Body, frozen=True, kw_only=True):
         )
 
     def _sampling(self) -> Sampling:
-        options = self.options or Options()
+        options = self.options or OllamaOptions()
         try:
             refuse(options, _NEUTRAL)
         except InvalidInput as error:
@@ -136,7 +136,7 @@ class Asked(Body, frozen=True, kw_only=True):
         return {"reasoning_effort": self.think, "enable_thinking": True}
 
 
-class Called(Body, frozen=True, kw_only=True):
+class OllamaNamed(Body, frozen=True, kw_only=True):
     """A function that was called."""
 
     name: str
@@ -145,21 +145,21 @@ class Called(Body, frozen=True, kw_only=True):
     description: str | None = None
 
 
-class MadeCall(Body, frozen=True, kw_only=True):
+class OllamaMadeCall(Body, frozen=True, kw_only=True):
     """A call that the model made in an earlier turn; most clients give it no `id`."""
 
-    function: Called
+    function: OllamaNamed
     id: str | None = None
     type: str | None = None
 
 
-class ChatTurn(Body, frozen=True, kw_only=True):
+class OllamaTurn(Body, frozen=True, kw_only=True):
     """One turn. `tool_name` says which function a tool's answer is of."""
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str | None = None
     thinking: str | None = None
-    tool_calls: Annotated[tuple[MadeCall, ...], Meta(max_length=MAX_CALLS)] | None = None
+    tool_calls: Annotated[tuple[OllamaMadeCall, ...], Meta(max_length=MAX_CALLS)] | None = None
     tool_name: str | None = None
     name: str | None = None
     tool_call_id: str | None = None
@@ -176,7 +176,7 @@ class OfferedTool(Body, frozen=True, kw_only=True):
 class OllamaChat(Asked, frozen=True, kw_only=True):
     """A conversation to be continued; without messages the model is only loaded."""
 
-    messages: Annotated[tuple[ChatTurn, ...], Meta(max_length=MAX_TURNS)] | None = None
+    messages: Annotated[tuple[OllamaTurn, ...], Meta(max_length=MAX_TURNS)] | None = None
     tools: Annotated[tuple[OfferedTool, ...], Meta(max_length=MAX_TOOLS)] | None = None
 
 
@@ -229,7 +229,7 @@ def generate_request(body: OllamaGenerate) -> GenerateRequest:
     return body.request(messages=tuple(messages))
 
 
-def _turn(turn: ChatTurn, place: str, waiting: list[tuple[str, str]]) -> ChatMessage:
+def _turn(turn: OllamaTurn, place: str, waiting: list[tuple[str, str]]) -> ChatMessage:
     """`waiting`: calls without an answer yet, by name and id. Clients name neither reliably."""
     if turn.images:
         raise InvalidInput(f"{place} has images; the model takes text only.", param=place)
@@ -256,7 +256,7 @@ def _turn(turn: ChatTurn, place: str, waiting: list[tuple[str, str]]) -> ChatMes
     )
 
 
-def _answered(turn: ChatTurn, place: str, waiting: list[tuple[str, str]]) -> str:
+def _answered(turn: OllamaTurn, place: str, waiting: list[tuple[str, str]]) -> str:
     """The id of the call that a tool's message answers: by its id, its name, or the first one."""
     name = turn.tool_name or turn.name
     for call in waiting:

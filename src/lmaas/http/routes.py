@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import msgspec
+
 from lmaas.accounts.records import Limits, ModelPrice, Price, UsageReport
 from lmaas.codecs.json import CallBody
 from lmaas.codecs.tensor import InferRequest
@@ -9,6 +11,7 @@ from lmaas.http import (
     admin,
     chat,
     completions,
+    compression,
     embeddings,
     files,
     fine_tuning,
@@ -19,6 +22,7 @@ from lmaas.http import (
     messages,
     messages_models,
     oip,
+    oip_models,
     ollama,
     ollama_models,
     openai,
@@ -58,18 +62,21 @@ from lmaas.types import (
 OCTETS = "application/octet-stream"
 EVENTS = "text/event-stream"
 LINES = "application/x-ndjson"
+STATISTICS = oip_models.StatisticsList
 
 
 async def describe(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """This description of all routes, as OpenAPI 3.1."""
-    exchange.send_json(openapi.document(ROUTES))
+    told = msgspec.json.encode(openapi.document(ROUTES))
+    exchange.send(await compression.shrink(exchange, told))
 
 
 async def page(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """The same as a page; a browser gives the key as the password of any user."""
     body = openapi.page(openapi.document(ROUTES))
     exchange.extra += openapi.PAGE_HEADERS
-    exchange.send(body, kind=b"text/html; charset=utf-8")
+    kind = b"text/html; charset=utf-8"
+    exchange.send(await compression.shrink(exchange, body), kind=kind)
 
 
 CHAT = Operation(chat.create, (chat.ChatBody,), (ChatCompletion, ChatCompletionChunk, EVENTS))
@@ -81,7 +88,7 @@ ROUTES = [
             {
                 "POST": Operation(
                     huggingface.infer,
-                    ("image/*", CallBody, huggingface_text.TextBody, tables.Call),
+                    ("image/*", CallBody, huggingface_text.TextBody, tables.TableCall),
                     (list[Label], dict[str, Any], list[huggingface_text.Generated], EVENTS),
                 )
             },
@@ -157,18 +164,31 @@ ROUTES = [
         "/v1/models/{ref}",
         {"GET": Operation(openai.model, (), (openai.ModelObject, ModelInfo))},
     ),
-    Route("/v2", {"GET": Operation(oip.server, (), (oip.ServerMetadata,))}),
+    Route("/v2", {"GET": Operation(oip.server, (), (oip_models.ServerMetadata,))}),
     Route("/v2/health/live", {"GET": Operation(health.live, (), (dict[str, bool],))}),
     Route("/v2/health/ready", {"GET": Operation(health.ready, (), (dict[str, bool],))}),
-    Route("/v2/models/{ref}", {"GET": Operation(oip.model, (), (oip.ModelMetadata,))}),
-    Route("/v2/models/{ref}/ready", {"GET": Operation(oip.model_ready, (), (dict[str, bool],))}),
-    Route(
-        "/v2/models/{ref}/versions/{version}",
-        {"GET": Operation(oip.model, (), (oip.ModelMetadata,))},
+    Route("/v2/models/stats", {"GET": Operation(oip.statistics, (), (STATISTICS,))}),
+    *(
+        Route(f"{model}{rest}", {"GET": operation})
+        for model in ("/v2/models/{ref}", "/v2/models/{ref}/versions/{version}")
+        for rest, operation in (
+            ("", Operation(oip.model, (), (oip_models.ModelMetadata,))),
+            ("/ready", Operation(oip.model_ready, (), (dict[str, bool],))),
+            ("/config", Operation(oip.config, (), (oip_models.ModelConfig,))),
+            ("/stats", Operation(oip.statistics, (), (STATISTICS,))),
+        )
     ),
     Route(
-        "/v2/models/{ref}/versions/{version}/ready",
-        {"GET": Operation(oip.model_ready, (), (dict[str, bool],))},
+        "/v2/repository/index",
+        {"POST": Operation(oip.index, (oip_models.IndexBody,), (list[oip_models.IndexEntry],))},
+    ),
+    Route(
+        "/v2/repository/models/{ref}/load",
+        {"POST": Operation(oip.load, (oip.ControlBody,), (dict[str, Any],))},
+    ),
+    Route(
+        "/v2/repository/models/{ref}/unload",
+        {"POST": Operation(oip.unload, (oip.ControlBody,), (dict[str, Any],))},
     ),
     Route("/health/live", {"GET": Operation(health.live, (), (dict[str, bool],))}),
     Route("/health/ready", {"GET": Operation(health.ready, (), (dict[str, bool],))}),

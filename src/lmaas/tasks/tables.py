@@ -17,7 +17,7 @@ HINT = 'Send JSON {"inputs": [{"COLUMN": VALUE, …}]}.'
 Shape = Literal["row", "rows", "table", "data"]
 
 
-class Call(msgspec.Struct, forbid_unknown_fields=True):
+class TableCall(msgspec.Struct, forbid_unknown_fields=True):
     """A request: rows in `inputs`, or a table."""
 
     inputs: Any = None
@@ -34,13 +34,13 @@ class Rows(msgspec.Struct, kw_only=True):
 
 def read(body: bytes, columns: Sequence[Number | Category]) -> tuple[Rows, Sequence[str]]:
     """The rows, and the names of the parameters. Raises InvalidInput."""
-    call = json.read(body, Call)
+    call = json.read(body, TableCall)
     if (call.inputs is None) == (call.table is None):
         raise InvalidInput("Send either inputs or table.", hint=HINT, param="inputs")
     return _rows(call, columns), tuple(call.parameters or ())
 
 
-def _rows(call: Call, columns: Sequence[Number | Category]) -> Rows:
+def _rows(call: TableCall, columns: Sequence[Number | Category]) -> Rows:
     inputs = call.inputs
     if call.table is not None:
         return Rows(rows=_of_table(call.table, columns), shape="table")
