@@ -55,5 +55,5 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A server that tests share; what they publish has names of their own."""
     home = tmp_path_factory.mktemp("home")
     publish_digits(home)
-    with serving(home, max_body_bytes=1_000_000) as running:
+    with serving(home, max_body_bytes=1_000_000, allowed_origins="https://app.example") as running:
         yield running

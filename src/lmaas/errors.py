@@ -4,6 +4,7 @@ LMaaSError
 ├── InvalidInput          the request or argument is wrong
 │   ├── PayloadTooLarge   more bytes, pixels or elements than the limit
 │   │   └── HeadTooLarge  a request's target and headers are too long
+│   ├── ThreadUnsupported  a conversation is to be kept between its turns
 │   ├── ContextLengthExceeded  a text has more tokens than the model takes
 │   ├── TooSlow           the client sends its request too slowly
 │   ├── MethodNotAllowed  the route exists, but not for this HTTP method
@@ -59,6 +60,12 @@ class InvalidInput(LMaaSError):
     """The request or argument is wrong."""
 
     code = "invalid_input"
+
+
+class ThreadUnsupported(InvalidInput):
+    """A conversation is to be kept here between its turns, which no model of this server does."""
+
+    code = "thread_unsupported_request"
 
 
 class PayloadTooLarge(InvalidInput):
@@ -244,8 +251,9 @@ class Cancelled(LMaaSError):
 BY_CODE: dict[str, type[LMaaSError]] = {
     cls.code: cls
     for cls in (
-        LMaaSError, InvalidInput, PayloadTooLarge, HeadTooLarge, ContextLengthExceeded, TooSlow,
-        MethodNotAllowed, ConfigError, ModelRefused, ParityFailed, NotFound, ModelNotFound,
+        LMaaSError, InvalidInput, ThreadUnsupported, PayloadTooLarge, HeadTooLarge,
+        ContextLengthExceeded, TooSlow, MethodNotAllowed, ConfigError, ModelRefused, ParityFailed,
+        NotFound, ModelNotFound,
         Unauthorized, Forbidden, Conflict, AlreadyRunning, QueueFull, RateLimited,
         InsufficientQuota, Quarantined, StorageFull,
         CorruptBlob, DoesNotFit, MissingExtra, Unavailable, BadGateway, TimedOut, Cancelled,

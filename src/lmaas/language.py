@@ -51,13 +51,14 @@ class ChatMessage(Record, frozen=True, kw_only=True):
 class Tool(Record, frozen=True, kw_only=True):
     """A function that the model may call; `parameters` is the JSON schema of its arguments."""
 
-    name: Annotated[str, Meta(pattern=r"\A[a-zA-Z0-9_-]{1,64}\Z")]
+    name: Annotated[str, Meta(pattern=r"\A[a-zA-Z0-9_-]{1,128}\Z")]
     description: str = ""
     parameters: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 class Sampling(Record, frozen=True, kw_only=True):
     """How tokens are chosen. `temperature` 0 is greedy; `max_tokens` None: as many as fit, 0: none.
+    After messages, `max_tokens` beyond the context is as many as fit too.
 
     `top_k` 0 and `min_p` 0 switch these filters off. `logit_bias` maps token ids to what is added.
     `logprobs`: None, or how many alternatives beside the chosen token are told (0: only itself).
@@ -96,7 +97,8 @@ class GenerateRequest(Record, frozen=True, kw_only=True):
     `tool_choice`: "auto", "none", "required", or "=NAME" for the one tool that must be called.
     `echo` puts the prompt before the answer; `prompt_logprobs` tells the prompt's own log
     probabilities (as `Sampling.logprobs`). `template` holds variables for the chat template
-    (`enable_thinking`); those that are `named` by the caller must be known to it. With `stream`
+    (`enable_thinking`); those that are `named` by the caller must be known to it. With `continued`
+    the last message is the assistant's, and the answer goes on where it ends. With `stream`
     each piece is sent when it is there; without, all at the end. With `count_only` nothing runs:
     the answer is the number of tokens in the prompt.
     """
@@ -113,6 +115,7 @@ class GenerateRequest(Record, frozen=True, kw_only=True):
     prompt_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     template: dict[str, Any] = msgspec.field(default_factory=dict)
     named: tuple[str, ...] = ()
+    continued: bool = False
     stream: bool = False
     count_only: bool = False
 
@@ -190,11 +193,26 @@ def check(request: GenerateRequest) -> GenerateRequest:
     for value in request.sampling.logit_bias.values():
         if not -100 <= value <= 100:
             raise InvalidInput("A logit_bias must be within -100 to 100.", param="logit_bias")
+    if request.continued:
+        _check_begun(request)
     _check_tools(request)
     _check_schemas([tool.parameters for tool in request.tools], "tools")
     if request.format is not None:
         _check_schemas([request.format.schema], "response_format")
     return request
+
+
+def _check_begun(request: GenerateRequest) -> None:
+    last = request.messages[-1] if request.messages else None
+    if last is None or last.role != "assistant":
+        problem = "Only an assistant's last message is continued."
+    elif last.tool_calls:
+        problem = "The last message ends with calls of tools: their results are missing."
+    elif request.format is not None:
+        problem = "The last message begins the answer, whose format would hold for the rest alone."
+    else:
+        return
+    raise InvalidInput(problem, hint="End with a message of the user.", param="messages")
 
 
 def _check_tools(request: GenerateRequest) -> None:

@@ -75,7 +75,7 @@ def written(answer: httpx.Response) -> int:
 
 
 def rows(server: Running) -> list[dict[str, Any]]:
-    return list(httpx.get(f"{server.url}/api/ps", headers=server.admin).json())
+    return list(httpx.get(f"{server.url}/api/workers", headers=server.admin).json())
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -131,7 +131,15 @@ def test_encodings_and_token_ids(texts: Running) -> None:
     np.testing.assert_allclose(plain[0], np.frombuffer(base64.b64decode(packed), "<f4"), atol=1e-6)
     ids = [101, 1037, 4937, 7719, 2006, 1996, 13523, 1012, 102]
     for given in (ids, [ids]):
-        np.testing.assert_allclose(plain, vectors(texts, input=given), atol=1e-6)
+        ours = vectors(texts, input=given, own_token_ids=True)
+        np.testing.assert_allclose(plain, ours, atol=1e-6)
+        refused = embed(texts, input=given)
+        assert refused.status_code == 400
+        told = refused.json()["error"]
+        assert told["param"] == "input"
+        assert "check_embedding_ctx_length=False" in told["message"]
+    packed = embed(texts, input=CATS, encoding_format=None).json()["data"][0]["embedding"]
+    np.testing.assert_allclose(plain[0], packed, atol=1e-6)
 
 
 def test_special_tokens_spelled_in_a_text_are_text(texts: Running) -> None:
@@ -170,7 +178,7 @@ BAD: list[tuple[str, dict[str, Any], str, str | None]] = [
     ("embeddings", {"input": [[]]}, "invalid_input", "input"),
     ("embeddings", {"input": ["a", 1]}, "invalid_input", "input"),
     ("embeddings", {"input": [1, [2]]}, "invalid_input", "input"),
-    ("embeddings", {"input": [30522]}, "invalid_input", "input"),
+    ("embeddings", {"input": [30522], "own_token_ids": True}, "invalid_input", "input"),
     ("embeddings", {"input": [-1]}, "invalid_input", None),
     ("embeddings", {"input": [1 << 70]}, "invalid_input", None),
     ("embeddings", {"input": [True]}, "invalid_input", None),
@@ -179,7 +187,7 @@ BAD: list[tuple[str, dict[str, Any], str, str | None]] = [
     ("embeddings", {"input": "word " * 300}, "context_length_exceeded", "input"),
     ("embeddings", {"input": ["a", "word " * 300]}, "context_length_exceeded", "input"),
     ("embeddings", {"input": "a\u0301" + "\u0301" * 2_000_000}, "context_length_exceeded", "input"),
-    ("embeddings", {"input": [5] * 257}, "context_length_exceeded", "input"),
+    ("embeddings", {"input": [5] * 257, "own_token_ids": True}, "context_length_exceeded", "input"),
     ("embeddings", {"input": "a", "dimensions": 385}, "invalid_input", "dimensions"),
     ("embeddings", {"input": "a", "dimensions": 0}, "invalid_input", "dimensions"),
     ("embeddings", {"input": "a", "encoding_format": "hex"}, "invalid_input", "encoding_format"),
@@ -266,6 +274,10 @@ def test_tokens_are_counted_held_and_billed(texts: Running) -> None:
     inputs = {"inputs": "word " * 80}
     refused = httpx.post(f"{texts.url}/models/minilm", json=inputs, headers=headers, timeout=60)
     assert refused.status_code == 429
+    for path in ("/v1/rerank", "/rerank"):
+        body = {"model": "ranker", "query": "a", "documents": ["word " * 80]}
+        answer = httpx.post(f"{texts.url}{path}", json=body, headers=headers, timeout=60)
+        assert answer.status_code == 429
     told = httpx.get(f"{texts.url}/v1/usage", headers=headers, timeout=60).json()
     assert sum(row["prompt_tokens"] for row in told["data"]) == 52 + 22
     assert sum(row["requests"] for row in told["data"]) == 2
@@ -301,7 +313,7 @@ def test_a_hang_up_ends_a_long_request(texts: Running) -> None:
 
 
 def workers(server: Running) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = httpx.get(f"{server.url}/api/ps", headers=server.admin).json()
+    rows: list[dict[str, Any]] = httpx.get(f"{server.url}/api/workers", headers=server.admin).json()
     return rows
 
 

@@ -174,4 +174,4 @@ def test_a_full_queue_says_when_to_come_back(tmp_path: Path) -> None:
         assert len(refused) + sum(a.status_code == 200 for a in answers) == 12
         for answer in refused:
             assert int(answer.headers["retry-after"]) >= 1
-            assert answer.json()["error_type"] == "queue_full"
+            assert answer.json()["code"] == "queue_full"

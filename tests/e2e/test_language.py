@@ -160,7 +160,7 @@ def test_a_hostile_schema_costs_nobody_else(client: openai.OpenAI, schema: dict[
 
 
 def status(language: Running) -> dict[str, Any]:
-    (row,) = httpx.get(f"{language.url}/api/ps", headers=language.admin).json()
+    (row,) = httpx.get(f"{language.url}/api/workers", headers=language.admin).json()
     return dict(row)
 
 

@@ -460,7 +460,7 @@ def test_tensors_that_do_not_fit_are_refused(
 
 def pull(server: Running) -> httpx.Response:
     body = {"repo": REPO, "name": "pulled"}
-    answer = httpx.post(f"{server.url}/api/pull", json=body, headers=server.admin, timeout=60)
+    answer = httpx.post(f"{server.url}/api/pulls", json=body, headers=server.admin, timeout=60)
     models = httpx.get(f"{server.url}/api/models", headers=server.admin).json()
     assert "pulled" not in [model["name"] for model in models]
     return answer
@@ -506,5 +506,5 @@ def test_a_disk_that_is_full(hub: Hub, language_home: Path, tmp_path: Path) -> N
 
 def test_the_same_worker_answered_it_all(server: Running, neighbour: httpx.Client) -> None:
     assert ordinary(neighbour).status_code == 200
-    rows = httpx.get(f"{server.url}/api/ps", headers=server.admin).json()
+    rows = httpx.get(f"{server.url}/api/workers", headers=server.admin).json()
     assert {row["model"]: row["restarts"] for row in rows} == {"tiny:1": 0, "sly:1": 0}

@@ -167,7 +167,7 @@ def test_what_a_killed_server_delivered_is_billed_once(home: Path) -> None:
 
 
 def kill_the_worker(server: Running) -> None:
-    (row,) = httpx.get(f"{server.url}/api/ps", headers=server.admin).json()
+    (row,) = httpx.get(f"{server.url}/api/workers", headers=server.admin).json()
     os.kill(row["pid"], signal.SIGKILL)
 
 

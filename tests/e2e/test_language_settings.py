@@ -39,7 +39,7 @@ def chat(client: openai.OpenAI, **more: Any) -> Any:
 
 
 def ps(server: Running) -> dict[str, Any]:
-    (row,) = httpx.get(f"{server.url}/api/ps", headers=server.admin).json()
+    (row,) = httpx.get(f"{server.url}/api/workers", headers=server.admin).json()
     return dict(row)
 
 

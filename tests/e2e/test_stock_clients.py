@@ -42,6 +42,43 @@ def test_tritonclient(server: Running, binary: bool) -> None:
     client.close()
 
 
+@pytest.mark.parametrize("compression", [None, "gzip", "deflate"])
+def test_tritonclients_extensions(server: Running, compression: str | None) -> None:
+    import tritonclient.http as triton
+
+    headers = {"Authorization": f"Bearer {server.call_key}"}
+    client = triton.InferenceServerClient(server.url.removeprefix("http://"))
+    values = np.random.default_rng(2).random((40, 784), np.float32)
+    given = triton.InferInput("input", [40, 784], "FP32")
+    given.set_data_from_numpy(values)
+    before = client.get_inference_statistics("digits", headers=headers)["model_stats"][0]
+    result = client.infer(
+        "digits",
+        [given],
+        headers=headers,
+        request_compression_algorithm=compression,
+        response_compression_algorithm=compression,
+    )
+    assert result.as_numpy("output_0").shape == (40, 10)
+    after = client.get_inference_statistics("digits", headers=headers)["model_stats"][0]
+    ran, failed = (after["inference_stats"][name] for name in ("success", "fail"))
+    assert ran["count"] == before["inference_stats"]["success"]["count"] + 1
+    assert ran["ns"] > before["inference_stats"]["success"]["ns"]
+    assert failed == before["inference_stats"]["fail"]
+    assert after["last_inference"] > 0
+    config = client.get_model_config("digits", headers=headers)
+    assert config["input"] == [{"name": "input", "data_type": "TYPE_FP32", "dims": [784]}]
+    assert config["max_batch_size"] > 1
+    index = client.get_model_repository_index(headers=headers)
+    assert {"name": "digits", "version": "1", "state": "READY", "reason": ""} in index
+    with pytest.raises(triton.InferenceServerException, match="scope admin"):
+        client.load_model("digits", headers=headers)
+    admin = {"Authorization": f"Bearer {server.key}"}
+    client.load_model("digits", headers=admin)
+    client.unload_model("digits", headers=admin)
+    client.close()
+
+
 def test_openai(server: Running) -> None:
     from openai import NotFoundError, OpenAI
 

@@ -11,11 +11,14 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from huggingface_hub import InferenceClient
+from huggingface_hub.errors import BadRequestError
 
 import lmaas
 from lmaas.client import Client
 from lmaas.errors import InvalidInput
 from lmaas.recipe import recipe_of
+from servers import png
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +53,13 @@ def test_texts_are_sorted(client: Client, tmp_path: Path) -> None:
     answer = client.predict("mood", ["a lovely film", "boring and cold"])
     assert [each[0].label for each in answer] == ["good", "bad"]
     assert client.model("mood").manifest.metrics["valid_accuracy"] > 0.9
+    stock = InferenceClient(model=f"{client.url}/models/mood", token=client.key)
+    told = stock.text_classification("a lovely film", function_to_apply="sigmoid", top_k=1)
+    assert [each.label for each in told] == ["good"]
+    with pytest.raises(BadRequestError, match="is a model for text-classification"):
+        stock.zero_shot_classification("a lovely film", ["good", "bad"])
+    with pytest.raises(BadRequestError, match="is a model for text-classification"):
+        stock.image_classification(png())
 
 
 def test_a_number_is_told_from_a_row(client: Client, home: Path, tmp_path: Path) -> None:
@@ -64,6 +74,11 @@ def test_a_number_is_told_from_a_row(client: Client, home: Path, tmp_path: Path)
     one, other = {"age": 80, "ward": "heart"}, {"age": 30.0, "ward": "bone"}
     assert client.predict("days", one) == pytest.approx(11, abs=0.5)
     assert client.predict("days", [one, other]) == pytest.approx([11, 3], abs=0.5)
+    stock = InferenceClient(model=f"{client.url}/models/days", token=client.key)
+    table = {"age": ["80", "30"], "ward": ["heart", "bone"]}
+    assert stock.tabular_classification(table) == pytest.approx([11, 3], abs=0.5)
+    with pytest.raises(BadRequestError, match="is a model for tabular"):
+        stock.feature_extraction("a text")
     with pytest.raises(InvalidInput, match="lacks 'ward'"):
         client.predict("days", {"age": 80})
     for row, told in (

@@ -70,7 +70,7 @@ class Real(NamedTuple):
         return self.client.completions.create(model="tiny", prompt=prompt, **given)
 
     def ps(self) -> dict[str, Any]:
-        answer = httpx.get(f"{self.server.url}/api/ps", headers=self.server.admin)
+        answer = httpx.get(f"{self.server.url}/api/workers", headers=self.server.admin)
         return dict(answer.json()[0])
 
     def free(self) -> bool:

@@ -26,6 +26,13 @@ SCHEMA = {
 TOOL = {"name": "get_weather", "description": "The weather.", "input_schema": SCHEMA}
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AA"}}
 
+FORMAT = {"type": "json_schema", "schema": SCHEMA}
+BEGUN = {"role": "assistant", "content": "It is"}
+CALLED = {
+    "role": "assistant",
+    "content": [{"type": "tool_use", "id": "1", "name": "get_weather", "input": {}}],
+}
+
 
 def request_of(**fields: Any) -> GenerateRequest:
     body = {"model": "m", "max_tokens": 5, "messages": [USER], **fields}
@@ -50,8 +57,11 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"temperature": 1.5}, "temperature"),
     ({"temperature": float("nan")}, "JSON"),
     ({"messages": []}, "no messages"),
-    ({"messages": [{"role": "system", "content": "x"}]}, "messages[0].role"),
-    ({"messages": [USER, {"role": "assistant", "content": "It is"}]}, "begun"),
+    ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role"),
+    ({"messages": [{"role": "system", "content": [IMAGE]}]}, "'image'"),
+    ({"messages": [USER, BEGUN], "output_config": {"format": FORMAT}}, "format"),
+    ({"messages": [USER, BEGUN], "thinking": {"type": "adaptive"}}, "reason"),
+    ({"messages": [USER, CALLED]}, "results are missing"),
     (user(IMAGE), "'image'"),
     (user({"type": "document", "source": {}}), "'document'"),
     (user({"type": "text"}), "messages[0].content[0].text"),
@@ -73,6 +83,13 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"service_tier": "priority"}, "service_tier"),
     ({"container": "c"}, "container"),
     ({"mcp_servers": [{"url": "x"}]}, "mcp_servers"),
+    ({"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}}, "context_man"),
+    ({"fallbacks": [{"model": "m"}]}, "fallbacks"),
+    ({"output_config": {"task_budget": {"type": "tokens", "total": 5}}}, "task_budget"),
+    ({"output_config": {"format": FORMAT}, "output_format": FORMAT}, "one field"),
+    ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format.schema"),
+    ({"tools": [{**TOOL, "defer_loading": True}]}, "tools[0].defer_loading"),
+    ({"thread": {"type": "create"}}, "thread"),
 ]
 
 
@@ -179,6 +196,144 @@ def test_the_stock_client_gets_tool_calls(language: Running) -> None:
         assert (block.type, block.name) == ("tool_use", "get_weather")
         assert block.input["city"] in ("Paris", "Rome")
         assert answer.stop_reason == "tool_use"
+
+
+def test_tools_streamed_by_the_tool_runner(language: Running) -> None:
+    """`eager_input_streaming` stands in each tool that the client's own runner streams."""
+    tool = {**TOOL, "eager_input_streaming": True, "allowed_callers": ["direct"]}
+    asked = {
+        "model": "tiny",
+        "messages": [USER],
+        "max_tokens": 200,
+        "tools": [tool],
+        "tool_choice": {"type": "any"},
+        "extra_body": {"seed": 3, "temperature": 0},
+    }
+    with client_of(language) as client, client.beta.messages.stream(**asked) as stream:
+        kinds = [event.type for event in stream]
+        answer = stream.get_final_message()
+    assert "content_block_delta" in kinds
+    assert answer.content[0].input["city"] in ("Paris", "Rome")
+
+
+def test_parse_gives_what_the_schema_says(language: Running) -> None:
+    from typing import Literal
+
+    from pydantic import BaseModel
+
+    class City(BaseModel):
+        city: Literal["Paris", "Rome"]
+
+    asked = {"model": "tiny", "messages": [USER], "max_tokens": 100, "extra_body": {"seed": 1}}
+    with client_of(language) as client:
+        parsed = client.messages.parse(**asked, output_format=City)
+        old = client.messages.create(**{**asked, "extra_body": {"output_format": FORMAT}})
+    assert parsed.parsed_output.city in ("Paris", "Rome")
+    assert json.loads(old.content[0].text)["city"] in ("Paris", "Rome")
+
+
+def test_a_thread_is_refused_as_the_client_expects(language: Running) -> None:
+    from anthropic.types import ThreadUnsupportedRequestError
+
+    asked = {"model": "tiny", "messages": [USER], "max_tokens": 4}
+    with client_of(language) as client:
+        with pytest.raises(ThreadUnsupportedRequestError) as caught:
+            client.beta.messages.create(**asked, thread={"type": "create"})
+        thread = client.beta.messages.thread(
+            model="tiny", max_tokens=4, unsupported_request_behavior="continue_unthreaded"
+        )
+        first, second = thread.send(USER), thread.send(USER)
+    assert caught.value.error_code == "thread_unsupported_request"
+    assert first.content
+    assert second.usage.input_tokens > first.usage.input_tokens
+
+
+def test_max_tokens_is_a_ceiling(language: Running) -> None:
+    """The defaults of clients are 16,384 and 128,000, whatever the model's context."""
+    asked: dict[str, Any] = {"seed": 1, "stop_sequences": ["a", "e", "i", "1"]}
+    answer = ask(language, **asked, max_tokens=128_000)
+    assert answer.status_code == 200, answer.text
+    least = ask(language, **asked, max_tokens=64).json()
+    assert answer.json()["content"] == least["content"]
+    chat = {"model": "tiny", "messages": [USER], "seed": 1, "stop": ["a", "e", "i", "1"]}
+    for field in ("max_tokens", "max_completion_tokens"):
+        url = f"{language.url}/v1/chat/completions"
+        told = httpx.post(url, json={**chat, field: 128_000}, headers=language.caller)
+        assert told.status_code == 200, told.text
+    long = httpx.post(
+        f"{language.url}/v1/chat/completions",
+        json={**chat, "messages": [{"role": "user", "content": "word " * 20_000}]},
+        headers=language.caller,
+    )
+    assert long.json()["error"]["code"] == "context_length_exceeded"
+
+
+def test_an_answer_that_is_begun_goes_on(language: Running) -> None:
+    """What comes is what the model says after the prompt that ends with the beginning."""
+    asked: dict[str, Any] = {"max_tokens": 6, "temperature": 0}
+    whole = ask(language, **asked).json()
+    text = whole["content"][0]["text"]
+    begun = {"role": "assistant", "content": text[:3]}
+    went_on = ask(language, **asked, messages=[USER, begun]).json()
+    assert went_on["usage"]["input_tokens"] > whole["usage"]["input_tokens"]
+    chat = {
+        "model": "tiny", "messages": [USER, begun], "continue_final_message": True,
+        "add_generation_prompt": False, **asked,
+    }  # fmt: skip
+    url = f"{language.url}/v1/chat/completions"
+    other = httpx.post(url, json=chat, headers=language.caller).json()
+    assert other["choices"][0]["message"]["content"] == went_on["content"][0]["text"]
+    anew = httpx.post(
+        url,
+        json={**chat, "continue_final_message": None, "add_generation_prompt": None},
+        headers=language.caller,
+    ).json()
+    assert anew["usage"]["prompt_tokens"] > other["usage"]["prompt_tokens"]
+
+
+def test_instructions_between_the_turns() -> None:
+    more = [{"role": "system", "content": [{"type": "text", "text": "Be brief."}]}, USER]
+    roles = [message.role for message in request_of(messages=[USER, *more]).messages]
+    assert roles == ["user", "system", "user"]
+
+
+def test_what_claude_code_sends() -> None:
+    cached = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
+    request = request_of(
+        system=[{"type": "text", "text": "You help.", **cached}],
+        tools=[{**TOOL, "name": "mcp__" + "server" * 15 + "__tool", "eager_input_streaming": True}],
+        thinking={"type": "adaptive", "display": "omitted"},
+        output_config={"effort": "max"},
+        context_management={"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+        max_tokens=32_000,
+        diagnostics={"previous_message_id": None},
+        metadata={"user_id": "user_1"},
+    )
+    assert request.template == {"reasoning_effort": "xhigh"}
+
+
+def test_what_is_thought_may_be_left_out() -> None:
+    choice = Collected()
+    for delta in DELTAS:
+        choice.add(delta)
+    answer = message(id="1", model="m", choice=choice, usage=Usage(5), silent=True)
+    assert b"hm" not in encode(answer)
+    writer = MessageWriter(id="1", model="m", prompt=Usage(5), silent=True)
+    told = b"".join(map(writer.piece, DELTAS))
+    assert b"hm" not in told
+    assert b'"thinking"' in told
+
+
+def test_models_are_listed_in_pages(language: Running) -> None:
+    with client_of(language) as client:
+        page = client.models.list(limit=1)
+        assert [model.id for model in page] == ["tiny"]
+        assert page.data[0].type == "model"
+        assert page.data[0].created_at.year > 2020
+        assert not page.has_more
+        assert not client.models.list(limit=5, after_id="tiny").data
+        assert [m.id for m in client.models.list(limit=5, before_id="x").data] == ["tiny"]
+        assert client.models.retrieve("tiny:1").id == "tiny:1"
 
 
 def test_a_stop_sequence_is_named(language: Running) -> None:

@@ -56,7 +56,7 @@ def killed_midway(
     pid = None
     while pid is None or pid in killed:  # The one before was killed a moment ago.
         client.post("/api/models/tiny/load").raise_for_status()
-        (worker,) = client.get("/api/ps").json()
+        (worker,) = client.get("/api/workers").json()
         pid = worker["pid"]
     with client.stream("POST", path, json={**asked, "stream": True}) as response:
         assert response.status_code == 200

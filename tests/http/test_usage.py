@@ -52,7 +52,7 @@ def test_200_at_once_against_a_budget_for_10(counted: Running, admin: Client) ->
     refused = next(a for a in answers if a.status_code == 429)
     assert refused.headers["x-should-retry"] == "false"
     assert "retry-after" not in refused.headers
-    assert refused.json()["error_type"] == "insufficient_quota"
+    assert refused.json()["code"] == "insufficient_quota"
     (row,) = admin.usage(key_id=record.id).data
     assert (row.requests, row.cost_micro) == (10, 70)
     with Client(counted.url, key) as client, pytest.raises(InsufficientQuota):
@@ -70,7 +70,7 @@ def test_the_rate_is_told_with_every_answer(counted: Running, admin: Client) -> 
     assert third.headers["x-ratelimit-limit-requests"] == "2"
     assert third.headers["x-ratelimit-remaining-requests"] == "0"
     assert third.headers["x-ratelimit-reset-requests"].endswith("s")
-    assert third.json()["error_type"] == "rate_limit_exceeded"
+    assert third.json()["code"] == "rate_limit_exceeded"
     admin.set_limits(record.id, Limits())
     answer = call(counted, key)
     assert answer.status_code == 200

@@ -190,10 +190,10 @@ def test_onto_a_server(hub: Hub, tmp_path: Path) -> None:
                 client.pull("acme/encoder", task="dance")
         assert not [path for path in (server.home / "hub").rglob("*") if path.suffix != ".lock"]
         body = {"repo": TINY}
-        refused = httpx.post(f"{server.url}/api/pull", json=body, headers=server.caller)
+        refused = httpx.post(f"{server.url}/api/pulls", json=body, headers=server.caller)
         assert refused.status_code == 403
         body["endpoint"] = "http://127.0.0.1:9"
-        refused = httpx.post(f"{server.url}/api/pull", json=body, headers=server.admin)
+        refused = httpx.post(f"{server.url}/api/pulls", json=body, headers=server.admin)
         assert refused.status_code == 400
         assert "endpoint" in refused.text
         sent = {"model": "finder", "input": "hello"}

@@ -7,11 +7,12 @@ import msgspec
 import pytest
 
 from checkpoints import SIZES, byte_fallback_tokenizer
-from lmaas.errors import LMaaSError
-from lmaas.language import Format, GenerateRequest, LanguageSpec, Sampling
+from lmaas.errors import ContextLengthExceeded, InvalidInput, LMaaSError
+from lmaas.language import ChatMessage, Format, GenerateRequest, LanguageSpec, Sampling
 from lmaas.runtime.language.engine import EngineOptions
 from lmaas.runtime.language.grammar_torch import Matcher
 from lmaas.runtime.language.session import Session, Step
+from lmaas.runtime.language.template import Template
 from lmaas.runtime.language.text import Reader
 from lmaas.runtime.language.torch_engine import TorchEngine
 
@@ -82,6 +83,38 @@ def test_text_that_fails_ends_its_request_alone(
     assert served.run() == {2: alone, 4: alone}
     ((id_, error),) = served.told.failed
     assert (id_, str(error)) == (3, "lost")
+
+
+@pytest.mark.parametrize("after", ["<end>\n", "", "<end>{{ eos_token }}"])
+def test_an_answer_that_is_begun_is_the_prompts_end(
+    tmp_path: Path, served: Served, after: str
+) -> None:
+    source = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}" + after + "{% endfor %}"
+    source += "{% if add_generation_prompt %}<assistant>{% endif %}"
+    session = served.session
+    session._template = Template(source, {"eos_token": "</s>"})
+    user = ChatMessage(role="user", content="hello")
+    begun = ChatMessage(role="assistant", content="world is <end>")
+    request = GenerateRequest(messages=(user, begun), continued=True)
+    prompt = session._tokens.decode(session.prepare(request).prompt)
+    assert prompt.endswith("<assistant>world is <end>")
+    session._template = Template("{{ messages[0].content }}", {})
+    with pytest.raises(InvalidInput, match="does not show"):
+        session.prepare(request)
+
+
+def test_a_ceiling_is_no_wish(served: Served) -> None:
+    """After a conversation, more tokens than fit are as many as fit; after a prompt, too many."""
+    served.session._template = Template("{{ messages[0].content }}", {})
+    user = ChatMessage(role="user", content="hello")
+    sampling = Sampling(max_tokens=128_000)
+    prepared = served.session.prepare(GenerateRequest(messages=(user,), sampling=sampling))
+    assert prepared.sampling.max_tokens == 512 - len(prepared.prompt)
+    with pytest.raises(ContextLengthExceeded):
+        served.session.prepare(GenerateRequest(prompt="hello", sampling=sampling))
+    long = ChatMessage(role="user", content="hello " * 600)
+    with pytest.raises(ContextLengthExceeded):
+        served.session.prepare(GenerateRequest(messages=(long,), sampling=sampling))
 
 
 def test_a_grammar_that_fails_ends_its_request_alone(

@@ -55,7 +55,19 @@ def test_a_long_text_is_refused_and_cut_only_when_asked(folder: Path) -> None:
     assert batch.arrays["attention_mask"].all()
 
 
-@pytest.mark.parametrize("parameters", [{"top_k": 0}, {"topk": 1}, {"truncation": "yes"}])
+def test_a_function_is_applied_to_the_logits(folder: Path) -> None:
+    raw = {
+        each["label"]: each["score"] for each in ask(folder, "a", function_to_apply="none")[1][0]
+    }
+    assert raw == {"bad": 0, "fair": 2, "good": 1}
+    (told,) = ask(folder, "a", function_to_apply="sigmoid")[1]
+    assert told[0]["score"] == pytest.approx(1 / (1 + np.exp(-2)))
+    assert ask(folder, "a", function_to_apply="softmax")[1] == ask(folder, "a")[1]
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"top_k": 0}, {"topk": 1}, {"truncation": "yes"}, {"function_to_apply": "tanh"}]
+)
 def test_bad_parameters_are_refused(folder: Path, parameters: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput):
         ask(folder, "a", **parameters)

@@ -44,28 +44,28 @@ def test_perplexity_of_a_uniform_model_is_its_vocabulary() -> None:
 
 def worker(language: Running) -> int | None:
     """The process that holds the model, if it is loaded."""
-    for status in httpx.get(f"{language.url}/api/ps", headers=language.admin).json():
+    for status in httpx.get(f"{language.url}/api/workers", headers=language.admin).json():
         if status["model"] == "tiny:1":
             return int(status["pid"])
     return None
 
 
 @pytest.mark.parametrize(
-    ("path", "content"),
+    ("path", "content", "told"),
     [
-        ("/models/tiny", b'{"inputs": [1, 2]}'),
-        ("/models/tiny", b"\xff\xd8"),
-        ("/v2/models/tiny/infer", b'{"inputs": []}'),
+        ("/models/tiny", b'{"inputs": [1, 2]}', "inputs"),
+        ("/models/tiny", b"\xff\xd8", "not valid JSON"),
+        ("/v2/models/tiny/infer", b'{"inputs": []}', "not called this way"),
     ],
 )
 def test_a_call_of_arrays_is_refused_and_the_worker_lives(
-    language: Running, path: str, content: bytes
+    language: Running, path: str, content: bytes, told: str
 ) -> None:
     before = worker(language)
     kind = {"content-type": "application/json" if content[:1] == b"{" else "image/jpeg"}
     answer = httpx.post(language.url + path, headers=language.admin | kind, content=content)
     assert answer.status_code == 400
-    assert "not called this way" in answer.text
+    assert told in answer.text
     body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
     chat = httpx.post(
         f"{language.url}/v1/chat/completions", headers=language.admin, json=body, timeout=60

@@ -109,7 +109,7 @@ class Calls:
     def _pull(self, body: PullBody) -> Call[ModelVersion]:
         response = yield self._request(
             "POST",
-            "/api/pull",
+            "/api/pulls",
             content=msgspec.json.encode(body),
             headers={"content-type": "application/json"},
             extensions={"timeout": httpx.Timeout(TIMEOUT_S, read=PULL_TIMEOUT_S).as_dict()},
@@ -221,7 +221,7 @@ class Calls:
         return msgspec.json.decode(response.content, type=list[ModelVersion])
 
     def _ps(self) -> Call[list[WorkerStatus]]:
-        response = yield self._request("GET", "/api/ps")
+        response = yield self._request("GET", "/api/workers")
         check(response)
         return msgspec.json.decode(response.content, type=list[WorkerStatus])
 
@@ -334,7 +334,7 @@ def check(response: httpx.Response) -> None:
     except ValueError:
         told = {}
     error = told.get("error", told.get("detail", response.text))
-    code, message = told.get("error_type", told.get("code")), error
+    code, message = told.get("code"), error
     if isinstance(error, dict):
         code, message = error.get("code"), error.get("message")
     raise BY_CODE.get(str(code), LMaaSError)(str(message), hint=told.get("hint"))

@@ -16,7 +16,7 @@ class CallBody(msgspec.Struct, forbid_unknown_fields=True):
     """The Hugging Face Inference request: `inputs` and optional `parameters`."""
 
     inputs: Any
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] | None = None
 
 
 _call_decoder = msgspec.json.Decoder(CallBody)

@@ -30,7 +30,7 @@ class RequestInput(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     shape: list[int]
     datatype: str
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] | None = None
     data: Any = None
 
 
@@ -38,15 +38,15 @@ class RequestOutput(msgspec.Struct, forbid_unknown_fields=True):
     """One output that an infer request asks for."""
 
     name: str
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] | None = None
 
 
 class InferRequest(msgspec.Struct, forbid_unknown_fields=True):
     """The JSON part of an infer request."""
 
     inputs: list[RequestInput]
-    id: str = ""
-    parameters: dict[str, Any] = {}
+    id: str | None = None
+    parameters: dict[str, Any] | None = None
     outputs: list[RequestOutput] | None = None
 
 
@@ -119,7 +119,7 @@ def _read_input(
             f"Input {spec.name!r} has {elements} elements; at most {limits.max_elements}."
         )
     check_shape(tuple(given.shape), spec)
-    size = given.parameters.get("binary_data_size")
+    size = (given.parameters or {}).get("binary_data_size")
     if size is None:
         array = read_json(given.data, spec, limits)
         if array.size != elements:
@@ -238,11 +238,11 @@ def _show(shape: tuple[int, ...]) -> str:
 
 def _wanted(request: InferRequest, signature: Signature) -> Wanted:
     names = [spec.name for spec in signature.outputs]
-    default = request.parameters.get("binary_data_output", False)
+    default = (request.parameters or {}).get("binary_data_output", False)
     if not isinstance(default, bool):
         raise InvalidInput("binary_data_output must be true or false.", param="binary_data_output")
     if request.outputs is None:
-        return Wanted(request.id, dict.fromkeys(names, default))
+        return Wanted(request.id or "", dict.fromkeys(names, default))
     wanted: dict[str, bool] = {}
     for output in request.outputs:
         if output.name not in names:
@@ -252,18 +252,19 @@ def _wanted(request: InferRequest, signature: Signature) -> Wanted:
             )
         known = {"binary_data", "classification"}
         _refuse_parameters(output.parameters, known, f"output {output.name!r}")
-        if output.parameters.get("classification", 0) != 0:
+        parameters = output.parameters or {}
+        if parameters.get("classification", 0) != 0:
             raise InvalidInput(
                 "The classification extension is not served.",
                 hint="Ask POST /models/{name} for labels with scores.",
                 param="classification",
             )
-        wanted[output.name] = output.parameters.get("binary_data", default)
-    return Wanted(request.id, wanted)
+        wanted[output.name] = parameters.get("binary_data", default)
+    return Wanted(request.id or "", wanted)
 
 
-def _refuse_parameters(given: dict[str, Any], known: set[str], where: str) -> None:
-    for name in given:
+def _refuse_parameters(given: dict[str, Any] | None, known: set[str], where: str) -> None:
+    for name in given or ():
         if name not in known:
             raise InvalidInput(
                 f"Parameter {name!r} of {where} is not supported; supported: {sorted(known)}.",

@@ -1,4 +1,4 @@
-"""Who is asking: the key, the Host and the Origin of a request. Deny by default.
+"""Who is asking: the key and the Host of a request. Deny by default; Origins are `http.cors`'s.
 
 Decides on the raw path, never on a URL built from headers.
 """
@@ -18,22 +18,26 @@ from lmaas.types import KeyRecord, Scope
 
 Headers = list[tuple[bytes, bytes]]
 OPEN = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"})
-"""The only routes without a key."""
-ADMIN_PREFIXES = ("/api/", "/metrics", "/v1/files", "/v1/uploads", "/v1/fine_tuning")
+"""The only routes without a key, and whatever the Host: a probe knows an address, not a name."""
+ADMIN_PREFIXES = (
+    "/api/", "/metrics", "/v1/files", "/v1/uploads", "/v1/fine_tuning", "/v2/repository/models/",
+)  # fmt: skip
+CALLS_BELOW_API = frozenset(
+    f"/api/{name}" for name in ("chat", "embed", "embeddings", "generate", "ps", "show", "tags",
+                                "version")
+)  # fmt: skip
+"""Ollama's routes for who calls models; all else below /api/ is for who keeps them."""
 HINT = "Send `Authorization: Bearer sk-lmaas-…`; `lmaas keys create` makes a key."
 
 
 def scope_of(path: str) -> Scope:
     """What a key must be allowed to do for `path`."""
-    return "admin" if path.startswith(ADMIN_PREFIXES) else "call"
+    return "admin" if path.startswith(ADMIN_PREFIXES) and path not in CALLS_BELOW_API else "call"
 
 
 def authorize(service: Service, exchange: Exchange) -> KeyRecord | None:
     """The key of this request; None for the open routes. Raises Unauthorized, Forbidden."""
     headers, path = exchange.pairs, exchange.path
-    check_host(service.settings, headers)
-    if b"origin" in exchange.headers:
-        check_origin(service.settings, headers)
     if path in OPEN:
         return None
     given = set(_keys(headers, exchange.method))
@@ -76,19 +80,6 @@ def check_host(settings: Settings, headers: Headers) -> None:
         raise Forbidden(
             "This Host is not served here.", hint="Add it to the setting allowed_hosts."
         )
-
-
-def check_origin(settings: Settings, headers: Headers) -> None:
-    """Refuse a web page of another origin."""
-    host = next((value for name, value in headers if name == b"host"), b"").decode("latin-1")
-    for name, value in headers:
-        if name == b"origin":
-            origin = value.decode("latin-1")
-            if origin not in (f"http://{host}", f"https://{host}", *settings.allowed_origins):
-                raise Forbidden(
-                    "Web pages of this origin may not call.",
-                    hint="Add it to the setting allowed_origins.",
-                )
 
 
 @lru_cache(maxsize=256)

@@ -34,9 +34,9 @@ Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 class ChatBody(SamplingBody, frozen=True, kw_only=True):
     """A conversation to be continued.
 
-    `cache`, `chat_template_kwargs` and what follows `min_p` are extensions. `user`,
-    `safety_identifier` and `prompt_cache_key` only say who asks. The fields at the end are
-    known, but have one value.
+    `cache`, `chat_template_kwargs`, `continue_final_message` (with `add_generation_prompt` false,
+    if that is said) and what follows `min_p` are extensions. `user`, `safety_identifier` and
+    `prompt_cache_key` only say who asks. The fields at the end are known, but have one value.
     """
 
     model: str | None = None
@@ -54,6 +54,8 @@ class ChatBody(SamplingBody, frozen=True, kw_only=True):
     stream_options: StreamOptions | None = None
     reasoning_effort: Effort | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
     cache: bool | None = None
     metadata: dict[str, str] | None = None
     user: Annotated[str, Meta(max_length=512)] | None = None
@@ -99,6 +101,13 @@ def to_request(body: ChatBody) -> GenerateRequest:
     if body.stream_options is not None and not body.stream:
         raise InvalidInput("stream_options goes with stream only.", param="stream_options")
     tools = body.tools or ()
+    continued = bool(body.continue_final_message)
+    if body.add_generation_prompt not in (None, not continued):
+        raise InvalidInput(
+            "An answer is begun anew unless the last message is continued.",
+            hint="Send continue_final_message alone.",
+            param="add_generation_prompt",
+        )
     return check(
         GenerateRequest(
             messages=conversation(body.messages),
@@ -110,6 +119,7 @@ def to_request(body: ChatBody) -> GenerateRequest:
             format=body.response_format.format() if body.response_format is not None else None,
             template=_template(body),
             named=tuple(body.chat_template_kwargs or ()),
+            continued=continued,
             stream=bool(body.stream),
         )
     )

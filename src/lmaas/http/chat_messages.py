@@ -34,7 +34,7 @@ class MadeCall(Body, frozen=True, kw_only=True):
     """A call that the model made in an earlier turn. `index` comes from streamed answers."""
 
     id: str
-    type: Literal["function"] = "function"
+    type: Literal["function"] | None = None
     function: CalledFunction
     index: int | None = None
 

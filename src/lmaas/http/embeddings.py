@@ -1,7 +1,12 @@
-"""OpenAI's `/v1/embeddings`. Token ids are taken as they are: who sends them adds special ones."""
+"""OpenAI's `/v1/embeddings`.
+
+Clients count tokens as OpenAI's models do and may send those ids, which mean other words here: so
+ids are taken only from who says that they are the model's own, special ones included.
+"""
 
 import asyncio
 import base64
+from collections.abc import Callable
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -23,14 +28,16 @@ TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
 class EmbeddingsBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """A request. `input`: a text, texts, token ids, or lists of token ids.
 
-    `dimensions` cuts the vectors to their first numbers, at length 1 again.
+    `dimensions` cuts the vectors to their first numbers, at length 1 again. `own_token_ids` is an
+    extension: the ids are of this model's tokenizer.
     """
 
     model: str
     input: str | list[str | TokenId | list[TokenId]]
-    encoding_format: Literal["float", "base64"] = "float"
+    encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Meta(ge=1, lt=1 << 31)] | None = None
     user: str | None = None
+    own_token_ids: bool | None = None
 
 
 class Embedding(msgspec.Struct, kw_only=True):
@@ -63,8 +70,10 @@ _decoder = msgspec.json.Decoder(EmbeddingsBody)
 async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Vectors of texts."""
     request = await body.read(service, exchange, _decoder)
-    require_task(service.catalog.get(exchange.tenant, request.model), "embedding", "/v1/embeddings")
+    version = service.catalog.get(exchange.tenant, request.model)
+    require_task(version, "embedding", "/v1/embeddings")
     call = TextsCall(texts=inputs_of(request.input), dimensions=request.dimensions)
+    check_ids(call, version, own=bool(request.own_token_ids))
     payload = Payload(format="texts", body=msgspec.msgpack.encode(call))
     assert exchange.key is not None
     version, answer, headers = await service.predict(
@@ -73,13 +82,27 @@ async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> 
     exchange.extra += headers
     exchange.model = version.ref
     exchange.extra.append((b"x-lmaas-model", version.ref.encode()))
+    show = _as_base64 if request.encoding_format == "base64" else _as_numbers
     exchange.send_json(
         Embeddings(
-            data=await _data(answer.body, len(call.texts), request.encoding_format),
+            data=await rows_of(answer.body, len(call.texts), show),
             model=version.ref,
             usage=TextUsage(prompt_tokens=answer.tokens, total_tokens=answer.tokens),
         )
     )
+
+
+def check_ids(call: TextsCall, version: ModelVersion, *, own: bool) -> None:
+    """Refuse token ids of another tokenizer: nothing else would tell. Raises InvalidInput."""
+    upstream = version.manifest.upstream
+    theirs = upstream is not None and upstream.dialect == "openai"
+    if not own and not theirs and any(not isinstance(each, str) for each in call.texts):
+        raise InvalidInput(
+            "input has token ids, and does not say that they are this model's own.",
+            hint="Send texts (LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False)), or "
+            'add "own_token_ids": true if the ids come from this model\'s tokenizer.',
+            param="input",
+        )
 
 
 def require_task(version: ModelVersion, task: str, route: str) -> None:
@@ -112,22 +135,26 @@ def inputs_of(given: str | list[Any]) -> tuple[str | tuple[int, ...], ...]:
     return tuple(each if isinstance(each, str) else tuple(each) for each in inputs)
 
 
-async def _data(raw: bytes, count: int, encoding: str) -> msgspec.Raw:
-    """`data` as JSON, from vectors as raw float32."""
+async def rows_of(raw: bytes, count: int, show: Callable[[int, memoryview], Any]) -> msgspec.Raw:
+    """What `show` makes of each of `count` rows of raw float32, as a JSON list.
+
+    Other requests get their turn in between.
+    """
     size = len(raw) // count
     parts = []
     with memoryview(raw) as view:
         for start in range(0, count, ROWS_AT_ONCE):
             if start:
                 await asyncio.sleep(0)
-            rows = []
-            for index in range(start, min(start + ROWS_AT_ONCE, count)):
-                row = view[index * size : (index + 1) * size]
-                vector: list[float] | str
-                if encoding == "base64":
-                    vector = base64.b64encode(row).decode()
-                else:
-                    vector = [float(number) for number in row.cast("f")]
-                rows.append(Embedding(index=index, embedding=vector))
+            end = min(start + ROWS_AT_ONCE, count)
+            rows = [show(i, view[i * size : (i + 1) * size]) for i in range(start, end)]
             parts.append(msgspec.json.encode(rows)[1:-1])
     return msgspec.Raw(b"[%b]" % b",".join(parts))
+
+
+def _as_numbers(index: int, row: memoryview) -> Embedding:
+    return Embedding(index=index, embedding=[float(number) for number in row.cast("f")])
+
+
+def _as_base64(index: int, row: memoryview) -> Embedding:
+    return Embedding(index=index, embedding=base64.b64encode(row).decode())

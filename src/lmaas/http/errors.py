@@ -1,10 +1,12 @@
 """Which HTTP status an error has, and how each protocol's clients expect to read it."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 import msgspec
 
 from lmaas import errors
+from lmaas.http.doors import door_of
 
 STATUS: dict[type[errors.LMaaSError], int] = {
     errors.HeadTooLarge: 431,
@@ -32,9 +34,14 @@ STATUS: dict[type[errors.LMaaSError], int] = {
 }
 """Looked up along the class hierarchy, nearest first; 500 for anything else."""
 
-TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error",
-         404: "not_found_error", 413: "invalid_request_error", 429: "rate_limit_error"}  # fmt: skip
-ANTHROPIC_TYPES = TYPES | {413: "request_too_large", 503: "overloaded_error", 504: "timeout_error"}
+TYPES: Final = {
+    401: "authentication_error", 403: "permission_error", 404: "not_found_error",
+    429: "rate_limit_error",
+}  # fmt: skip
+"""OpenAI's and Anthropic's types; other refusals are `invalid_request_error`."""
+ANTHROPIC_TYPES: Final = TYPES | {
+    413: "request_too_large", 503: "overloaded_error", 504: "timeout_error",
+}  # fmt: skip
 
 
 def status_of(error: errors.LMaaSError) -> int:
@@ -60,10 +67,16 @@ def headers_of(error: errors.LMaaSError) -> list[tuple[bytes, bytes]]:
             return []
 
 
-def body_of(error: errors.LMaaSError, path: str) -> tuple[bytes, bytes]:
-    """Body and content type in the shape that the clients of `path` read."""
+def body_of(
+    error: errors.LMaaSError, path: str, headers: Mapping[bytes, bytes] | None = None, id: str = ""
+) -> tuple[bytes, bytes]:
+    """Body and content type in the shape that the clients of `path` read.
+
+    `headers` are the request's, `id` its name.
+    """
     status = status_of(error)
-    if path.startswith("/api/"):
+    door = door_of(path, headers)
+    if door == "own":
         problem: dict[str, Any] = {
             "type": "about:blank",
             "title": error.code,
@@ -74,15 +87,18 @@ def body_of(error: errors.LMaaSError, path: str) -> tuple[bytes, bytes]:
             "param": error.param,
         }
         return msgspec.json.encode(problem), b"application/problem+json"
-    if path.startswith("/v1/messages"):
-        told = {"type": ANTHROPIC_TYPES.get(status, "api_error"), "message": str(error)}
-        return msgspec.json.encode({"type": "error", "error": told}), b"application/json"
-    if path.startswith("/models/"):
-        body: dict[str, Any] = {"error": str(error), "error_type": error.code}
-    elif path.startswith("/v2"):
-        body = {"error": str(error)}
-    else:
-        kind = TYPES.get(status, "server_error")
+    body: dict[str, Any] = {"error": str(error)}
+    if door == "anthropic":
+        told = {
+            "type": ANTHROPIC_TYPES.get(status, _other(status, "api_error")),
+            "message": str(error),
+            "details": {"error_code": error.code},
+        }
+        body = {"type": "error", "error": told} | ({"request_id": id} if id else {})
+    elif door == "huggingface":
+        body |= {"error_type": _generation_type(status), "code": error.code}
+    elif door == "openai":
+        kind = TYPES.get(status, _other(status, "server_error"))
         if isinstance(error, errors.InsufficientQuota):
             kind = error.code
         body = {
@@ -94,3 +110,14 @@ def body_of(error: errors.LMaaSError, path: str) -> tuple[bytes, bytes]:
             }
         }
     return msgspec.json.encode(body), b"application/json"
+
+
+def _other(status: int, ours: str) -> str:
+    return "invalid_request_error" if status < 500 else ours
+
+
+def _generation_type(status: int) -> str:
+    """What Hugging Face's clients make an exception of."""
+    if status in (429, 503):
+        return "overloaded"
+    return "validation" if status < 500 else "generation"

@@ -13,7 +13,8 @@ from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
-from lmaas.errors import InvalidInput, LMaaSError, PayloadTooLarge
+from lmaas.errors import LMaaSError, PayloadTooLarge
+from lmaas.http import compression
 from lmaas.types import KeyRecord
 
 JSON = b"application/json"
@@ -122,15 +123,20 @@ class Exchange:
 
     async def body(self, limit_bytes: int) -> bytes:
         """The whole body. Raises PayloadTooLarge as soon as the limit is known to be passed."""
-        if self.complete:
+        if self.complete and b"content-encoding" not in self.headers:
             self._check_head(limit_bytes)
             if self.received_bytes > limit_bytes:
                 raise _too_large(limit_bytes)
             return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         return b"".join([part async for part in self.chunks(limit_bytes)])
 
-    async def chunks(self, limit_bytes: int) -> AsyncIterator[bytes]:
-        """The body as it comes; a slow reader slows the client down."""
+    def chunks(self, limit_bytes: int) -> AsyncIterator[bytes]:
+        """The body as it comes, decompressed; a slow reader slows the client down."""
+        encoding = compression.encoding_of(self.headers.get(b"content-encoding", b""))
+        parts = self._chunks(limit_bytes)
+        return parts if encoding is None else compression.inflate(parts, encoding, limit_bytes)
+
+    async def _chunks(self, limit_bytes: int) -> AsyncIterator[bytes]:
         self._check_head(limit_bytes)
         if not self.complete and self.headers.get(b"expect", b"").lower() == b"100-continue":
             self._sender.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -154,8 +160,6 @@ class Exchange:
             self._wake.set_result(None)
 
     def _check_head(self, limit_bytes: int) -> None:
-        if self.headers.get(b"content-encoding", b"identity") != b"identity":
-            raise InvalidInput("Compressed bodies are not accepted.", param="Content-Encoding")
         if int(self.headers.get(b"content-length", b"0")) > limit_bytes:
             raise _too_large(limit_bytes)
 
@@ -206,7 +210,8 @@ class Exchange:
 
     def render(self, body: bytes, status: int, kind: bytes) -> bytes:
         """Status line, headers and body as they go over the wire."""
-        head = self._head(status, kind, b"content-length: %d\r\n" % len(body))
+        length = b"" if status == HTTPStatus.NO_CONTENT else b"content-length: %d\r\n" % len(body)
+        head = self._head(status, kind, length)
         return head if self.method == "HEAD" else head + body
 
     def _head(self, status: int, kind: bytes, length: bytes) -> bytes:

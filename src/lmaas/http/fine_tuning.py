@@ -41,16 +41,16 @@ Keys = Annotated[
 class Hyperparameters(Record, frozen=True, kw_only=True):
     """How long and how fast; `beta` is DPO's."""
 
-    n_epochs: Annotated[int, msgspec.Meta(ge=1)] | Auto = "auto"
-    batch_size: Annotated[int, msgspec.Meta(ge=1)] | Auto = "auto"
-    learning_rate_multiplier: Annotated[float, msgspec.Meta(gt=0)] | Auto = "auto"
-    beta: Annotated[float, msgspec.Meta(gt=0)] | Auto = "auto"
+    n_epochs: Annotated[int, msgspec.Meta(ge=1)] | Auto | None = None
+    batch_size: Annotated[int, msgspec.Meta(ge=1)] | Auto | None = None
+    learning_rate_multiplier: Annotated[float, msgspec.Meta(gt=0)] | Auto | None = None
+    beta: Annotated[float, msgspec.Meta(gt=0)] | Auto | None = None
 
 
 class MethodOptions(Record, frozen=True, kw_only=True):
     """The options of a method."""
 
-    hyperparameters: Hyperparameters = Hyperparameters()
+    hyperparameters: Hyperparameters | None = None
 
 
 class MethodBody(Record, frozen=True, kw_only=True):
@@ -275,7 +275,7 @@ def to_recipe(body: FineTuningBody) -> Recipe:
             hint="Leave integrations out; events and metrics.csv have the numbers.",
             param="integrations",
         )
-    plain = {**body.recipe}
+    plain = {**(body.recipe or {})}
     for name in OWNED:
         if name in plain:
             field = {"name": "suffix"}.get(name, name)
@@ -333,14 +333,14 @@ def _hyperparameters(body: FineTuningBody, plain: dict[str, Any]) -> None:
         given = None if options is None else options.hyperparameters
         method["type"] = body.method.type
     if given is not None:
-        if given.beta != "auto":
+        if given.beta not in (None, "auto"):
             if method.get("type") != "dpo":
                 raise InvalidInput("beta is of the method dpo.", param="hyperparameters.beta")
             method["beta"] = given.beta
         for name, key in (("n_epochs", "epochs"), ("batch_size", "batch_size")):
-            if getattr(given, name) != "auto":
+            if getattr(given, name) not in (None, "auto"):
                 plain[key] = getattr(given, name)
-        if given.learning_rate_multiplier != "auto":
+        if given.learning_rate_multiplier not in (None, "auto"):
             optimizer = _inner(plain, "optimizer")
             optimizer["learning_rate_multiplier"] = given.learning_rate_multiplier
             plain["optimizer"] = optimizer

@@ -1,6 +1,7 @@
 """Is the server alive, is it ready, and its metrics."""
 
 from lmaas.errors import Forbidden
+from lmaas.http import compression
 from lmaas.http.exchange import Exchange
 from lmaas.service import Service
 from lmaas.types import TENANT
@@ -21,4 +22,5 @@ async def metrics(service: Service, exchange: Exchange, path: dict[str, str]) ->
     """Prometheus text, of all tenants' models together: for keys of the operator's tenant."""
     if exchange.tenant != TENANT:
         raise Forbidden(f"The metrics are of all tenants: only keys of {TENANT} may read them.")
-    exchange.send(service.metrics.render(), kind=b"text/plain; version=0.0.4; charset=utf-8")
+    body = await compression.shrink(exchange, service.metrics.render())
+    exchange.send(body, kind=b"text/plain; version=0.0.4; charset=utf-8")

@@ -17,29 +17,38 @@ _count_decoder = msgspec.json.Decoder(CountBody)
 
 async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Continue a conversation: Anthropic's messages, streamed or whole."""
-    exchange.extra.append((b"request-id", exchange.id.encode()))
     body = await read(service, exchange, _decoder)
     request = to_request(body)
     if request.template.get("enable_thinking"):
         check_reasoning(service.catalog.get(exchange.tenant, body.model), "thinking")
     generation = await sse.begin(service, exchange, body.model, request, "messages", body.cache)
+    silent = body.thinking is not None and body.thinking.display == "omitted"
     if request.stream:
-        writer = MessageWriter(id=exchange.id, model=body.model, prompt=generation.usage)
+        writer = MessageWriter(
+            id=exchange.id, model=body.model, prompt=generation.usage, silent=silent
+        )
         await sse.send(exchange, generation, writer)
         return
     (choice,) = await collect(generation)
-    answer = message(id=exchange.id, model=body.model, choice=choice, usage=generation.usage)
+    answer = message(
+        id=exchange.id, model=body.model, choice=choice, usage=generation.usage, silent=silent
+    )
     exchange.send(sse.encode(answer))
 
 
 async def count_tokens(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """How many tokens a conversation has for a model, template and tools included."""
     assert exchange.key is not None
-    exchange.extra.append((b"request-id", exchange.id.encode()))
     body = await read(service, exchange, _count_decoder)
     request = to_request(body)
-    version = service.catalog.get(exchange.tenant, body.model)
-    exchange.model = version.ref
-    count = await service.count_tokens(exchange.key, body.model, request)
-    exchange.extra.append((b"x-lmaas-model", version.ref.encode()))
-    exchange.send(sse.encode(TokenCount(count)))
+    counted = await service.count_tokens(
+        exchange.key,
+        body.model,
+        request,
+        endpoint="messages.count_tokens",
+        request_id=exchange.id,
+    )
+    exchange.model = counted.version.ref
+    exchange.extra += counted.headers
+    exchange.extra.append((b"x-lmaas-model", counted.version.ref.encode()))
+    exchange.send(sse.encode(TokenCount(counted.tokens)))

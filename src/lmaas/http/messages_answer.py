@@ -75,11 +75,13 @@ def usage_of(usage: Usage) -> MessageUsage:
     return MessageUsage(usage.prompt - usage.cached, usage.completion, usage.cached or None)
 
 
-def message(*, id: str, model: str, choice: Collected, usage: Usage) -> AnswerMessage:
-    """The whole answer."""
+def message(
+    *, id: str, model: str, choice: Collected, usage: Usage, silent: bool = False
+) -> AnswerMessage:
+    """The whole answer; `silent`: without what the model thought."""
     content: list[ThinkingBlock | TextBlock | ToolUseBlock] = []
     if choice.reasoning:
-        content.append(ThinkingBlock("".join(choice.reasoning)))
+        content.append(ThinkingBlock("" if silent else "".join(choice.reasoning)))
     if choice.text:
         content.append(TextBlock("".join(choice.text)))
     for _, call in sorted(choice.calls.items()):
@@ -102,9 +104,13 @@ def _input(arguments: str) -> dict[str, Any]:
 
 
 class MessageWriter:
-    """A stream of events: blocks that begin, grow and end, one after the other."""
+    """A stream of events: blocks that begin, grow and end, one after the other.
 
-    def __init__(self, *, id: str, model: str, prompt: Usage) -> None:
+    `silent`: what the model thinks is not told, only that it does.
+    """
+
+    def __init__(self, *, id: str, model: str, prompt: Usage, silent: bool = False) -> None:
+        self._silent = silent
         self._start = AnswerMessage(
             id=f"msg_{id}", model=model, content=[], stop_reason=None, usage=usage_of(prompt)
         )
@@ -125,7 +131,8 @@ class MessageWriter:
         if delta.reasoning:
             if self._open != "thinking":
                 parts.append(self._begin("thinking", ThinkingBlock("")))
-            parts += (self._grows, encode(delta.reasoning), b"}}\n\n")
+            if not self._silent:
+                parts += (self._grows, encode(delta.reasoning), b"}}\n\n")
         if delta.text:
             if self._open != "text":
                 parts.append(self._begin("text", TextBlock("")))

@@ -2,70 +2,34 @@
 
 from typing import Annotated, Any, Literal
 
-import msgspec
 from msgspec import Meta
 
-from lmaas.errors import InvalidInput
+from lmaas.errors import InvalidInput, ThreadUnsupported
 from lmaas.http.body import MAX_TURNS, refuse
-from lmaas.http.openai_types import Body, Count, Name
+from lmaas.http.messages_turns import Blocks, CacheControl, Turn, system_of, turns_of
+from lmaas.http.openai_types import Body, Count
 from lmaas.language import (
     MAX_SEED,
     MAX_STOP_CHARS,
     MAX_STOPS,
     MAX_TOOLS,
     ChatMessage,
+    Format,
     GenerateRequest,
     Sampling,
     Tool,
-    ToolCall,
     check,
 )
 
-MAX_BLOCKS = 1024
-
-
-class CacheControl(Body, frozen=True, kw_only=True):
-    """A wish that a prefix be cached. The prefix cache does so without being asked."""
-
-    type: Literal["ephemeral"]
-    ttl: Literal["5m"] | None = None
-
-
-class Block(Body, frozen=True, kw_only=True):
-    """A part of a turn. Served: text, tool_use, tool_result, thinking."""
-
-    type: str
-    text: str | None = None
-    id: str | None = None
-    name: str | None = None
-    input: dict[str, Any] | None = None
-    tool_use_id: str | None = None
-    content: Any = None
-    is_error: bool | None = None
-    thinking: str | None = None
-    signature: str | None = None
-    source: Any = None
-    title: Any = None
-    context: Any = None
-    citations: Any = None
-    caller: Any = None
-    toolset_name: Any = None
-    data: Any = None
-    cache_control: CacheControl | None = None
-
-
-Blocks = Annotated[tuple[Block, ...], Meta(max_length=MAX_BLOCKS)]
-
-
-class Turn(Body, frozen=True, kw_only=True):
-    """One turn: a text, or blocks."""
-
-    role: Literal["user", "assistant"]
-    content: str | Blocks
+Name = Annotated[str, Meta(pattern=r"\A[a-zA-Z0-9_-]{1,128}\Z")]
+Effort = Literal["low", "medium", "high", "xhigh", "max"]
 
 
 class MessagesTool(Body, frozen=True, kw_only=True):
-    """A function that the model may call; arguments fit `input_schema` whatever `strict` says."""
+    """A function that the model may call; arguments fit `input_schema` whatever `strict` says.
+
+    They are sent as they are made, whatever `eager_input_streaming` says.
+    """
 
     name: Name
     description: str | None = None
@@ -73,6 +37,10 @@ class MessagesTool(Body, frozen=True, kw_only=True):
     type: str | None = None
     strict: bool | None = None
     cache_control: CacheControl | None = None
+    eager_input_streaming: bool | None = None
+    allowed_callers: Any = None
+    defer_loading: Any = None
+    input_examples: Any = None
 
 
 class MessagesToolChoice(Body, frozen=True, kw_only=True):
@@ -84,10 +52,29 @@ class MessagesToolChoice(Body, frozen=True, kw_only=True):
 
 
 class Thinking(Body, frozen=True, kw_only=True):
-    """Whether the model reasons first; `budget_tokens` is told to its chat template."""
+    """Whether the model reasons first; `budget_tokens` is told to its chat template.
+
+    What it reasons is told as it is; nothing of it where `display` is "omitted".
+    """
 
     type: Literal["enabled", "disabled", "adaptive"]
     budget_tokens: Count | None = None
+    display: Literal["summarized", "omitted"] | None = None
+
+
+class OutputFormat(Body, frozen=True, kw_only=True):
+    """A schema that the answer fits."""
+
+    type: Literal["json_schema"]
+    schema: dict[str, Any]
+
+
+class OutputConfig(Body, frozen=True, kw_only=True):
+    """What the answer must be like; `effort` is told to the model's chat template."""
+
+    effort: Effort | None = None
+    format: OutputFormat | None = None
+    task_budget: Any = None
 
 
 class Metadata(Body, frozen=True, kw_only=True):
@@ -106,12 +93,22 @@ class CountBody(Body, frozen=True, kw_only=True):
     tool_choice: MessagesToolChoice | None = None
     thinking: Thinking | None = None
     cache_control: CacheControl | None = None
-    output_config: Any = None
+    output_config: OutputConfig | None = None
+    output_format: OutputFormat | None = None
+    context_management: Any = None
     speed: Any = None
+    mcp_servers: Any = None
+    thread: Any = None
+    user_profile_id: Any = None
+    workspace_id: Any = None
 
 
 class MessagesBody(CountBody, frozen=True, kw_only=True):
-    """A conversation to be continued. `cache` and `seed` are extensions."""
+    """A conversation to be continued: the last turn too, where it is the assistant's.
+
+    `max_tokens` beyond the model's context means as many as fit. `output_format` is what
+    `output_config.format` was called before. `cache` and `seed` are extensions.
+    """
 
     max_tokens: Count
     stop_sequences: (
@@ -130,36 +127,49 @@ class MessagesBody(CountBody, frozen=True, kw_only=True):
     cache: bool | None = None
     service_tier: Any = None
     container: Any = None
-    mcp_servers: Any = None
-    context_management: Any = None
     inference_geo: Any = None
+    diagnostics: Any = None
+    fallbacks: Any = None
+    fallback_credit_token: Any = None
+    billing_policy: Any = None
+    compaction: Any = None
 
 
+KEEP_ALL = {"type": "clear_thinking_20251015", "keep": "all"}
 _COUNT_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "output_config": (None,),
     "speed": (None, "standard"),
+    "context_management": (None, {}, {"edits": []}, {"edits": [KEEP_ALL]}),
+    "mcp_servers": (None, []),
+    "user_profile_id": (None,),
+    "workspace_id": (None,),
 }
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     **_COUNT_NEUTRAL,
     "service_tier": (None, "auto", "standard_only"),
     "container": (None,),
-    "mcp_servers": (None, []),
-    "context_management": (None,),
     "inference_geo": (None,),
+    "diagnostics": (None, {}, {"previous_message_id": None}),
+    "fallbacks": (None, []),
+    "fallback_credit_token": (None,),
+    "billing_policy": (None,),
+    "compaction": (None,),
 }
-_FIELDS = {
-    "text": ("text",),
-    "tool_use": ("id", "name", "input"),
-    "tool_result": ("tool_use_id",),
-    "thinking": ("thinking",),
+_TOOL_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "allowed_callers": (None, ["direct"]),
+    "defer_loading": (None, False),
+    "input_examples": (None, []),
 }
-"""What a block of each type that is served must have."""
-_BLOCKS = {"user": ("text", "tool_result"), "assistant": ("text", "tool_use", "thinking")}
 
 
 def to_request(body: CountBody) -> GenerateRequest:
     """What is asked for, as a record. Raises InvalidInput naming the field that is wrong."""
     sampling, stream = Sampling(), False
+    if body.thread is not None:
+        raise ThreadUnsupported(
+            "Conversations are not kept here between their turns.",
+            hint="Send the whole conversation, and leave out thread.",
+            param="thread",
+        )
     if isinstance(body, MessagesBody):
         refuse(body, _NEUTRAL)
         stream = bool(body.stream)
@@ -179,13 +189,14 @@ def to_request(body: CountBody) -> GenerateRequest:
         MAX_TURNS
     ):
         raise InvalidInput(f"There are more than {MAX_TURNS} blocks.", param="messages")
-    messages = [ChatMessage(role="system", content=text) for text in _system(body.system)]
+    messages = [ChatMessage(role="system", content=text) for text in system_of(body.system)]
     for i, turn in enumerate(body.messages):
-        messages += _turn(turn, f"messages[{i}]")
-    if messages[-1].role == "assistant":
+        messages += turns_of(turn, f"messages[{i}]")
+    begun = messages[-1].role == "assistant"
+    if begun and body.thinking is not None and body.thinking.type != "disabled":
         raise InvalidInput(
-            "The last message is the assistant's: an answer that is begun is not supported.",
-            hint="End with a message of the user.",
+            "The last message begins the answer, but the model is to reason before it.",
+            hint="End with a message of the user, or leave out thinking.",
             param="messages",
         )
     choice = body.tool_choice
@@ -196,105 +207,37 @@ def to_request(body: CountBody) -> GenerateRequest:
             tools=tuple(_tool(tool, f"tools[{i}]") for i, tool in enumerate(body.tools or ())),
             tool_choice=_choice(choice),
             parallel_tool_calls=choice is None or not choice.disable_parallel_tool_use,
-            template=_template(body.thinking, sampling.max_tokens),
+            format=_format(body),
+            template=_template(body, sampling.max_tokens),
+            continued=begun,
             stream=stream,
         )
     )
 
 
-def _system(system: str | tuple[Block, ...] | None) -> list[str]:
-    if system is None or isinstance(system, str):
-        return [system] if system else []
-    for i, block in enumerate(system):
-        _check(block, ("text",), f"system[{i}]")
-    return ["\n".join(block.text or "" for block in system)] if system else []
-
-
-def _turn(turn: Turn, place: str) -> list[ChatMessage]:
-    if isinstance(turn.content, str):
-        return [ChatMessage(role=turn.role, content=turn.content)]
-    for i, block in enumerate(turn.content):
-        _check(block, _BLOCKS[turn.role], f"{place}.content[{i}]")
-    if turn.role == "assistant":
-        return [_assistant(turn.content)]
-    made: list[ChatMessage] = []
-    texts: list[str] = []
-    for i, block in enumerate(turn.content):
-        if block.type == "text":
-            texts.append(block.text or "")
-            continue
-        if texts:
-            made.append(ChatMessage(role="user", content="\n".join(texts)))
-            texts = []
-        text = _result(block.content, f"{place}.content[{i}].content")
-        made.append(
-            ChatMessage(
-                role="tool",
-                content=f"Error: {text}" if block.is_error else text,
-                tool_call_id=block.tool_use_id,
-            )
-        )
-    if texts or not made:
-        made.append(ChatMessage(role="user", content="\n".join(texts)))
-    return made
-
-
-def _assistant(blocks: tuple[Block, ...]) -> ChatMessage:
-    return ChatMessage(
-        role="assistant",
-        content="".join(block.text or "" for block in blocks if block.type == "text"),
-        reasoning="".join(block.thinking or "" for block in blocks) or None,
-        tool_calls=tuple(
-            ToolCall(
-                id=block.id or "",
-                name=block.name or "",
-                arguments=msgspec.json.encode(block.input).decode(),
-            )
-            for block in blocks
-            if block.type == "tool_use"
-        ),
-    )
-
-
-def _check(block: Block, types: tuple[str, ...], place: str) -> None:
-    if block.type not in types:
+def _format(body: CountBody) -> Format | None:
+    config = body.output_config
+    asked = [body.output_format, None if config is None else config.format]
+    given = [each for each in asked if each is not None]
+    if len(given) > 1:
         raise InvalidInput(
-            f"{place} is of the type {block.type[:100]!r}; taken are {', '.join(types)}.",
-            param=place,
+            "output_format and output_config.format are one field.",
+            hint="Send output_config.format alone.",
+            param="output_format",
         )
-    for field in block.__struct_fields__:
-        value = getattr(block, field)
-        known = field in _FIELDS[block.type] or field in _EXTRA[block.type]
-        if field in _FIELDS[block.type] and value is None:
-            raise InvalidInput(f"The field {place}.{field} is missing.", param=f"{place}.{field}")
-        if value is not None and not known and (field, value) != ("citations", []):
-            raise InvalidInput(
-                f"{field} is not supported in a block of the type {block.type}.",
-                param=f"{place}.{field}",
-            )
-
-
-_EXTRA = {
-    "text": ("type", "cache_control"),
-    "tool_use": ("type", "cache_control"),
-    "tool_result": ("type", "cache_control", "content", "is_error"),
-    "thinking": ("type", "signature"),
-}
-
-
-def _result(content: Any, place: str) -> str:
-    if content is None or isinstance(content, str):
-        return content or ""
-    try:
-        blocks = msgspec.convert(content, Blocks)
-    except msgspec.ValidationError as error:
-        raise InvalidInput(f"{place}: {error}.", param=place) from None
-    for i, block in enumerate(blocks):
-        _check(block, ("text",), f"{place}[{i}]")
-    return "\n".join(block.text or "" for block in blocks)
+    if config is not None and config.task_budget is not None:
+        raise InvalidInput(
+            "task_budget is not supported.", hint="Leave it out.", param="output_config.task_budget"
+        )
+    return Format(kind="json_schema", schema=given[0].schema) if given else None
 
 
 def _tool(tool: MessagesTool, place: str) -> Tool:
+    try:
+        refuse(tool, _TOOL_NEUTRAL)
+    except InvalidInput as error:
+        param = f"{place}.{error.param}"
+        raise InvalidInput(f"{place}.{error.message}", hint=error.hint, param=param) from None
     if tool.type not in (None, "custom"):
         raise InvalidInput(
             f"{place} is of the type {tool.type!r}; only tools with an input_schema are taken.",
@@ -319,7 +262,17 @@ def _choice(choice: MessagesToolChoice | None) -> str:
     return "required" if choice.type == "any" else "none"
 
 
-def _template(thinking: Thinking | None, max_tokens: int | None) -> dict[str, Any]:
+def _template(body: CountBody, max_tokens: int | None) -> dict[str, Any]:
+    """What the chat template is told."""
+    told = _thinking(body.thinking, max_tokens)
+    effort = None if body.output_config is None else body.output_config.effort
+    if effort is None:
+        return told
+    # Templates know no more than OpenAI's words.
+    return {"reasoning_effort": "xhigh" if effort == "max" else effort, **told}
+
+
+def _thinking(thinking: Thinking | None, max_tokens: int | None) -> dict[str, Any]:
     """Without `thinking` there is none: so Anthropic's API has it."""
     if thinking is None:
         return {"enable_thinking": False}

@@ -1,7 +1,9 @@
-"""OpenAI's model listing."""
+"""OpenAI's model listing, and Anthropic's at the same paths for who names its version."""
 
 from typing import Literal
 
+from lmaas.http import messages_models
+from lmaas.http.doors import ANTHROPIC
 from lmaas.http.exchange import Exchange
 from lmaas.service import Service
 from lmaas.types import ModelVersion, Record
@@ -25,14 +27,19 @@ class ModelList(Record, frozen=True, kw_only=True):
 
 
 async def models(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
-    """All models, the latest version of each."""
-    data = [_show(version, version.name) for version in service.catalog.latest(exchange.tenant)]
-    exchange.send_json(ModelList(data=data))
+    """All models, the latest version of each; Anthropic's clients get theirs in pages."""
+    known = service.catalog.latest(exchange.tenant)
+    if ANTHROPIC in exchange.headers:
+        exchange.send_json(messages_models.page(known, exchange.query))
+    else:
+        exchange.send_json(ModelList(data=[_show(version, version.name) for version in known]))
 
 
 async def model(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """One model by name, version or alias."""
-    exchange.send_json(_show(service.catalog.get(exchange.tenant, path["ref"]), path["ref"]))
+    version = service.catalog.get(exchange.tenant, path["ref"])
+    show = messages_models.show if ANTHROPIC in exchange.headers else _show
+    exchange.send_json(show(version, path["ref"]))
 
 
 def _show(version: ModelVersion, name: str) -> ModelObject:

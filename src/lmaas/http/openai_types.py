@@ -129,7 +129,7 @@ class FunctionName(Body, frozen=True, kw_only=True):
 class ChosenTool(Body, frozen=True, kw_only=True):
     """The one tool that must be called."""
 
-    type: Literal["function"] = "function"
+    type: Literal["function"] | None = None
     function: FunctionName
 
 

@@ -25,7 +25,7 @@ class RerankBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     query: str
     documents: list[str | Document]
     top_n: Annotated[int, Meta(ge=1)] | None = None
-    return_documents: bool = False
+    return_documents: bool | None = None
 
 
 class Result(msgspec.Struct, kw_only=True, omit_defaults=True):

@@ -46,7 +46,7 @@ Contents = Annotated[tuple[Content, ...], Meta(max_length=MAX_CONTENTS)]
 class Item(Body, frozen=True, kw_only=True):
     """A part of the conversation. Served: message, function_call(_output), reasoning."""
 
-    type: str = "message"
+    type: str | None = None
     id: str | None = None
     status: str | None = None
     role: Literal["system", "developer", "user", "assistant"] | None = None
@@ -215,12 +215,12 @@ def _turn(item: Item, thought: str | None, place: str) -> ChatMessage:
 
 
 def _check(item: Item, place: str) -> None:
-    if item.type not in _TYPES:
+    kind = item.type or "message"
+    if kind not in _TYPES:
         raise InvalidInput(
-            f"{place} is of the type {item.type[:100]!r}; taken are {', '.join(_TYPES)}.",
-            param=place,
+            f"{place} is of the type {kind[:100]!r}; taken are {', '.join(_TYPES)}.", param=place
         )
-    needed, may = _TYPES[item.type], _MAY.get(item.type, ())
+    needed, may = _TYPES[kind], _MAY.get(kind, ())
     for field in item.__struct_fields__:
         value = getattr(item, field)
         param = f"{place}.{field}"
@@ -229,7 +229,7 @@ def _check(item: Item, place: str) -> None:
                 raise InvalidInput(f"The field {param} is missing.", param=param)
         elif value is not None and field not in may and field not in ("type", "id", "status"):
             raise InvalidInput(
-                f"{field} is not supported in an item of the type {item.type}.", param=param
+                f"{field} is not supported in an item of the type {kind}.", param=param
             )
 
 

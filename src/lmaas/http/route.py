@@ -13,7 +13,7 @@ class Operation(NamedTuple):
     """One method of a path. The handler's docstring says what it does.
 
     `body` and `answer` are types (JSON) or media types (anything else); `query` names the query
-    parameters that are read: others are refused.
+    parameters that are read: others change nothing, since stock clients send some of their own.
     """
 
     handler: Handler

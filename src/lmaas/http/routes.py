@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import msgspec
+
 from lmaas.accounts.records import Limits, ModelPrice, Price, UsageReport
 from lmaas.codecs.json import CallBody
 from lmaas.codecs.tensor import InferRequest
@@ -9,14 +11,20 @@ from lmaas.http import (
     admin,
     chat,
     completions,
+    compression,
     embeddings,
     files,
     fine_tuning,
     health,
     huggingface,
+    huggingface_text,
     jobs,
     messages,
+    messages_models,
     oip,
+    oip_models,
+    ollama,
+    ollama_models,
     openai,
     openapi,
     rerank,
@@ -31,11 +39,15 @@ from lmaas.http.completions_answer import Completion
 from lmaas.http.exchange import Exchange
 from lmaas.http.messages_answer import AnswerMessage, TokenCount
 from lmaas.http.messages_body import CountBody, MessagesBody
+from lmaas.http.messages_models import ModelInfo, ModelPage
+from lmaas.http.ollama_answer import OllamaAnswer
+from lmaas.http.ollama_body import OllamaChat, OllamaGenerate
 from lmaas.http.responses_answer import Deleted, ItemList, Response
 from lmaas.http.responses_body import ResponsesBody
 from lmaas.http.route import Operation, Route
 from lmaas.job import Job, StoredEvent, Webhook, WebhookDelivery
 from lmaas.service import Service
+from lmaas.tasks import tables
 from lmaas.tasks.image_classification import Label
 from lmaas.types import (
     CompressOptions,
@@ -49,30 +61,39 @@ from lmaas.types import (
 
 OCTETS = "application/octet-stream"
 EVENTS = "text/event-stream"
+LINES = "application/x-ndjson"
+STATISTICS = oip_models.StatisticsList
 
 
 async def describe(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """This description of all routes, as OpenAPI 3.1."""
-    exchange.send_json(openapi.document(ROUTES))
+    told = msgspec.json.encode(openapi.document(ROUTES))
+    exchange.send(await compression.shrink(exchange, told))
 
 
 async def page(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """The same as a page; a browser gives the key as the password of any user."""
     body = openapi.page(openapi.document(ROUTES))
     exchange.extra += openapi.PAGE_HEADERS
-    exchange.send(body, kind=b"text/html; charset=utf-8")
+    kind = b"text/html; charset=utf-8"
+    exchange.send(await compression.shrink(exchange, body), kind=kind)
 
 
 CHAT = Operation(chat.create, (chat.ChatBody,), (ChatCompletion, ChatCompletionChunk, EVENTS))
 
 ROUTES = [
-    Route(
-        "/models/{ref}",
-        {
-            "POST": Operation(
-                huggingface.infer, ("image/*", CallBody), (list[Label], dict[str, Any])
-            )
-        },
+    *(
+        Route(
+            path,
+            {
+                "POST": Operation(
+                    huggingface.infer,
+                    ("image/*", CallBody, huggingface_text.TextBody, tables.TableCall),
+                    (list[Label], dict[str, Any], list[huggingface_text.Generated], EVENTS),
+                )
+            },
+        )
+        for path in ("/models/{ref}", "/models/{ref}/pipeline/{task}")
     ),
     Route(
         "/v2/models/{ref}/infer",
@@ -131,27 +152,50 @@ ROUTES = [
             )
         },
     ),
-    Route("/v1/models", {"GET": Operation(openai.models, (), (openai.ModelList,))}),
-    Route("/v1/models/{ref}", {"GET": Operation(openai.model, (), (openai.ModelObject,))}),
-    Route("/v2", {"GET": Operation(oip.server, (), (oip.ServerMetadata,))}),
-    Route("/v2/health/live", {"GET": Operation(health.live, (), (dict[str, bool],))}),
-    Route("/v2/health/ready", {"GET": Operation(health.ready, (), (dict[str, bool],))}),
-    Route("/v2/models/{ref}", {"GET": Operation(oip.model, (), (oip.ModelMetadata,))}),
-    Route("/v2/models/{ref}/ready", {"GET": Operation(oip.model_ready, (), (dict[str, bool],))}),
     Route(
-        "/v2/models/{ref}/versions/{version}",
-        {"GET": Operation(oip.model, (), (oip.ModelMetadata,))},
+        "/v1/models",
+        {
+            "GET": Operation(
+                openai.models, (), (openai.ModelList, ModelPage), query=messages_models.QUERY
+            )
+        },
     ),
     Route(
-        "/v2/models/{ref}/versions/{version}/ready",
-        {"GET": Operation(oip.model_ready, (), (dict[str, bool],))},
+        "/v1/models/{ref}",
+        {"GET": Operation(openai.model, (), (openai.ModelObject, ModelInfo))},
+    ),
+    Route("/v2", {"GET": Operation(oip.server, (), (oip_models.ServerMetadata,))}),
+    Route("/v2/health/live", {"GET": Operation(health.live, (), (dict[str, bool],))}),
+    Route("/v2/health/ready", {"GET": Operation(health.ready, (), (dict[str, bool],))}),
+    Route("/v2/models/stats", {"GET": Operation(oip.statistics, (), (STATISTICS,))}),
+    *(
+        Route(f"{model}{rest}", {"GET": operation})
+        for model in ("/v2/models/{ref}", "/v2/models/{ref}/versions/{version}")
+        for rest, operation in (
+            ("", Operation(oip.model, (), (oip_models.ModelMetadata,))),
+            ("/ready", Operation(oip.model_ready, (), (dict[str, bool],))),
+            ("/config", Operation(oip.config, (), (oip_models.ModelConfig,))),
+            ("/stats", Operation(oip.statistics, (), (STATISTICS,))),
+        )
+    ),
+    Route(
+        "/v2/repository/index",
+        {"POST": Operation(oip.index, (oip_models.IndexBody,), (list[oip_models.IndexEntry],))},
+    ),
+    Route(
+        "/v2/repository/models/{ref}/load",
+        {"POST": Operation(oip.load, (oip.ControlBody,), (dict[str, Any],))},
+    ),
+    Route(
+        "/v2/repository/models/{ref}/unload",
+        {"POST": Operation(oip.unload, (oip.ControlBody,), (dict[str, Any],))},
     ),
     Route("/health/live", {"GET": Operation(health.live, (), (dict[str, bool],))}),
     Route("/health/ready", {"GET": Operation(health.ready, (), (dict[str, bool],))}),
     Route("/metrics", {"GET": Operation(health.metrics, (), ("text/plain",))}),
     Route("/openapi.json", {"GET": Operation(describe, (), (dict[str, Any],))}),
     Route("/docs", {"GET": Operation(page, (), ("text/html",))}),
-    Route("/api/ps", {"GET": Operation(admin.ps, (), (list[WorkerStatus],))}),
+    Route("/api/workers", {"GET": Operation(admin.ps, (), (list[WorkerStatus],))}),
     Route("/api/whoami", {"GET": Operation(admin.whoami, (), (KeyRecord,))}),
     Route(
         "/api/models",
@@ -175,7 +219,7 @@ ROUTES = [
     Route("/api/models/{ref}/card", {"GET": Operation(admin.card, (), ("text/markdown",))}),
     Route("/api/models/{ref}/curves", {"GET": Operation(admin.curves, (), ("image/png",))}),
     Route("/api/models/{ref}/load", {"POST": Operation(admin.load, (), (ModelVersion,))}),
-    Route("/api/pull", {"POST": Operation(admin.pull, (PullBody,), (ModelVersion,), status=201)}),
+    Route("/api/pulls", {"POST": Operation(admin.pull, (PullBody,), (ModelVersion,), status=201)}),
     Route(
         "/api/upstreams",
         {"POST": Operation(admin.connect, (ConnectBody,), (ModelVersion,), status=201)},
@@ -310,6 +354,46 @@ ROUTES = [
         {
             "GET": Operation(
                 webhooks.deliveries, (), (list[WebhookDelivery],), query=webhooks.DELIVERIES_QUERY
+            )
+        },
+    ),
+    Route(
+        "/api/chat",
+        {"POST": Operation(ollama.chat, (OllamaChat,), (OllamaAnswer, LINES))},
+    ),
+    Route(
+        "/api/generate",
+        {"POST": Operation(ollama.generate, (OllamaGenerate,), (OllamaAnswer, LINES))},
+    ),
+    Route(
+        "/api/embed",
+        {"POST": Operation(ollama.embed, (ollama.OllamaEmbed,), (ollama.OllamaVectors,))},
+    ),
+    Route(
+        "/api/embeddings",
+        {"POST": Operation(ollama.embeddings, (ollama.OllamaPrompt,), (ollama.OllamaVector,))},
+    ),
+    Route("/api/tags", {"GET": Operation(ollama_models.tags, (), (ollama_models.OllamaModels,))}),
+    Route("/api/ps", {"GET": Operation(ollama_models.ps, (), (ollama_models.OllamaProcesses,))}),
+    Route(
+        "/api/version",
+        {"GET": Operation(ollama_models.version, (), (ollama_models.OllamaVersion,))},
+    ),
+    Route(
+        "/api/show",
+        {
+            "POST": Operation(
+                ollama_models.show, (ollama_models.OllamaShow,), (ollama_models.OllamaShown,)
+            )
+        },
+    ),
+    Route(
+        "/api/pull",
+        {
+            "POST": Operation(
+                ollama_models.pull,
+                (ollama_models.OllamaPull,),
+                (ollama_models.OllamaStatus, LINES),
             )
         },
     ),

@@ -10,7 +10,7 @@ import msgspec
 
 from lmaas.errors import LMaaSError
 from lmaas.http import errors
-from lmaas.http.exchange import Exchange
+from lmaas.http.exchange import EVENTS, Exchange
 from lmaas.language import Delta, GenerateRequest, Usage
 from lmaas.service import Service
 from lmaas.serving.generation import Generation
@@ -73,9 +73,11 @@ def name(exchange: Exchange, generation: Generation) -> None:
     exchange.extra.append((b"x-lmaas-model", generation.version.ref.encode()))
 
 
-async def send(exchange: Exchange, generation: Deltas, writer: Writer) -> None:
+async def send(
+    exchange: Exchange, generation: Deltas, writer: Writer, kind: bytes = EVENTS
+) -> None:
     """Send a whole generation. When it fails midway, its caller is told in the stream."""
-    exchange.start()
+    exchange.start(kind=kind)
     flowing = exchange.flowing
 
     def push(data: bytes) -> None:

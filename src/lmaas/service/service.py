@@ -64,6 +64,14 @@ class Predicted(NamedTuple):
     headers: list[tuple[bytes, bytes]]
 
 
+class CountedTokens(NamedTuple):
+    """How many tokens a prompt has for a version, and what is left of the limits."""
+
+    version: ModelVersion
+    tokens: int
+    headers: list[tuple[bytes, bytes]]
+
+
 class Service:
     """One LMaaS home and everything that can be done with it."""
 
@@ -267,10 +275,12 @@ class Service:
         if not self.ledger.check(key, version.ref):
             return 0, 0
         prompt = await self._prompt_tokens(key, ref, request)
-        answer = request.sampling.max_tokens
+        answer, spec = request.sampling.max_tokens, version.manifest.signature.language
+        room = max(0, spec.context_length - prompt) if spec is not None else 0
         if answer is None:
-            spec = version.manifest.signature.language
-            answer = max(0, spec.context_length - prompt) if spec is not None else 0
+            answer = room
+        elif request.messages and spec is not None:
+            answer = min(answer, room)
         return prompt, prompt + answer * request.choices
 
     async def _cache_key(
@@ -296,10 +306,13 @@ class Service:
         self._keeping.add(task)
         task.add_done_callback(self._keeping.discard)
 
-    async def count_tokens(self, key: KeyRecord, ref: str, request: GenerateRequest) -> int:
+    async def count_tokens(
+        self, key: KeyRecord, ref: str, request: GenerateRequest, *, endpoint: str, request_id: str
+    ) -> CountedTokens:
         """How many tokens the prompt of a request has for this model.
 
-        Raises InvalidInput for a model of another service: only that can count.
+        It is a request like others for limits and the ledger, of no tokens. Raises InvalidInput for
+        a model of another service: only that can count.
         """
         await self.jobs.checkpoints.ensure(key.tenant, ref)
         version = self.router.resolve(key.tenant, ref)
@@ -309,7 +322,16 @@ class Service:
                 f"{version.ref} runs at another service, which alone can count its tokens.",
                 param="model",
             )
-        return await self._prompt_tokens(key, ref, request)
+        with self.ledger.admit(
+            key,
+            request_id=request_id,
+            endpoint=endpoint,
+            model=version.ref,
+            tokens=0,
+            prompt_tokens=0,
+        ) as admission:
+            tokens = await self._prompt_tokens(key, ref, request)
+        return CountedTokens(version, tokens, admission.headers)
 
     async def _prompt_tokens(self, key: KeyRecord, ref: str, request: GenerateRequest) -> int:
         body = encode_request(msgspec.structs.replace(request, count_only=True))

@@ -7,6 +7,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from lmaas.language import Usage
+from lmaas.serving.statistics import Statistics
 
 LATENCY_BUCKETS = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0,
@@ -21,9 +22,11 @@ class Metrics(Collector):
     """All of a server's metrics, in a registry of their own.
 
     `model` labels are `name:version`, or "" where no model was found: never what a caller made up.
+    `statistics` are by tenant, for who calls.
     """
 
     def __init__(self) -> None:
+        self.statistics = Statistics()
         self._registry = CollectorRegistry()
         self._depths: Depths | None = None
         self._requests = Counter(

@@ -115,14 +115,16 @@ class Pool:
         Cancelling the awaiting task cancels the request. Raises QueueFull, Quarantined, TimedOut,
         Unavailable, DoesNotFit, CorruptBlob and whatever the task finds wrong with the payload.
         """
-        return await self._worker(version).call(payload)
+        with self._metrics.statistics.timing(version):
+            return await self._worker(version).call(payload)
 
     async def generate(
         self, version: ModelVersion, payload: Payload, receiver: Receiver
     ) -> Answered:
         """Have a language model answer; `receiver` hears of its pieces. As `call` otherwise."""
-        worker = self._worker(version)
-        ended = await worker.generate(payload, receiver)
+        with self._metrics.statistics.timing(version):
+            worker = self._worker(version)
+            ended = await worker.generate(payload, receiver)
         return Answered(version, worker.form, ended)
 
     async def form(self, version: ModelVersion) -> str:

@@ -88,6 +88,8 @@ class Body(msgspec.Struct, omit_defaults=True, kw_only=True):
     ignore_eos: bool | None = None
     chat_template_kwargs: dict[str, Any] = {}
     structured_outputs: dict[str, str] | None = None
+    continue_final_message: bool = False
+    add_generation_prompt: bool = True
 
 
 MORE: Final = (
@@ -118,10 +120,13 @@ def body_of(
         stop=sampling.stop,
         logit_bias=sampling.logit_bias,
     )
+    most = sampling.max_tokens
+    if chat and most is not None and most >= spec.context_length:
+        most = None  # a ceiling that cannot be reached; servers refuse it
     if chat and spec.dialect == "openai":
-        body.max_completion_tokens = sampling.max_tokens
+        body.max_completion_tokens = most
     else:
-        body.max_tokens = sampling.max_tokens
+        body.max_tokens = most
     _more(body, sampling, spec)
     if chat:
         _chat(body, request, spec)
@@ -179,6 +184,14 @@ def _chat(body: Body, request: GenerateRequest, spec: UpstreamSpec) -> None:
     if request.sampling.logprobs is not None:
         body.logprobs = True
         body.top_logprobs = request.sampling.logprobs
+    if request.continued:
+        if not own:
+            raise InvalidInput(
+                "This model's upstream continues no answer that is begun.",
+                hint="End with a message of the user.",
+                param="messages",
+            )
+        body.continue_final_message, body.add_generation_prompt = True, False
     if request.echo or request.prompt_logprobs is not None:
         raise InvalidInput("echo goes with a prompt only.", param="echo")
     if request.tools:
@@ -208,6 +221,9 @@ def _chat(body: Body, request: GenerateRequest, spec: UpstreamSpec) -> None:
         # A door derives this from the effort; a caller's own wish is another matter.
         if template.get("enable_thinking") == (effort != "none"):
             del template["enable_thinking"]
+    if template.get("enable_thinking") is False and "enable_thinking" not in request.named:
+        # Where a protocol has no reasoning unless it is asked for, it is not asked for here.
+        del template["enable_thinking"]
     if template:
         raise _refused("chat_template_kwargs")
 

@@ -351,6 +351,7 @@ class Worker:
                 self._memory_bytes = memory_bytes
                 self._cache_used = cache_used
                 self._metrics.batches(self.version.ref, batches)
+                self._metrics.statistics.ran(self.version, batches)
             case _:
                 log.error("The worker of %s sent %r.", self.version.ref, message)
 

@@ -24,7 +24,7 @@ class Parameters(msgspec.Struct, forbid_unknown_fields=True):
     """What a JSON call may set, beside `inputs` or under `parameters`."""
 
     normalize: bool | None = None
-    truncate: bool = False
+    truncate: bool | None = False
     dimensions: int | None = None
 
 
@@ -34,7 +34,7 @@ class JsonCall(msgspec.Struct, forbid_unknown_fields=True):
     inputs: Any
     parameters: Parameters | None = None
     normalize: bool | None = None
-    truncate: bool = False
+    truncate: bool | None = False
     dimensions: int | None = None
 
 

@@ -45,9 +45,9 @@ class Label(msgspec.Struct, frozen=True):
 class Parameters(msgspec.Struct, forbid_unknown_fields=True):
     """What a call may set. `function_to_apply` as in Hugging Face pipelines."""
 
-    top_k: int = 5
+    top_k: int | None = None
     function_to_apply: Literal["softmax", "sigmoid", "none"] | None = None
-    pixels: bool = False
+    pixels: bool | None = False
 
 
 class ImageClassification:
@@ -102,7 +102,7 @@ class ImageClassification:
             rows, single = [_from_file(payload.body, signature, limits)], True
         else:
             call = json.read_call(payload.body)
-            given = given | call.parameters
+            given = given | (call.parameters or {})
             rows, single = _from_json(call.inputs, _parameters(given), signature, limits)
         parameters = _parameters(given) if given else DEFAULTS
         _check_parameters(parameters, signature)
@@ -112,7 +112,7 @@ class ImageClassification:
             arrays={name: arrays},
             size=len(rows),
             single=single,
-            parameters={"top_k": parameters.top_k, "function": parameters.function_to_apply},
+            parameters={"top_k": parameters.top_k or TOP, "function": parameters.function_to_apply},
         )
 
     def write(self, outputs: Row, batch: Batch, signature: Signature, model: str) -> Answer:
@@ -120,7 +120,7 @@ class ImageClassification:
         if batch.tensors is not None:
             return tensor.write(outputs, batch.tensors, signature, model)
         assert signature.labels is not None
-        scores = _apply(outputs[signature.outputs[0].name], batch.parameters["function"], signature)
+        scores = apply(outputs[signature.outputs[0].name], batch.parameters["function"], signature)
         if not np.isfinite(scores).all():
             raise LMaaSError("The model's scores hold NaN or infinity for this input.")
         top = batch.parameters["top_k"]
@@ -133,7 +133,7 @@ class ImageClassification:
 
     def compare(self, outputs: Row, signature: Signature) -> Row:
         """Probabilities: what a caller sees."""
-        return {name: _apply(values, None, signature) for name, values in outputs.items()}
+        return {name: apply(values, None, signature) for name, values in outputs.items()}
 
     def metrics(self, outputs: Row, targets: np.ndarray, signature: Signature) -> dict[str, float]:
         """Accuracy and macro-averaged F1 of the top class against integer `targets`."""
@@ -254,9 +254,14 @@ def _parameters(given: dict[str, Any]) -> Parameters:
 
 
 def _check_parameters(parameters: Parameters, signature: Signature) -> None:
-    if parameters.top_k < 1:
+    if parameters.top_k is not None and parameters.top_k < 1:
         raise InvalidInput(f"top_k must be at least 1; received {parameters.top_k}.", param="top_k")
-    if signature.outputs_are == "probabilities" and parameters.function_to_apply == "sigmoid":
+    check_function(parameters.function_to_apply, signature)
+
+
+def check_function(function: str | None, signature: Signature) -> None:
+    """Raise InvalidInput for a function that is not to be had of the model's outputs."""
+    if signature.outputs_are == "probabilities" and function == "sigmoid":
         raise InvalidInput(
             "This model gives probabilities; function_to_apply sigmoid needs logits.",
             param="function_to_apply",
@@ -303,7 +308,8 @@ def _unbase64(text: str) -> bytes:
         ) from None
 
 
-def _apply(values: np.ndarray, function: str | None, signature: Signature) -> np.ndarray:
+def apply(values: np.ndarray, function: str | None, signature: Signature) -> np.ndarray:
+    """A classifier's outputs as scores; without a function as probabilities."""
     if function == "sigmoid":
         with np.errstate(over="ignore"):
             return (1 / (1 + np.exp(-values.astype(np.float64)))).astype(np.float32)
@@ -313,4 +319,6 @@ def _apply(values: np.ndarray, function: str | None, signature: Signature) -> np
 
 
 DEFAULTS = Parameters()
+TOP = 5
+"""So many labels are told where `top_k` does not say."""
 TASK: Task = ImageClassification()

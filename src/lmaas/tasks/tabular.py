@@ -2,7 +2,8 @@
 
 A JSON call gives `inputs` as one object (`{"age": 31, "job": "nurse"}`) or a list of them; null
 is a missing value. A classifier answers `[{"label", "score"}]` for a row, best first, a regression
-`{"value"}`; a list of rows is answered by a list. Tensors are the model's own features and outputs.
+`{"value"}`; a list of rows is answered by a list. A table of columns (`tables`) is answered by one
+label or number a row. Tensors are the model's own features and outputs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,9 +13,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from lmaas.codecs import json, tensor
+from lmaas.codecs import tensor
 from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput, LMaaSError, PayloadTooLarge
+from lmaas.tasks import tables
 from lmaas.tasks.base import (
     Batch,
     Row,
@@ -28,8 +30,6 @@ from lmaas.tasks.base import (
 from lmaas.tasks.columns import Columns
 from lmaas.tasks.image_classification import Label
 from lmaas.types import BATCH, Answer, Payload, Signature
-
-HINT = 'Send JSON {"inputs": [{"COLUMN": VALUE, …}]}.'
 
 
 class Value(msgspec.Struct, frozen=True):
@@ -92,14 +92,11 @@ class Tabular:
         if payload.format == "tensors":
             return read_tensors(payload, signature, limits)
         if payload.format != "json":
-            raise InvalidInput("This model takes rows of named values.", hint=HINT)
-        call = json.read_call(payload.body)
-        for name in (*call.parameters, *payload.parameters):
+            raise InvalidInput("This model takes rows of named values.", hint=tables.HINT)
+        given, parameters = tables.read(payload.body, self.columns.columns)
+        for name in (*parameters, *payload.parameters):
             raise InvalidInput(f"Parameter {name!r} is not supported by this task.", param=name)
-        single = isinstance(call.inputs, dict)
-        rows = [call.inputs] if single else call.inputs
-        if not isinstance(rows, list) or not rows:
-            raise InvalidInput("inputs must be an object or a list of them.", hint=HINT)
+        rows = given.rows
         width = signature.inputs[0].shape[1]
         if self.columns.width != width:
             raise LMaaSError(f"The model reads {width} features; its columns make others.")
@@ -110,7 +107,12 @@ class Tabular:
                 param="inputs",
             )
         features = self.columns.encode(self.columns.read(rows), len(rows))
-        return Batch(arrays={signature.inputs[0].name: features}, size=len(rows), single=single)
+        return Batch(
+            arrays={signature.inputs[0].name: features},
+            size=len(rows),
+            single=given.shape == "row",
+            parameters={"shape": given.shape},
+        )
 
     def write(self, outputs: Row, batch: Batch, signature: Signature, model: str) -> Answer:
         """Labels with scores, or values."""
@@ -129,6 +131,10 @@ class Tabular:
                 [Label(signature.labels[i], float(row[i])) for i in np.argsort(-row, kind="stable")]
                 for row in scores
             ]
+        shape = batch.parameters["shape"]
+        if shape in ("table", "data"):
+            best = [each[0].label if isinstance(each, list) else each.value for each in results]
+            results = tables.predictions(best, shape)
         return Answer(body=msgspec.json.encode(results[0] if batch.single else results))
 
     def compare(self, outputs: Row, signature: Signature) -> Row:

@@ -52,7 +52,7 @@ class TensorTask:
         if payload.format != "json":
             raise InvalidInput("This model takes arrays, not an image.", hint=_how(signature))
         call = json.read_call(payload.body)
-        for name in (*call.parameters, *payload.parameters):
+        for name in (*(call.parameters or ()), *payload.parameters):
             raise InvalidInput(f"Parameter {name!r} is not supported by this task.", param=name)
         given = call.inputs
         if not isinstance(given, dict):

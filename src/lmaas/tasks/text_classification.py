@@ -7,7 +7,7 @@ where `parameters.truncation` is true.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -26,15 +26,19 @@ from lmaas.tasks.base import (
     softmax,
     texts_of,
 )
-from lmaas.tasks.image_classification import Label
+from lmaas.tasks.image_classification import Label, apply, check_function
 from lmaas.types import BATCH, Answer, LanguageSpec, Payload, Signature
 
 
 class Parameters(msgspec.Struct, forbid_unknown_fields=True):
-    """What a call may set; `top_k` None gives all labels."""
+    """What a call may set; `top_k` None gives all labels.
+
+    `function_to_apply` as in Hugging Face pipelines.
+    """
 
     top_k: int | None = None
-    truncation: bool = False
+    truncation: bool | None = None
+    function_to_apply: Literal["softmax", "sigmoid", "none"] | None = None
 
 
 class TextClassification(text.TextTask):
@@ -86,7 +90,8 @@ class TextClassification(text.TextTask):
         if payload.format != "json":
             raise InvalidInput("This model takes text.", hint='Send JSON {"inputs": "a text"}.')
         call = json.read_call(payload.body)
-        parameters = _parameters(payload.parameters | call.parameters)
+        parameters = _parameters(payload.parameters | (call.parameters or {}))
+        check_function(parameters.function_to_apply, signature)
         single = isinstance(call.inputs, str)
         texts = text.check_texts([call.inputs] if single else call.inputs, param="inputs")
         length = signature.language.context_length
@@ -96,18 +101,22 @@ class TextClassification(text.TextTask):
                 f"{limits.max_elements} are accepted.",
                 param="inputs",
             )
-        rows = encode(self.tokenizer, texts, signature.language, cut=parameters.truncation)
+        rows = encode(self.tokenizer, texts, signature.language, cut=bool(parameters.truncation))
         return Batch(
             arrays=rows,
             size=len(texts),
             single=single,
-            parameters={"top_k": parameters.top_k, "tokens": int(rows[text.MASK].sum())},
+            parameters={
+                "top_k": parameters.top_k,
+                "function": parameters.function_to_apply,
+                "tokens": int(rows[text.MASK].sum()),
+            },
         )
 
     def write_all(self, outputs: Row, batch: Batch, signature: Signature) -> Answer:
         """A list of labels with scores for each text."""
         assert signature.labels is not None
-        scores = self.compare(outputs, signature)[signature.outputs[0].name]
+        scores = apply(outputs[signature.outputs[0].name], batch.parameters["function"], signature)
         if not np.isfinite(scores).all():
             raise LMaaSError("The model's scores hold NaN or infinity for this input.")
         best = np.argsort(-scores, axis=1, kind="stable")[:, : batch.parameters["top_k"]]

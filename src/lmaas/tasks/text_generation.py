@@ -17,8 +17,8 @@ from lmaas.types import Answer, Payload, Signature
 
 NAME = "text-generation"
 HOW = (
-    "Send it to /v1/chat/completions, /v1/completions, /v1/responses or /v1/messages, or ask it "
-    "with `lmaas chat`."
+    "Send a text to /models/NAME, or a request to /v1/chat/completions, /v1/completions, "
+    "/v1/responses or /v1/messages, or ask it with `lmaas chat`."
 )
 
 

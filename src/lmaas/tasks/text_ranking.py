@@ -62,7 +62,7 @@ class TextRanking(text.TextTask):
                 hint='Send JSON {"inputs": {"query": "…", "documents": ["…"]}}.',
             )
         body = json.read_call(payload.body)
-        for name in (*body.parameters, *payload.parameters):
+        for name in (*(body.parameters or ()), *payload.parameters):
             raise InvalidInput(f"Parameter {name!r} is not supported by this task.", param=name)
         try:
             ranking = msgspec.convert(body.inputs, Ranking)

@@ -23,7 +23,7 @@ from lmaas.language import (
 from lmaas.runtime.language.engine import Grammar, LanguageEngine, Output, TokenSampling
 from lmaas.runtime.language.template import Template
 from lmaas.runtime.language.text import THINK, Writer
-from lmaas.runtime.language.tokens import Tokens
+from lmaas.runtime.language.tokens import Tokens, free_mark, texts_of
 
 
 class Prepared(msgspec.Struct, kw_only=True, frozen=True):
@@ -179,7 +179,20 @@ class Session:
         if tools and not self._spec.tools:
             raise InvalidInput("This model's chat template takes no tools.", param="tools")
         self._template.check_named(request.named)
-        return self._template.render(messages, tools, request.template), mark
+        if not request.continued:
+            return self._template.render(messages, tools, request.template), mark
+        # What a template puts after a turn is cut off: the turn goes on.
+        end = free_mark(texts_of(messages))
+        messages[-1] = msgspec.structs.replace(messages[-1], content=messages[-1].content + end)
+        text = self._template.render(messages, tools, request.template, complete=True)
+        place = text.rfind(end)
+        if place < 0:
+            raise InvalidInput(
+                "This model's chat template does not show the answer that is begun.",
+                hint="End with a message of the user.",
+                param="messages",
+            )
+        return text[:place], mark
 
     def _sampling(self, request: GenerateRequest, prompt: int) -> TokenSampling:
         given = request.sampling
@@ -201,7 +214,7 @@ class Session:
         room = self._context - prompt
         stops = () if given.ignore_eos else self._spec.stop_token_ids
         return TokenSampling(
-            max_tokens=room if given.max_tokens is None else given.max_tokens,
+            max_tokens=self._most(room, request),
             min_tokens=given.min_tokens,
             temperature=given.temperature,
             top_p=given.top_p,
@@ -216,6 +229,13 @@ class Session:
             logprobs=given.logprobs,
             grammar=grammar_of(request),
         )
+
+    def _most(self, room: int, request: GenerateRequest) -> int:
+        """How many tokens the answer may have. After a conversation, what fits is the ceiling."""
+        wanted = request.sampling.max_tokens
+        if wanted is None:
+            return room
+        return min(wanted, room) if request.messages else wanted
 
     def _check_prompt(self, least: int, request: GenerateRequest) -> None:
         """Refuse what is too long however it is encoded, before time is spent on it."""
@@ -237,7 +257,7 @@ class Session:
         if prompt < 1 and not request.messages and not request.prompt:
             raise InvalidInput("The prompt is empty.", param="prompt")
         most = request.sampling.max_tokens
-        wanted = prompt + (1 if most is None else most)
+        wanted = prompt + (1 if most is None or (most and request.messages) else most)
         if wanted > self._context:
             raise ContextLengthExceeded(
                 f"The model's context is {self._context} tokens; the request needs {wanted}: "

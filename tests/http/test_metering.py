@@ -1,0 +1,142 @@
+"""Every route that runs a model asks the ledger first; the others say why they need not."""
+
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+
+from lmaas.http.auth import OPEN, scope_of
+from lmaas.http.routes import ROUTES
+from servers import Running
+
+USER = {"role": "user", "content": "hello"}
+CHAT = {"model": "tiny", "messages": [USER], "max_tokens": 2}
+TENSORS = {"inputs": [{"name": "input", "shape": [1, 784], "datatype": "FP32", "data": [0] * 784}]}
+
+CALLS: dict[str, tuple[str, dict[str, Any]]] = {
+    "/models/{ref}": ("models", {"inputs": "hello"}),
+    "/models/{ref}/pipeline/{task}": ("models", {"inputs": "hello"}),
+    "/v2/models/{ref}/infer": ("infer", TENSORS),
+    "/v2/models/{ref}/versions/{version}/infer": ("infer", TENSORS),
+    "/v1/chat/completions": ("chat.completions", CHAT),
+    "/models/{ref}/v1/chat/completions": ("chat.completions", CHAT),
+    "/v1/completions": ("completions", {"model": "tiny", "prompt": "a", "max_tokens": 2}),
+    "/v1/embeddings": ("embeddings", {"model": "vectors", "input": "a"}),
+    "/v1/messages": ("messages", CHAT),
+    "/v1/messages/count_tokens": (
+        "messages.count_tokens",
+        {"model": "tiny", "messages": [USER]},
+    ),
+    "/v1/responses": ("responses", {"model": "tiny", "input": "a", "max_output_tokens": 2}),
+    "/api/chat": ("ollama.chat", {"model": "tiny", "messages": [USER], "stream": False}),
+    "/api/generate": ("ollama.generate", {"model": "tiny", "prompt": "a", "stream": False}),
+    "/api/embed": ("ollama.embed", {"model": "vectors", "input": "a"}),
+    "/api/embeddings": ("ollama.embed", {"model": "vectors", "prompt": "a"}),
+}
+"""The routes that run a model: under which name the ledger keeps them, and a body."""
+RERANK = "needs a model for text-ranking; tests/e2e/test_embeddings.py exhausts its limit"
+ELSEWHERE = {"/v1/rerank": RERANK, "/rerank": RERANK}
+FREE = {
+    "/v1/responses/{id}": "a row that was kept is read or removed",
+    "/v1/responses/{id}/input_items": "a row that was kept is read",
+    "/v1/models": "a list of names",
+    "/v1/models/{ref}": "a row is read",
+    "/v2": "says who answers",
+    "/v2/models/{ref}": "a row is read",
+    "/v2/models/{ref}/ready": "a row is read",
+    "/v2/models/{ref}/config": "a row is read",
+    "/v2/models/{ref}/stats": "numbers in memory are read",
+    "/v2/models/stats": "numbers in memory are read",
+    "/v2/models/{ref}/versions/{version}": "a row is read",
+    "/v2/models/{ref}/versions/{version}/ready": "a row is read",
+    "/v2/models/{ref}/versions/{version}/config": "a row is read",
+    "/v2/models/{ref}/versions/{version}/stats": "numbers in memory are read",
+    "/v2/repository/index": "a list of names",
+    "/openapi.json": "the same text for all",
+    "/docs": "the same text for all",
+    "/v1/usage": "what was used is read",
+    "/api/tags": "a list of names",
+    "/api/ps": "numbers in memory are read",
+    "/api/show": "a row is read",
+    "/api/version": "the same text for all",
+}
+"""Routes for who calls models that run none, and why they need no reservation."""
+
+
+class Spent(NamedTuple):
+    """A key whose limit of requests is used up, and one without limits."""
+
+    url: str
+    spent: dict[str, str]
+    fresh: dict[str, str]
+    admin: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def spent(language: Running) -> Iterator[Spent]:
+    with httpx.Client(base_url=language.url, headers=language.admin) as client:
+        upstream = {"url": "http://127.0.0.1:9/v1", "model": "m"}
+        body = {"name": "vectors", "task": "embedding", "upstream": upstream}
+        assert client.post("/api/upstreams", json=body).status_code == 201
+        keys = [client.post("/api/keys", json={"name": name}).json() for name in ("a", "b")]
+        limits = {"requests_per_minute": 1}
+        client.put(f"/api/keys/{keys[0]['record']['id']}/limits", json=limits).raise_for_status()
+        headers = [{"authorization": f"Bearer {key['key']}"} for key in keys]
+        first = client.post("/v1/messages/count_tokens", json=CALLS["/v1/messages/count_tokens"][1],
+                            headers=headers[0])  # fmt: skip
+        assert first.status_code == 200, first.text
+        assert first.headers["x-ratelimit-remaining-requests"] == "0"
+        yield Spent(language.url, headers[0], headers[1], language.admin)
+        client.delete("/api/models/vectors")
+
+
+def path_of(path: str) -> str:
+    named = path.replace("{ref}", "tiny").replace("{version}", "1")
+    return re.sub(r"\{\w+\}", "text-generation", named)
+
+
+def test_every_route_reserves_or_says_why_not() -> None:
+    called = {route.path for route in ROUTES if scope_of(route.path) == "call"} - OPEN
+    assert called == CALLS.keys() | FREE.keys() | ELSEWHERE.keys()
+    # All else is for who keeps models, not for who calls them.
+    assert all(
+        scope_of(route.path) == "admin" for route in ROUTES if route.path not in called | OPEN
+    )
+
+
+@pytest.mark.parametrize("path", [path for path in CALLS if not path.startswith("/v2")])
+def test_who_has_used_up_a_limit_runs_no_model(spent: Spent, path: str) -> None:
+    answer = httpx.post(spent.url + path_of(path), json=CALLS[path][1], headers=spent.spent)
+    assert answer.status_code == 429, answer.text
+    assert int(answer.headers["retry-after"]) > 0
+
+
+@pytest.mark.parametrize("path", FREE)
+def test_what_runs_no_model_is_answered_without_a_limit(spent: Spent, path: str) -> None:
+    method = "POST" if path in ("/api/show", "/v2/repository/index") else "GET"
+    body = {"model": "tiny"} if path == "/api/show" else {}
+    answer = httpx.request(method, spent.url + path_of(path), json=body, headers=spent.spent)
+    assert answer.status_code in (200, 404), answer.text
+
+
+def test_a_count_is_a_row_of_no_tokens(spent: Spent) -> None:
+    body = CALLS["/v1/messages/count_tokens"][1]
+    url = f"{spent.url}/v1/messages/count_tokens"
+    assert httpx.post(url, json=body, headers=spent.fresh).json()["input_tokens"] > 0
+    refused = httpx.post(url, json={**body, "model": "vectors"}, headers=spent.fresh)
+    assert refused.status_code == 400
+    (row,) = httpx.get(f"{spent.url}/v1/usage", headers=spent.fresh).json()["data"]
+    assert (row["requests"], row["prompt_tokens"], row["completion_tokens"]) == (1, 0, 0)
+
+
+def test_tensors_are_counted_too(server: Running) -> None:
+    with httpx.Client(base_url=server.url, headers=server.admin) as client:
+        key = client.post("/api/keys", json={"name": "tensors"}).json()
+        limits = {"requests_per_minute": 1}
+        client.put(f"/api/keys/{key['record']['id']}/limits", json=limits).raise_for_status()
+        client.headers["authorization"] = f"Bearer {key['key']}"
+        assert client.post("/v2/models/digits/infer", json=TENSORS).status_code == 200
+        for path in ("/v2/models/digits/infer", "/v2/models/digits/versions/1/infer"):
+            assert client.post(path, json=TENSORS).status_code == 429
