@@ -376,6 +376,7 @@ SCHEMA = {
 TOOLS: dict[str, Any] = {
     "required": True,
     "parallel": False,
+    "schema": None,
     "tools": [
         {"name": "paint", "parameters": SCHEMA},
         {"name": "look", "parameters": {"type": "object", "additionalProperties": False}},
@@ -450,6 +451,92 @@ def test_a_tool_may_be_called(engine: LanguageEngine, made: Made) -> None:
     assert calls[0] == ""
     for call in calls[1:-1]:
         assert json.loads(call.removesuffix("</tool_call>"))["name"] in ("paint", "look")
+
+
+def test_a_tool_is_called_once_where_only_one_may_be(engine: LanguageEngine, made: Made) -> None:
+    """A model without sense happens to call now and then, among many tokens."""
+    form = grammar("tools", {**TOOLS, "required": False})
+    begin = made.tokenizer.convert_tokens_to_ids("<tool_call>")
+    bias = {} if "logit_bias" in engine.unsupported else {begin: 4.0}
+    hot = TokenSampling(
+        max_tokens=250,
+        temperature=20.0,
+        stop_token_ids=made.spec.stop_token_ids,
+        grammar=form,
+        logit_bias=bias,
+    )
+    (prompt,) = prompts(made, (5,))
+    for seed in range(24):
+        engine.add(seed, prompt, msgspec.structs.replace(hot, seed=seed))
+    whole = [answer.tokens for answer in drain(engine).values() if answer.finish == "stop"]
+    texts = [made.tokenizer.decode(tokens) for tokens in whole]
+    called = [text for text in texts if "<tool_call>" in text]
+    assert called
+    for text in called:
+        _, call = text.split("<tool_call>")
+        inside, rest = call.split("</tool_call>")
+        assert json.loads(inside)["name"] in ("paint", "look")
+        assert rest in ("", "<|im_end|>", "<|endoftext|>")
+
+
+def test_a_grammar_s_end_is_the_end(engine: LanguageEngine, made: Made) -> None:
+    """`min_tokens` beyond it is refused, or what fits comes nevertheless."""
+    (prompt,) = prompts(made, (5,))
+    form = grammar("json_schema", {"const": 1})
+    stops = made.spec.stop_token_ids
+    try:
+        answer = run(engine, prompt, grammar=form, min_tokens=20, stop_token_ids=stops)
+    except InvalidInput as error:
+        assert error.param == "min_tokens"
+        check_idle(engine)
+    else:
+        assert made.tokenizer.decode(answer.tokens, skip_special_tokens=True).strip() == "1"
+
+
+UNION = {**TOOLS, "required": False, "schema": {"enum": ["<tool_call>", "größe"]}}
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_calls_or_a_text_that_fits(engine: LanguageEngine, made: Made, parallel: bool) -> None:
+    texts = written(engine, made, grammar("tools", {**UNION, "parallel": parallel}))
+    kinds = set()
+    for text in texts:
+        kinds.add(text[0])
+        if text[0] == "<":
+            calls = text.split("\n</tool_call>")
+            assert calls.pop() == ""
+            assert parallel or len(calls) == 1
+            for call in calls:
+                assert call.lstrip().startswith("<tool_call>\n")
+                assert "name" in json.loads(call.partition("\n{")[1] + call.partition("\n{")[2])
+        else:
+            assert json.loads(text) in UNION["schema"]["enum"]
+    assert "<" in kinds
+
+
+@pytest.mark.parametrize("reasoning", ["opened", "may"])
+def test_reasoning_may_come_first(engine: LanguageEngine, made: Made, reasoning: Any) -> None:
+    form = Grammar(kind="json_schema", text=json.dumps(SCHEMA), reasoning=reasoning)
+    end = made.tokenizer.convert_tokens_to_ids("</think>")
+    bias = {} if "logit_bias" in engine.unsupported else {end: 4.0}
+    hot = TokenSampling(
+        max_tokens=1000,
+        temperature=20.0,
+        stop_token_ids=made.spec.stop_token_ids,
+        grammar=form,
+        logit_bias=bias,
+    )
+    (prompt,) = prompts(made, (5,))
+    for seed in range(12):
+        engine.add(seed, prompt, msgspec.structs.replace(hot, seed=seed))
+    whole = [answer.tokens for answer in drain(engine).values() if answer.finish == "stop"]
+    texts = [made.tokenizer.decode(tokens) for tokens in whole]
+    thought = [text for text in texts if "</think>" in text]
+    assert thought
+    assert reasoning == "may" or thought == texts
+    for text in texts:
+        answer = text.rpartition("</think>")[2].replace("<|im_end|>", "")
+        assert set(json.loads(answer.replace("<|endoftext|>", ""))) == {"a", "b"}
 
 
 def test_grammars_leave_neighbours_alone(engine: LanguageEngine, made: Made) -> None:

@@ -129,6 +129,49 @@ def test_what_is_no_call_stays_text(tokens: Tokens, broken: str) -> None:
     assert whole(write(tokens, broken, tools=True)) == (broken, "", [])
 
 
+TAGS = ["<tool_call>", "</tool_call>", "<think>", "</think>", '\\"</tool_call>', "\\\\", "</tool"]
+
+
+@pytest.mark.parametrize("inside", TAGS)
+@pytest.mark.parametrize("place", ["value", "key", "name"])
+def test_a_call_may_spell_any_tag(tokens: Tokens, inside: str, place: str) -> None:
+    """Wherever JSON has a string, for the grammar lets a model write it there."""
+    texts = dict.fromkeys(("value", "key", "name"), "a") | {place: f"x{inside}y"}
+    arguments = f'{{"{texts["key"]}": ["{texts["value"]}", {{}}]}}'
+    call = f'<tool_call>\n{{"name": "{texts["name"]}", "arguments": {arguments}}}\n</tool_call>'
+    name = json.loads(f'"{texts["name"]}"')
+    for text in (call, call.replace("\n", "")):
+        made = whole(write(tokens, f"{text}\n{text}", tools=True, reasoning=True))
+        assert made == ("", "", [(name, arguments)] * 2)
+        # The same where the tags are spelled by ordinary tokens, a character each.
+        writer = Writer(0, tokens, tools=True)
+        ids = [token for character in text for token in tokens.encode(character)]
+        pieces = [writer.feed([token]) for token in ids]
+        assert whole([d for d in (*pieces, writer.end("stop")) if d])[2] == [(name, arguments)]
+
+
+@pytest.mark.parametrize("size", range(44, 75))
+def test_a_call_that_is_cut_keeps_its_arguments(tokens: Tokens, size: int) -> None:
+    arguments = '{"a": "</tool_call>", "b": [1, {}]}'
+    call = f'<tool_call>\n{{"name": "f", "arguments": {arguments}}}\n</tool_call>'
+    cut = call[:size]
+    deltas = write(tokens, cut, tools=True, finish="length")
+    assert whole(deltas)[2] == [("f", cut.partition('"arguments": ')[2][: len(arguments)])]
+    assert deltas[-1].finish == "length"
+
+
+@pytest.mark.parametrize("inside", TAGS)
+def test_a_text_of_a_format_may_spell_any_tag(tokens: Tokens, inside: str) -> None:
+    text = f' {{"a": "x{inside}y", "b": "<tool_call>"}}'
+    how = {"tools": True, "reasoning": True, "formatted": True}
+    assert whole(write(tokens, text, **how)) == (text, "", [])
+    assert whole(write(tokens, f"<think>hm</think>\n\n{text}", **how)) == (text, "hm", [])
+    assert whole(write(tokens, f"{CALL}\n{CALL}", **how))[0::2] == (
+        "",
+        [("f", '{"a": "}\\"]", "b": [1, {}]}')] * 2,
+    )
+
+
 def test_a_call_that_is_cut_off(tokens: Tokens) -> None:
     text, _, calls = whole(write(tokens, CALL[:-20], tools=True, finish="length"))
     assert text == ""

@@ -34,13 +34,18 @@ class Grammar(Record, frozen=True, kw_only=True):
     """What a sequence's text must fit.
 
     "json_object": any JSON object. "json_schema": `text` is the schema. "tools": `text` is JSON
-    `{"required": bool, "parallel": bool, "tools": [{"name", "parameters"}]}`: calls are written
-    `<tool_call>\n{"name": …, "arguments": …}\n</tool_call>` and their arguments fit the tool's
-    schema; with `required` there is nothing but calls, one of them unless `parallel`.
+    `{"required": bool, "parallel": bool, "tools": [{"name", "parameters"}], "schema"}`: calls are
+    written `<tool_call>\n{"name": …, "arguments": …}\n</tool_call>` and their arguments fit the
+    tool's schema. There is but one of them unless `parallel`. With `required` there is nothing but
+    calls; with a `schema` that is not null there are calls, or else a text that fits it.
+
+    `reasoning` is what may stand before it: nothing, the rest of a reasoning that the prompt has
+    "opened", or a whole one that "may" be there. It goes to the first `</think>`.
     """
 
     kind: Literal["json_object", "json_schema", "tools"]
     text: str
+    reasoning: Literal["none", "opened", "may"] = "none"
 
 
 class TokenSampling(Record, frozen=True, kw_only=True):

@@ -2,7 +2,8 @@
 
 OpenVINO GenAI compiles grammars inside its step, where an error breaks every running answer and a
 hostile pattern holds all of them up. So each new grammar first runs on a toy model with the same
-vocabulary, in a child process with a bound on time and memory.
+vocabulary, in a child process with a bound on time and memory. There it is also seen whether the
+engine writes the fixed texts of the grammar as they were meant.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +38,9 @@ START_TIMEOUT_S: Final = 30.0
 MEMORY_BYTES: Final = 8 << 30
 REMEMBERED: Final = 512
 TOY_WIDTH: Final = 16
+MOST_COMPARED: Final = 200
+"""So many places of a grammar's fixed texts are compared with what the engine makes of them."""
+UNUSUAL: Final = re.compile(r"[^ -~]")
 WHERE: Final = re.compile(r"\A\[[^\]]*\] \S+:\d+: ")
 """What the compiler puts before its messages: a time and a place in its own source."""
 TOKENIZER_FILES: Final = ("openvino_tokenizer", "openvino_detokenizer")
@@ -254,31 +259,78 @@ def _pipeline(folder: Path, scratch: Path, vocabulary_size: int) -> Any:
 
 
 def _problem(pipe: Any, number: int, grammar: Grammar) -> tuple[str, bool]:
-    import numpy as np
-    import openvino as ov
-    import openvino_genai as genai
-
-    from lmaas.runtime.language.openvino_genai import structured
+    """What is wrong with a grammar, and whether that broke the pipeline."""
+    from lmaas.runtime.language.openvino_genai import compared, structured
     from lmaas.runtime.language.pattern_grammar import Unfit
 
     try:
         wanted = structured(grammar)
+        texts = windows(grammar)
     except (Unfit, RecursionError) as error:
         return f"{str(error)[:300]}.", False
     try:
-        config = genai.GenerationConfig()
-        config.max_new_tokens = 1
-        config.structured_output_config = wanted
-        # A request whose handle is let go of is dropped unseen.
-        handle = pipe.add_request(number, ov.Tensor(np.zeros((1, 1), np.int64)), config)
-        while pipe.has_non_finished_requests():
-            pipe.step()
-        handle.read_all()
+        _written(pipe, 2 * number, wanted, 1)
+        if not texts:
+            return "", False
+        text = "x" + "".join(texts)
+        found = _written(pipe, 2 * number + 1, compared(grammar, texts), len(text.encode()))
     except (RuntimeError, ValueError, MemoryError) as error:
         told = " ".join(str(error).split())
         told = WHERE.sub("", told).rpartition("is false: ")[2]
         return told[:300] or type(error).__name__, True
-    return "", False
+    # Tokenizers may change blanks, and a vocabulary may lack what it cannot write.
+    written, meant = ("".join(one.split()) for one in (found, text))
+    if meant.startswith(written.rstrip("\ufffd")):
+        return "", False
+    place = next(i for i, both in enumerate(zip(written, meant, strict=False)) if len({*both}) > 1)
+    return f"the engine misreads the text {meant[max(0, place - 2) : place + 2]!a} in it.", False
+
+
+def _written(pipe: Any, number: int, wanted: Any, max_tokens: int) -> str:
+    """What the toy model writes under a grammar."""
+    import numpy as np
+    import openvino as ov
+    import openvino_genai as genai
+
+    config = genai.GenerationConfig()
+    config.max_new_tokens = max_tokens
+    config.structured_output_config = wanted
+    # A request whose handle is let go of is dropped unseen.
+    handle = pipe.add_request(number, ov.Tensor(np.zeros((1, 1), np.int64)), config)
+    while pipe.has_non_finished_requests():
+        pipe.step()
+    ids = [token for part in handle.read_all() for token in part.generated_ids]
+    return str(pipe.get_tokenizer().decode(ids)) if max_tokens > 1 else ""
+
+
+def windows(grammar: Grammar) -> list[str]:
+    """What of a grammar's fixed texts an engine may misread: characters that are no plain ASCII,
+    with those beside them, each once.
+    """
+    told = json.loads(grammar.text) if grammar.text else {}
+    schemas = [told] if grammar.kind != "tools" else [tool["parameters"] for tool in told["tools"]]
+    if grammar.kind == "tools" and told["schema"] is not None:
+        schemas.append(told["schema"])
+    found: dict[str, None] = {}
+    for text in _fixed(schemas):
+        for match in UNUSUAL.finditer(text):
+            found[text[max(0, match.start() - 1) : match.end() + 1]] = None
+    return list(found)[:MOST_COMPARED]
+
+
+def _fixed(value: Any) -> Iterator[str]:
+    """The texts that a schema asks for as they are: names of properties, and values."""
+    if isinstance(value, list):
+        for inner in value:
+            yield from _fixed(inner)
+    if not isinstance(value, dict):
+        return
+    for keyword in ("properties", "required", "enum"):
+        for inner in value.get(keyword) or ():
+            yield json.dumps(inner, ensure_ascii=False)
+    yield json.dumps(value.get("const"), ensure_ascii=False)
+    for inner in value.values():
+        yield from _fixed(inner)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from typing import Any, Final
 from lmaas.errors import InvalidInput, LMaaSError
 from lmaas.language import Finish, LanguageSpec
 from lmaas.runtime.language import schema_grammar
+from lmaas.runtime.language.calls import CALL, END_CALL, END_THINK, SEPARATOR, THINK
+from lmaas.runtime.language.ebnf import literal
 from lmaas.runtime.language.engine import (
     EngineOptions,
     EngineStats,
@@ -33,8 +35,7 @@ BATCHED_TOKENS: Final = 512
 """Most tokens in one step: long prompts are split, so that running answers go on beside them."""
 REMEMBERED: Final = 256
 """So many schemas are kept as the grammars that they become."""
-TOOL_BEGIN: Final = "<tool_call>\n"
-TOOL_END: Final = "\n</tool_call>"
+ANY_OBJECT: Final = '{"type": "object"}'
 
 
 class OpenVINOGenAI:
@@ -230,6 +231,14 @@ class OpenVINOGenAI:
             if self._by_lookup:
                 config.max_ngram_size = 3
         if sampling.grammar is not None:
+            if sampling.min_tokens:
+                # Where only an end fits, it would write anything else.
+                raise InvalidInput(
+                    "The engine openvino-genai does not keep min_tokens with response_format or "
+                    "tools.",
+                    hint="Leave it out, or serve the model with engine=torch.",
+                    param="min_tokens",
+                )
             try:
                 config.structured_output_config = structured(sampling.grammar)
             except Unfit as error:
@@ -243,18 +252,52 @@ def structured(grammar: Grammar) -> Any:
 
     output = genai.StructuredOutputConfig
     if grammar.kind != "tools":
-        return output(grammar=_written(grammar.text or '{"type": "object"}'))
+        return _after_reasoning([_written(grammar.text or ANY_OBJECT)], grammar.reasoning)
     wanted = json.loads(grammar.text)
-    tags = [
-        output.Tag(TOOL_BEGIN, output.EBNF(_called(json.dumps(tool))), TOOL_END)
-        for tool in wanted["tools"]
-    ]
-    if wanted["required"]:
-        compound = output.TagsWithSeparator(tags, "\n", True, not wanted["parallel"])
-    else:
-        compound = output.TriggeredTags([TOOL_BEGIN.strip()], tags, False, False)
+    tools, schema = wanted["tools"], wanted["schema"]
+    if wanted["required"] or schema is not None:
+        texts = [_calls(json.dumps(tools), wanted["parallel"])]
+        if schema is not None and not wanted["required"]:
+            texts.append(_written(json.dumps(schema)))
+        return _after_reasoning(texts, grammar.reasoning)
+    begin, end = CALL + SEPARATOR, SEPARATOR + END_CALL
+    tags = [output.Tag(begin, output.EBNF(_called(json.dumps(tool))), end) for tool in tools]
     config = output()
-    config.structural_tags_config = compound
+    config.structural_tags_config = output.TriggeredTags(
+        [CALL], tags, False, not wanted["parallel"]
+    )
+    return config
+
+
+def compared(grammar: Grammar, texts: Sequence[str]) -> Any:
+    """A grammar of these texts, one after the other, that takes the way which `grammar` takes."""
+    import openvino_genai as genai
+
+    output = genai.StructuredOutputConfig
+    rules = f"root ::= {' '.join(literal(text) for text in ('x', *texts))}\n"
+    if grammar.kind != "tools" and grammar.reasoning == "none":
+        return output(grammar=rules)
+    config = output()
+    config.structural_tags_config = output.Concat([output.EBNF(rules), output.EBNF('root ::= ""')])
+    return config
+
+
+def _after_reasoning(texts: Sequence[str], reasoning: str) -> Any:
+    """A text that fits any of the grammars, with what may stand before it."""
+    import openvino_genai as genai
+
+    output = genai.StructuredOutputConfig
+    if len(texts) == 1 and reasoning == "none":
+        return output(grammar=texts[0])
+    rules = [output.EBNF(text) for text in texts]
+    answer = output.Union(rules) if len(rules) > 1 else rules[0]
+    if reasoning != "none":
+        thought = output.Tag("" if reasoning == "opened" else THINK, output.AnyText(), END_THINK)
+        blanks = output.EBNF('root ::= "\\n"{0,2}')
+        after = output.Concat([thought, blanks, answer])
+        answer = after if reasoning == "opened" else output.Union([answer, after])
+    config = output()
+    config.structural_tags_config = answer
     return config
 
 
@@ -266,7 +309,13 @@ def _written(schema: str) -> str:
 @lru_cache(maxsize=REMEMBERED)
 def _called(tool: str) -> str:
     named = json.loads(tool)
-    return schema_grammar.call_grammar(named["name"], named["parameters"] or {"type": "object"})
+    return schema_grammar.call_grammar(named["name"], named["parameters"])
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _calls(tools: str, parallel: bool) -> str:
+    named = [(tool["name"], tool["parameters"]) for tool in json.loads(tools)]
+    return schema_grammar.calls_grammar(named, parallel=parallel)
 
 
 def _cannot(field: str) -> InvalidInput:

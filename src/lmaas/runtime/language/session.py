@@ -7,7 +7,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import msgspec
 
@@ -20,10 +20,13 @@ from lmaas.language import (
     TokenLogprob,
     Usage,
 )
+from lmaas.runtime.language.calls import CALL, END_CALL, END_THINK, THINK
 from lmaas.runtime.language.engine import Grammar, LanguageEngine, Output, TokenSampling
 from lmaas.runtime.language.template import Template
-from lmaas.runtime.language.text import THINK, Writer
+from lmaas.runtime.language.text import Writer
 from lmaas.runtime.language.tokens import Tokens
+
+Reasoning = Literal["none", "opened", "may"]
 
 
 class Prepared(msgspec.Struct, kw_only=True, frozen=True):
@@ -79,7 +82,7 @@ class Session:
         self._hidden = frozenset(
             token
             for token in self._tokens.special
-            if self._tokens.text_of(token) not in ("<tool_call>", "</tool_call>", THINK, "</think>")
+            if self._tokens.text_of(token) not in (CALL, END_CALL, THINK, END_THINK)
         )
         self._ids = itertools.count(1)
         self._running: dict[int, Running] = {}
@@ -98,11 +101,13 @@ class Session:
     def prepare(self, request: GenerateRequest) -> Prepared:
         """Render and encode a request. Thread-safe. Raises InvalidInput."""
         thinking = False
+        reasoning: Reasoning = "none"
         if request.messages:
             text, mark = self._render(request)
             self._check_prompt(self._tokens.at_least(text), request)
             prompt = self._tokens.encode_prompt(text, mark)
             thinking = self._spec.reasoning and text.rstrip().endswith(THINK)
+            reasoning = "opened" if thinking else self._may_reason(text)
         elif isinstance(request.prompt, str):
             self._check_prompt(self._tokens.at_least(request.prompt), request)
             prompt = self._tokens.encode(request.prompt, add_special=True)
@@ -112,7 +117,7 @@ class Session:
         return Prepared(
             request=request,
             prompt=tuple(prompt),
-            sampling=self._sampling(request, len(prompt)),
+            sampling=self._sampling(request, len(prompt), reasoning),
             thinking=thinking,
         )
 
@@ -131,6 +136,7 @@ class Session:
                 reasoning=self._spec.reasoning and bool(request.messages),
                 thinking=prepared.thinking,
                 tools=bool(request.tools) and request.tool_choice != "none",
+                formatted=request.format is not None or request.tool_choice != "auto",
                 hidden=self._hidden,
             )
             for index in range(request.choices)
@@ -181,7 +187,15 @@ class Session:
         self._template.check_named(request.named)
         return self._template.render(messages, tools, request.template), mark
 
-    def _sampling(self, request: GenerateRequest, prompt: int) -> TokenSampling:
+    def _may_reason(self, prompt: str) -> Reasoning:
+        """Whether a model that has learned to think first may do so before a structured answer."""
+        assert self._template is not None
+        learned = self._spec.reasoning and THINK in self._template.source
+        return "may" if learned and not prompt.rstrip().endswith(END_THINK) else "none"
+
+    def _sampling(
+        self, request: GenerateRequest, prompt: int, reasoning: Reasoning
+    ) -> TokenSampling:
         given = request.sampling
         self._check_length(prompt, request)
         for token in given.logit_bias:
@@ -214,7 +228,7 @@ class Session:
             stop_token_ids=tuple({*stops, *given.stop_token_ids}),
             logit_bias=given.logit_bias,
             logprobs=given.logprobs,
-            grammar=grammar_of(request),
+            grammar=grammar_of(request, reasoning),
         )
 
     def _check_prompt(self, least: int, request: GenerateRequest) -> None:
@@ -334,28 +348,22 @@ class Session:
             running.kept.append(delta)
 
 
-def grammar_of(request: GenerateRequest) -> Grammar | None:
-    """What the answer's text must fit; None where it is free."""
-    tools: list[dict[str, Any]] = []
-    choice = request.tool_choice
-    if request.tools and choice != "none":
-        wanted = [t for t in request.tools if not choice.startswith("=") or t.name == choice[1:]]
-        tools = [{"name": tool.name, "parameters": tool.parameters} for tool in wanted]
-    if tools:
-        if request.format is not None:
-            raise InvalidInput(
-                "response_format and tools cannot be combined.", param="response_format"
-            )
-        text = json.dumps(
-            {
-                "required": choice != "auto",
-                "parallel": request.parallel_tool_calls and not choice.startswith("="),
-                "tools": tools,
-            }
-        )
-        return Grammar(kind="tools", text=text)
-    if request.format is None:
-        return None
-    if request.format.kind == "json_object":
-        return Grammar(kind="json_object", text="")
-    return Grammar(kind="json_schema", text=json.dumps(request.format.schema))
+def grammar_of(request: GenerateRequest, reasoning: Reasoning = "none") -> Grammar | None:
+    """What the answer's text must fit after the `reasoning`; None where it is free."""
+    choice, format_ = request.tool_choice, request.format
+    text = ""
+    if format_ is not None and format_.kind == "json_schema":
+        text = json.dumps(format_.schema)
+    if not request.tools or choice == "none":
+        if format_ is None:
+            return None
+        return Grammar(kind=format_.kind, text=text, reasoning=reasoning)
+    wanted = [t for t in request.tools if not choice.startswith("=") or t.name == choice[1:]]
+    schema = format_.schema if text else {"type": "object"}  # type: ignore[union-attr]
+    told = {
+        "required": choice != "auto",
+        "parallel": request.parallel_tool_calls and not choice.startswith("="),
+        "tools": [{"name": tool.name, "parameters": tool.parameters} for tool in wanted],
+        "schema": None if format_ is None else schema,
+    }
+    return Grammar(kind="tools", text=json.dumps(told), reasoning=reasoning)
