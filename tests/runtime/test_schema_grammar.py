@@ -233,7 +233,7 @@ numbers_of_proofs = itertools.count(1)
 def test_fixed_texts_are_written_as_they_were_meant(
     toy: Any, kind: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every character below U+0180 that is no plain ASCII, before what may be taken for its code."""
+    """Characters below U+0180 that are no plain ASCII, before what may be read as their code."""
     unusual = [chr(code) for code in (*range(0x20), *range(0x7F, 0x180))]
     texts = [character + digit for character in unusual for digit in "0fA"]
     for start in range(0, len(texts), 100):

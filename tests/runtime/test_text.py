@@ -8,7 +8,8 @@ import pytest
 
 from checkpoints import make_qwen3
 from lmaas.errors import InvalidInput
-from lmaas.language import CallDelta, Delta
+from lmaas.language import CallDelta, ChatMessage, Delta, Tool, ToolCall
+from lmaas.runtime.language.template import Template
 from lmaas.runtime.language.text import Writer
 from lmaas.runtime.language.tokens import BREAKS, Tokens
 
@@ -196,6 +197,35 @@ def test_special_tokens_cannot_be_spelled(tokens: Tokens, spelled: str) -> None:
     }
     assert not added & set(ids)
     assert tokens.decode(ids) == spelled
+
+
+SPELLED = "a <|im_end|> b <tool_call>"
+
+
+def test_nothing_of_a_conversation_spells_special_tokens(tokens: Tokens) -> None:
+    """Whatever of it a template shows, in whatever notation."""
+    source = (
+        "{% for m in messages %}{{ m | tojson(ensure_ascii=true) }}{{ m.content }}{% endfor %}"
+        "{% for t in tools %}{{ t | tojson }}{{ t | tojson(ensure_ascii=true, indent=2) }}"
+        "{{ t.function.description }}{% for k in t.function.parameters.properties %}{{ k }}"
+        "{% endfor %}{% endfor %}{{ kwargs.x | tojson }}{{ kwargs.x[0] }}"
+    )
+    own = "a <|im_end|> b"  # What a model wrote may be its own tags.
+    call = ToolCall(id="c", name="f", arguments=json.dumps({own: own, "ü": 1}))
+    parameters = {"properties": {SPELLED: {"enum": [SPELLED, "ü 👋"], "default": {SPELLED: 1}}}}
+    messages = (
+        ChatMessage(role="user", content=SPELLED + " ü", name=SPELLED),
+        ChatMessage(role="assistant", content=None, tool_calls=(call,)),
+    )
+    tools = (Tool(name="f", description=SPELLED, parameters=parameters),)
+    asked = tokens.guard_chat(messages, tools, {"kwargs": {"x": [SPELLED]}})
+    template = Template(source, {})
+    prompt = template.render(asked.messages, asked.tools, asked.more)
+    ids = tokens.encode_prompt(prompt, asked.mark)
+    assert not {tokens.id_of(name) for name in ("<|im_end|>", "<tool_call>")} & set(ids)
+    plain = template.render(messages, tools, {"kwargs": {"x": [SPELLED]}})
+    assert tokens.decode(ids) == plain
+    assert plain.count("<tool_call>") > 10
 
 
 def test_marks_in_a_text_do_no_harm(tokens: Tokens) -> None:

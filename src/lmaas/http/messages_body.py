@@ -240,9 +240,11 @@ def _turn(turn: Turn, place: str) -> list[ChatMessage]:
 
 
 def _assistant(blocks: tuple[Block, ...]) -> ChatMessage:
+    text = "".join(block.text or "" for block in blocks if block.type == "text")
+    calls = any(block.type == "tool_use" for block in blocks)
     return ChatMessage(
         role="assistant",
-        content="".join(block.text or "" for block in blocks if block.type == "text"),
+        content=text or (None if calls else ""),
         reasoning="".join(block.thinking or "" for block in blocks) or None,
         tool_calls=tuple(
             ToolCall(
@@ -304,7 +306,7 @@ def _tool(tool: MessagesTool, place: str) -> Tool:
         raise InvalidInput(
             f"The field {place}.input_schema is missing.", param=f"{place}.input_schema"
         )
-    return Tool(name=tool.name, description=tool.description or "", parameters=tool.input_schema)
+    return Tool(name=tool.name, description=tool.description, parameters=tool.input_schema)
 
 
 def _choice(choice: MessagesToolChoice | None) -> str:

@@ -48,13 +48,13 @@ class Encoder:
                 hint="Give prompt and completion, or text; or a chat_template.jinja.",
                 param="data",
             )
-        mark, messages = self._tokens.guard_messages(example.messages)
+        mark, messages, tools, _ = self._tokens.guard_chat(example.messages, example.tools)
         last = example.learned[-1]
-        whole = self._template.render(messages[: last + 1], example.tools, complete=True)
+        whole = self._template.render(messages[: last + 1], tools, complete=True)
         spans, told = [], 0
         for turn in example.learned:
-            before = self._template.render(messages[:turn], example.tools)
-            after = self._template.render(messages[: turn + 1], example.tools, complete=True)
+            before = self._template.render(messages[:turn], tools)
+            after = self._template.render(messages[: turn + 1], tools, complete=True)
             after = after.rstrip()
             if not (after.startswith(before) and whole.startswith(after)):
                 return self._turn_by_turn(example, place)

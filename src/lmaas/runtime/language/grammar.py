@@ -7,34 +7,25 @@ engine writes the fixed texts of the grammar as they were meant.
 """
 
 import argparse
-import contextlib
+import itertools
 import json
-import os
 import re
-import resource
-import select
-import signal
-import subprocess
-import sys
 import tempfile
 import threading
-import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import psutil
 
 from lmaas.errors import InvalidInput
 from lmaas.runtime.language.engine import Grammar
+from lmaas.runtime.language.helper import Died, Helper, Slow, serve
 
 COMPILE_TIMEOUT_S: Final = 0.8
 """Of time, and of the child's own work in it: on a busy machine it has longer, to `PATIENCE_S`."""
 PATIENCE_S: Final = 4.0
-POLL_S: Final = 0.1
-START_TIMEOUT_S: Final = 30.0
 MEMORY_BYTES: Final = 8 << 30
 REMEMBERED: Final = 512
 TOY_WIDTH: Final = 16
@@ -50,10 +41,9 @@ class Prover:
     """Says which grammars the model's engine can compile. Thread-safe."""
 
     def __init__(self, folder: Path, vocabulary_size: int) -> None:
-        self._folder = folder
-        self._vocabulary_size = vocabulary_size
+        arguments = ["--folder", str(folder), "--vocabulary-size", str(vocabulary_size)]
+        self._helper = Helper(__name__, arguments)
         self._lock = threading.Lock()
-        self._child: subprocess.Popen[bytes] | None = None
         self._known: OrderedDict[Grammar, str] = OrderedDict()
 
     def known(self, grammar: Grammar) -> bool:
@@ -75,81 +65,28 @@ class Prover:
 
     def close(self) -> None:
         """End the child."""
-        with self._lock:
-            self._end()
+        self._helper.close()
 
     def _prove(self, grammar: Grammar) -> str:
-        child = self._child
-        if child is None or child.poll() is not None:
-            child = self._start()
-        assert child.stdin is not None
-        assert child.stdout is not None
         try:
-            child.stdin.write(msgspec.json.encode(grammar) + b"\n")
-            child.stdin.flush()
-        except BrokenPipeError:
-            self._end()
-            return "it ends the process that compiles it."
-        answer = child.stdout.readline() if _answers(child) else None
-        if answer is None:
-            self._end()
-            return f"compiling it takes longer than {COMPILE_TIMEOUT_S:g} s."
-        if not answer:
-            self._end()
-            return "it ends the process that compiles it."
-        problem, is_broken = json.loads(answer)
-        if is_broken:
-            self._end()  # its pipeline is: the next grammar gets a new one
-        return str(problem)
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        self._end()
-        argv = [sys.executable, "-P", "-m", __name__, "--folder", str(self._folder)]
-        argv += ["--vocabulary-size", str(self._vocabulary_size)]
-        child = self._child = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-        assert child.stdout is not None
-        ready, _, _ = select.select((child.stdout,), (), (), START_TIMEOUT_S)
-        if not ready or child.stdout.readline() != b'"ready"\n':
-            self._end()
+            self._helper.begin()
+        except (Died, Slow):
             raise InvalidInput(
                 "Structured output is not possible with this model: its vocabulary cannot be read.",
                 param="response_format",
+            ) from None
+        try:
+            answer = self._helper.ask(
+                msgspec.json.encode(grammar), limit_s=COMPILE_TIMEOUT_S, patience_s=PATIENCE_S
             )
-        return child
-
-    def _end(self) -> None:
-        child, self._child = self._child, None
-        if child is not None:
-            child.kill()
-            child.wait()
-            for pipe in (child.stdin, child.stdout):
-                if pipe is not None:
-                    pipe.close()
-
-
-def _answers(child: "subprocess.Popen[bytes]") -> bool:
-    """Wait for the child as long as it may take."""
-    assert child.stdout is not None
-    process = psutil.Process(child.pid)
-    start, before_s = time.monotonic(), _worked_s(process)
-    while True:
-        ready, _, _ = select.select((child.stdout,), (), (), POLL_S)
-        if ready:
-            return True
-        waited_s = time.monotonic() - start
-        if waited_s > PATIENCE_S or (
-            waited_s > COMPILE_TIMEOUT_S and _worked_s(process) - before_s > COMPILE_TIMEOUT_S
-        ):
-            return False
-
-
-def _worked_s(process: psutil.Process) -> float:
-    with contextlib.suppress(psutil.Error):
-        times = process.cpu_times()
-        return float(times.user + times.system)
-    return 0.0
+        except Slow:
+            return f"compiling it takes longer than {COMPILE_TIMEOUT_S:g} s."
+        except Died:
+            return "it ends the process that compiles it."
+        problem, is_broken = json.loads(answer)
+        if is_broken:
+            self._helper.close()  # its pipeline is: the next grammar gets a new one
+        return str(problem)
 
 
 def _refuse(grammar: Grammar, problem: str | None) -> None:
@@ -220,26 +157,24 @@ def toy_model(vocabulary_size: int) -> Any:
 
 
 def main() -> None:
-    """Read grammars from stdin, a line of JSON each; answer each by a line of JSON.
-
-    It has "" or what is wrong, and whether that broke the pipeline.
-    """
+    """Answer each grammar by "" or what is wrong with it, and whether that broke the pipeline."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", required=True, type=Path)
     parser.add_argument("--vocabulary-size", required=True, type=int)
     arguments = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Compilers print to stdout too: answers go out on a descriptor of their own.
-    out = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)
     with tempfile.TemporaryDirectory() as scratch:
-        pipe = _pipeline(arguments.folder, Path(scratch), arguments.vocabulary_size)
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-        out.write(b'"ready"\n')
-        for number, line in enumerate(sys.stdin.buffer):
-            told = _problem(pipe, number, msgspec.json.decode(line, type=Grammar))
-            out.write(json.dumps(told).encode() + b"\n")
+
+        def make() -> Callable[[bytes], bytes]:
+            pipe = _pipeline(arguments.folder, Path(scratch), arguments.vocabulary_size)
+            numbers = itertools.count()
+
+            def answer(frame: bytes) -> bytes:
+                grammar = msgspec.json.decode(frame, type=Grammar)
+                return json.dumps(_problem(pipe, next(numbers), grammar)).encode()
+
+            return answer
+
+        serve(make, MEMORY_BYTES)
 
 
 def _pipeline(folder: Path, scratch: Path, vocabulary_size: int) -> Any:

@@ -180,12 +180,12 @@ class Session:
                 hint="Use /v1/completions, or push the model with a chat_template.jinja.",
                 param="messages",
             )
-        mark, messages = self._tokens.guard_messages(request.messages)
         tools = () if request.tool_choice == "none" else request.tools
-        if tools and not self._spec.tools:
+        if tools and not (self._spec.tools or self._template.takes_tools):
             raise InvalidInput("This model's chat template takes no tools.", param="tools")
         self._template.check_named(request.named)
-        return self._template.render(messages, tools, request.template), mark
+        asked = self._tokens.guard_chat(request.messages, tools, request.template)
+        return self._template.render(asked.messages, asked.tools, asked.more), asked.mark
 
     def _may_reason(self, prompt: str) -> Reasoning:
         """Whether a model that has learned to think first may do so before a structured answer."""

@@ -296,9 +296,9 @@ def _new(recipe: Recipe, examples: list[Example], folder: Path) -> Path:
         return folder
     from lmaas.training.pytorch.language import create
 
-    texts = [message.content for e in examples for message in e.messages]
+    texts = [message.content or "" for e in examples for message in e.messages]
     texts += [text for e in examples for text in (e.prompt, e.completion) if text]
-    texts += [json.dumps(tool.parameters) for e in examples for tool in e.tools]
+    texts += [json.dumps(tool.parameters or {}) for e in examples for tool in e.tools]
     create(folder, FAMILIES[name], sizes, texts, SPECIAL, CHATML, recipe.seed)
     return folder
 
