@@ -314,18 +314,14 @@ def test_what_it_cannot_it_refuses(engine: LanguageEngine, made: Made) -> None:
     (prompt,) = prompts(made, (5,))
     asked: dict[str, dict[str, Any]] = {
         "logit_bias": {"logit_bias": {9: 100.0}},
-        "top_logprobs": {"logprobs": 3},
     }
-    assert engine.unsupported <= {*TokenSampling.__struct_fields__, *asked, "prompt_logprobs"}
+    assert engine.unsupported <= {*asked}
     for field, given in asked.items():
         if field in engine.unsupported:
             with pytest.raises(InvalidInput) as caught:
                 run(engine, prompt, **given)
             assert caught.value.param == field
             check_idle(engine)
-    if "prompt_logprobs" in engine.unsupported:
-        with pytest.raises(InvalidInput, match="prompt"):
-            engine.score(prompt, 0)
     if "logit_bias" not in engine.unsupported:
         assert run(engine, prompt, logit_bias={9: 100.0}).tokens == [9] * GREEDY.max_tokens
         assert 9 not in run(engine, prompt, logit_bias={9: -100.0}).tokens
@@ -334,9 +330,14 @@ def test_what_it_cannot_it_refuses(engine: LanguageEngine, made: Made) -> None:
 # Log probabilities
 
 
+def scored(engine: LanguageEngine, prompt: list[int], top: int) -> list[TokenScore]:
+    """All pieces together."""
+    return [score for piece in engine.score(prompt, top) for score in piece]
+
+
 def test_logprobs_are_the_source_s(engine: LanguageEngine, made: Made) -> None:
     (prompt,) = prompts(made, (17,))
-    top = 0 if "top_logprobs" in engine.unsupported else 3
+    top = 3
     answer = run(engine, prompt, logprobs=top)
     values = logprobs(made, prompt, answer.tokens)
     assert len(answer.scores) == len(answer.tokens)
@@ -349,19 +350,52 @@ def test_logprobs_are_the_source_s(engine: LanguageEngine, made: Made) -> None:
 
 
 def test_prompt_logprobs(engine: LanguageEngine, made: Made) -> None:
-    if "prompt_logprobs" in engine.unsupported:
-        pytest.skip("it has none")
     (prompt,) = prompts(made, (300,))
     with torch.inference_mode():
         values = made.model(torch.tensor([prompt])).logits[0].log_softmax(-1)
-    scores = engine.score(prompt, 2)
+    scores = scored(engine, prompt, 2)
     assert scores[0] == TokenScore(None)
     told = [score.logprob for score in scores[1:]]
     want = [float(row[token]) for row, token in zip(values, prompt[1:], strict=False)]
-    assert told == pytest.approx(want, abs=TOLERANCE)
+    assert told == pytest.approx(want, abs=1e-3)
     best = [score.top[0][1] for score in scores[1:]]
-    assert best == pytest.approx(values.amax(-1).tolist()[:-1], abs=TOLERANCE)
-    assert engine.score(prompt[:1], 0) == [TokenScore(None)]
+    assert best == pytest.approx(values.amax(-1).tolist()[:-1], abs=1e-3)
+    assert scored(engine, prompt[:1], 0) == [TokenScore(None)]
+    with pytest.raises(InvalidInput):
+        scored(engine, [1 << 20], 0)
+    check_idle(engine)
+
+
+def test_logprobs_of_many_at_once(engine: LanguageEngine, made: Made) -> None:
+    """Prompts and answers are scored beside answers that nobody asks the scores of."""
+    asked = prompts(made)
+    engine.add(9, asked[0], GREEDY)
+    for number, prompt in enumerate(asked):
+        engine.add(number, prompt, msgspec.structs.replace(GREEDY, logprobs=number % 3))
+    whole = engine.score(asked[1], 1)
+    told = [*next(whole)]
+    left = engine.score(asked[1], 1)
+    next(left)
+    left.close()
+    answers: dict[int, Answer] = {}
+    advance(engine, answers)
+    engine.cancel(1)
+    while engine.busy():
+        told += next(whole, [])
+        advance(engine, answers)
+    told += [score for piece in whole for score in piece]
+    want = logprobs(made, asked[1][:1], asked[1][1:])
+    for row, token, score in zip(want, asked[1][1:], told[1:], strict=True):
+        assert score.logprob == pytest.approx(float(row[token]), abs=1e-3)
+    for number, prompt in enumerate(asked):
+        if number != 1:
+            answer = answers[number]
+            assert len(answer.scores) == GREEDY.max_tokens
+            values = logprobs(made, prompt, answer.tokens)
+            for row, token, score in zip(values, answer.tokens, answer.scores, strict=True):
+                assert score.logprob == pytest.approx(float(row[token]), abs=TOLERANCE)
+                assert len(score.top) == number % 3
+    check_greedy(made, asked[0], answers[9].tokens)
     check_idle(engine)
 
 

@@ -5,7 +5,7 @@ into sequences and tokens into text. Every engine passes the kit in tests/confor
 """
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Final, Literal, Protocol, cast
 
@@ -77,6 +77,10 @@ class TokenScore(msgspec.Struct, frozen=True, array_like=True):
     top: tuple[tuple[int, float], ...] = ()
 
 
+Scores = Generator[list[TokenScore], None, None]
+"""Scores that come in pieces."""
+
+
 class Output(msgspec.Struct, frozen=True, array_like=True):
     """What one sequence gained in a step. `finish` is set once, with the last of its tokens.
 
@@ -131,8 +135,12 @@ class LanguageEngine(Protocol):
         """Whether a `step` would do anything."""
         ...
 
-    def score(self, prompt: Sequence[int], top: int) -> list[TokenScore]:
-        """The log probability of each token of `prompt` given those before it (None: the first)."""
+    def score(self, prompt: Sequence[int], top: int) -> Scores:
+        """The log probability of each token of `prompt` given those before it (None: the first).
+
+        It comes in pieces, and a piece may be empty, so that running answers go on in between.
+        Closing it frees what it holds. Raises InvalidInput, DoesNotFit.
+        """
         ...
 
     def stats(self) -> EngineStats:

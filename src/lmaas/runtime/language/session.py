@@ -21,7 +21,13 @@ from lmaas.language import (
     Usage,
 )
 from lmaas.runtime.language.calls import CALL, END_CALL, END_THINK, THINK
-from lmaas.runtime.language.engine import Grammar, LanguageEngine, Output, TokenSampling
+from lmaas.runtime.language.engine import (
+    Grammar,
+    LanguageEngine,
+    Output,
+    Scores,
+    TokenSampling,
+)
 from lmaas.runtime.language.template import Template
 from lmaas.runtime.language.text import Writer
 from lmaas.runtime.language.tokens import Tokens
@@ -47,7 +53,8 @@ class Running(msgspec.Struct, kw_only=True, eq=False):
     sequences: dict[int, int]
     began: bool = False
     kept: list[Delta] = msgspec.field(default_factory=list)
-    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    scoring: Scores | None = None
+    prompt_logprobs: list[TokenLogprob] = msgspec.field(default_factory=list)
 
     def ended(self) -> Ended:
         """The end of the request, as it stands."""
@@ -56,7 +63,7 @@ class Running(msgspec.Struct, kw_only=True, eq=False):
             sum(writer.made for writer in self.writers),
             sum(writer.reasoned for writer in self.writers),
         )
-        return Ended(usage, tuple(self.kept), self.prompt_logprobs)
+        return Ended(usage, tuple(self.kept), tuple(self.prompt_logprobs))
 
 
 class Step(msgspec.Struct, kw_only=True):
@@ -88,6 +95,7 @@ class Session:
         self._running: dict[int, Running] = {}
         self._of_sequence: dict[int, Running] = {}
         self._only_prompts: list[Running] = []
+        self._scoring: list[Running] = []
 
     def __len__(self) -> int:
         return len(self._running)
@@ -124,9 +132,6 @@ class Session:
     def begin(self, id_: int, prepared: Prepared) -> None:
         """Run it. Raises InvalidInput; then nothing runs."""
         request = prepared.request
-        scores: tuple[TokenLogprob, ...] = ()
-        if request.prompt_logprobs is not None:
-            scores = self._score(prepared.prompt, request.prompt_logprobs)
         writers = [
             Writer(
                 index,
@@ -141,15 +146,22 @@ class Session:
             )
             for index in range(request.choices)
         ]
-        running = Running(
-            id=id_, prepared=prepared, writers=writers, sequences={}, prompt_logprobs=scores
-        )
+        running = Running(id=id_, prepared=prepared, writers=writers, sequences={})
+        if request.prompt_logprobs is None:
+            self._go(running)
+        else:
+            running.scoring = self._engine.score(prepared.prompt, request.prompt_logprobs)
+            self._scoring.append(running)
+        self._running[id_] = running
+
+    def _go(self, running: Running) -> None:
+        """Begin what it wants to be written. Raises InvalidInput; then nothing runs."""
+        prepared = running.prepared
         if not prepared.sampling.max_tokens:
-            self._running[id_] = running
             self._only_prompts.append(running)
             return
         try:
-            for index in range(request.choices):
+            for index in range(prepared.request.choices):
                 sampling = prepared.sampling
                 if sampling.seed is not None and index:
                     sampling = msgspec.structs.replace(sampling, seed=sampling.seed + index)
@@ -160,7 +172,6 @@ class Session:
             for sequence in running.sequences:
                 self._engine.cancel(sequence)
             raise
-        self._running[id_] = running
         self._of_sequence.update(dict.fromkeys(running.sequences, running))
 
     def cancel(self, id_: int) -> Ended | None:
@@ -168,6 +179,8 @@ class Session:
         running = self._running.pop(id_, None)
         if running is None:
             return None
+        if running.scoring is not None:
+            self._stop_scoring(running)
         for sequence in running.sequences:
             del self._of_sequence[sequence]
             self._engine.cancel(sequence)
@@ -260,23 +273,13 @@ class Session:
                 param="messages" if request.messages else "prompt",
             )
 
-    def _score(self, prompt: Sequence[int], top: int) -> tuple[TokenLogprob, ...]:
-        text = self._tokens.text_of
-        return tuple(
-            TokenLogprob(
-                token,
-                text(token),
-                score.logprob,
-                tuple((other, text(other), value) for other, value in score.top),
-            )
-            for token, score in zip(prompt, self._engine.score(prompt, top), strict=True)
-        )
-
     # Out of the engine
 
     def step(self) -> Step:
         """Run the model once. What goes wrong about one request ends that request alone."""
         step = Step()
+        if self._scoring:
+            self._score(self._scoring[0], step)
         while self._only_prompts:
             over = self._only_prompts.pop()
             try:
@@ -319,7 +322,37 @@ class Session:
 
     def busy(self) -> bool:
         """Whether a step would do anything."""
-        return bool(self._only_prompts) or self._engine.busy()
+        return bool(self._scoring or self._only_prompts) or self._engine.busy()
+
+    def _score(self, running: Running, step: Step) -> None:
+        """One more piece of the scores of a prompt; then its answer begins."""
+        assert running.scoring is not None
+        text = self._tokens.text_of
+        try:
+            piece = next(running.scoring, None)
+            if piece is None:
+                self._stop_scoring(running)
+                self._go(running)
+                return
+            told = running.prepared.prompt[len(running.prompt_logprobs) :]
+            running.prompt_logprobs += [
+                TokenLogprob(
+                    token,
+                    text(token),
+                    score.logprob,
+                    tuple((other, text(other), value) for other, value in score.top),
+                )
+                for token, score in zip(told, piece, strict=False)
+            ]
+        except Exception as error:  # noqa: BLE001 - becomes the answer to this one request
+            self.cancel(running.id)
+            step.failed.append((running.id, error))
+
+    def _stop_scoring(self, running: Running) -> None:
+        if running.scoring is not None:
+            running.scoring.close()
+            running.scoring = None
+            self._scoring.remove(running)
 
     def _end_prompt(self, running: Running, step: Step) -> None:
         """End a request that wants no token."""
