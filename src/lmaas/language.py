@@ -38,10 +38,14 @@ class ToolCall(Record, frozen=True, kw_only=True):
 
 
 class ChatMessage(Record, frozen=True, kw_only=True):
-    """One turn of a conversation. `tool_call_id` names the call that a tool's answer is for."""
+    """One turn of a conversation. `tool_call_id` names the call that a tool's answer is for.
+
+    A turn that only calls tools may have no content, which is not the same as an empty one: chat
+    templates ask for it.
+    """
 
     role: Role
-    content: str = ""
+    content: str | None = ""
     name: str | None = None
     reasoning: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
@@ -49,11 +53,14 @@ class ChatMessage(Record, frozen=True, kw_only=True):
 
 
 class Tool(Record, frozen=True, kw_only=True):
-    """A function that the model may call; `parameters` is the JSON schema of its arguments."""
+    """A function that the model may call; `parameters` is the JSON schema of its arguments.
+
+    What is None was not said, and the model is not shown it.
+    """
 
     name: Annotated[str, Meta(pattern=r"\A[a-zA-Z0-9_-]{1,128}\Z")]
-    description: str = ""
-    parameters: dict[str, Any] = msgspec.field(default_factory=dict)
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
 
 
 class Sampling(Record, frozen=True, kw_only=True):
@@ -196,7 +203,7 @@ def check(request: GenerateRequest) -> GenerateRequest:
     if request.continued:
         _check_begun(request)
     _check_tools(request)
-    _check_schemas([tool.parameters for tool in request.tools], "tools")
+    _check_schemas([tool.parameters or {} for tool in request.tools], "tools")
     if request.format is not None:
         _check_schemas([request.format.schema], "response_format")
     return request

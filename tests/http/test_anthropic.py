@@ -401,3 +401,26 @@ def test_a_failure_midway_is_an_error_event() -> None:
     name, body = told.decode().rstrip("\n").split("\n")
     assert name == "event: error"
     assert json.loads(body.removeprefix("data: "))["error"]["type"] == "overloaded_error"
+
+
+def test_a_call_that_is_cut_keeps_what_is_whole() -> None:
+    made = {"a": 'x"\\\u00e9 y, z', "b": [1, {"c": -12.5, "d": True}], "größe": None}
+    arguments = json.dumps(made)
+
+    def told(size: int) -> dict[str, Any]:
+        call = CallDelta(0, "c1", "f", arguments[:size])
+        choice = Collected()
+        choice.add(Delta(0, finish="length", calls=(call,)))
+        body = json.loads(encode(message(id="1", model="m", choice=choice, usage=Usage(1, 1))))
+        (block,) = body["content"]
+        value: dict[str, Any] = block["input"]
+        return value
+
+    assert told(len(arguments)) == made
+    assert told(len(arguments) - 1) == made
+    assert told(arguments.index("-12.5") + 4)["b"] == [1, {}]
+    assert told(arguments.index("y, z"))["a"] == 'x"\\\u00e9 '
+    for size in range(len(arguments)):
+        for name, value in told(size).items():
+            if name != "b":
+                assert str(made[name]).startswith(str(value))

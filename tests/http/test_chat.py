@@ -175,7 +175,11 @@ def test_everything_that_may_be_said_is_understood() -> None:
     assert request.messages == (
         ChatMessage(role="system", content="Be brief."),
         ChatMessage(role="user", content="a\nb"),
-        ChatMessage(role="assistant", tool_calls=(ToolCall(id="1", name="f", arguments="{}"),)),
+        ChatMessage(
+            role="assistant",
+            content=None,
+            tool_calls=(ToolCall(id="1", name="f", arguments="{}"),),
+        ),
         ChatMessage(role="tool", content="42", tool_call_id="1"),
     )
     assert (request.choices, request.tool_choice, request.parallel_tool_calls) == (

@@ -163,7 +163,8 @@ def test_a_process_that_is_taken_over_stays_in(
 def test_without_isolation_the_same_tries_get_through(asked: dict[str, Any]) -> None:
     """So that a try that is refused for another reason does not pass for one that is held."""
     asked["without"] = ["fork without end", "set the clock", "mount", "write over a library",
-                        "write into the machine's folder", "become root", "trace the server"]  # fmt: skip
+                        "write into the machine's folder", "become root",
+                        "trace the server"]  # fmt: skip
     code = "import sys, attacks; print(attacks.run(sys.argv[1]).decode())"
     done = subprocess.run(
         [sys.executable, "-c", code, json.dumps(asked)],

@@ -1,5 +1,6 @@
 """What a model without sense writes under a schema fits it; what cannot be kept is refused."""
 
+import itertools
 import json
 import random
 import re
@@ -13,6 +14,7 @@ import msgspec
 import pytest
 
 from lmaas.config import Settings
+from lmaas.runtime.language import ebnf, openvino_genai
 from lmaas.runtime.language.ebnf import no_such_key
 from lmaas.runtime.language.engine import (
     EngineOptions,
@@ -21,6 +23,7 @@ from lmaas.runtime.language.engine import (
     TokenSampling,
     make_language_engine,
 )
+from lmaas.runtime.language.grammar import _pipeline, _problem
 from lmaas.runtime.language.number_grammar import Bound, integers, numbers
 from lmaas.runtime.language.pattern_grammar import Unfit, pattern
 from lmaas.runtime.language.schema_grammar import call_grammar, grammar
@@ -35,6 +38,7 @@ class Model(NamedTuple):
 
     engine: LanguageEngine
     tokenizer: Any
+    folder: Path
     stops: tuple[int, ...]
 
 
@@ -51,7 +55,7 @@ def model(language_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / "compiled" / "tokenizer.json"))
-    yield Model(engine, tokenizer, spec.stop_token_ids)
+    yield Model(engine, tokenizer, folder / "compiled", spec.stop_token_ids)
     engine.close()
 
 
@@ -128,6 +132,8 @@ FITS: list[tuple[Any, Callable[[Any], bool]]] = [
     ({"type": "object", "properties": {"a": {"const": 1}}, "required": ["z"]}, lambda v: "z" in v),
     ({"type": "object", "properties": {'é😀"\n': {"const": "\u0001"}}, "required": ['é😀"\n']},
      lambda v: v == {'é😀"\n': "\u0001"}),
+    ({"type": "object", "properties": {"größe": {"enum": ["é1", "ßa", "\x7fb", "\u0085c"]}},
+      "required": ["größe"]}, lambda v: v["größe"] in ("é1", "ßa", "\x7fb", "\u0085c")),
     ({"$defs": {"n": NODE}, "$ref": "#/$defs/n"}, lambda v: v["v"] == 1 and "next" in v),
     ({"oneOf": SHAPES, "discriminator": {"propertyName": "kind"}},
      lambda v: v["kind"] in ("dot", "line")),
@@ -193,8 +199,54 @@ def test_what_cannot_be_kept_is_named(schema: Any, told: str) -> None:
 def test_a_call_is_written_as_templates_write_it() -> None:
     rules = call_grammar("paint", {"$defs": {"n": {"type": "null"}}, "$ref": "#/$defs/n"})
     root = rules.splitlines()[0]
-    assert root.startswith(r'root ::= "{\"name\": \"paint\", \"arguments\": "')
-    assert root.endswith('"}"')
+    assert root.startswith(r'root ::= ("{\"name\": \"paint\", \"arguments\": "')
+    assert root.endswith('"}")')
+
+
+@pytest.fixture(scope="module")
+def toy(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The pipeline in which grammars are proven."""
+    return _pipeline(model.folder, tmp_path_factory.mktemp("toy"), model.tokenizer.get_vocab_size())
+
+
+KINDS = [
+    lambda schema: Grammar(kind="json_schema", text=json.dumps(schema)),
+    *(
+        lambda schema, required=required, format_=format_: Grammar(
+            kind="tools",
+            text=json.dumps(
+                {
+                    "required": required,
+                    "parallel": True,
+                    "tools": [{"name": "f", "parameters": schema}],
+                    "schema": format_,
+                }
+            ),
+        )
+        for required, format_ in ((True, None), (False, None), (False, {"const": "größe"}))
+    ),
+]
+numbers_of_proofs = itertools.count(1)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=["schema", "required", "auto", "union"])
+def test_fixed_texts_are_written_as_they_were_meant(
+    toy: Any, kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Characters below U+0180 that are no plain ASCII, before what may be read as their code."""
+    unusual = [chr(code) for code in (*range(0x20), *range(0x7F, 0x180))]
+    texts = [character + digit for character in unusual for digit in "0fA"]
+    for start in range(0, len(texts), 100):
+        some = texts[start : start + 100]
+        schema = {"type": "object", "properties": {some[0]: {"enum": some}}}
+        assert _problem(toy, next(numbers_of_proofs), kind(schema)) == ("", False)
+
+    def joined(text: str) -> str:
+        return f'"{"".join(map(ebnf._quoted, text))}"'
+
+    monkeypatch.setattr(openvino_genai, "literal", joined)
+    problem, _ = _problem(toy, next(numbers_of_proofs), kind({"properties": {"größe": {}}}))
+    assert "misreads" in problem
 
 
 def expression(rules: str) -> re.Pattern[str]:

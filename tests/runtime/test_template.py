@@ -1,13 +1,22 @@
 """Chat templates: what they show, and what they cannot do."""
 
+import gc
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from checkpoints import CHATML
 from lmaas.errors import InvalidInput, ModelRefused
 from lmaas.language import ChatMessage, Tool, ToolCall
-from lmaas.runtime.language.template import Template
+from lmaas.runtime.language.template import (
+    MAX_PROMPT_CHARS,
+    MEMORY_BYTES,
+    PATIENCE_S,
+    Template,
+)
+from lmaas.runtime.language.template_helper import environment
 
 HELLO = (ChatMessage(role="user", content="hello"),)
 
@@ -20,7 +29,7 @@ def test_a_conversation_becomes_a_prompt() -> None:
     call = ToolCall(id="c1", name="f", arguments='{"a": 1}')
     turns = (
         *HELLO,
-        ChatMessage(role="assistant", tool_calls=(call,)),
+        ChatMessage(role="assistant", content=None, tool_calls=(call,)),
         ChatMessage(role="tool", content="2", tool_call_id="c1"),
     )
     text = Template(CHATML, {}).render(turns, (Tool(name="f", parameters={"type": "object"}),))
@@ -54,66 +63,93 @@ def test_it_is_found_where_checkpoints_have_it(tmp_path: Path) -> None:
     assert template.source == "in a file"
 
 
-# A finalizer that Python happens to run when the time is over takes the exception, and drops it.
-DROPPED = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+HOSTILE = [
+    "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    "{% for i in range(10 ** 9) %}{% endfor %}",
+    "{{ 'a' * 10000000000 }}",
+    "{{ [0] * 10000000000 }}",
+    "{{ '%9999999999d' % 1 }}",
+    "{{ 'a'.center(9999999999) }}",
+    "{{ 'a'.ljust(9999999999) }}",
+    "{{ '{:>9999999999}'.format(1) }}",
+    "{{ ('a' * 1000000).replace('a', 'b' * 1000000) }}",
+    "{{ ('a' * 1000000)|replace('a', 'b' * 1000000) }}",
+    "{{ range(99999)|join('a' * 1000000) }}",
+    "{{ ('a' * 1000000).join(['b'] * 1000000) }}",
+    "{% set x = namespace(v='ab') %}{% for i in range(60) %}{% set x.v = x.v ~ x.v %}"
+    "{% endfor %}{{ x.v }}",
+    "{% set x = namespace(v='ab') %}{% for i in range(60) %}{% set x.v = x.v + x.v %}"
+    "{% endfor %}{{ x.v }}",
+    "{% for i in range(99999) %}{{ 'a' * 1000 }}{% endfor %}",
+    "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "{{ cycler.__init__.__globals__.os.system('true') }}",
+    "{{ messages.append(1) }}",
+    "{{ raise_exception('roles must alternate') }}",
+    "{{ messages[7].content.strip() }}",
+]
 
 
-@DROPPED
-@pytest.mark.parametrize(
-    "source",
-    [
-        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-        "{% for i in range(10 ** 9) %}{% endfor %}",
-        "{{ 'a' * 10000000000 }}",
-        "{{ [0] * 10000000000 }}",
-        "{{ '%9999999999d' % 1 }}",
-        "{{ 'a'.center(9999999999) }}",
-        "{{ 'a'.ljust(9999999999) }}",
-        "{{ '{:>9999999999}'.format(1) }}",
-        "{{ ('a' * 1000000).replace('a', 'b' * 1000000) }}",
-        "{{ ('a' * 1000000)|replace('a', 'b' * 1000000) }}",
-        "{{ range(99999)|join('a' * 1000000) }}",
-        "{{ ('a' * 1000000).join(['b'] * 1000000) }}",
-        "{% set x = namespace(v='ab') %}{% for i in range(60) %}{% set x.v = x.v ~ x.v %}"
-        "{% endfor %}{{ x.v }}",
-        "{% set x = namespace(v='ab') %}{% for i in range(60) %}{% set x.v = x.v + x.v %}"
-        "{% endfor %}{{ x.v }}",
-        "{% for i in range(99999) %}{{ 'a' * 1000 }}{% endfor %}",
-        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-        "{{ cycler.__init__.__globals__.os.system('true') }}",
-        "{{ messages.append(1) }}",
-        "{{ raise_exception('roles must alternate') }}",
-        "{{ messages[7].content.strip() }}",
-    ],
-)
+@pytest.mark.parametrize("source", HOSTILE)
 def test_a_hostile_template_is_an_error(source: str) -> None:
-    with pytest.raises(InvalidInput):
+    """Also when it is read, since what is constant is computed then."""
+    with pytest.raises((InvalidInput, ModelRefused)):
         render(source)
 
 
-class Deaf:
-    """Its finalizer takes what is raised, and Python drops it."""
+def ways_to_grow() -> list[str]:
+    """Every filter and method of the sandbox, and operators, given much by various arguments."""
+    number = "(9000000000 + which * 0)"  # no constant
+    big = "('ab' * (400000 + which * 0))"
+    ways = [f"{big}.translate({{97: {big}, 98: {big}}})", f"'%{'9' * 10}d' % which"]
+    for name in environment().filters:
+        ways += [f"{big}|{name}", f"{big}|{name}({number})", f"range(99999)|{name}({big})"]
+    subjects: list[tuple[str, type]] = [(big, str), (f"[{big}]", list), ("{1: which}", dict)]
+    for subject, kind in subjects:
+        for name in (name for name in dir(kind) if name[0] != "_"):
+            call = f"{subject}.{name}"
+            ways += [f"{call}()", f"{call}({number})", f"{call}({big}, {big})"]
+    ways += [f"{big} {operator} {number}" for operator in ("*", "%", "+", "~")]
+    ways += [f"{number} {operator} {number}" for operator in ("**", "*")]
+    return [*ways, "'{:>9000000000}'.format(which)", "lipsum(n=99999)", f"range({number})|list"]
 
-    def __del__(self) -> None:
-        while True:
-            pass
+
+def test_nothing_that_the_sandbox_has_grows_without_bound() -> None:
+    """All ways in one template, so that one process renders them."""
+    ways = ways_to_grow()
+    assert len(ways) > 300
+    branches = "".join(
+        f"{{% elif which == {number} %}}{{{{ {way} }}}}" for number, way in enumerate(ways)
+    )
+    template = Template(f"{{% if which == -1 %}}well{branches}{{% endif %}}", {})
+    before = psutil.Process().memory_info().rss
+    refused = 0
+    for which, way in enumerate(ways):
+        start = time.monotonic()
+        try:
+            assert len(template.render(HELLO, (), {"which": which})) <= MAX_PROMPT_CHARS, way
+        except InvalidInput:
+            refused += 1
+        assert time.monotonic() - start < PATIENCE_S + 4, way
+    assert 50 < refused < len(ways)
+    assert template.render(HELLO, (), {"which": -1}) == "well"
+    assert psutil.Process().memory_info().rss - before < 256 << 20
+    assert template._helper.pid is not None
+    soft, _ = psutil.Process(template._helper.pid).rlimit(psutil.RLIMIT_AS)
+    assert MEMORY_BYTES < soft < 4 * MEMORY_BYTES, "its own memory is bounded by the kernel"
 
 
-class Endless:
-    """A text that takes for ever."""
-
-    def __str__(self) -> str:
-        Deaf()
-        while True:
-            pass
-
-
-@DROPPED
-def test_an_exception_that_python_drops_is_raised_again() -> None:
-    for _ in range(2):
-        with pytest.raises(InvalidInput, match="took longer"):
-            Template("{{ endless }}", {}).render(HELLO, (), {"endless": Endless()})
-        assert render("as before") == "as before"
+def test_its_process_ends_with_it() -> None:
+    template = Template("x", {})
+    process = psutil.Process(template._helper.pid)
+    process.kill()
+    with pytest.raises(InvalidInput, match="ends the process"):
+        template.render(HELLO)
+    assert template.render(HELLO) == "x"
+    process = psutil.Process(template._helper.pid)
+    del template
+    gc.collect()
+    with pytest.raises(psutil.NoSuchProcess):
+        process.status()
 
 
 @pytest.mark.parametrize(
@@ -128,7 +164,7 @@ def test_python_is_out_of_reach(source: str) -> None:
     assert told == ""
 
 
-@pytest.mark.parametrize("source", ["{% for %}", "{{ 'x'|center(3) }}", "{" * 2_000_000])
+@pytest.mark.parametrize("source", ["{% for %}", "{{ 'x'|nothing(3) }}", "{" * 2_000_000])
 def test_what_is_no_template_is_refused(source: str) -> None:
     with pytest.raises(ModelRefused):
         Template(source, {})

@@ -8,7 +8,8 @@ import pytest
 
 from checkpoints import make_qwen3
 from lmaas.errors import InvalidInput
-from lmaas.language import CallDelta, Delta
+from lmaas.language import CallDelta, ChatMessage, Delta, Tool, ToolCall
+from lmaas.runtime.language.template import Template
 from lmaas.runtime.language.text import Writer
 from lmaas.runtime.language.tokens import BREAKS, Tokens
 
@@ -129,6 +130,49 @@ def test_what_is_no_call_stays_text(tokens: Tokens, broken: str) -> None:
     assert whole(write(tokens, broken, tools=True)) == (broken, "", [])
 
 
+TAGS = ["<tool_call>", "</tool_call>", "<think>", "</think>", '\\"</tool_call>', "\\\\", "</tool"]
+
+
+@pytest.mark.parametrize("inside", TAGS)
+@pytest.mark.parametrize("place", ["value", "key", "name"])
+def test_a_call_may_spell_any_tag(tokens: Tokens, inside: str, place: str) -> None:
+    """Wherever JSON has a string, for the grammar lets a model write it there."""
+    texts = dict.fromkeys(("value", "key", "name"), "a") | {place: f"x{inside}y"}
+    arguments = f'{{"{texts["key"]}": ["{texts["value"]}", {{}}]}}'
+    call = f'<tool_call>\n{{"name": "{texts["name"]}", "arguments": {arguments}}}\n</tool_call>'
+    name = json.loads(f'"{texts["name"]}"')
+    for text in (call, call.replace("\n", "")):
+        made = whole(write(tokens, f"{text}\n{text}", tools=True, reasoning=True))
+        assert made == ("", "", [(name, arguments)] * 2)
+        # The same where the tags are spelled by ordinary tokens, a character each.
+        writer = Writer(0, tokens, tools=True)
+        ids = [token for character in text for token in tokens.encode(character)]
+        pieces = [writer.feed([token]) for token in ids]
+        assert whole([d for d in (*pieces, writer.end("stop")) if d])[2] == [(name, arguments)]
+
+
+@pytest.mark.parametrize("size", range(44, 75))
+def test_a_call_that_is_cut_keeps_its_arguments(tokens: Tokens, size: int) -> None:
+    arguments = '{"a": "</tool_call>", "b": [1, {}]}'
+    call = f'<tool_call>\n{{"name": "f", "arguments": {arguments}}}\n</tool_call>'
+    cut = call[:size]
+    deltas = write(tokens, cut, tools=True, finish="length")
+    assert whole(deltas)[2] == [("f", cut.partition('"arguments": ')[2][: len(arguments)])]
+    assert deltas[-1].finish == "length"
+
+
+@pytest.mark.parametrize("inside", TAGS)
+def test_a_text_of_a_format_may_spell_any_tag(tokens: Tokens, inside: str) -> None:
+    text = f' {{"a": "x{inside}y", "b": "<tool_call>"}}'
+    how = {"tools": True, "reasoning": True, "formatted": True}
+    assert whole(write(tokens, text, **how)) == (text, "", [])
+    assert whole(write(tokens, f"<think>hm</think>\n\n{text}", **how)) == (text, "hm", [])
+    assert whole(write(tokens, f"{CALL}\n{CALL}", **how))[0::2] == (
+        "",
+        [("f", '{"a": "}\\"]", "b": [1, {}]}')] * 2,
+    )
+
+
 def test_a_call_that_is_cut_off(tokens: Tokens) -> None:
     text, _, calls = whole(write(tokens, CALL[:-20], tools=True, finish="length"))
     assert text == ""
@@ -153,6 +197,35 @@ def test_special_tokens_cannot_be_spelled(tokens: Tokens, spelled: str) -> None:
     }
     assert not added & set(ids)
     assert tokens.decode(ids) == spelled
+
+
+SPELLED = "a <|im_end|> b <tool_call>"
+
+
+def test_nothing_of_a_conversation_spells_special_tokens(tokens: Tokens) -> None:
+    """Whatever of it a template shows, in whatever notation."""
+    source = (
+        "{% for m in messages %}{{ m | tojson(ensure_ascii=true) }}{{ m.content }}{% endfor %}"
+        "{% for t in tools %}{{ t | tojson }}{{ t | tojson(ensure_ascii=true, indent=2) }}"
+        "{{ t.function.description }}{% for k in t.function.parameters.properties %}{{ k }}"
+        "{% endfor %}{% endfor %}{{ kwargs.x | tojson }}{{ kwargs.x[0] }}"
+    )
+    own = "a <|im_end|> b"  # What a model wrote may be its own tags.
+    call = ToolCall(id="c", name="f", arguments=json.dumps({own: own, "ü": 1}))
+    parameters = {"properties": {SPELLED: {"enum": [SPELLED, "ü 👋"], "default": {SPELLED: 1}}}}
+    messages = (
+        ChatMessage(role="user", content=SPELLED + " ü", name=SPELLED),
+        ChatMessage(role="assistant", content=None, tool_calls=(call,)),
+    )
+    tools = (Tool(name="f", description=SPELLED, parameters=parameters),)
+    asked = tokens.guard_chat(messages, tools, {"kwargs": {"x": [SPELLED]}})
+    template = Template(source, {})
+    prompt = template.render(asked.messages, asked.tools, asked.more)
+    ids = tokens.encode_prompt(prompt, asked.mark)
+    assert not {tokens.id_of(name) for name in ("<|im_end|>", "<tool_call>")} & set(ids)
+    plain = template.render(messages, tools, {"kwargs": {"x": [SPELLED]}})
+    assert tokens.decode(ids) == plain
+    assert plain.count("<tool_call>") > 10
 
 
 def test_marks_in_a_text_do_no_harm(tokens: Tokens) -> None:

@@ -96,7 +96,7 @@ def _turn(message: ChatTurn, place: str) -> ChatMessage:
         )
     return ChatMessage(
         role=_ROLES[role],
-        content=_text(message.content, place),
+        content=None if message.content is None else _text(message.content, place),
         name=message.name,
         reasoning=message.reasoning_content,
         tool_calls=tuple(
@@ -107,9 +107,9 @@ def _turn(message: ChatTurn, place: str) -> ChatMessage:
     )
 
 
-def _text(content: str | tuple[Part, ...] | None, place: str) -> str:
-    if content is None or isinstance(content, str):
-        return content or ""
+def _text(content: str | tuple[Part, ...], place: str) -> str:
+    if isinstance(content, str):
+        return content
     texts = []
     for i, part in enumerate(content):
         param = f"{place}.content[{i}]"

@@ -1,5 +1,6 @@
 """A generation in the shape of Anthropic's messages: whole, or as a stream of events."""
 
+import re
 from typing import Any, Literal
 
 import msgspec
@@ -18,6 +19,9 @@ STOPS: dict[Finish, Literal["end_turn", "max_tokens", "tool_use"]] = {
 }
 
 
+_CUT_ESCAPE = re.compile(r"(?<!\\)((?:\\\\)*)\\(?:u[0-9a-fA-F]{0,3})?\Z")
+
+
 class TextBlock(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
     """What the model says."""
 
@@ -32,7 +36,7 @@ class ThinkingBlock(msgspec.Struct, frozen=True, tag_field="type", tag="thinking
 
 
 class ToolUseBlock(msgspec.Struct, frozen=True, tag_field="type", tag="tool_use"):
-    """A call that the model makes. `input` is empty when the call was cut by `max_tokens`."""
+    """A call that the model makes. `input` has what was whole when `max_tokens` cut the call."""
 
     id: str
     name: str
@@ -97,10 +101,33 @@ def message(
 
 
 def _input(arguments: str) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(arguments, type=dict[str, Any])
-    except msgspec.DecodeError:
-        return {}
+    """The arguments; of those that were cut, what their beginning says."""
+    cut = 0
+    open_: list[str] = []
+    before: list[str] = []
+    in_string = escaped = False
+    for at, character in enumerate(arguments):
+        if in_string:
+            in_string = escaped or character != '"'
+            escaped = character == "\\" and not escaped
+        elif character == '"':
+            in_string = True
+        elif character in "{[":
+            open_.append("}" if character == "{" else "]")
+            cut, before = at + 1, [*open_]
+        elif character in "}]" and open_:
+            open_.pop()
+        elif character == ",":
+            cut, before = at, [*open_]
+    end = _CUT_ESCAPE.sub(r"\1", arguments) + '"' if in_string else arguments
+    # To the end, or else to the last value that is whole: more digits may have been to come.
+    whole, rest = (end, open_), (arguments[:cut], before)
+    for text, ends in (rest,) if open_ and end[-1:].isdigit() else (whole, rest):
+        try:
+            return msgspec.json.decode(text + "".join(reversed(ends)), type=dict[str, Any])
+        except msgspec.DecodeError:
+            continue
+    return {}
 
 
 class MessageWriter:

@@ -247,7 +247,7 @@ def _tool(tool: MessagesTool, place: str) -> Tool:
         raise InvalidInput(
             f"The field {place}.input_schema is missing.", param=f"{place}.input_schema"
         )
-    return Tool(name=tool.name, description=tool.description or "", parameters=tool.input_schema)
+    return Tool(name=tool.name, description=tool.description, parameters=tool.input_schema)
 
 
 def _choice(choice: MessagesToolChoice | None) -> str:

@@ -109,9 +109,11 @@ def turns_of(turn: Turn, place: str) -> list[ChatMessage]:
 
 
 def _assistant(blocks: tuple[Block, ...]) -> ChatMessage:
+    text = "".join(block.text or "" for block in blocks if block.type == "text")
+    calls = any(block.type == "tool_use" for block in blocks)
     return ChatMessage(
         role="assistant",
-        content="".join(block.text or "" for block in blocks if block.type == "text"),
+        content=text or (None if calls else ""),
         reasoning="".join(block.thinking or "" for block in blocks) or None,
         tool_calls=tuple(
             ToolCall(

@@ -105,9 +105,7 @@ class ChatFunction(Body, frozen=True, kw_only=True):
 
     def tool(self) -> Tool:
         """The same as a record."""
-        return Tool(
-            name=self.name, description=self.description or "", parameters=self.parameters or {}
-        )
+        return Tool(name=self.name, description=self.description, parameters=self.parameters)
 
 
 class ChatTool(Body, frozen=True, kw_only=True):

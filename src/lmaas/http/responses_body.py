@@ -203,7 +203,7 @@ def read_input(given: str | tuple[Item, ...]) -> tuple[ChatMessage, ...]:
 def _turn(item: Item, thought: str | None, place: str) -> ChatMessage:
     if item.type == "function_call":
         call = ToolCall(id=item.call_id or "", name=item.name or "", arguments=item.arguments or "")
-        return ChatMessage(role="assistant", reasoning=thought, tool_calls=(call,))
+        return ChatMessage(role="assistant", content=None, reasoning=thought, tool_calls=(call,))
     if item.type == "function_call_output":
         text = _text(item.output, ("input_text",), f"{place}.output")
         return ChatMessage(role="tool", content=text, tool_call_id=item.call_id)
@@ -302,9 +302,7 @@ def to_request(
 
 
 def _tool(tool: ResponsesTool) -> Tool:
-    return Tool(
-        name=tool.name, description=tool.description or "", parameters=tool.parameters or {}
-    )
+    return Tool(name=tool.name, description=tool.description, parameters=tool.parameters)
 
 
 def _format(given: TextFormat | None) -> Format | None:

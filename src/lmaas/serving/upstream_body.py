@@ -19,8 +19,8 @@ class Function(msgspec.Struct, omit_defaults=True):
     """A function: described, or called with `arguments`; `strict`: they fit `parameters`."""
 
     name: str
-    description: str = ""
-    parameters: dict[str, Any] = {}
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
     arguments: str | None = None
     strict: bool = False
 
@@ -144,7 +144,7 @@ def estimated_tokens(request: GenerateRequest) -> int:
     if request.prompt is not None:
         return tokens_of(request.prompt)
     size = sum(
-        _bytes(message.content) + sum(_bytes(call.arguments) for call in message.tool_calls)
+        _bytes(message.content or "") + sum(_bytes(call.arguments) for call in message.tool_calls)
         for message in request.messages
     )
     if request.tools:

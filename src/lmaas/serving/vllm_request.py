@@ -13,9 +13,9 @@ import msgspec
 from lmaas.errors import InvalidInput
 from lmaas.language import GenerateRequest, LanguageSpec
 from lmaas.runtime.language import schema_grammar
+from lmaas.runtime.language.calls import THINK
 from lmaas.runtime.language.pattern_grammar import Unfit
 from lmaas.runtime.language.template import RESERVED, Template
-from lmaas.runtime.language.text import THINK
 from lmaas.runtime.language.tokens import any_of, texts_of
 
 FORBIDDEN: Final = (

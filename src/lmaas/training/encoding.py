@@ -68,14 +68,14 @@ class Encoder:
             raise InvalidInput(f"{place}: {error.message}", hint=error.hint, param="data") from None
 
     def _conversation(self, template: Template, example: Example, place: str) -> list[Encoded]:
-        mark, messages = self._tokens.guard_messages(example.messages)
+        mark, messages, tools, _ = self._tokens.guard_chat(example.messages, example.tools)
         last = example.learned[-1]
-        whole = template.render(messages[: last + 1], example.tools, complete=True)
+        whole = template.render(messages[: last + 1], tools, complete=True)
         self._refuse_dropped(template, whole, messages[: last + 1], example, place)
         spans, told = [], 0
         for turn in example.learned:
-            before = template.render(messages[:turn], example.tools)
-            after = template.render(messages[: turn + 1], example.tools, complete=True)
+            before = template.render(messages[:turn], tools)
+            after = template.render(messages[: turn + 1], tools, complete=True)
             after = after.rstrip()
             if not (after.startswith(before) and whole.startswith(after)):
                 return self._turn_by_turn(example, place)
@@ -111,7 +111,7 @@ class Encoder:
                 return [*messages[:at], own, *messages[at + 1 :]]
 
             what = f"of message {at + 1} ({message.role})"
-            text = message.content.strip()
+            text = (message.content or "").strip()
             shown = len(text) >= SAID_ONCE and text in whole
             if text and not shown and dropped(other(content=CHANGED)):
                 raise _dropped(place, f"the content {what}")

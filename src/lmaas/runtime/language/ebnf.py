@@ -4,6 +4,7 @@ Written out here and not left to XGrammar's own reading of JSON schemas, which l
 characters into strings and passes over keywords that it does not know (docs/log.md).
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -28,9 +29,17 @@ ESCAPES: Final = {
 _HEX: Final = "[0-9a-fA-F]"
 
 
+_APART: Final = re.compile(r"[\x00-\x1f\x7f-\xff]|[^\x00-\x1f\x7f-\xff]+")
+
+
 def literal(text: str) -> str:
-    """The grammar of just this text."""
-    return f'"{"".join(map(_quoted, text))}"'
+    """The grammar of just this text.
+
+    XGrammar prints what it has read and reads that again: control characters and U+007F to U+00FF
+    as `\\x` and two digits, of which it then takes more than two. So each of them stands apart.
+    """
+    parts = [f'"{"".join(map(_quoted, part))}"' for part in _APART.findall(text)]
+    return f"({' '.join(parts)})" if len(parts) > 1 else parts[0] if parts else '""'
 
 
 def _quoted(character: str) -> str:

@@ -5,7 +5,7 @@ into sequences and tokens into text. Every engine passes the kit in tests/confor
 """
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Final, Literal, Protocol, cast
 
@@ -34,13 +34,18 @@ class Grammar(Record, frozen=True, kw_only=True):
     """What a sequence's text must fit.
 
     "json_object": any JSON object. "json_schema": `text` is the schema. "tools": `text` is JSON
-    `{"required": bool, "parallel": bool, "tools": [{"name", "parameters"}]}`: calls are written
-    `<tool_call>\n{"name": …, "arguments": …}\n</tool_call>` and their arguments fit the tool's
-    schema; with `required` there is nothing but calls, one of them unless `parallel`.
+    `{"required": bool, "parallel": bool, "tools": [{"name", "parameters"}], "schema"}`: calls are
+    written `<tool_call>\n{"name": …, "arguments": …}\n</tool_call>` and their arguments fit the
+    tool's schema. There is but one of them unless `parallel`. With `required` there is nothing but
+    calls; with a `schema` that is not null there are calls, or else a text that fits it.
+
+    `reasoning` is what may stand before it: nothing, the rest of a reasoning that the prompt has
+    "opened", or a whole one that "may" be there. It goes to the first `</think>`.
     """
 
     kind: Literal["json_object", "json_schema", "tools"]
     text: str
+    reasoning: Literal["none", "opened", "may"] = "none"
 
 
 class TokenSampling(Record, frozen=True, kw_only=True):
@@ -70,6 +75,10 @@ class TokenScore(msgspec.Struct, frozen=True, array_like=True):
 
     logprob: float | None
     top: tuple[tuple[int, float], ...] = ()
+
+
+Scores = Generator[list[TokenScore], None, None]
+"""Scores that come in pieces."""
 
 
 class Output(msgspec.Struct, frozen=True, array_like=True):
@@ -126,8 +135,12 @@ class LanguageEngine(Protocol):
         """Whether a `step` would do anything."""
         ...
 
-    def score(self, prompt: Sequence[int], top: int) -> list[TokenScore]:
-        """The log probability of each token of `prompt` given those before it (None: the first)."""
+    def score(self, prompt: Sequence[int], top: int) -> Scores:
+        """The log probability of each token of `prompt` given those before it (None: the first).
+
+        It comes in pieces, and a piece may be empty, so that running answers go on in between.
+        Closing it frees what it holds. Raises InvalidInput, DoesNotFit.
+        """
         ...
 
     def stats(self) -> EngineStats:

@@ -2,40 +2,36 @@
 
 OpenVINO GenAI compiles grammars inside its step, where an error breaks every running answer and a
 hostile pattern holds all of them up. So each new grammar first runs on a toy model with the same
-vocabulary, in a child process with a bound on time and memory.
+vocabulary, in a child process with a bound on time and memory. There it is also seen whether the
+engine writes the fixed texts of the grammar as they were meant.
 """
 
 import argparse
-import contextlib
+import itertools
 import json
-import os
 import re
-import resource
-import select
-import signal
-import subprocess
-import sys
 import tempfile
 import threading
-import time
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import psutil
 
 from lmaas.errors import InvalidInput
 from lmaas.runtime.language.engine import Grammar
+from lmaas.runtime.language.helper import Died, Helper, Slow, serve
 
 COMPILE_TIMEOUT_S: Final = 0.8
 """Of time, and of the child's own work in it: on a busy machine it has longer, to `PATIENCE_S`."""
 PATIENCE_S: Final = 4.0
-POLL_S: Final = 0.1
-START_TIMEOUT_S: Final = 30.0
 MEMORY_BYTES: Final = 8 << 30
 REMEMBERED: Final = 512
 TOY_WIDTH: Final = 16
+MOST_COMPARED: Final = 200
+"""So many places of a grammar's fixed texts are compared with what the engine makes of them."""
+UNUSUAL: Final = re.compile(r"[^ -~]")
 WHERE: Final = re.compile(r"\A\[[^\]]*\] \S+:\d+: ")
 """What the compiler puts before its messages: a time and a place in its own source."""
 TOKENIZER_FILES: Final = ("openvino_tokenizer", "openvino_detokenizer")
@@ -45,10 +41,9 @@ class Prover:
     """Says which grammars the model's engine can compile. Thread-safe."""
 
     def __init__(self, folder: Path, vocabulary_size: int) -> None:
-        self._folder = folder
-        self._vocabulary_size = vocabulary_size
+        arguments = ["--folder", str(folder), "--vocabulary-size", str(vocabulary_size)]
+        self._helper = Helper(__name__, arguments)
         self._lock = threading.Lock()
-        self._child: subprocess.Popen[bytes] | None = None
         self._known: OrderedDict[Grammar, str] = OrderedDict()
 
     def known(self, grammar: Grammar) -> bool:
@@ -70,81 +65,28 @@ class Prover:
 
     def close(self) -> None:
         """End the child."""
-        with self._lock:
-            self._end()
+        self._helper.close()
 
     def _prove(self, grammar: Grammar) -> str:
-        child = self._child
-        if child is None or child.poll() is not None:
-            child = self._start()
-        assert child.stdin is not None
-        assert child.stdout is not None
         try:
-            child.stdin.write(msgspec.json.encode(grammar) + b"\n")
-            child.stdin.flush()
-        except BrokenPipeError:
-            self._end()
-            return "it ends the process that compiles it."
-        answer = child.stdout.readline() if _answers(child) else None
-        if answer is None:
-            self._end()
-            return f"compiling it takes longer than {COMPILE_TIMEOUT_S:g} s."
-        if not answer:
-            self._end()
-            return "it ends the process that compiles it."
-        problem, is_broken = json.loads(answer)
-        if is_broken:
-            self._end()  # its pipeline is: the next grammar gets a new one
-        return str(problem)
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        self._end()
-        argv = [sys.executable, "-P", "-m", __name__, "--folder", str(self._folder)]
-        argv += ["--vocabulary-size", str(self._vocabulary_size)]
-        child = self._child = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-        assert child.stdout is not None
-        ready, _, _ = select.select((child.stdout,), (), (), START_TIMEOUT_S)
-        if not ready or child.stdout.readline() != b'"ready"\n':
-            self._end()
+            self._helper.begin()
+        except (Died, Slow):
             raise InvalidInput(
                 "Structured output is not possible with this model: its vocabulary cannot be read.",
                 param="response_format",
+            ) from None
+        try:
+            answer = self._helper.ask(
+                msgspec.json.encode(grammar), limit_s=COMPILE_TIMEOUT_S, patience_s=PATIENCE_S
             )
-        return child
-
-    def _end(self) -> None:
-        child, self._child = self._child, None
-        if child is not None:
-            child.kill()
-            child.wait()
-            for pipe in (child.stdin, child.stdout):
-                if pipe is not None:
-                    pipe.close()
-
-
-def _answers(child: "subprocess.Popen[bytes]") -> bool:
-    """Wait for the child as long as it may take."""
-    assert child.stdout is not None
-    process = psutil.Process(child.pid)
-    start, before_s = time.monotonic(), _worked_s(process)
-    while True:
-        ready, _, _ = select.select((child.stdout,), (), (), POLL_S)
-        if ready:
-            return True
-        waited_s = time.monotonic() - start
-        if waited_s > PATIENCE_S or (
-            waited_s > COMPILE_TIMEOUT_S and _worked_s(process) - before_s > COMPILE_TIMEOUT_S
-        ):
-            return False
-
-
-def _worked_s(process: psutil.Process) -> float:
-    with contextlib.suppress(psutil.Error):
-        times = process.cpu_times()
-        return float(times.user + times.system)
-    return 0.0
+        except Slow:
+            return f"compiling it takes longer than {COMPILE_TIMEOUT_S:g} s."
+        except Died:
+            return "it ends the process that compiles it."
+        problem, is_broken = json.loads(answer)
+        if is_broken:
+            self._helper.close()  # its pipeline is: the next grammar gets a new one
+        return str(problem)
 
 
 def _refuse(grammar: Grammar, problem: str | None) -> None:
@@ -215,26 +157,24 @@ def toy_model(vocabulary_size: int) -> Any:
 
 
 def main() -> None:
-    """Read grammars from stdin, a line of JSON each; answer each by a line of JSON.
-
-    It has "" or what is wrong, and whether that broke the pipeline.
-    """
+    """Answer each grammar by "" or what is wrong with it, and whether that broke the pipeline."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", required=True, type=Path)
     parser.add_argument("--vocabulary-size", required=True, type=int)
     arguments = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Compilers print to stdout too: answers go out on a descriptor of their own.
-    out = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)
     with tempfile.TemporaryDirectory() as scratch:
-        pipe = _pipeline(arguments.folder, Path(scratch), arguments.vocabulary_size)
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-        out.write(b'"ready"\n')
-        for number, line in enumerate(sys.stdin.buffer):
-            told = _problem(pipe, number, msgspec.json.decode(line, type=Grammar))
-            out.write(json.dumps(told).encode() + b"\n")
+
+        def make() -> Callable[[bytes], bytes]:
+            pipe = _pipeline(arguments.folder, Path(scratch), arguments.vocabulary_size)
+            numbers = itertools.count()
+
+            def answer(frame: bytes) -> bytes:
+                grammar = msgspec.json.decode(frame, type=Grammar)
+                return json.dumps(_problem(pipe, next(numbers), grammar)).encode()
+
+            return answer
+
+        serve(make, MEMORY_BYTES)
 
 
 def _pipeline(folder: Path, scratch: Path, vocabulary_size: int) -> Any:
@@ -254,31 +194,78 @@ def _pipeline(folder: Path, scratch: Path, vocabulary_size: int) -> Any:
 
 
 def _problem(pipe: Any, number: int, grammar: Grammar) -> tuple[str, bool]:
-    import numpy as np
-    import openvino as ov
-    import openvino_genai as genai
-
-    from lmaas.runtime.language.openvino_genai import structured
+    """What is wrong with a grammar, and whether that broke the pipeline."""
+    from lmaas.runtime.language.openvino_genai import compared, structured
     from lmaas.runtime.language.pattern_grammar import Unfit
 
     try:
         wanted = structured(grammar)
+        texts = windows(grammar)
     except (Unfit, RecursionError) as error:
         return f"{str(error)[:300]}.", False
     try:
-        config = genai.GenerationConfig()
-        config.max_new_tokens = 1
-        config.structured_output_config = wanted
-        # A request whose handle is let go of is dropped unseen.
-        handle = pipe.add_request(number, ov.Tensor(np.zeros((1, 1), np.int64)), config)
-        while pipe.has_non_finished_requests():
-            pipe.step()
-        handle.read_all()
+        _written(pipe, 2 * number, wanted, 1)
+        if not texts:
+            return "", False
+        text = "x" + "".join(texts)
+        found = _written(pipe, 2 * number + 1, compared(grammar, texts), len(text.encode()))
     except (RuntimeError, ValueError, MemoryError) as error:
         told = " ".join(str(error).split())
         told = WHERE.sub("", told).rpartition("is false: ")[2]
         return told[:300] or type(error).__name__, True
-    return "", False
+    # Tokenizers may change blanks, and a vocabulary may lack what it cannot write.
+    written, meant = ("".join(one.split()) for one in (found, text))
+    if meant.startswith(written.rstrip("\ufffd")):
+        return "", False
+    place = next(i for i, both in enumerate(zip(written, meant, strict=False)) if len({*both}) > 1)
+    return f"the engine misreads the text {meant[max(0, place - 2) : place + 2]!a} in it.", False
+
+
+def _written(pipe: Any, number: int, wanted: Any, max_tokens: int) -> str:
+    """What the toy model writes under a grammar."""
+    import numpy as np
+    import openvino as ov
+    import openvino_genai as genai
+
+    config = genai.GenerationConfig()
+    config.max_new_tokens = max_tokens
+    config.structured_output_config = wanted
+    # A request whose handle is let go of is dropped unseen.
+    handle = pipe.add_request(number, ov.Tensor(np.zeros((1, 1), np.int64)), config)
+    while pipe.has_non_finished_requests():
+        pipe.step()
+    ids = [token for part in handle.read_all() for token in part.generated_ids]
+    return str(pipe.get_tokenizer().decode(ids)) if max_tokens > 1 else ""
+
+
+def windows(grammar: Grammar) -> list[str]:
+    """What of a grammar's fixed texts an engine may misread: characters that are no plain ASCII,
+    with those beside them, each once.
+    """
+    told = json.loads(grammar.text) if grammar.text else {}
+    schemas = [told] if grammar.kind != "tools" else [tool["parameters"] for tool in told["tools"]]
+    if grammar.kind == "tools" and told["schema"] is not None:
+        schemas.append(told["schema"])
+    found: dict[str, None] = {}
+    for text in _fixed(schemas):
+        for match in UNUSUAL.finditer(text):
+            found[text[max(0, match.start() - 1) : match.end() + 1]] = None
+    return list(found)[:MOST_COMPARED]
+
+
+def _fixed(value: Any) -> Iterator[str]:
+    """The texts that a schema asks for as they are: names of properties, and values."""
+    if isinstance(value, list):
+        for inner in value:
+            yield from _fixed(inner)
+    if not isinstance(value, dict):
+        return
+    for keyword in ("properties", "required", "enum"):
+        for inner in value.get(keyword) or ():
+            yield json.dumps(inner, ensure_ascii=False)
+    yield json.dumps(value.get("const"), ensure_ascii=False)
+    for inner in value.values():
+        yield from _fixed(inner)
 
 
 if __name__ == "__main__":

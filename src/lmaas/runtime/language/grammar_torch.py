@@ -6,14 +6,16 @@ grammar that it cannot take is refused before anything runs.
 
 import json
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from lmaas.errors import InvalidInput, MissingExtra
+from lmaas.runtime.language.calls import CALL, END_CALL, END_THINK, THINK
 from lmaas.runtime.language.engine import Grammar
 
 REMEMBERED: Final = 64
+ANY_OBJECT: Final = '{"type": "object"}'
 JSON_OPTIONS: Final = {"lenient": False, "whitespace_pattern": r"[\x20\x0A]{1,16}"}
 """Nothing in a schema is passed over, and a model cannot write blanks without end."""
 CALL_OPTIONS: Final = {
@@ -23,7 +25,6 @@ CALL_OPTIONS: Final = {
     "key_separator": ": ",
 }
 """Calls are written as chat templates write them."""
-CALL, END_CALL = "<tool_call>", "</tool_call>"
 
 
 class Grammars:
@@ -56,15 +57,7 @@ class Grammars:
                 hint="pip install 'lmaas[language]'",
             ) from None
         self._read_tokenizer(param)
-        if grammar.kind == "tools":
-            text = self._tools(json.loads(grammar.text))
-        else:
-            schema = {"type": "object"}
-            if grammar.kind == "json_schema":
-                schema = json.loads(grammar.text)
-            if not isinstance(schema, dict):
-                raise _refused("it must be a JSON object", param)
-            text = LLMatcher.grammar_from_json_schema({**schema, "x-guidance": JSON_OPTIONS})
+        text = self._text(grammar, param)
         matcher = LLMatcher(self._tokenizer, text, log_level=0)
         matcher.compute_bitmask()
         if matcher.is_error():
@@ -97,30 +90,63 @@ class Grammars:
             if not token["special"] and token["content"] not in (CALL, END_CALL)
         ]
 
-    def _tools(self, wanted: dict[str, Any]) -> str:
-        """A grammar in Lark's notation, as llguidance extends it."""
+    def _text(self, grammar: Grammar, param: str) -> str:
+        """The grammar in Lark's notation, as llguidance extends it."""
+        if grammar.kind == "tools":
+            body, rules = self._tools(json.loads(grammar.text))
+        else:
+            schema = json.loads(grammar.text or ANY_OBJECT)
+            if not isinstance(schema, dict):
+                raise _refused("it must be a JSON object", param)
+            body, rules = "json", [f"json: {_json_rule(schema)}"]
+        if grammar.reasoning != "none":
+            rules += [
+                *self._thought(),
+                'blanks: "\\n" "\\n" | "\\n" | ""',
+                f"answer: {body}",
+            ]
+            body = "thought blanks answer"
+            if grammar.reasoning == "may":
+                body = f"answer | {self._tag(THINK) or json.dumps(THINK)} {body}"
+        return "\n".join(["%llguidance {}", f"start: {body}", *rules])
+
+    def _tools(self, wanted: dict[str, Any]) -> tuple[str, list[str]]:
+        """What stands at the start, and the rules of all else."""
         kinds = [f"call_{position}" for position in range(len(wanted["tools"]))]
         rules = [
             f"{kind}: {_call_rule(tool)}" for kind, tool in zip(kinds, wanted["tools"], strict=True)
         ]
         begin, end = self._tag(CALL), self._tag(END_CALL)
-        one = begin is None
-        start = 'call ("\\n" call)*' if wanted["parallel"] else "call"
-        if not wanted["required"]:
-            start = "(free_call)* free" if wanted["parallel"] else "free_call | free"
-        # Text goes up to a tag: a token of its own, or spelled (then matched lazily).
-        free = "".join(f" | <[{token}]>" for token in self._free if self._is_special(token))
         rules += [
-            f"start: {start}",
             f"call: {begin or json.dumps(CALL)} inside",
             f'inside: "\\n" ({" | ".join(kinds)}) "\\n" {end or json.dumps(END_CALL)}',
-            f"free_call: {'head' if one else f'free {begin}'} inside",
-            f"free: (TEXT{free})*",
+        ]
+        start = 'call ("\\n" call)*' if wanted["parallel"] else "call"
+        if wanted["required"]:
+            return start, rules
+        if wanted["schema"] is not None:
+            return f"{start} | json", [*rules, f"json: {_json_rule(wanted['schema'])}"]
+        # Text goes up to a tag: a token of its own, or spelled (then matched lazily).
+        rules += [
+            f"free_call: {'free ' + begin if begin else 'head'} inside",
+            f"free: (TEXT{self._tokens(self._free)})*",
             "TEXT: /(.|\\n)+/",
         ]
-        if one:
+        if begin is None:
             rules.append(f"head[lazy]: /(.|\\n)*/ {json.dumps(CALL)}")
-        return "%llguidance {}\n" + "\n".join(rules)
+        return "(free_call)* free" if wanted["parallel"] else "free_call | free", rules
+
+    def _thought(self) -> list[str]:
+        """The rules of what is thought, to its end tag."""
+        end = self._tag(END_THINK)
+        if end is None:
+            return [f"thought[lazy]: /(.|\\n)*/ {json.dumps(END_THINK)}"]
+        others = self._tokens(token for token in self._free if f"<[{token}]>" != end)
+        return [f"thought: (THOUGHT{others})* {end}", "THOUGHT: /(.|\\n)+/"]
+
+    def _tokens(self, tokens: Iterable[int]) -> str:
+        """Further choices beside a text: tokens that no text matches."""
+        return "".join(f" | <[{token}]>" for token in tokens if self._is_special(token))
 
     def _tag(self, text: str) -> str | None:
         """How a grammar names the special token that is spelled so; None: it is plain text."""
@@ -155,6 +181,10 @@ class Matcher:
         """
         self._matcher.consume_token(token)
         return bool(self._matcher.is_stopped())
+
+
+def _json_rule(schema: dict[str, Any]) -> str:
+    return f"%json {json.dumps({**schema, 'x-guidance': JSON_OPTIONS})}"
 
 
 def _call_rule(tool: dict[str, Any]) -> str:

@@ -16,32 +16,37 @@ from typing import Any, Final
 from lmaas.errors import InvalidInput, LMaaSError
 from lmaas.language import Finish, LanguageSpec
 from lmaas.runtime.language import schema_grammar
+from lmaas.runtime.language.calls import CALL, END_CALL, END_THINK, SEPARATOR, THINK
+from lmaas.runtime.language.ebnf import literal
 from lmaas.runtime.language.engine import (
     EngineOptions,
     EngineStats,
     Grammar,
     Output,
+    Scores,
     TokenSampling,
     TokenScore,
 )
 from lmaas.runtime.language.pattern_grammar import Unfit
 from lmaas.runtime.language.prefixes import Prefixes
+from lmaas.runtime.language.scoring import Scorer, Text, score
 
 BLOCK_TOKENS: Final = 32
 """Tokens in one block of the paged cache on a CPU."""
 BATCHED_TOKENS: Final = 512
 """Most tokens in one step: long prompts are split, so that running answers go on beside them."""
+LIKELY_TOKENS: Final = 2048
+"""An answer is expected to have at most so many, where memory is asked for."""
 REMEMBERED: Final = 256
 """So many schemas are kept as the grammars that they become."""
-TOOL_BEGIN: Final = "<tool_call>\n"
-TOOL_END: Final = "\n</tool_call>"
+ANY_OBJECT: Final = '{"type": "object"}'
 
 
 class OpenVINOGenAI:
     """The engine `openvino-genai`."""
 
     name = "openvino-genai"
-    unsupported = frozenset({"logit_bias", "top_logprobs", "prompt_logprobs"})
+    unsupported = frozenset({"logit_bias"})
 
     def __init__(self) -> None:
         self._pipe: Any = None
@@ -53,6 +58,8 @@ class OpenVINOGenAI:
         self._idle = self._settled = True
         self._lookup = 0
         self._vocabulary = 0
+        self._scorer: Scorer | None = None
+        self._scored: dict[int, _Scored] = {}
 
     def warm(self) -> None:
         """Import the pipeline."""
@@ -88,6 +95,7 @@ class OpenVINOGenAI:
         self._lookup = options.lookup or (5 if options.draft else 0)
         self._by_lookup = bool(options.lookup)
         self._vocabulary = spec.vocabulary_size
+        self._scorer = Scorer(folder, self._vocabulary, spec.kv_bytes_per_token)
 
     def add(self, sequence: int, prompt: Sequence[int], sampling: TokenSampling) -> None:
         """Begin to continue `prompt`. Raises InvalidInput for what it cannot do."""
@@ -95,17 +103,19 @@ class OpenVINOGenAI:
         import openvino as ov
 
         config = self._config(sampling)
+        self._check_prompt(prompt)
         ids = np.asarray(prompt, np.int64)
-        if not ids.size or ids.min() < 0 or ids.max() >= self._vocabulary:
-            raise InvalidInput(
-                f"The prompt must hold token ids from 0 to {self._vocabulary - 1}.", param="prompt"
-            )
         try:
             config.validate()
         except RuntimeError as error:
             raise InvalidInput(f"The engine refuses the request: {_gist(error)}.") from error
         self._idle = False
         scored = sampling.logprobs is not None
+        if sampling.logprobs:
+            text = Text(prompt, sampling.logprobs, first=len(ids))
+            assert self._scorer is not None
+            self._scorer.add(text, len(ids) + min(sampling.max_tokens, LIKELY_TOKENS))
+            self._scored[sequence] = _Scored(text)
         self._waiting[sequence] = ov.Tensor(ids[None, :]), config, scored
         self._prefixes.add(sequence, ids)
 
@@ -137,14 +147,19 @@ class OpenVINOGenAI:
                 # The scheduler gives a sequence up that the whole cache cannot hold.
                 finish = "length"
             if tokens or finish:
-                outputs.append(Output(sequence, tokens, scores, finish))
+                waiting = self._scored.get(sequence)
+                if waiting is None:
+                    outputs.append(Output(sequence, tokens, scores, finish))
+                else:
+                    waiting.take(tokens, finish)
                 self._prefixes.end(sequence, computed=bool(tokens))
             if finish:
                 over.append(sequence)
         for sequence in over:
             del self._handles[sequence]
+        outputs += self._score()
         self._settled = self._idle
-        held = self._handles or self._waiting
+        held = self._handles or self._waiting or self._scored
         self._idle = not held and not self._pipe.has_non_finished_requests()
         return outputs
 
@@ -162,6 +177,9 @@ class OpenVINOGenAI:
         """Drop a sequence; its blocks are free after the next step."""
         self._waiting.pop(sequence, None)
         self._prefixes.end(sequence, computed=False)
+        scored = self._scored.pop(sequence, None)
+        if scored is not None and self._scorer is not None:
+            self._scorer.remove(scored.text)
         running = self._handles.pop(sequence, None)
         if running is not None:
             running[0].cancel()
@@ -174,12 +192,40 @@ class OpenVINOGenAI:
         """
         return not (self._idle and self._settled)
 
-    def score(self, prompt: Sequence[int], top: int) -> list[TokenScore]:
-        """Not possible here: the pipeline keeps no logits of prompts."""
-        raise InvalidInput(
-            "The engine openvino-genai does not tell log probabilities of a prompt.",
-            param="logprobs",
-        )
+    def score(self, prompt: Sequence[int], top: int) -> Scores:
+        """The log probability of each token of `prompt` given those before it (None: the first)."""
+        assert self._scorer is not None
+        self._check_prompt(prompt)
+        return score(self._scorer, prompt, top)
+
+    def _score(self) -> list[Output]:
+        """What is known now of the tokens of those who want the best ones told, too."""
+        if not self._scored:
+            return []
+        assert self._scorer is not None
+        outputs = []
+        turn = self._scorer.turn
+        try:
+            self._scorer.step()
+        except Exception as error:  # noqa: BLE001 - becomes the answer to this one sequence
+            for sequence, held in list(self._scored.items()):
+                if held.text is turn:
+                    self.cancel(sequence)
+                    outputs.append(Output(sequence, [], error=error))
+        for sequence, held in list(self._scored.items()):
+            output = held.output(sequence)
+            if output is not None:
+                outputs.append(output)
+                if output.finish:
+                    del self._scored[sequence]
+                    self._scorer.remove(held.text)
+        return outputs
+
+    def _check_prompt(self, prompt: Sequence[int]) -> None:
+        if not prompt or min(prompt) < 0 or max(prompt) >= self._vocabulary:
+            raise InvalidInput(
+                f"The prompt must hold token ids from 0 to {self._vocabulary - 1}.", param="prompt"
+            )
 
     def stats(self) -> EngineStats:
         """How full the cache is."""
@@ -195,6 +241,9 @@ class OpenVINOGenAI:
         """Release the model."""
         self._handles.clear()
         self._waiting.clear()
+        self._scored.clear()
+        if self._scorer is not None:
+            self._scorer.close()
         self._pipe = None
 
     def _config(self, sampling: TokenSampling) -> Any:
@@ -202,8 +251,6 @@ class OpenVINOGenAI:
 
         if sampling.logit_bias:
             raise _cannot("logit_bias")
-        if sampling.logprobs:
-            raise _cannot("top_logprobs")
         config = genai.GenerationConfig()
         config.max_new_tokens = sampling.max_tokens
         config.min_new_tokens = min(sampling.min_tokens, sampling.max_tokens)
@@ -230,11 +277,41 @@ class OpenVINOGenAI:
             if self._by_lookup:
                 config.max_ngram_size = 3
         if sampling.grammar is not None:
+            if sampling.min_tokens:
+                # Where only an end fits, it would write anything else.
+                raise InvalidInput(
+                    "The engine openvino-genai does not keep min_tokens with response_format or "
+                    "tools.",
+                    hint="Leave it out, or serve the model with engine=torch.",
+                    param="min_tokens",
+                )
             try:
                 config.structured_output_config = structured(sampling.grammar)
             except Unfit as error:
                 raise InvalidInput(f"The schema cannot be used: {error}.") from None
         return config
+
+
+class _Scored:
+    """The tokens of a sequence that wait for their scores."""
+
+    def __init__(self, text: Text) -> None:
+        self.text = text
+        self._waiting: list[int] = []
+        self._finish: Finish | None = None
+
+    def take(self, tokens: list[int], finish: Finish | None) -> None:
+        """What the sequence gained."""
+        self.text.tokens += tokens
+        self._waiting += tokens
+        self._finish = finish or self._finish
+
+    def output(self, sequence: int) -> Output | None:
+        """What has its scores now; the end comes with the last of it."""
+        scores, self.text.scores = self.text.scores, []
+        tokens, self._waiting = self._waiting[: len(scores)], self._waiting[len(scores) :]
+        finish = None if self._waiting else self._finish
+        return Output(sequence, tokens, scores, finish) if tokens or finish else None
 
 
 def structured(grammar: Grammar) -> Any:
@@ -243,18 +320,52 @@ def structured(grammar: Grammar) -> Any:
 
     output = genai.StructuredOutputConfig
     if grammar.kind != "tools":
-        return output(grammar=_written(grammar.text or '{"type": "object"}'))
+        return _after_reasoning([_written(grammar.text or ANY_OBJECT)], grammar.reasoning)
     wanted = json.loads(grammar.text)
-    tags = [
-        output.Tag(TOOL_BEGIN, output.EBNF(_called(json.dumps(tool))), TOOL_END)
-        for tool in wanted["tools"]
-    ]
-    if wanted["required"]:
-        compound = output.TagsWithSeparator(tags, "\n", True, not wanted["parallel"])
-    else:
-        compound = output.TriggeredTags([TOOL_BEGIN.strip()], tags, False, False)
+    tools, schema = wanted["tools"], wanted["schema"]
+    if wanted["required"] or schema is not None:
+        texts = [_calls(json.dumps(tools), wanted["parallel"])]
+        if schema is not None and not wanted["required"]:
+            texts.append(_written(json.dumps(schema)))
+        return _after_reasoning(texts, grammar.reasoning)
+    begin, end = CALL + SEPARATOR, SEPARATOR + END_CALL
+    tags = [output.Tag(begin, output.EBNF(_called(json.dumps(tool))), end) for tool in tools]
     config = output()
-    config.structural_tags_config = compound
+    config.structural_tags_config = output.TriggeredTags(
+        [CALL], tags, False, not wanted["parallel"]
+    )
+    return config
+
+
+def compared(grammar: Grammar, texts: Sequence[str]) -> Any:
+    """A grammar of these texts, one after the other, that takes the way which `grammar` takes."""
+    import openvino_genai as genai
+
+    output = genai.StructuredOutputConfig
+    rules = f"root ::= {' '.join(literal(text) for text in ('x', *texts))}\n"
+    if grammar.kind != "tools" and grammar.reasoning == "none":
+        return output(grammar=rules)
+    config = output()
+    config.structural_tags_config = output.Concat([output.EBNF(rules), output.EBNF('root ::= ""')])
+    return config
+
+
+def _after_reasoning(texts: Sequence[str], reasoning: str) -> Any:
+    """A text that fits any of the grammars, with what may stand before it."""
+    import openvino_genai as genai
+
+    output = genai.StructuredOutputConfig
+    if len(texts) == 1 and reasoning == "none":
+        return output(grammar=texts[0])
+    rules = [output.EBNF(text) for text in texts]
+    answer = output.Union(rules) if len(rules) > 1 else rules[0]
+    if reasoning != "none":
+        thought = output.Tag("" if reasoning == "opened" else THINK, output.AnyText(), END_THINK)
+        blanks = output.EBNF('root ::= "\\n"{0,2}')
+        after = output.Concat([thought, blanks, answer])
+        answer = after if reasoning == "opened" else output.Union([answer, after])
+    config = output()
+    config.structural_tags_config = answer
     return config
 
 
@@ -266,7 +377,13 @@ def _written(schema: str) -> str:
 @lru_cache(maxsize=REMEMBERED)
 def _called(tool: str) -> str:
     named = json.loads(tool)
-    return schema_grammar.call_grammar(named["name"], named["parameters"] or {"type": "object"})
+    return schema_grammar.call_grammar(named["name"], named["parameters"])
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _calls(tools: str, parallel: bool) -> str:
+    named = [(tool["name"], tool["parameters"]) for tool in json.loads(tools)]
+    return schema_grammar.calls_grammar(named, parallel=parallel)
 
 
 def _cannot(field: str) -> InvalidInput:

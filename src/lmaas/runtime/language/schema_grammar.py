@@ -6,10 +6,11 @@ the keywords' meaning: JSON Schema, drafts 7 and 2020-12; of the notation: XGram
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import unquote
 
+from lmaas.runtime.language.calls import CALL, END_CALL, SEPARATOR
 from lmaas.runtime.language.ebnf import COMMON, either, literal, no_such_key
 from lmaas.runtime.language.number_grammar import integers, numbers
 from lmaas.runtime.language.pattern_grammar import Unfit, pattern
@@ -35,13 +36,40 @@ def grammar(schema: Any) -> str:
 
     Up to 16 blanks and line ends may stand where JSON has them.
     """
-    return _Writer(schema, SPACED).text()
+    rules: dict[str, str] = {}
+    return _text(_Writer(schema, rules).root(), rules, SPACED)
 
 
 def call_grammar(name: str, parameters: Any) -> str:
-    """The rules of calls of the tool `name` whose arguments fit `parameters`. Raises Unfit."""
+    """The rules of what stands inside a call of the tool `name`; its arguments fit `parameters`.
+
+    Raises Unfit.
+    """
+    rules: dict[str, str] = {}
+    return _text(_call(name, parameters, rules), rules, COMPACT)
+
+
+def calls_grammar(tools: Sequence[tuple[str, Any]], *, parallel: bool) -> str:
+    """The rules of texts that call some of `tools` (name, parameters), or just one of them, and
+    say nothing else. Raises Unfit.
+    """
+    rules: dict[str, str] = {}
+    inside = either(_call(name, parameters, rules) for name, parameters in tools)
+    rules["call"] = f"{literal(CALL + SEPARATOR)} {inside} {literal(SEPARATOR + END_CALL)}"
+    more = f"({literal(SEPARATOR)} call)*" if parallel else ""
+    return _text(f"call {more}", rules, COMPACT)
+
+
+def _call(name: str, parameters: Any, rules: dict[str, str]) -> str:
     begin = literal(f'{{"name": {json.dumps(name)}, "arguments": ')
-    return _Writer(parameters, COMPACT).text(begin, literal("}"))
+    value = _Writer(parameters or {"type": "object"}, rules).root()
+    return f'({begin} {value} "}}")'
+
+
+def _text(root: str, rules: Mapping[str, str], spaces: Mapping[str, str]) -> str:
+    """All rules as XGrammar reads them."""
+    all_ = {"root": root, **rules, **COMMON, **spaces}
+    return "".join(f"{name} ::= {body}\n" for name, body in all_.items())
 
 
 MAX_HOPS: Final = 16
@@ -49,19 +77,16 @@ MAX_HOPS: Final = 16
 
 
 class _Writer:
-    """Makes the rules of one schema."""
+    """Adds the rules of one schema to `rules`, which several may share."""
 
-    def __init__(self, schema: Any, spaces: Mapping[str, str]) -> None:
+    def __init__(self, schema: Any, rules: dict[str, str]) -> None:
         self._schema = schema
-        self._rules: dict[str, str] = {}
+        self._rules = rules
         self._names: dict[str, str] = {}
-        self._spaces = spaces
 
-    def text(self, before: str = "", after: str = "") -> str:
-        """All rules; what is written stands between two literals."""
-        root = f"{before} {self._value(self._schema, 'the schema', frozenset())} {after}"
-        rules = {"root": root, **self._rules, **COMMON, **self._spaces}
-        return "".join(f"{name} ::= {body}\n" for name, body in rules.items())
+    def root(self) -> str:
+        """The grammar of the schema's values."""
+        return self._value(self._schema, "the schema", frozenset())
 
     def _rule(self, body: str) -> str:
         name = f"r{len(self._rules)}"

@@ -7,7 +7,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import msgspec
 
@@ -20,10 +20,19 @@ from lmaas.language import (
     TokenLogprob,
     Usage,
 )
-from lmaas.runtime.language.engine import Grammar, LanguageEngine, Output, TokenSampling
+from lmaas.runtime.language.calls import CALL, END_CALL, END_THINK, THINK
+from lmaas.runtime.language.engine import (
+    Grammar,
+    LanguageEngine,
+    Output,
+    Scores,
+    TokenSampling,
+)
 from lmaas.runtime.language.template import Template
-from lmaas.runtime.language.text import THINK, Writer
+from lmaas.runtime.language.text import Writer
 from lmaas.runtime.language.tokens import Tokens, free_mark, texts_of
+
+Reasoning = Literal["none", "opened", "may"]
 
 
 class Prepared(msgspec.Struct, kw_only=True, frozen=True):
@@ -44,7 +53,8 @@ class Running(msgspec.Struct, kw_only=True, eq=False):
     sequences: dict[int, int]
     began: bool = False
     kept: list[Delta] = msgspec.field(default_factory=list)
-    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    scoring: Scores | None = None
+    prompt_logprobs: list[TokenLogprob] = msgspec.field(default_factory=list)
 
     def ended(self) -> Ended:
         """The end of the request, as it stands."""
@@ -53,7 +63,7 @@ class Running(msgspec.Struct, kw_only=True, eq=False):
             sum(writer.made for writer in self.writers),
             sum(writer.reasoned for writer in self.writers),
         )
-        return Ended(usage, tuple(self.kept), self.prompt_logprobs)
+        return Ended(usage, tuple(self.kept), tuple(self.prompt_logprobs))
 
 
 class Step(msgspec.Struct, kw_only=True):
@@ -79,12 +89,13 @@ class Session:
         self._hidden = frozenset(
             token
             for token in self._tokens.special
-            if self._tokens.text_of(token) not in ("<tool_call>", "</tool_call>", THINK, "</think>")
+            if self._tokens.text_of(token) not in (CALL, END_CALL, THINK, END_THINK)
         )
         self._ids = itertools.count(1)
         self._running: dict[int, Running] = {}
         self._of_sequence: dict[int, Running] = {}
         self._only_prompts: list[Running] = []
+        self._scoring: list[Running] = []
 
     def __len__(self) -> int:
         return len(self._running)
@@ -98,11 +109,13 @@ class Session:
     def prepare(self, request: GenerateRequest) -> Prepared:
         """Render and encode a request. Thread-safe. Raises InvalidInput."""
         thinking = False
+        reasoning: Reasoning = "none"
         if request.messages:
             text, mark = self._render(request)
             self._check_prompt(self._tokens.at_least(text), request)
             prompt = self._tokens.encode_prompt(text, mark)
             thinking = self._spec.reasoning and text.rstrip().endswith(THINK)
+            reasoning = "opened" if thinking else self._may_reason(text)
         elif isinstance(request.prompt, str):
             self._check_prompt(self._tokens.at_least(request.prompt), request)
             prompt = self._tokens.encode(request.prompt, add_special=True)
@@ -112,16 +125,13 @@ class Session:
         return Prepared(
             request=request,
             prompt=tuple(prompt),
-            sampling=self._sampling(request, len(prompt)),
+            sampling=self._sampling(request, len(prompt), reasoning),
             thinking=thinking,
         )
 
     def begin(self, id_: int, prepared: Prepared) -> None:
         """Run it. Raises InvalidInput; then nothing runs."""
         request = prepared.request
-        scores: tuple[TokenLogprob, ...] = ()
-        if request.prompt_logprobs is not None:
-            scores = self._score(prepared.prompt, request.prompt_logprobs)
         writers = [
             Writer(
                 index,
@@ -131,19 +141,27 @@ class Session:
                 reasoning=self._spec.reasoning and bool(request.messages),
                 thinking=prepared.thinking,
                 tools=bool(request.tools) and request.tool_choice != "none",
+                formatted=request.format is not None or request.tool_choice != "auto",
                 hidden=self._hidden,
             )
             for index in range(request.choices)
         ]
-        running = Running(
-            id=id_, prepared=prepared, writers=writers, sequences={}, prompt_logprobs=scores
-        )
+        running = Running(id=id_, prepared=prepared, writers=writers, sequences={})
+        if request.prompt_logprobs is None:
+            self._go(running)
+        else:
+            running.scoring = self._engine.score(prepared.prompt, request.prompt_logprobs)
+            self._scoring.append(running)
+        self._running[id_] = running
+
+    def _go(self, running: Running) -> None:
+        """Begin what it wants to be written. Raises InvalidInput; then nothing runs."""
+        prepared = running.prepared
         if not prepared.sampling.max_tokens:
-            self._running[id_] = running
             self._only_prompts.append(running)
             return
         try:
-            for index in range(request.choices):
+            for index in range(prepared.request.choices):
                 sampling = prepared.sampling
                 if sampling.seed is not None and index:
                     sampling = msgspec.structs.replace(sampling, seed=sampling.seed + index)
@@ -154,7 +172,6 @@ class Session:
             for sequence in running.sequences:
                 self._engine.cancel(sequence)
             raise
-        self._running[id_] = running
         self._of_sequence.update(dict.fromkeys(running.sequences, running))
 
     def cancel(self, id_: int) -> Ended | None:
@@ -162,6 +179,8 @@ class Session:
         running = self._running.pop(id_, None)
         if running is None:
             return None
+        if running.scoring is not None:
+            self._stop_scoring(running)
         for sequence in running.sequences:
             del self._of_sequence[sequence]
             self._engine.cancel(sequence)
@@ -174,17 +193,19 @@ class Session:
                 hint="Use /v1/completions, or push the model with a chat_template.jinja.",
                 param="messages",
             )
-        mark, messages = self._tokens.guard_messages(request.messages)
         tools = () if request.tool_choice == "none" else request.tools
-        if tools and not self._spec.tools:
+        if tools and not (self._spec.tools or self._template.takes_tools):
             raise InvalidInput("This model's chat template takes no tools.", param="tools")
         self._template.check_named(request.named)
+        asked = self._tokens.guard_chat(request.messages, tools, request.template)
         if not request.continued:
-            return self._template.render(messages, tools, request.template), mark
+            return self._template.render(asked.messages, asked.tools, asked.more), asked.mark
         # What a template puts after a turn is cut off: the turn goes on.
+        messages = list(asked.messages)
         end = free_mark(texts_of(messages))
-        messages[-1] = msgspec.structs.replace(messages[-1], content=messages[-1].content + end)
-        text = self._template.render(messages, tools, request.template, complete=True)
+        begun = (messages[-1].content or "") + end
+        messages[-1] = msgspec.structs.replace(messages[-1], content=begun)
+        text = self._template.render(messages, asked.tools, asked.more, complete=True)
         place = text.rfind(end)
         if place < 0:
             raise InvalidInput(
@@ -192,9 +213,17 @@ class Session:
                 hint="End with a message of the user.",
                 param="messages",
             )
-        return text[:place], mark
+        return text[:place], asked.mark
 
-    def _sampling(self, request: GenerateRequest, prompt: int) -> TokenSampling:
+    def _may_reason(self, prompt: str) -> Reasoning:
+        """Whether a model that has learned to think first may do so before a structured answer."""
+        assert self._template is not None
+        learned = self._spec.reasoning and THINK in self._template.source
+        return "may" if learned and not prompt.rstrip().endswith(END_THINK) else "none"
+
+    def _sampling(
+        self, request: GenerateRequest, prompt: int, reasoning: Reasoning
+    ) -> TokenSampling:
         given = request.sampling
         self._check_length(prompt, request)
         for token in given.logit_bias:
@@ -227,7 +256,7 @@ class Session:
             stop_token_ids=tuple({*stops, *given.stop_token_ids}),
             logit_bias=given.logit_bias,
             logprobs=given.logprobs,
-            grammar=grammar_of(request),
+            grammar=grammar_of(request, reasoning),
         )
 
     def _most(self, room: int, request: GenerateRequest) -> int:
@@ -266,23 +295,13 @@ class Session:
                 param="messages" if request.messages else "prompt",
             )
 
-    def _score(self, prompt: Sequence[int], top: int) -> tuple[TokenLogprob, ...]:
-        text = self._tokens.text_of
-        return tuple(
-            TokenLogprob(
-                token,
-                text(token),
-                score.logprob,
-                tuple((other, text(other), value) for other, value in score.top),
-            )
-            for token, score in zip(prompt, self._engine.score(prompt, top), strict=True)
-        )
-
     # Out of the engine
 
     def step(self) -> Step:
         """Run the model once. What goes wrong about one request ends that request alone."""
         step = Step()
+        if self._scoring:
+            self._score(self._scoring[0], step)
         while self._only_prompts:
             over = self._only_prompts.pop()
             try:
@@ -325,7 +344,37 @@ class Session:
 
     def busy(self) -> bool:
         """Whether a step would do anything."""
-        return bool(self._only_prompts) or self._engine.busy()
+        return bool(self._scoring or self._only_prompts) or self._engine.busy()
+
+    def _score(self, running: Running, step: Step) -> None:
+        """One more piece of the scores of a prompt; then its answer begins."""
+        assert running.scoring is not None
+        text = self._tokens.text_of
+        try:
+            piece = next(running.scoring, None)
+            if piece is None:
+                self._stop_scoring(running)
+                self._go(running)
+                return
+            told = running.prepared.prompt[len(running.prompt_logprobs) :]
+            running.prompt_logprobs += [
+                TokenLogprob(
+                    token,
+                    text(token),
+                    score.logprob,
+                    tuple((other, text(other), value) for other, value in score.top),
+                )
+                for token, score in zip(told, piece, strict=False)
+            ]
+        except Exception as error:  # noqa: BLE001 - becomes the answer to this one request
+            self.cancel(running.id)
+            step.failed.append((running.id, error))
+
+    def _stop_scoring(self, running: Running) -> None:
+        if running.scoring is not None:
+            running.scoring.close()
+            running.scoring = None
+            self._scoring.remove(running)
 
     def _end_prompt(self, running: Running, step: Step) -> None:
         """End a request that wants no token."""
@@ -354,28 +403,22 @@ class Session:
             running.kept.append(delta)
 
 
-def grammar_of(request: GenerateRequest) -> Grammar | None:
-    """What the answer's text must fit; None where it is free."""
-    tools: list[dict[str, Any]] = []
-    choice = request.tool_choice
-    if request.tools and choice != "none":
-        wanted = [t for t in request.tools if not choice.startswith("=") or t.name == choice[1:]]
-        tools = [{"name": tool.name, "parameters": tool.parameters} for tool in wanted]
-    if tools:
-        if request.format is not None:
-            raise InvalidInput(
-                "response_format and tools cannot be combined.", param="response_format"
-            )
-        text = json.dumps(
-            {
-                "required": choice != "auto",
-                "parallel": request.parallel_tool_calls and not choice.startswith("="),
-                "tools": tools,
-            }
-        )
-        return Grammar(kind="tools", text=text)
-    if request.format is None:
-        return None
-    if request.format.kind == "json_object":
-        return Grammar(kind="json_object", text="")
-    return Grammar(kind="json_schema", text=json.dumps(request.format.schema))
+def grammar_of(request: GenerateRequest, reasoning: Reasoning = "none") -> Grammar | None:
+    """What the answer's text must fit after the `reasoning`; None where it is free."""
+    choice, format_ = request.tool_choice, request.format
+    text = ""
+    if format_ is not None and format_.kind == "json_schema":
+        text = json.dumps(format_.schema)
+    if not request.tools or choice == "none":
+        if format_ is None:
+            return None
+        return Grammar(kind=format_.kind, text=text, reasoning=reasoning)
+    wanted = [t for t in request.tools if not choice.startswith("=") or t.name == choice[1:]]
+    schema = format_.schema if text else {"type": "object"}  # type: ignore[union-attr]
+    told = {
+        "required": choice != "auto",
+        "parallel": request.parallel_tool_calls and not choice.startswith("="),
+        "tools": [{"name": tool.name, "parameters": tool.parameters} for tool in wanted],
+        "schema": None if format_ is None else schema,
+    }
+    return Grammar(kind="tools", text=json.dumps(told), reasoning=reasoning)

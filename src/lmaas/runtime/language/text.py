@@ -1,26 +1,15 @@
 """One answer as it grows: tokens become text, reasoning and tool calls, up to a stop string.
 
 Text that may turn out to be the start of a stop string or of a tag is held back until it is known.
-Knows one format of tool calls, the most used one: `<tool_call>{"name": …, "arguments": …}
-</tool_call>` (Hermes, Qwen).
 """
 
-import json
-import re
-import secrets
 from collections.abc import Sequence
 from enum import Enum
-from typing import Final
 
 from lmaas.language import CallDelta, Delta, Finish, TokenLogprob
+from lmaas.runtime.language.calls import CALL, END_CALL, END_THINK, THINK, Call
 from lmaas.runtime.language.engine import TokenScore
 from lmaas.runtime.language.tokens import Tokens
-
-THINK, END_THINK = "<think>", "</think>"
-CALL, END_CALL = "<tool_call>", "</tool_call>"
-_HEAD: Final = re.compile(
-    r'\A\s*\{\s*"name"\s*:\s*"((?:[^"\\]|\\.)*)"\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=[{\[])'
-)
 
 
 class Mode(Enum):
@@ -35,7 +24,8 @@ class Reader:
     """Takes an answer's text apart as it grows: reasoning, tool calls, up to a stop string.
 
     `reasoning` and `tools` say whether such tags mean something here; `thinking` that the prompt
-    has opened the reasoning already.
+    has opened the reasoning already; `formatted` that an answer is either calls or a text that may
+    spell their tags.
     """
 
     def __init__(
@@ -45,16 +35,18 @@ class Reader:
         reasoning: bool = False,
         thinking: bool = False,
         tools: bool = False,
+        formatted: bool = False,
     ) -> None:
         self.stop = ""
         self.stopped = False
         self._stops = tuple(stops)
         self._tools = tools
+        self._formatted = formatted
         self._mode = Mode.REASONING if thinking else Mode.TEXT
         self._may_think = reasoning and not thinking
         self._trim = thinking
         self._held = ""
-        self._call = _Call(0)
+        self._call = Call(0)
         self._calls = 0
         self._text: list[str] = []
         self._reasoning: list[str] = []
@@ -105,14 +97,15 @@ class Reader:
                 return
 
     def _advance_text(self) -> None:
+        if self._may_think and not _may_begin(self._held, THINK):
+            self._may_think = False
+        if self._formatted and not self._may_think and not _may_begin(self._held, CALL):
+            self._formatted, self._tools = False, self.called
         tags = [*self._stops]
         if self._tools:
             tags.append(CALL)
         if self._may_think:
-            if self._held.lstrip() and not THINK.startswith(self._held.lstrip()[: len(THINK)]):
-                self._may_think = False
-            else:
-                tags.append(THINK)
+            tags.append(THINK)
         if not tags:
             text, self._held = self._held, ""
             self._emit(text)
@@ -132,7 +125,7 @@ class Reader:
             return
         if tag == CALL and self._tools:
             self._emit(text.rstrip() if not self._held.strip() else text)
-            self._mode, self._call = Mode.CALL, _Call(self._calls)
+            self._mode, self._call = Mode.CALL, Call(self._calls)
             return
         self._emit(text)
         self._held = ""
@@ -153,15 +146,12 @@ class Reader:
         self._mode, self._trim = Mode.TEXT, True
 
     def _advance_call(self) -> None:
-        start, tag = _first(self._held, (END_CALL,))
-        if tag is None:
-            keep = _overlap(self._held, (END_CALL,))
-            cut = len(self._held) - keep
-            self._pieces += self._call.feed(self._held[:cut])
-            self._held = self._held[cut:]
+        pieces, size, ended = self._call.feed(self._held)
+        self._pieces += pieces
+        self._held = self._held[size:]
+        if not ended:
             return
-        self._pieces += self._call.feed(self._held[:start])
-        self._held = self._held[start + len(tag) :]
+        self._held = self._held[len(END_CALL) :]
         self._pieces += self._call.end()
         if self._call.named:
             self._calls += 1
@@ -171,11 +161,12 @@ class Reader:
 
     def _text_of_call(self, held: str) -> None:
         """The answer ended inside a call."""
-        self._pieces += self._call.feed(held)
+        pieces, size, _ = self._call.feed(held)
+        self._pieces += pieces
         if self._call.named:
             self._calls += 1
         else:
-            self._emit_text(CALL + self._call.raw)
+            self._emit_text(CALL + self._call.raw + held[size:])
 
     def _emit(self, text: str) -> None:
         if self._trim:
@@ -210,6 +201,7 @@ class Writer:
         reasoning: bool = False,
         thinking: bool = False,
         tools: bool = False,
+        formatted: bool = False,
         hidden: frozenset[int] = frozenset(),
     ) -> None:
         self.made = 0
@@ -219,7 +211,9 @@ class Writer:
         self._tokens = tokens
         self._stream = tokens.stream()
         self._hidden = hidden
-        self._reader = Reader(stops=stops, reasoning=reasoning, thinking=thinking, tools=tools)
+        self._reader = Reader(
+            stops=stops, reasoning=reasoning, thinking=thinking, tools=tools, formatted=formatted
+        )
         self._told = 0
         self._logprobs: list[TokenLogprob] = []
 
@@ -276,74 +270,6 @@ class Writer:
         return delta
 
 
-class _Call:
-    """One tool call while it is written: its name as soon as it is there, then its arguments."""
-
-    def __init__(self, position: int) -> None:
-        self.raw = ""
-        self.named = False
-        self._position = position
-        self._sent = 0
-        self._depth = 0
-        self._in_text = False
-        self._escaped = False
-        self._complete = False
-
-    def feed(self, text: str) -> list[CallDelta]:
-        self.raw += text
-        pieces: list[CallDelta] = []
-        if not self.named:
-            head = _HEAD.match(self.raw)
-            if head is None:
-                return pieces
-            try:
-                name = str(json.loads(f'"{head.group(1)}"'))
-            except ValueError:
-                return pieces
-            self.named = True
-            self._sent = head.end()
-            pieces.append(CallDelta(self._position, _call_id(), name))
-        start = self._sent
-        while self._sent < len(self.raw) and not self._complete:
-            self._scan(self.raw[self._sent])
-            self._sent += 1
-        if self._sent > start:
-            pieces.append(CallDelta(self._position, arguments=self.raw[start : self._sent]))
-        return pieces
-
-    def end(self) -> list[CallDelta]:
-        """The whole call at once where its parts came in another order."""
-        if self.named:
-            return []
-        try:
-            call = json.loads(self.raw)
-            name = call["name"]
-            arguments = call.get("arguments", call.get("parameters", {}))
-        except (ValueError, TypeError, KeyError, AttributeError):
-            return []
-        if not isinstance(name, str):
-            return []
-        self.named = True
-        text = arguments if isinstance(arguments, str) else json.dumps(arguments)
-        return [CallDelta(self._position, _call_id(), name, text)]
-
-    def _scan(self, character: str) -> None:
-        if self._in_text:
-            if self._escaped:
-                self._escaped = False
-            elif character == "\\":
-                self._escaped = True
-            elif character == '"':
-                self._in_text = False
-        elif character == '"':
-            self._in_text = True
-        elif character in "{[":
-            self._depth += 1
-        elif character in "}]":
-            self._depth -= 1
-            self._complete = self._depth == 0
-
-
 def _merged(pieces: Sequence[CallDelta]) -> tuple[CallDelta, ...]:
     """The pieces with those of one call joined."""
     by_position: dict[int, CallDelta] = {}
@@ -359,8 +285,10 @@ def _merged(pieces: Sequence[CallDelta]) -> tuple[CallDelta, ...]:
     return tuple(by_position.values())
 
 
-def _call_id() -> str:
-    return f"call_{secrets.token_hex(12)}"
+def _may_begin(text: str, tag: str) -> bool:
+    """Whether the text, but for blanks, begins with the tag, or may when it goes on."""
+    begun = text.lstrip()
+    return tag.startswith(begun) or begun.startswith(tag)
 
 
 def _first(text: str, tags: Sequence[str]) -> tuple[int, str | None]:

@@ -5,11 +5,15 @@ inside such spellings and the pieces are encoded one by one.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
 
 from lmaas.errors import InvalidInput, LMaaSError
-from lmaas.language import ChatMessage, ToolCall
+from lmaas.language import ChatMessage, Tool, ToolCall
 from lmaas.runtime.language.token_stream import TokenStream, byte_tokens
 
 BREAKS = tuple(chr(code) for code in range(0xFDD0, 0xFDF0))
@@ -77,30 +81,40 @@ class Tokens:
 
         return mark, [pattern.sub(cut, text) for text in texts]
 
-    def guard_messages(self, messages: Sequence[ChatMessage]) -> tuple[str, list[ChatMessage]]:
-        """A mark, and messages in which nothing is left that would be read as a special token."""
-        mark, _ = self.guard(texts_of(messages))
+    def guard_chat(
+        self,
+        messages: Sequence[ChatMessage],
+        tools: Sequence[Tool] = (),
+        more: Mapping[str, Any] | None = None,
+    ) -> "Guarded":
+        """A conversation, its tools and the template's variables, in which nothing is left that
+        would be read as a special token.
+        """
+        told = [msgspec.structs.asdict(tool) for tool in tools]
+        mark = free_mark([*texts_of(messages), *_texts_in(told), *_texts_in(more)])
+
+        def safe(text: str, *, own: bool = False) -> str:
+            return self.guard((text,), only_special=own, mark=mark)[1][0]
+
         guarded = []
         for message in messages:
-            own = message.role == "assistant"
-
-            def safe(text: str, own: bool = own) -> str:
-                return self.guard((text,), only_special=own, mark=mark)[1][0]
-
+            # What a model wrote may be its own tags.
+            keep = partial(safe, own=message.role == "assistant")
             guarded.append(
-                ChatMessage(
-                    role=message.role,
-                    content=safe(message.content),
-                    name=None if message.name is None else safe(message.name),
-                    reasoning=None if message.reasoning is None else safe(message.reasoning),
-                    tool_call_id=message.tool_call_id,
+                msgspec.structs.replace(
+                    message,
+                    content=None if message.content is None else keep(message.content),
+                    name=None if message.name is None else keep(message.name),
+                    reasoning=None if message.reasoning is None else keep(message.reasoning),
                     tool_calls=tuple(
-                        ToolCall(id=call.id, name=safe(call.name), arguments=safe(call.arguments))
+                        ToolCall(id=call.id, name=keep(call.name), arguments=keep(call.arguments))
                         for call in message.tool_calls
                     ),
                 )
             )
-        return mark, guarded
+        return Guarded(
+            mark, guarded, [Tool(**_mapped(tool, safe)) for tool in told], _mapped(more or {}, safe)
+        )
 
     def text_of(self, token: int) -> str:
         """One token as text, as far as it is text by itself."""
@@ -115,11 +129,19 @@ class Tokens:
         return TokenStream(self._raw, self._bytes)
 
 
-def free_mark(texts: Iterable[str]) -> str:
+class Guarded(NamedTuple):
+    """What a prompt is rendered from, and the mark at which it is cut then."""
+
+    mark: str
+    messages: list[ChatMessage]
+    tools: list[Tool]
+    more: dict[str, Any]
+
+
+def free_mark(texts: Sequence[str]) -> str:
     """A noncharacter that none of the texts has."""
-    used = set().union(*map(set, texts)) if texts else set()
     for mark in BREAKS:
-        if mark not in used:
+        if not any(mark in text for text in texts):
             return mark
     raise InvalidInput("The text holds all of Unicode's noncharacters.", param="messages")
 
@@ -128,9 +150,33 @@ def texts_of(messages: Sequence[ChatMessage]) -> list[str]:
     """All texts that callers wrote."""
     found = []
     for message in messages:
-        found += [message.content, message.name or "", message.reasoning or ""]
+        found += [message.content or "", message.name or "", message.reasoning or ""]
         found += [part for call in message.tool_calls for part in (call.name, call.arguments)]
     return found
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    """All texts in what JSON can say, names of properties too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield name
+            yield from _texts_in(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _texts_in(inner)
+
+
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+    """The same with every text in it changed."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {change(name): _mapped(inner, change) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_mapped(inner, change) for inner in value]
+    return value
 
 
 def any_of(spelled: Iterable[str]) -> re.Pattern[str] | None:

@@ -17,6 +17,7 @@ from lmaas.runtime.language.engine import (
     EngineOptions,
     EngineStats,
     Output,
+    Scores,
     TokenSampling,
     TokenScore,
 )
@@ -135,11 +136,11 @@ class TorchEngine:
         """Whether anything runs or waits."""
         return bool(self._running or self._reading or self._waiting)
 
-    def score(self, prompt: Sequence[int], top: int) -> list[TokenScore]:
+    def score(self, prompt: Sequence[int], top: int) -> Scores:
         """The log probability of each token of `prompt` given those before it (None: the first)."""
         assert self._model is not None
         self._check_prompt(prompt)
-        scores = [TokenScore(None)]
+        yield [TokenScore(None)]
         slab = self._model.store()
         slab.open(len(prompt))
         size = SCORED_TOKENS if self._model.in_pieces else len(prompt)
@@ -147,8 +148,7 @@ class TorchEngine:
             piece = prompt[start : min(start + size, len(prompt) - 1)]
             logits = self._model.forward(slab, [list(piece)], every=True)[0]
             told = prompt[start + 1 : start + 1 + len(piece)]
-            scores += scores_of(logits, told, [top] * len(piece))
-        return scores
+            yield scores_of(logits, told, [top] * len(piece))
 
     def stats(self) -> EngineStats:
         """How full the cache is."""
