@@ -70,6 +70,13 @@ def _event(tell: Tell, kind: Any, text: str, **data: Any) -> None:
     tell(JobEvent(type=kind, message=text, created_at=time.time(), data=data))
 
 
+def located(job: Job) -> tuple[dict[str, Any], list[Path]]:
+    """A recipe, whose data are paths, and those of them that are there."""
+    given = job.recipe.get("data", {}).values()
+    paths = [Path(value) for value in given if isinstance(value, str)]
+    return job.recipe, [path for path in paths if path.exists()]
+
+
 class Bench:
     """A home with a queue, a registry and, between `start` and `stop`, a runner."""
 
@@ -94,7 +101,7 @@ class Bench:
             self.registry.data_version,
             publish=self._publish,
             unpack=lambda job, folder: False,
-            locate=lambda job: (job.recipe, []),
+            locate=located,
             **{**given, **options},
         )
 

@@ -33,7 +33,8 @@ from lmaas.placement.probe import missing
 from lmaas.serving.metrics import Metrics
 from lmaas.serving.plan import MIB, needed_bytes
 from lmaas.serving.pool import Pool
-from lmaas.types import TENANT, FileRef, ModelVersion, Payload, WorkerStatus
+from lmaas.serving.worker import Worker
+from lmaas.types import TENANT, FileRef, LanguageSpec, ModelVersion, Payload, WorkerStatus
 
 
 def tensors(values: Any) -> Payload:
@@ -486,3 +487,53 @@ def test_worker_does_not_outlive_a_killed_server(tmp_path: Path) -> None:
     while worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < limit, "the worker is still there"
         time.sleep(0.05)
+
+
+def test_watching_goes_on_after_a_fault_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        async with serving(tmp_path, heartbeat_s=0.05, request_timeout_s=1.0) as this:
+            await this.pool.load(this.add)
+            faults = 3
+
+            def tick(self: Worker, now: float, *, late: bool) -> None:
+                nonlocal faults
+                if faults:
+                    faults -= 1
+                    raise ZeroDivisionError
+                whole(self, now, late=late)
+
+            whole = Worker.tick
+            monkeypatch.setattr(Worker, "tick", tick)
+            await until(lambda: not faults)
+            assert not this.pool.ready()
+            await until(this.pool.ready)
+
+    asyncio.run(run())
+
+
+def test_models_without_other_forms_are_never_loaded_anew(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with serving(tmp_path, heartbeat_s=0.02) as this:
+            plain = msgspec.structs.replace(
+                this.add,
+                manifest=msgspec.structs.replace(
+                    this.add.manifest,
+                    signature=msgspec.structs.replace(
+                        this.add.manifest.signature,
+                        language=LanguageSpec(
+                            architecture="BertModel", context_length=8, vocabulary_size=9
+                        ),
+                    ),
+                ),
+            )
+            await this.pool.load(plain)
+            for number in range(5):
+                # Each change of the database has forms looked at again.
+                this.models.set_alias(TENANT, "add", f"alias{number}", 1)
+                await asyncio.sleep(0.05)
+            assert this.models.unpacked == [this.add.ref]
+            assert [status.restarts for status in this.pool.status()] == [0]
+
+    asyncio.run(run())

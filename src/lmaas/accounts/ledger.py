@@ -25,6 +25,7 @@ from lmaas.accounts.usage import insert, spent
 from lmaas.errors import InsufficientQuota, LMaaSError, RateLimited, Unavailable
 from lmaas.language import Usage
 from lmaas.registry.store import Registry
+from lmaas.supervision import Supervisor
 from lmaas.types import KeyRecord, ModelVersion
 
 log = logging.getLogger(__name__)
@@ -41,11 +42,13 @@ class Ledger:
     def __init__(
         self,
         registry: Registry,
+        supervisor: Supervisor | None = None,
         *,
         now: Callable[[], float] = time.time,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._registry = registry
+        self._supervisor = supervisor or Supervisor()
         self._database = registry.database
         self._journal = Journal(self._database.path.parent)
         self._tally = Tally(self._journal.folder)
@@ -73,7 +76,7 @@ class Ledger:
     async def start(self) -> None:
         """Take the home's accounts, if no other process has them, and write rows as they come."""
         await asyncio.to_thread(self.open)
-        self._flusher = asyncio.create_task(self._flush_often())
+        self._flusher = self._supervisor.keep("ledger", self._flush_often)
 
     async def close(self) -> None:
         """Write what is left. Requests that still run may settle after it: the next start sees."""

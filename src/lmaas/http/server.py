@@ -58,7 +58,7 @@ async def serve(service: Service, listener: socket.socket) -> None:
     await service.start()
     await service.start_jobs()
     server = await loop.create_server(connections.make, sock=listener, backlog=BACKLOG)
-    watch = asyncio.create_task(connections.watch())
+    watch = service.supervisor.keep("connections", connections.watch)
     await stop.wait()
     draining = asyncio.ensure_future(_drain(service, connections))
     forced = asyncio.ensure_future(force.wait())

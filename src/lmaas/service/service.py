@@ -42,6 +42,7 @@ from lmaas.serving.metrics import Metrics
 from lmaas.serving.outside import Outside
 from lmaas.serving.pool import Pool
 from lmaas.serving.router import Router
+from lmaas.supervision import Supervisor
 from lmaas.types import (
     Answer,
     KeyRecord,
@@ -82,10 +83,11 @@ class Service:
         self.registry = Registry(self.home)
         self.keys = Keys(self.registry)
         self.terms = Terms(self.registry.database)
-        self.ledger = Ledger(self.registry)
+        self.supervisor = Supervisor()
+        self.ledger = Ledger(self.registry, self.supervisor)
         self.responses = Responses(self.registry.database)
-        self.metrics = Metrics()
-        self.pool = Pool(settings, self.registry, self.metrics)
+        self.metrics = Metrics(self.supervisor.failures)
+        self.pool = Pool(settings, self.registry, self.metrics, self.supervisor)
         self.router = Router(self.registry, self.pool)
         self.cache = ResponseCache(settings.response_cache_bytes, settings.redis_url)
         self._outside = Outside(settings.webhook_allow)

@@ -1,9 +1,11 @@
 """What is counted, in Prometheus terms. Knows no workers: it is told, and asks one callback."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from lmaas.language import Usage
@@ -25,7 +27,9 @@ class Metrics(Collector):
     `statistics` are by tenant, for who calls.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, failures: Mapping[str, int] = MappingProxyType({})) -> None:
+        """`failures` tells how often each long-lived task has failed."""
+        self._failures = failures
         self.statistics = Statistics()
         self._registry = CollectorRegistry()
         self._depths: Depths | None = None
@@ -112,7 +116,7 @@ class Metrics(Collector):
         """The Prometheus text format."""
         return generate_latest(self._registry)
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         """Gauges that are read, not kept. Called by the registry."""
         depths = self._depths() if self._depths else {}
         queue = GaugeMetricFamily(
@@ -128,4 +132,12 @@ class Metrics(Collector):
             cache.add_metric((model,), cache_used)
         yield queue
         yield cache
+        failures = CounterMetricFamily(
+            "lmaas_task_failures",
+            "Times that a long-lived task of the server failed and was started again.",
+            labels=("task",),
+        )
+        for name, count in self._failures.items():
+            failures.add_metric((name,), count)
+        yield failures
         yield GaugeMetricFamily("lmaas_loaded_models", "Models loaded now.", value=len(depths))

@@ -20,11 +20,12 @@ from lmaas.serving.generation import Answered, Receiver
 from lmaas.serving.launch import renewed
 from lmaas.serving.metrics import Metrics
 from lmaas.serving.plan import MIB, Held, machine_budget_bytes, make_plan
-from lmaas.serving.prepare import Need, name_of_form, need_of
+from lmaas.serving.prepare import Need, has_forms, name_of_form, need_of
 from lmaas.serving.quarantine import Quarantine
 from lmaas.serving.served import Served
 from lmaas.serving.upstream import Upstream
 from lmaas.serving.worker import Prepared, Worker
+from lmaas.supervision import Supervisor
 from lmaas.types import TENANT, Answer, FileRole, ModelVersion, Payload, WorkerStatus
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,10 @@ class Store(Protocol):
         """The version that `ref` names now."""
         ...
 
+    def data_version(self) -> int:
+        """Changes whenever any process commits."""
+        ...
+
     def unpack(
         self, version: ModelVersion, folder: Path, roles: tuple[FileRole, ...] = ...
     ) -> Path:
@@ -55,8 +60,15 @@ class Store(Protocol):
 class Pool:
     """Serves any version it is given, each from a worker of its own."""
 
-    def __init__(self, settings: Settings, registry: Store, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Store,
+        metrics: Metrics,
+        supervisor: Supervisor | None = None,
+    ) -> None:
         self._settings = settings
+        self._supervisor = supervisor or Supervisor()
         self._registry = registry
         self._metrics = metrics
         self._quarantine = Quarantine()
@@ -75,6 +87,7 @@ class Pool:
         self._ticker: asyncio.Task[None] | None = None
         self._unpinned: set[str] = set()
         self._pins_live = False
+        self._seen = -1
         self._closing = False
 
     async def start(self) -> None:
@@ -83,7 +96,7 @@ class Pool:
         self._sockets = self._socket_folder()
         self._metrics.watch(self._depths)
         await self._keep_pinned()
-        self._ticker = asyncio.create_task(self._tick())
+        self._ticker = self._supervisor.keep("pool", self._tick)
 
     def _socket_folder(self) -> Path:
         """Beside the files, where the next start clears it, unless that path is too long."""
@@ -168,9 +181,11 @@ class Pool:
         return [worker.status() for worker in (*self._all(), *failed)]
 
     def ready(self) -> bool:
-        """Whether calls can be answered: nothing pinned or loaded is without a live worker."""
+        """Whether calls can be answered: nothing pinned or loaded is without a live worker, and
+        no task of the server is down."""
         lost = any(worker.lost for worker in self._workers.values())
-        return not self._closing and self._pins_live and not lost
+        held_up = lost or bool(self._supervisor.down)
+        return not self._closing and self._pins_live and not held_up
 
     def _worker(self, version: ModelVersion) -> Served:
         """The worker of `version`; a new one, loading, at first. All first calls share it."""
@@ -304,23 +319,30 @@ class Pool:
                         continue
                     log.info("Unloading %s: idle for %.0f s.", worker.version.ref, idle_s)
                     await self._unload(worker, now)
-            await self._keep_pinned()
-            await self._renew_forms()
+            if self._settings.pinned:
+                await self._keep_pinned()
+            changed = await asyncio.to_thread(self._registry.data_version)
+            if changed != self._seen or self._not_renewed:
+                # Forms change with the database alone; one that failed to load is tried again.
+                self._seen = changed
+                await self._renew_forms()
 
     async def _renew_forms(self) -> None:
         """Begin to replace the language models that have a better form than what is loaded."""
         loop = asyncio.get_running_loop()
         for key, worker in list(self._workers.items()):
-            manifest = worker.version.manifest
-            if manifest.signature.language is None or manifest.upstream is not None:
+            if not has_forms(worker.version) or key in self._renewals:
                 continue
-            if key in self._renewals or self._not_renewed.get(key, 0.0) > loop.time():
+            if self._not_renewed.get(key, 0.0) > loop.time():
                 continue
+            self._not_renewed.pop(key, None)
             try:
                 version, form = await asyncio.to_thread(self._newest, worker.version)
             except LMaaSError as error:
                 log.debug("%s stays as it is: %s", worker.version.ref, error)
                 continue
+            if not worker.form:
+                self._seen = -1  # it still loads: look again
             if worker.form in ("", form) or self._workers.get(key) is not worker:
                 continue
             assert self._sockets is not None

@@ -101,6 +101,11 @@ def choose_form(version: ModelVersion, settings: Settings) -> Form:
     return Form(engine, variant, precision, role, on_gpu, reason)
 
 
+def has_forms(version: ModelVersion) -> bool:
+    """Whether a version can get another form than it is loaded in: compression makes them."""
+    return version.manifest.task == "text-generation" and version.manifest.upstream is None
+
+
 def name_of_form(version: ModelVersion, settings: Settings) -> str:
     """The name of the form that a language model has when it is loaded now."""
     if version.manifest.upstream is not None:
