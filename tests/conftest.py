@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from lmaas.aside import GUARD
 from servers import Running, publish_digits, publish_language, serving
+
+# Servers of tests fail where their event loop would wait for the database or for files.
+os.environ[GUARD] = "1"
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in what a script puts into the background. Processes that tests interrupt would inherit it.

@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from lmaas.config import Settings
-from lmaas.http.connection import BUFFER_BYTES, Connections
+from lmaas.http.bounds import BOUNDS
+from lmaas.http.connection import Connections
 from lmaas.http.exchange import Exchange
 from servers import Running, png, publish_digits, serving
 
@@ -200,7 +201,7 @@ def test_who_waits_for_an_answer_is_watched(pieces: int) -> None:
         gone = asyncio.Event()
 
         async def app(exchange: Exchange) -> None:
-            got.append(await exchange.body(10 * BUFFER_BYTES))
+            got.append(await exchange.body(10 * BOUNDS.body_buffer_bytes))
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
@@ -210,7 +211,7 @@ def test_who_waits_for_an_answer_is_watched(pieces: int) -> None:
         wire = Wire()
         connection = Connections(app, Settings()).make()
         connection.connection_made(wire)
-        size = 2 * BUFFER_BYTES
+        size = 2 * BOUNDS.body_buffer_bytes
         connection.data_received(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size)
         for _ in range(pieces):
             connection.data_received(b"x" * (size // pieces))

@@ -66,6 +66,14 @@ class Keys:
         self._seen = -1
         return record, text
 
+    def fresh(self) -> bool:
+        """Whether `check` has what it needs in memory."""
+        return self._seen == self._database.data_version()
+
+    def refresh(self) -> None:
+        """Have what `check` needs in memory."""
+        self._rows()
+
     def check(self, text: str) -> KeyRecord:
         """The key that `text` is. Raises Unauthorized, the same for every reason.
 

@@ -7,6 +7,7 @@ Knows no models and no transport.
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import threading
 import time
@@ -26,10 +27,12 @@ from lmaas.errors import InsufficientQuota, LMaaSError, RateLimited, Unavailable
 from lmaas.language import Usage
 from lmaas.registry.store import Registry
 from lmaas.supervision import Supervisor
-from lmaas.types import KeyRecord, ModelVersion
+from lmaas.types import KeyRecord
 
 log = logging.getLogger(__name__)
 
+FRESH_NS: Final = 50_000_000
+"""For so long what `freshen` read holds, though somebody commits meanwhile."""
 FLUSH_S: Final = 2.0
 SERVER_ENDED: Final = "server_ended"
 """The error of requests that ran when the server was killed."""
@@ -63,6 +66,7 @@ class Ledger:
         self._limits: AllLimits = {}
         self._prices: AllPrices = {}
         self._price_of: dict[tuple[str, str], Price] = {}
+        self._fresh_until_ns = 0
         self._levels: dict[tuple[str, str], Level] = {}
         self._levels_of: dict[tuple[str, str], tuple[Level, ...]] = {}
         self._running: dict[str, Admission] = {}
@@ -131,21 +135,39 @@ class Ledger:
 
     # Requests
 
-    def count(
-        self, key: KeyRecord, ref: str, endpoint: str, resolve: Callable[[str, str], ModelVersion]
-    ) -> "Counted | None":
-        """A call without tokens that nothing bounds and that costs nothing; None: use `admit`.
+    def stale(self, key: KeyRecord) -> bool:
+        """Whether what `key` may do must be read from the database first: `freshen`."""
+        if self._seen != self._database.data_version():
+            return True
+        levels = self._levels_of.get((key.tenant, key.id), ())
+        return any(map(_period_is_over, levels, itertools.repeat(self._now())))
 
-        `resolve` says, for a tenant, which version `ref` names; it is asked once until something
-        changes.
-        """
+    def freshen(self, key: KeyRecord) -> None:
+        """Read limits, prices and what was spent in a new period; then calls wait for nothing."""
+        self._refresh(self._database.data_version())
+        self._fresh_until_ns = self._monotonic_ns() + FRESH_NS
+        self._open_periods(self._find_levels(key.tenant, key.id), self._now())
+
+    def _look(self) -> None:
+        """Read limits and prices again, where that was not done just now."""
         version = self._database.data_version()
-        if version != self._seen:
+        if version != self._seen and self._monotonic_ns() >= self._fresh_until_ns:
             self._refresh(version)
+
+    def count(
+        self, key: KeyRecord, ref: str, endpoint: str, model: str | None = None
+    ) -> "Counted | None":
+        """A call without tokens that nothing bounds and that costs nothing.
+
+        `model` is the version that `ref` names. None where it is not told and was not told since
+        something changed, and where the call needs `admit`.
+        """
+        self._look()
         with self._lock:
             counter = self._tally.known.get((key.id, ref, endpoint))
             if counter is None:
-                model = resolve(key.tenant, ref).ref
+                if model is None:
+                    return None
                 if not self._open or not self._is_free(key, model):
                     return None
                 place = Place(key.tenant, key.id, model, endpoint, self._now())
@@ -189,9 +211,7 @@ class Ledger:
         prompt's, the price is held exactly; without, the dearer kind counts. Raises RateLimited,
         InsufficientQuota; Unavailable where another process holds the accounts; StorageFull.
         """
-        version = self._registry.data_version()
-        if version != self._seen:
-            self._refresh(version)
+        self._look()
         tenant, now = key.tenant, self._now()
         price = self._price_of.get((tenant, model)) or self._find_price(tenant, model)
         begun = Begun(request_id, tenant, key.id, model, endpoint, now)
@@ -227,9 +247,7 @@ class Ledger:
         Raises what `admit` would raise however few tokens a request has, so that none are counted
         for who may not ask at all.
         """
-        version = self._registry.data_version()
-        if version != self._seen:
-            self._refresh(version)
+        self._look()
         tenant, now = key.tenant, self._now()
         levels = self._levels_of.get((tenant, key.id)) or self._find_levels(tenant, key.id)
         self._open_periods(levels, now)
@@ -391,7 +409,7 @@ class Ledger:
 
     def _open_periods(self, levels: Iterable[Level], now: float) -> None:
         for level in levels:
-            if level.period is not None and not level.period.start <= now < level.period.end:
+            if _period_is_over(level, now):
                 self._open_period(level, now)
 
     def _open_period(self, level: Level, now: float) -> None:
@@ -501,3 +519,7 @@ def _tell_soft(level: Level) -> None:
     if period is not None and not period.told:
         period.told = True
         log.warning("The soft budget of %s %s is passed.", level.tenant, level.name)
+
+
+def _period_is_over(level: Level, now: float) -> bool:
+    return level.period is not None and not level.period.start <= now < level.period.end

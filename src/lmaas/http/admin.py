@@ -52,30 +52,32 @@ async def whoami(service: Service, exchange: Exchange, path: dict[str, str]) -> 
 
 async def models(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """The latest version of every model, in full."""
-    exchange.send_json(service.catalog.latest(exchange.tenant))
+    exchange.send_json(await service.read(service.catalog.latest, exchange.tenant))
 
 
 async def model(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """One version in full."""
-    exchange.send_json(service.catalog.get(exchange.tenant, path["ref"]))
+    exchange.send_json(await service.find(exchange.tenant, path["ref"]))
 
 
 async def card(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """The model card of a version, in Markdown with a YAML header; empty where it has none."""
-    version = service.catalog.get(exchange.tenant, path["ref"])
+    version = await service.find(exchange.tenant, path["ref"])
     exchange.send(version.manifest.card.encode(), kind=MARKDOWN)
 
 
 async def curves(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """The learning curves of a trained version, as a picture."""
     await download.send(
-        exchange, service.catalog.file(exchange.tenant, path["ref"], CURVES_FILE), b"image/png"
+        exchange,
+        await service.read(service.catalog.file, exchange.tenant, path["ref"], CURVES_FILE),
+        b"image/png",
     )
 
 
 async def versions(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """All versions of a model, oldest first."""
-    exchange.send_json(service.catalog.versions(exchange.tenant, path["ref"]))
+    exchange.send_json(await service.read(service.catalog.versions, exchange.tenant, path["ref"]))
 
 
 async def remove(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
@@ -83,7 +85,11 @@ async def remove(service: Service, exchange: Exchange, path: dict[str, str]) -> 
     text = exchange.query.get("force", "false")
     if text not in ("true", "false"):
         raise InvalidInput(f"force is true or false; received {text!r}.", param="force")
-    exchange.send_json(service.catalog.remove(exchange.tenant, path["ref"], force=text == "true"))
+    exchange.send_json(
+        await service.write(
+            service.catalog.remove, exchange.tenant, path["ref"], force=text == "true"
+        )
+    )
 
 
 async def load(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
@@ -121,27 +127,31 @@ async def set_alias(service: Service, exchange: Exchange, path: dict[str, str]) 
     """Point an alias at a version; callers of the alias move at once."""
     body = read(await exchange.body(MAX_BODY_BYTES), AliasBody)
     tenant, name, alias = exchange.tenant, path["ref"], path["alias"]
-    exchange.send_json(service.catalog.set_alias(tenant, name, alias, body.version))
+    exchange.send_json(
+        await service.write(service.catalog.set_alias, tenant, name, alias, body.version)
+    )
 
 
 async def remove_alias(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Remove an alias; the version that it names stays."""
-    service.catalog.remove_alias(exchange.tenant, path["ref"], path["alias"])
+    await service.write(service.catalog.remove_alias, exchange.tenant, path["ref"], path["alias"])
     exchange.send_json({"removed": f"{path['ref']}@{path['alias']}"})
 
 
 async def keys(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """All keys, without their secrets."""
-    exchange.send_json(service.list_keys(exchange.tenant))
+    exchange.send_json(await service.read(service.list_keys, exchange.tenant))
 
 
 async def create_key(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Make a key; its text is told this once."""
     body = read(await exchange.body(MAX_BODY_BYTES), KeyBody)
-    record, text = service.create_key(exchange.tenant, body.name, body.scopes, body.limits)
+    record, text = await service.write(
+        service.create_key, exchange.tenant, body.name, body.scopes, body.limits
+    )
     exchange.send_json(NewKey(record=record, key=text), status=201)
 
 
 async def revoke_key(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """End a key now."""
-    exchange.send_json(service.revoke_key(exchange.tenant, path["id"]))
+    exchange.send_json(await service.write(service.revoke_key, exchange.tenant, path["id"]))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from lmaas.errors import LMaaSError, MethodNotAllowed, NotFound
 from lmaas.http import cors, errors
 from lmaas.http.auth import OPEN, authorize, check_host
+from lmaas.http.bounds import BOUNDS
 from lmaas.http.connection import App
 from lmaas.http.doors import door_of, hint_for
 from lmaas.http.exchange import Exchange
@@ -17,8 +18,6 @@ from lmaas.http.routes import ROUTES
 from lmaas.service import Service
 
 log = logging.getLogger(__name__)
-KNOWN_PATHS = 4096
-"""So many paths have their route remembered."""
 
 
 def create_app(service: Service) -> App:
@@ -37,7 +36,7 @@ def create_app(service: Service) -> App:
                 if cors.asks_first(exchange):
                     cors.answer(exchange, find(path, exchange)[0])
                     return
-            exchange.key = authorize(service, exchange)
+            exchange.key = await authorize(service, exchange)
             route, given = find(path, exchange)
             exchange.route = route.path
             method = "GET" if exchange.method == "HEAD" else exchange.method
@@ -82,10 +81,11 @@ def _finder() -> Callable[[str, Exchange], tuple[Route, dict[str, str]]]:
         for pattern, route in table:
             match = pattern.fullmatch(path)
             if match:
-                if len(known) >= KNOWN_PATHS:
+                if len(known) >= BOUNDS.kept_routes:
                     known.clear()
-                known[path] = route, match.groupdict()
-                return known[path]
+                if len(path) <= BOUNDS.route_chars:
+                    known[path] = route, match.groupdict()
+                return route, match.groupdict()
         hint = hint_for(path, door_of(path, exchange.headers), [route.path for route in ROUTES])
         raise NotFound("There is no such route.", hint=hint)
 

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from lmaas.config import Settings
 from lmaas.errors import Forbidden, InvalidInput, Unauthorized
+from lmaas.http.bounds import BOUNDS
 from lmaas.http.exchange import Exchange
 from lmaas.service import Service
 from lmaas.types import KeyRecord, Scope
@@ -35,7 +36,7 @@ def scope_of(path: str) -> Scope:
     return "admin" if path.startswith(ADMIN_PREFIXES) and path not in CALLS_BELOW_API else "call"
 
 
-def authorize(service: Service, exchange: Exchange) -> KeyRecord | None:
+async def authorize(service: Service, exchange: Exchange) -> KeyRecord | None:
     """The key of this request; None for the open routes. Raises Unauthorized, Forbidden."""
     headers, path = exchange.pairs, exchange.path
     if path in OPEN:
@@ -44,7 +45,7 @@ def authorize(service: Service, exchange: Exchange) -> KeyRecord | None:
     if len(given) != 1:
         problem = "Two different API keys were sent." if given else "No API key was sent."
         raise Unauthorized(problem, hint=HINT)
-    record = service.authenticate(given.pop())
+    record = await service.authenticate(given.pop())
     needed = scope_of(path)
     if needed not in record.scopes and "admin" not in record.scopes:
         raise Forbidden(
@@ -76,7 +77,7 @@ def check_host(settings: Settings, headers: Headers) -> None:
     hosts = [value for name, value in headers if name == b"host"]
     if len(hosts) != 1:
         raise InvalidInput(f"A request needs one Host header; received {len(hosts)}.")
-    if not _is_ours(_host_name(hosts[0]), settings.host, settings.allowed_hosts):
+    if len(hosts[0]) > BOUNDS.host_bytes or not _is_ours(_host_name(hosts[0]), settings.host, settings.allowed_hosts):
         raise Forbidden(
             "This Host is not served here.", hint="Add it to the setting allowed_hosts."
         )

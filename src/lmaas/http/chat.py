@@ -165,7 +165,7 @@ async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> 
     ref = model_of(body.model, path)
     if request.template.get("enable_thinking"):
         asked = "reasoning_effort" if body.reasoning_effort is not None else "chat_template_kwargs"
-        check_reasoning(service.catalog.get(exchange.tenant, ref), asked)
+        check_reasoning(await service.find(exchange.tenant, ref), asked)
     generation = await sse.begin(service, exchange, ref, request, "chat.completions", body.cache)
     version = generation.version.ref
     if request.stream:

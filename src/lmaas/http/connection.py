@@ -17,11 +17,9 @@ import httptools
 from lmaas.config import Settings
 from lmaas.errors import HeadTooLarge, InvalidInput, LMaaSError, TooSlow, Unavailable
 from lmaas.http import errors
+from lmaas.http.bounds import BOUNDS
 from lmaas.http.exchange import Exchange
 
-MAX_HEAD_BYTES: Final = 65_536
-BUFFER_BYTES: Final = 262_144
-"""So much of a body waits for its handler; then the client has to wait too."""
 MIN_BODY_BYTES_PER_S: Final = 1024
 KEEP_ALIVE_S: Final = 75.0
 LINGER_S: Final = 2.0
@@ -97,7 +95,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
-        self._head_bytes = 0
+        self._head_bytes = self._trailer_bytes = 0
         self._in_head = False
         self._running: Exchange | None = None
         self._task: asyncio.Task[None] | None = None
@@ -146,7 +144,7 @@ class Connection(asyncio.Protocol):
                 self._refuse(cause)
             else:
                 self._refuse(InvalidInput(f"This is not an HTTP request: {error}."))
-        if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
+        if self._in_head and self._head_bytes > BOUNDS.head_bytes:
             self._refuse(_head_too_large())
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -162,21 +160,32 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """A request's first byte."""
         self._url, self._headers, self._in_head = b"", [], True
+        self._trailer_bytes = 0
         if self._running is not None or self._served:
             self._head_bytes = 0
 
     def on_url(self, url: bytes) -> None:
         """A piece of the request's target."""
         self._url += url
+        if len(self._url) > BOUNDS.head_bytes:
+            raise _head_too_large()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header."""
-        self._headers.append((name.lower(), value))
+        if self._in_head:
+            if len(self._headers) >= BOUNDS.headers:
+                raise HeadTooLarge(f"A request may have {BOUNDS.headers} headers.")
+            self._headers.append((name.lower(), value))
+            return
+        # Nothing here reads a trailer.
+        self._trailer_bytes += len(name) + len(value)
+        if self._trailer_bytes > BOUNDS.trailer_bytes:
+            raise HeadTooLarge(f"Trailers may have {BOUNDS.trailer_bytes} bytes.")
 
     def on_headers_complete(self) -> None:
         """The head is there: the handler may start."""
         self._in_head = False
-        if len(self._url) + sum(len(n) + len(v) for n, v in self._headers) > MAX_HEAD_BYTES:
+        if len(self._url) + sum(len(n) + len(v) for n, v in self._headers) > BOUNDS.head_bytes:
             raise _head_too_large()
         exchange = Exchange(
             self,
@@ -191,13 +200,15 @@ class Connection(asyncio.Protocol):
         if self._running is None:
             self._start(exchange)
         else:
+            if len(self._waiting) >= BOUNDS.pipelined:
+                raise InvalidInput(f"{BOUNDS.pipelined} requests wait on this connection already.")
             self._waiting.append(exchange)
             self._pause()
 
     def on_body(self, part: bytes) -> None:
         """A piece of the body."""
         exchange = self._reading
-        if exchange is not None and exchange.feed(part) > BUFFER_BYTES:
+        if exchange is not None and exchange.feed(part) > BOUNDS.body_buffer_bytes:
             self._pause()
 
     def on_message_complete(self) -> None:
@@ -340,7 +351,7 @@ class Connection(asyncio.Protocol):
 
 
 def _head_too_large() -> LMaaSError:
-    return HeadTooLarge(f"A request's head may have {MAX_HEAD_BYTES} bytes.")
+    return HeadTooLarge(f"A request's head may have {BOUNDS.head_bytes} bytes.")
 
 
 def _too_slow(what: str) -> LMaaSError:

@@ -70,7 +70,7 @@ _decoder = msgspec.json.Decoder(EmbeddingsBody)
 async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Vectors of texts."""
     request = await body.read(service, exchange, _decoder)
-    version = service.catalog.get(exchange.tenant, request.model)
+    version = await service.find(exchange.tenant, request.model)
     require_task(version, "embedding", "/v1/embeddings")
     call = TextsCall(texts=inputs_of(request.input), dimensions=request.dimensions)
     check_ids(call, version, own=bool(request.own_token_ids))

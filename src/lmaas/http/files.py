@@ -54,7 +54,7 @@ async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> 
     told with its line, and nothing is kept.
     """
     kind = exchange.headers.get(b"content-type", b"")
-    with service.workshop.scratch("upload") as scratch:
+    async with service.workshop.scratch("upload") as scratch:
         with closing(Form(kind, scratch, "purpose")) as form:
             await receive(exchange, form, service.settings.max_upload_bytes)
         source, purpose = form.alone()
@@ -95,7 +95,7 @@ async def page(service: Service, exchange: Exchange, path: dict[str, str]) -> No
 
 async def get(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """What is known of a file."""
-    exchange.send_json(object_of(service.data.get(exchange.tenant, path["id"])))
+    exchange.send_json(object_of(await service.read(service.data.get, exchange.tenant, path["id"])))
 
 
 async def delete(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
@@ -106,7 +106,7 @@ async def delete(service: Service, exchange: Exchange, path: dict[str, str]) -> 
 
 async def content(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """A file's bytes."""
-    await send(exchange, service.data.path(exchange.tenant, path["id"]))
+    await send(exchange, await service.read(service.data.path, exchange.tenant, path["id"]))
 
 
 def object_of(record: DataFile) -> FileObject:

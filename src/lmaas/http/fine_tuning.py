@@ -161,39 +161,52 @@ async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> 
     """Queue a training run on uploaded files."""
     body = decode(await exchange.body(MAX_BODY_BYTES), _decoder)
     assert exchange.key is not None
-    job = service.jobs.add(
-        exchange.tenant, to_recipe(body), key_id=exchange.key.id, metadata=body.metadata or {}
+    job = await service.write(
+        service.jobs.add,
+        exchange.tenant,
+        to_recipe(body),
+        key_id=exchange.key.id,
+        metadata=body.metadata or {},
     )
-    exchange.send_json(told(service, job))
+    exchange.send_json(await service.read(told, service, job))
 
 
 async def page(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Jobs, newest first; `after` is the last id of the page before."""
     limit = _limit(exchange)
-    found = service.jobs.page(exchange.tenant, after=exchange.query.get("after"), limit=limit + 1)
+    found = await service.read(
+        service.jobs.page, exchange.tenant, after=exchange.query.get("after"), limit=limit + 1
+    )
     exchange.send_json(
-        JobPage(data=[told(service, job) for job in found[:limit]], has_more=len(found) > limit)
+        JobPage(
+            data=await service.read(lambda: [told(service, job) for job in found[:limit]]),
+            has_more=len(found) > limit,
+        )
     )
 
 
 async def get(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """One job."""
-    exchange.send_json(told(service, service.jobs.get(exchange.tenant, path["id"])))
+    job = await service.read(service.jobs.get, exchange.tenant, path["id"])
+    exchange.send_json(await service.read(told, service, job))
 
 
 async def cancel(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """End a job within seconds."""
-    exchange.send_json(told(service, service.jobs.cancel(exchange.tenant, path["id"])))
+    job = await service.write(service.jobs.cancel, exchange.tenant, path["id"])
+    exchange.send_json(await service.read(told, service, job))
 
 
 async def pause(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Hold a job, with a checkpoint of where it is."""
-    exchange.send_json(told(service, service.jobs.pause(exchange.tenant, path["id"])))
+    job = await service.write(service.jobs.pause, exchange.tenant, path["id"])
+    exchange.send_json(await service.read(told, service, job))
 
 
 async def resume(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Put a paused job back into the queue."""
-    exchange.send_json(told(service, service.jobs.resume(exchange.tenant, path["id"])))
+    job = await service.write(service.jobs.resume, exchange.tenant, path["id"])
+    exchange.send_json(await service.read(told, service, job))
 
 
 async def events(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
@@ -213,7 +226,9 @@ async def events(service: Service, exchange: Exchange, path: dict[str, str]) -> 
         if matched is None:
             raise InvalidInput(f"There is no event {after[:100]!r} of this job.", param="after")
         before = int(matched[1])
-    found = service.jobs.last_events(exchange.tenant, path["id"], limit + 1, before=before)
+    found = await service.read(
+        service.jobs.last_events, exchange.tenant, path["id"], limit + 1, before=before
+    )
     found.reverse()
     exchange.send_json(
         EventPage(
@@ -227,7 +242,7 @@ async def _stream(service: Service, exchange: Exchange, job_id: str) -> None:
     for name in PAGE_QUERY:
         if name in exchange.query:
             raise InvalidInput(f"A stream takes no {name}.", param=name)
-    service.jobs.get(exchange.tenant, job_id)
+    await service.read(service.jobs.get, exchange.tenant, job_id)
     exchange.start()
     async for event in service.jobs.follow(exchange.tenant, job_id):
         exchange.push(b"data: %b\n\n" % sse.encode(_event(job_id, event)))
@@ -239,7 +254,8 @@ async def _stream(service: Service, exchange: Exchange, job_id: str) -> None:
 async def checkpoints(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """A job's checkpoints, newest first; each can be called as a model."""
     limit = _limit(exchange)
-    found = list(reversed(service.jobs.get(exchange.tenant, path["id"]).checkpoints))
+    job = await service.read(service.jobs.get, exchange.tenant, path["id"])
+    found = list(reversed(job.checkpoints))
     if after := exchange.query.get("after"):
         place = [point.id for point in found]
         if after not in place:
@@ -355,7 +371,7 @@ def _inner(plain: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def told(service: Service, job: Job) -> FineTuningJob:
-    """A job as this protocol tells it."""
+    """A job as this protocol tells it. Asks the database."""
     recipe = job.resolved or job.recipe
     data, model, method = (job.recipe.get(name) or {} for name in ("data", "model", "method"))
     numbers = {

@@ -26,7 +26,7 @@ async def infer(service: Service, exchange: Exchange, path: dict[str, str]) -> N
     ref = path["ref"]
     body = await exchange.body(service.settings.max_body_bytes)
     try:
-        task = service.catalog.get(exchange.tenant, ref).manifest.task
+        task = (await service.find(exchange.tenant, ref)).manifest.task
     except ModelNotFound:
         task = None  # a job's checkpoint becomes a model when it is called
     asked = path.get("task")

@@ -38,8 +38,12 @@ async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> 
     """Queue a training run."""
     body = read(await exchange.body(MAX_BODY_BYTES), TrainBody)
     assert exchange.key is not None
-    job = service.jobs.add(
-        exchange.tenant, body.recipe, key_id=exchange.key.id, priority=body.priority
+    job = await service.write(
+        service.jobs.add,
+        exchange.tenant,
+        body.recipe,
+        key_id=exchange.key.id,
+        priority=body.priority,
     )
     exchange.send_json(job, status=201)
 
@@ -52,7 +56,8 @@ async def page(service: Service, exchange: Exchange, path: dict[str, str]) -> No
         raise InvalidInput(
             f"state is one of {', '.join(get_args(JobState))}; received {state!r}.", param="state"
         )
-    jobs = service.jobs.page(
+    jobs = await service.read(
+        service.jobs.page,
         exchange.tenant,
         after=query.get("after"),
         limit=number(exchange, "limit", 20),
@@ -68,22 +73,22 @@ async def schema(service: Service, exchange: Exchange, path: dict[str, str]) -> 
 
 async def get(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """One job with its checkpoints."""
-    exchange.send_json(service.jobs.get(exchange.tenant, path["id"]))
+    exchange.send_json(await service.read(service.jobs.get, exchange.tenant, path["id"]))
 
 
 async def cancel(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """End a job within seconds."""
-    exchange.send_json(service.jobs.cancel(exchange.tenant, path["id"]))
+    exchange.send_json(await service.write(service.jobs.cancel, exchange.tenant, path["id"]))
 
 
 async def pause(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Hold a job, with a checkpoint of where it is."""
-    exchange.send_json(service.jobs.pause(exchange.tenant, path["id"]))
+    exchange.send_json(await service.write(service.jobs.pause, exchange.tenant, path["id"]))
 
 
 async def resume(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Put a paused job back into the queue."""
-    exchange.send_json(service.jobs.resume(exchange.tenant, path["id"]))
+    exchange.send_json(await service.write(service.jobs.resume, exchange.tenant, path["id"]))
 
 
 async def log(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
@@ -93,13 +98,17 @@ async def log(service: Service, exchange: Exchange, path: dict[str, str]) -> Non
 
 async def metrics(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """A job's metrics as CSV, one row a step; once it has ended or is paused."""
-    source = service.jobs.file(exchange.tenant, path["id"], METRICS_FILE)
+    source = await service.read(service.jobs.file, exchange.tenant, path["id"], METRICS_FILE)
     await send(exchange, source, b"text/csv; charset=utf-8")
 
 
 async def curves(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """A job's learning curves, as a picture; once it has ended or is paused."""
-    await send(exchange, service.jobs.file(exchange.tenant, path["id"], CURVES_FILE), b"image/png")
+    await send(
+        exchange,
+        await service.read(service.jobs.file, exchange.tenant, path["id"], CURVES_FILE),
+        b"image/png",
+    )
 
 
 async def events(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
@@ -111,12 +120,14 @@ async def events(service: Service, exchange: Exchange, path: dict[str, str]) -> 
     if stream == "false":
         limit = number(exchange, "limit", 100)
         exchange.send_json(
-            service.jobs.events(exchange.tenant, path["id"], after=after, limit=limit)
+            await service.read(
+                service.jobs.events, exchange.tenant, path["id"], after=after, limit=limit
+            )
         )
         return
     if "limit" in exchange.query:
         raise InvalidInput("A stream takes no limit.", param="limit")
-    service.jobs.get(exchange.tenant, path["id"])
+    await service.read(service.jobs.get, exchange.tenant, path["id"])
     exchange.start()
     async for event in service.jobs.follow(exchange.tenant, path["id"], after=after):
         exchange.push(b"data: %b\n\n" % sse.encode(event))

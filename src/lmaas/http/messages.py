@@ -20,7 +20,7 @@ async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> 
     body = await read(service, exchange, _decoder)
     request = to_request(body)
     if request.template.get("enable_thinking"):
-        check_reasoning(service.catalog.get(exchange.tenant, body.model), "thinking")
+        check_reasoning(await service.find(exchange.tenant, body.model), "thinking")
     generation = await sse.begin(service, exchange, body.model, request, "messages", body.cache)
     silent = body.thinking is not None and body.thinking.display == "omitted"
     if request.stream:

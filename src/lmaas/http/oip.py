@@ -32,7 +32,7 @@ async def model(service: Service, exchange: Exchange, path: dict[str, str]) -> N
 
 async def model_ready(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """200 when the model exists: it loads on its first call."""
-    service.catalog.get(exchange.tenant, _ref(path))
+    await service.find(exchange.tenant, _ref(path))
     exchange.send_json({"ready": True})
 
 

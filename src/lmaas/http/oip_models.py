@@ -121,8 +121,8 @@ def server_metadata() -> ServerMetadata:
 
 async def metadata(service: Service, tenant: str, ref: str) -> ModelMetadata:
     """A model's versions, inputs and outputs. Raises ModelNotFound."""
-    version = service.catalog.get(tenant, ref)
-    versions = service.catalog.versions(tenant, version.name)
+    version = await service.find(tenant, ref)
+    versions = await service.read(service.catalog.versions, tenant, version.name)
     signature = version.manifest.signature
     return ModelMetadata(
         name=version.name,
@@ -135,7 +135,7 @@ async def metadata(service: Service, tenant: str, ref: str) -> ModelMetadata:
 
 async def config(service: Service, tenant: str, ref: str) -> ModelConfig:
     """How a model is served. Raises ModelNotFound."""
-    version = service.catalog.get(tenant, ref)
+    version = await service.find(tenant, ref)
     signature = version.manifest.signature
     joined = signature.batch and bool(signature.inputs)
 
@@ -163,8 +163,10 @@ async def config(service: Service, tenant: str, ref: str) -> ModelConfig:
 async def statistics(service: Service, tenant: str, ref: str | None) -> StatisticsList:
     """What one version did, or the latest of each model. Raises ModelNotFound."""
     if ref is not None:
-        return StatisticsList([_statistics(service, service.catalog.get(tenant, ref))])
-    return StatisticsList([_statistics(service, v) for v in service.catalog.latest(tenant)])
+        return StatisticsList([_statistics(service, await service.find(tenant, ref))])
+    return StatisticsList(
+        [_statistics(service, v) for v in await service.read(service.catalog.latest, tenant)]
+    )
 
 
 async def index(service: Service, tenant: str, body: IndexBody) -> list[IndexEntry]:
@@ -179,7 +181,7 @@ async def index(service: Service, tenant: str, body: IndexBody) -> list[IndexEnt
             state="UNAVAILABLE" if version.ref in failed else "READY",
             reason=failed.get(version.ref, ""),
         )
-        for version in service.catalog.latest(tenant)
+        for version in await service.read(service.catalog.latest, tenant)
     ]
     return [entry for entry in entries if entry.state == "READY" or not body.ready]
 

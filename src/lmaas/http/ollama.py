@@ -103,7 +103,7 @@ async def _answer(
         exchange.send(writer.nothing(await _only_load(service, exchange, ref, body)))
         return
     if request.template.get("enable_thinking"):
-        check_reasoning(service.catalog.get(exchange.tenant, ref), "think")
+        check_reasoning(await service.find(exchange.tenant, ref), "think")
     generation = await sse.begin(service, exchange, ref, request, f"ollama.{route}", None)
     clock.first_token()
     if request.stream:
@@ -151,7 +151,7 @@ async def _vectors(
     service: Service, exchange: Exchange, model: str, texts: Any, dimensions: int | None
 ) -> tuple[msgspec.Raw, int]:
     ref = model_of(model)
-    require_task(service.catalog.get(exchange.tenant, ref), "embedding", exchange.path)
+    require_task(await service.find(exchange.tenant, ref), "embedding", exchange.path)
     call = TextsCall(texts=inputs_of(texts), dimensions=dimensions)
     payload = Payload(format="texts", body=msgspec.msgpack.encode(call))
     assert exchange.key is not None

@@ -121,7 +121,7 @@ async def version(service: Service, exchange: Exchange, path: dict[str, str]) ->
 
 async def tags(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """The models of text that can be called."""
-    known = service.catalog.latest(exchange.tenant)
+    known = await service.read(service.catalog.latest, exchange.tenant)
     shown = [_model(version) for version in known if version.manifest.task in TASKS]
     exchange.send_json(OllamaModels(shown))
 
@@ -129,7 +129,7 @@ async def tags(service: Service, exchange: Exchange, path: dict[str, str]) -> No
 async def show(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """What a model is and can do."""
     body = read(await exchange.body(MAX_BODY_BYTES), OllamaShow)
-    found = service.catalog.get(exchange.tenant, _named(body.model, body.name))
+    found = await service.find(exchange.tenant, _named(body.model, body.name))
     language = found.manifest.signature.language
     details = _details(found)
     info: dict[str, Any] = {
@@ -160,7 +160,7 @@ async def ps(service: Service, exchange: Exchange, path: dict[str, str]) -> None
     for status in service.ps(exchange.tenant):
         if status.state not in ("ready", "draining"):
             continue
-        found = service.catalog.get(exchange.tenant, status.model)
+        found = await service.find(exchange.tenant, status.model)
         language = found.manifest.signature.language
         idle_s = service.settings.idle_unload_s
         left = None if status.pinned or not idle_s else max(0.0, idle_s - status.idle_s)

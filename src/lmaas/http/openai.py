@@ -28,7 +28,7 @@ class ModelList(Record, frozen=True, kw_only=True):
 
 async def models(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """All models, the latest version of each; Anthropic's clients get theirs in pages."""
-    known = service.catalog.latest(exchange.tenant)
+    known = await service.read(service.catalog.latest, exchange.tenant)
     if ANTHROPIC in exchange.headers:
         exchange.send_json(messages_models.page(known, exchange.query))
     else:
@@ -37,7 +37,7 @@ async def models(service: Service, exchange: Exchange, path: dict[str, str]) -> 
 
 async def model(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """One model by name, version or alias."""
-    version = service.catalog.get(exchange.tenant, path["ref"])
+    version = await service.find(exchange.tenant, path["ref"])
     show = messages_models.show if ANTHROPIC in exchange.headers else _show
     exchange.send_json(show(version, path["ref"]))
 

@@ -51,7 +51,7 @@ _decoder = msgspec.json.Decoder(RerankBody)
 async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Documents by their relevance to a query."""
     request = await body.read(service, exchange, _decoder)
-    require_task(service.catalog.get(exchange.tenant, request.model), "text-ranking", "/v1/rerank")
+    require_task(await service.find(exchange.tenant, request.model), "text-ranking", "/v1/rerank")
     texts = tuple(d if isinstance(d, str) else d.text for d in request.documents)
     payload = Payload(
         format="texts", body=msgspec.msgpack.encode(TextsCall(texts=texts, query=request.query))

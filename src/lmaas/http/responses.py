@@ -46,7 +46,7 @@ async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> 
     try:
         request = to_request(body, earlier, given)
         if request.template.get("enable_thinking"):
-            check_reasoning(service.catalog.get(exchange.tenant, body.model), "reasoning")
+            check_reasoning(await service.find(exchange.tenant, body.model), "reasoning")
         generation = await sse.begin(
             service, exchange, body.model, request, "responses", body.cache
         )

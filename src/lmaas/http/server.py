@@ -11,6 +11,7 @@ from typing import Final
 
 import uvloop
 
+from lmaas.aside import guard_this_thread
 from lmaas.config import Settings
 from lmaas.errors import AlreadyRunning, ConfigError
 from lmaas.http.app import create_app
@@ -54,6 +55,7 @@ async def serve(service: Service, listener: socket.socket) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled)
     connections = Connections(create_app(service), service.settings)
+    guard_this_thread()
     await service.check_isolation()
     await service.start()
     await service.start_jobs()

@@ -31,7 +31,7 @@ async def publish(service: Service, exchange: Exchange, path: dict[str, str]) ->
     Parts: `options` (JSON; not needed for a package), `file` (one for each file, the filename its
     relative path), `sample` (.npy, .safetensors or .json).
     """
-    with service.workshop.scratch("upload") as scratch:
+    async with service.workshop.scratch("upload") as scratch:
         with closing(Form(exchange.headers.get(b"content-type", b""), scratch)) as form:
             await receive(exchange, form, service.settings.max_upload_bytes)
         source, options = form.result()

@@ -74,14 +74,16 @@ async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> 
 
 async def get(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """How far an upload is."""
-    exchange.send_json(_told(service.data.uploads.get(exchange.tenant, path["id"])))
+    exchange.send_json(
+        _told(await service.read(service.data.uploads.get, exchange.tenant, path["id"]))
+    )
 
 
 async def add_part(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Send a part, of at most 64 MiB: a form with the file `data`."""
-    upload = service.data.uploads.get(exchange.tenant, path["id"])
+    upload = await service.read(service.data.uploads.get, exchange.tenant, path["id"])
     kind = exchange.headers.get(b"content-type", b"")
-    with service.workshop.scratch("part") as scratch:
+    async with service.workshop.scratch("part") as scratch:
         with closing(Form(kind, scratch, None, file="data")) as form:
             await receive(exchange, form, MAX_PART_BYTES + FORM_BYTES)
         part = await asyncio.to_thread(

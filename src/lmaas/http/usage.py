@@ -37,22 +37,24 @@ async def usage(service: Service, exchange: Exchange, path: dict[str, str]) -> N
 
 async def limits(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """The limits of a key, or of all keys of the tenant together."""
-    exchange.send_json(service.limits(exchange.tenant, path.get("id")))
+    exchange.send_json(await service.read(service.limits, exchange.tenant, path.get("id")))
 
 
 async def set_limits(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Replace the limits of a key, or of all keys of the tenant together; what is left out ends."""
     given = read(await exchange.body(MAX_BODY_BYTES), Limits)
-    exchange.send_json(service.set_limits(exchange.tenant, path.get("id"), given))
+    exchange.send_json(
+        await service.write(service.set_limits, exchange.tenant, path.get("id"), given)
+    )
 
 
 async def prices(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """What the models cost; those that are not named are free."""
-    exchange.send_json(service.prices(exchange.tenant))
+    exchange.send_json(await service.read(service.prices, exchange.tenant))
 
 
 async def set_price(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """What all versions of a model cost from now on; an empty price makes it free."""
     price = read(await exchange.body(MAX_BODY_BYTES), Price)
-    told: ModelPrice = service.set_price(exchange.tenant, path["model"], price)
+    told: ModelPrice = await service.write(service.set_price, exchange.tenant, path["model"], price)
     exchange.send_json(told)

@@ -28,22 +28,26 @@ class NewWebhook(Record, frozen=True, kw_only=True):
 
 async def page(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """The webhooks."""
-    exchange.send_json(service.webhooks.list(exchange.tenant))
+    exchange.send_json(await service.read(service.webhooks.list, exchange.tenant))
 
 
 async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Tell a URL of the ends of jobs, signed as Standard Webhooks says."""
     body = read(await exchange.body(MAX_BODY_BYTES), WebhookBody)
-    webhook, secret = service.webhooks.add(exchange.tenant, body.url, body.events)
+    webhook, secret = await service.write(
+        service.webhooks.add, exchange.tenant, body.url, body.events
+    )
     exchange.send_json(NewWebhook(webhook=webhook, secret=secret), status=201)
 
 
 async def delete(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """End a webhook; what was on its way is not sent any more."""
-    exchange.send_json(service.webhooks.remove(exchange.tenant, path["id"]))
+    exchange.send_json(await service.write(service.webhooks.remove, exchange.tenant, path["id"]))
 
 
 async def deliveries(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """What was and is to be sent, newest first."""
     limit = number(exchange, "limit", 20)
-    exchange.send_json(service.webhooks.deliveries(exchange.tenant, path["id"], limit=limit))
+    exchange.send_json(
+        await service.read(service.webhooks.deliveries, exchange.tenant, path["id"], limit=limit)
+    )

@@ -31,7 +31,7 @@ MAX_METRICS_BYTES: Final = 1 << 30
 MAX_RUN_BYTES: Final = 64 << 20
 CHECKPOINT_MODEL: Final = re.compile(r"(?P<model>.+\.step-\d{1,9}\.[0-9a-f]{8})(?:[:@].*)?")
 
-Exists = Callable[[str, str], bool]
+Exists = Callable[[str, str], Awaitable[bool]]
 """Whether a tenant has a model of this name."""
 Make = Callable[[Job, JobCheckpoint], Awaitable[None]]
 """Register a checkpoint as the model that it is called."""
@@ -122,18 +122,18 @@ class CheckpointModels:
         if ".step-" not in ref or (matched := CHECKPOINT_MODEL.fullmatch(ref)) is None:
             return
         name = matched["model"]
-        if self._exists(tenant, name):
+        if await self._exists(tenant, name):
             return
-        task = self._making.get((tenant, name))
-        if task is None:
-            found = self._queue.checkpoint(tenant, name)
+        if (tenant, name) not in self._making:
+            found = await asyncio.to_thread(self._queue.checkpoint, tenant, name)
             if found is None:
                 return
-            task = asyncio.create_task(self._one(*found))
-            self._making[tenant, name] = task
-            task.add_done_callback(lambda _: self._making.pop((tenant, name)))
+            if (tenant, name) not in self._making:
+                task = asyncio.create_task(self._one(*found))
+                self._making[tenant, name] = task
+                task.add_done_callback(lambda _: self._making.pop((tenant, name)))
         # Who asked may go away; others wait for the same.
-        await asyncio.shield(task)
+        await asyncio.shield(self._making[tenant, name])
 
     async def _one(self, job: Job, point: JobCheckpoint) -> None:
         async with self._turn:

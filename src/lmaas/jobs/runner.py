@@ -24,6 +24,7 @@ from lmaas.jobs.child import BASE_FOLDER, DONE_FILE, Task, message
 from lmaas.jobs.claims import LEASE_S, Claim, Claims, Heard, LeaseLost
 from lmaas.jobs.process import JobProcess
 from lmaas.placement import left
+from lmaas.placement.waiting import to_end
 
 log = logging.getLogger(__name__)
 POLL_S = 0.2
@@ -168,7 +169,8 @@ class Runner:
             log.warning("The job %s is not this server's any more.", job.id)
         except asyncio.CancelledError:
             with contextlib.suppress(LeaseLost, LMaaSError):
-                self._claims.release(claim, "queued", message("The server stops."))
+                release = self._release(claim, "queued", "The server stops.")
+                await to_end(release)
             raise
         except LMaaSError as error:
             await self._fail(claim, folder, _job_error(error))

@@ -125,6 +125,12 @@ class Jobs:
             query = query.order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit)
             return [job_of(row) for row in connection.execute(query)]
 
+    def every(self, tenant: str, state: JobState) -> list[Job]:
+        """All jobs in a state, however many."""
+        query = sa.select(jobs).where(jobs.c.tenant == tenant, jobs.c.state == state)
+        with self._database.read() as connection:
+            return [job_of(row) for row in connection.execute(query)]
+
     def events(
         self, tenant: str, job_id: str, *, after: int = 0, limit: int = 100
     ) -> list[StoredEvent]:

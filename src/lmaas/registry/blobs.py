@@ -86,6 +86,11 @@ class Blobs:
         for folder in sorted(self._root.iterdir()):
             yield from sorted(p.name for p in folder.iterdir() if DIGEST.fullmatch(p.name))
 
+    def slices(self) -> Iterator[set[str]]:
+        """The same, some at a time."""
+        for folder in sorted(self._root.iterdir()):
+            yield {p.name for p in folder.iterdir() if DIGEST.fullmatch(p.name)}
+
     def remove(self, sha256: str) -> None:
         """Delete a blob."""
         self.path(sha256).unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from lmaas.aside import refuse_in_loop
 from lmaas.errors import LMaaSError, StorageFull, Unavailable
 from lmaas.registry import schema
 
@@ -35,7 +36,11 @@ class Database:
         with _explained():
             _migrate(home, self._engine, self._writer)
         self._watch = sqlite3.connect(
-            f"file:{self.path}?mode=ro", uri=True, check_same_thread=False, isolation_level=None
+            f"file:{self.path}?mode=ro",
+            timeout=0,
+            uri=True,
+            check_same_thread=False,
+            isolation_level=None,
         )
         self._watch_lock = threading.Lock()
         self._watched = (0, -1.0)
@@ -43,12 +48,14 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """A connection that sees one moment of the database."""
+        refuse_in_loop("Reading the database")
         with _explained(), self._engine.connect() as connection, connection.begin():
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """A transaction that is committed at the end, or undone by an exception."""
+        refuse_in_loop("Writing the database")
         with _explained(), self._writer.connect() as connection, connection.begin():
             yield connection
         self._watched = (0, -1.0)
@@ -56,16 +63,20 @@ class Database:
     def data_version(self) -> int:
         """A number that changes when any process commits.
 
-        A commit of another process shows after a millisecond at most, one of this at once.
+        A commit of another process shows after a millisecond at most, one of this at once. Waits
+        for no lock, so that an event loop may ask.
         """
         number, asked = self._watched
         now = time.monotonic()
         if now - asked < FRESH_S:
             return number
         with self._watch_lock:
-            row = self._watch.execute("PRAGMA data_version").fetchone()
-            self._watched = int(row[0]), now
-        return int(row[0])
+            try:
+                (number,) = self._watch.execute("PRAGMA data_version").fetchone()
+            except sqlite3.OperationalError:
+                return number  # recovered by another process just now: it is told the next time
+            self._watched = number, now
+        return int(number)
 
     def close(self) -> None:
         """Release every connection."""

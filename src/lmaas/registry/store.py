@@ -3,11 +3,13 @@
 Synchronous and thread-safe. Several processes may open the same home.
 """
 
+import collections
 import difflib
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -29,6 +31,9 @@ from lmaas.types import (
     VariantReport,
 )
 
+T = TypeVar("T")
+MOST_NAMES = 500
+"""So many values one query is asked for: SQLite bounds them."""
 PACKAGE_FILES: tuple[tuple[str, FileRole], ...] = (
     ("source", "source"),
     ("compiled", "compiled"),
@@ -142,14 +147,15 @@ class Registry:
                             created_at=time.time(),
                         )
                     )
-        self.collect_garbage()
+        before = {file.sha256 for file in version.files if file.role == "variant"}
+        self._collect(before)
         return self.resolve(version.tenant, version.ref)
 
     def set_alias(self, tenant: str, name: str, alias: str, version: int) -> None:
         """Point `name@alias` at `version`, whatever it pointed at before."""
         check_name(alias, what="alias")
-        self.resolve(tenant, f"{name}:{version}")
         with self.database.write() as connection:
+            _find(connection, tenant, f"{name}:{version}")
             connection.execute(aliases.delete().where(_alias(tenant, name, alias)))
             connection.execute(
                 aliases.insert().values(tenant=tenant, name=name, alias=alias, version=version)
@@ -169,15 +175,18 @@ class Registry:
         """
         parsed = parse_ref(ref)
         whole = parsed.version is None and parsed.alias is None
-        gone = self.versions(tenant, parsed.name) if whole else [self.resolve(tenant, ref)]
-        held = [f"{v.name}@{alias}" for v in gone for alias in v.aliases]
-        if held and not force:
-            raise Conflict(
-                f"{ref} is what {', '.join(held)} points to.",
-                hint="Move the alias first, or remove with --force.",
-            )
-        numbers = [version.version for version in gone]
         with self.database.write() as connection:
+            if whole:
+                gone = _all(connection, tenant, parsed.name)
+            else:
+                gone = [_find(connection, tenant, ref)]
+            held = [f"{v.name}@{alias}" for v in gone for alias in v.aliases]
+            if held and not force:
+                raise Conflict(
+                    f"{ref} is what {', '.join(held)} points to.",
+                    hint="Move the alias first, or remove with --force.",
+                )
+            numbers = [version.version for version in gone]
             for table in (aliases, versions):
                 connection.execute(
                     table.delete().where(
@@ -186,24 +195,36 @@ class Registry:
                         & table.c.version.in_(numbers)
                     )
                 )
-        self.collect_garbage()
+        self._collect({file.sha256 for version in gone for file in version.files})
         return gone
 
     def collect_garbage(self) -> list[str]:
         """Delete the files that no version names; their digests.
 
-        Does nothing while some process adds a version: the next collection finds them.
+        In slices, between which others may add. A slice in which somebody does is passed over: the
+        next collection finds what it has.
         """
+        gone = []
+        for candidates in self.blobs.slices():
+            gone += self._collect(candidates)
         with self.blobs.alone() as alone:
-            if not alone:
+            for leftover in self.blobs.leftovers() if alone else ():
+                leftover.unlink()
+        return gone
+
+    def _collect(self, candidates: set[str]) -> list[str]:
+        """Delete those of these files that no version names, unless somebody is adding."""
+        with self.blobs.alone() as alone:
+            if not (alone and candidates):
                 return []
+            used: set[str] = set()
+            named = sa.select(files.c.sha256).distinct()
             with self.database.read() as connection:
-                used = set(connection.scalars(sa.select(files.c.sha256).distinct()))
-            gone = [sha256 for sha256 in self.blobs.all() if sha256 not in used]
+                for part in _batched(sorted(candidates)):
+                    used |= set(connection.scalars(named.where(files.c.sha256.in_(part))))
+            gone = sorted(candidates - used)
             for sha256 in gone:
                 self.blobs.remove(sha256)
-            for leftover in self.blobs.leftovers():
-                leftover.unlink()
         return gone
 
     # Reading
@@ -213,18 +234,8 @@ class Registry:
 
         Raises ModelNotFound, suggesting a name of this tenant that is close.
         """
-        parsed = parse_ref(ref)
-        query = _of_tenant(tenant).where(versions.c.name == parsed.name)
-        if parsed.version is not None:
-            query = query.where(versions.c.version == parsed.version)
-        elif parsed.alias is not None:
-            pointed = sa.select(aliases.c.version).where(_alias(tenant, parsed.name, parsed.alias))
-            query = query.where(versions.c.version == pointed.scalar_subquery())
         with self.database.read() as connection:
-            row = connection.execute(query.order_by(versions.c.version.desc()).limit(1)).first()
-            if row is None:
-                raise _not_found(connection, tenant, ref, parsed.name)
-            return _load(connection, row)
+            return _find(connection, tenant, ref)
 
     def models(self, tenant: str) -> list[ModelVersion]:
         """The latest version of every model of `tenant`, by name."""
@@ -240,17 +251,13 @@ class Registry:
         )
         with self.database.read() as connection:
             rows = connection.execute(query.order_by(versions.c.name)).all()
-            return [_load(connection, row) for row in rows]
+            return _load(connection, rows)
 
     def versions(self, tenant: str, name: str) -> list[ModelVersion]:
         """All versions of a model, oldest first. Raises ModelNotFound."""
         check_name(name)
-        query = _of_tenant(tenant).where(versions.c.name == name).order_by(versions.c.version)
         with self.database.read() as connection:
-            rows = connection.execute(query).all()
-            if not rows:
-                raise _not_found(connection, tenant, name, name)
-            return [_load(connection, row) for row in rows]
+            return _all(connection, tenant, name)
 
     def unpack(
         self, version: ModelVersion, folder: Path, roles: Sequence[FileRole] = ("compiled",)
@@ -305,43 +312,72 @@ def _alias(tenant: str, name: str, alias: str) -> sa.ColumnElement[bool]:
     return sa.and_(aliases.c.tenant == tenant, aliases.c.name == name, aliases.c.alias == alias)
 
 
-def _load(connection: sa.Connection, row: sa.Row[tuple[object, ...]]) -> ModelVersion:
-    key = row._mapping
+def _batched(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(values), MOST_NAMES):
+        yield values[start : start + MOST_NAMES]
 
-    def of(table: sa.Table) -> sa.ColumnElement[bool]:
-        return _same(table, {name: key[name] for name in ("tenant", "name", "version")})
 
-    stored = connection.execute(
-        sa.select(files.c.path, files.c.role, files.c.sha256, files.c.size_bytes)
-        .where(of(files))
-        .order_by(files.c.path)
-    )
-    pointing = connection.scalars(
-        sa.select(aliases.c.alias).where(of(aliases)).order_by(aliases.c.alias)
-    )
-    made = connection.execute(
-        sa.select(variants.c.variant, variants.c.report, variants.c.created_at)
-        .where(of(variants))
-        .order_by(variants.c.variant)
-    )
-    return ModelVersion(
-        tenant=key["tenant"],
-        name=key["name"],
-        version=key["version"],
-        manifest=msgspec.json.decode(key["manifest"], type=Manifest),
-        parity=msgspec.json.decode(key["parity"], type=ParityReport),
-        files=tuple(FileRef(**file._mapping) for file in stored),
-        created_at=key["created_at"],
-        aliases=tuple(pointing),
-        variants=tuple(
-            Variant(
-                name=row.variant,
-                report=msgspec.json.decode(row.report, type=VariantReport),
-                created_at=row.created_at,
-            )
-            for row in made
-        ),
-    )
+def _find(connection: sa.Connection, tenant: str, ref: str) -> ModelVersion:
+    parsed = parse_ref(ref)
+    query = _of_tenant(tenant).where(versions.c.name == parsed.name)
+    if parsed.version is not None:
+        query = query.where(versions.c.version == parsed.version)
+    elif parsed.alias is not None:
+        pointed = sa.select(aliases.c.version).where(_alias(tenant, parsed.name, parsed.alias))
+        query = query.where(versions.c.version == pointed.scalar_subquery())
+    rows = connection.execute(query.order_by(versions.c.version.desc()).limit(1)).all()
+    if not rows:
+        raise _not_found(connection, tenant, ref, parsed.name)
+    return _load(connection, rows)[0]
+
+
+def _all(connection: sa.Connection, tenant: str, name: str) -> list[ModelVersion]:
+    query = _of_tenant(tenant).where(versions.c.name == name).order_by(versions.c.version)
+    rows = connection.execute(query).all()
+    if not rows:
+        raise _not_found(connection, tenant, name, name)
+    return _load(connection, rows)
+
+
+def _load(
+    connection: sa.Connection, rows: Sequence[sa.Row[tuple[object, ...]]]
+) -> list[ModelVersion]:
+    """The versions of these rows, with three queries for each `MOST_NAMES` of their names."""
+    keys: list[Any] = [
+        (row._mapping["tenant"], row._mapping["name"], row._mapping["version"]) for row in rows
+    ]
+    found: dict[str, dict[tuple[object, ...], list[sa.Row[tuple[object, ...]]]]] = {}
+    for table, order in ((files, "path"), (aliases, "alias"), (variants, "variant")):
+        of_key = found[table.name] = collections.defaultdict(list)
+        for part in _batched(sorted(set(keys))):
+            which = sa.tuple_(table.c.tenant, table.c.name, table.c.version)
+            query = sa.select(table).where(which.in_(part))
+            for row in connection.execute(query.order_by(table.c[order])):
+                of_key[row.tenant, row.name, row.version].append(row)
+    return [
+        ModelVersion(
+            tenant=row._mapping["tenant"],
+            name=row._mapping["name"],
+            version=row._mapping["version"],
+            manifest=msgspec.json.decode(row._mapping["manifest"], type=Manifest),
+            parity=msgspec.json.decode(row._mapping["parity"], type=ParityReport),
+            files=tuple(
+                FileRef(path=f.path, role=f.role, sha256=f.sha256, size_bytes=f.size_bytes)
+                for f in found["files"][key]
+            ),
+            created_at=row._mapping["created_at"],
+            aliases=tuple(pointing.alias for pointing in found["aliases"][key]),
+            variants=tuple(
+                Variant(
+                    name=made.variant,
+                    report=msgspec.json.decode(made.report, type=VariantReport),
+                    created_at=made.created_at,
+                )
+                for made in found["variants"][key]
+            ),
+        )
+        for row, key in zip(rows, keys, strict=True)
+    ]
 
 
 def _not_found(connection: sa.Connection, tenant: str, ref: str, name: str) -> ModelNotFound:

@@ -73,7 +73,7 @@ class Catalog:
 
     def get(self, tenant: str, ref: str) -> ModelVersion:
         """The version that `name`, `name:3` or `name@alias` refers to. Raises ModelNotFound."""
-        return self._router.resolve(tenant, ref)
+        return self._registry.resolve(tenant, ref)
 
     def file(self, tenant: str, ref: str, name: str) -> Path:
         """Where a trained version's learning curves are: `METRICS_FILE` or `CURVES_FILE`.
@@ -146,7 +146,7 @@ class Catalog:
         origin: str,
         parent: str | None = None,
     ) -> ModelVersion:
-        with self._workshop.scratch(origin) as scratch:
+        async with self._workshop.scratch(origin) as scratch:
             reads = await asyncio.to_thread(needed_for, path)
             if options.sample is not None:
                 reads += await asyncio.to_thread(needed_for, Path(options.sample))
@@ -157,7 +157,7 @@ class Catalog:
                 "base": None,
             }
             if options.base is not None:
-                version = self._registry.resolve(tenant, options.base)
+                version = await self._router.find(tenant, options.base)
                 check_files(version, "for an adapter", param="base")
                 parent = version.ref
                 unpack = asyncio.to_thread(
@@ -203,7 +203,7 @@ class Catalog:
             upstream=body.upstream,
         )
         nothing = ParityReport(tolerance={}, checks=())
-        with self._workshop.scratch("connect") as empty:
+        async with self._workshop.scratch("connect") as empty:
             add = asyncio.to_thread(self._registry.add, tenant, manifest, nothing, empty)
             return await to_end(add)
 
@@ -241,7 +241,7 @@ class Catalog:
         transaction that registers it. Raises ParityFailed when the compiled model does not give
         the source's outputs.
         """
-        with self._workshop.scratch("verify") as scratch:
+        async with self._workshop.scratch("verify") as scratch:
             await to_end(asyncio.to_thread(check_plain, folder))
             reply = await self._workshop.child(
                 "lmaas.runtime.verify",
@@ -288,7 +288,7 @@ class Catalog:
         ParityFailed, with nothing registered, when the perplexity rises by more than
         `options.max_drop`.
         """
-        version = self._router.resolve(tenant, ref)
+        version = await self._router.find(tenant, ref)
         spec = version.manifest.signature.language
         if version.manifest.task != "text-generation" or spec is None:
             raise InvalidInput(
@@ -312,7 +312,7 @@ class Catalog:
             parity=version.parity,
             compiled_bytes=version.compiled_bytes,
         )
-        with self._workshop.scratch("compress") as scratch:
+        async with self._workshop.scratch("compress") as scratch:
             package, target = scratch / "package", scratch / "variant"
             # Only bf16 is made from the source; the others from what was compiled.
             roles: tuple[FileRole, ...] = ("compiled",)
@@ -354,10 +354,10 @@ class Catalog:
         """Delete one version (`name:3`) or a whole model (`name`) and free its files."""
         return self._registry.remove(tenant, ref, force=force)
 
-    def has(self, tenant: str, ref: str) -> bool:
+    async def has(self, tenant: str, ref: str) -> bool:
         """Whether `ref` names a model."""
         try:
-            return bool(self._router.resolve(tenant, ref))
+            return bool(await self._router.find(tenant, ref))
         except ModelNotFound:
             return False
 

@@ -49,7 +49,7 @@ class DataFiles:
     ) -> Upload:
         """Make a data file of an upload's parts. Raises NotFound, Conflict, InvalidInput."""
         stop = threading.Event()
-        with self._workshop.scratch("upload") as scratch:
+        async with self._workshop.scratch("upload") as scratch:
             work = partial(
                 self.uploads.complete,
                 tenant,
@@ -63,7 +63,7 @@ class DataFiles:
 
     def _check(self, path: Path, stop: threading.Event) -> None:
         """Look through a data file in a sandboxed child."""
-        with self._workshop.scratch("check") as scratch:
+        with self._workshop.folder("check") as scratch:
             self._workshop.run_child(
                 "lmaas.data.checking",
                 {"path": str(path)},
@@ -90,7 +90,7 @@ class DataFiles:
         """Delete a data file. Raises NotFound, and Conflict while a job needs it."""
         waiting: tuple[JobState, ...] = ("queued", "running", "paused")
         for state in waiting:
-            for job in self._queue.page(tenant, state=state, limit=1000):
+            for job in self._queue.every(tenant, state):
                 if file_id in [job.recipe["data"].get(split) for split in DATA_FILES]:
                     raise Conflict(f"The job {job.id} needs {file_id}.", param="file")
         return self._files.remove(tenant, file_id)

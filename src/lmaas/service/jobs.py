@@ -181,8 +181,10 @@ class TrainingJobs:
             version = self._registry.data_version()
             if version != seen:
                 seen = version
-                job = self._queue.get(tenant, job_id)
-                while events := self._queue.events(tenant, job_id, after=after, limit=1000):
+                job = await asyncio.to_thread(self._queue.get, tenant, job_id)
+                while events := await asyncio.to_thread(
+                    self._queue.events, tenant, job_id, after=after, limit=1000
+                ):
                     after = events[-1].seq
                     for event in events:
                         yield event
@@ -200,13 +202,13 @@ class TrainingJobs:
 
     async def log(self, tenant: str, job_id: str) -> str:
         """The end of what a job's process has printed. Raises NotFound."""
-        self._queue.get(tenant, job_id)
+        await asyncio.to_thread(self._queue.get, tenant, job_id)
         return await asyncio.to_thread(log_tail, self._folder / job_id, MAX_LOG_BYTES)
 
     async def _publish_result(
         self, job: Job, package: Path, succeed: Callable[[sa.Connection, str], None]
     ) -> None:
-        with self._workshop.scratch("results") as scratch:
+        async with self._workshop.scratch("results") as scratch:
             await to_end(asyncio.to_thread(self._results.keep, job, package, scratch))
         try:
             await self._catalog.publish(
@@ -214,13 +216,16 @@ class TrainingJobs:
             )
         except BaseException:
             # Cut off, it may have been registered all the same.
-            if self._queue.get(job.tenant, job.id).state != "succeeded":
-                self._results.drop(job)
+            await to_end(asyncio.to_thread(self._drop_unless_registered, job))
             raise
+
+    def _drop_unless_registered(self, job: Job) -> None:
+        if self._queue.get(job.tenant, job.id).state != "succeeded":
+            self._results.drop(job)
 
     async def _publish_checkpoint(self, job: Job, point: JobCheckpoint) -> None:
         """Register a checkpoint as a model, without training."""
-        with self._workshop.scratch("checkpoint") as scratch:
+        async with self._workshop.scratch("checkpoint") as scratch:
             folder, base = scratch / "run", scratch / "base"
             await to_end(asyncio.to_thread(self._results.take, job, point, folder))
             has_base = await to_end(asyncio.to_thread(self._unpack_base, job, base))

@@ -2,18 +2,20 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, ParamSpec, TypeVar
 
 import msgspec
 
 from lmaas.accounts import usage
+from lmaas.accounts.admission import Admission
 from lmaas.accounts.keys import Keys
 from lmaas.accounts.ledger import Ledger
 from lmaas.accounts.records import NO_LIMITS, Limits, ModelPrice, Price, UsageReport
 from lmaas.accounts.terms import Terms
+from lmaas.aside import Aside
 from lmaas.config import Settings
 from lmaas.errors import (
     ConfigError,
@@ -54,6 +56,9 @@ from lmaas.types import (
 
 log = logging.getLogger(__name__)
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 JOBS_FOLDER: Final = "jobs"
 
 
@@ -88,7 +93,8 @@ class Service:
         self.responses = Responses(self.registry.database)
         self.metrics = Metrics(self.supervisor.failures)
         self.pool = Pool(settings, self.registry, self.metrics, self.supervisor)
-        self.router = Router(self.registry, self.pool)
+        self.aside = Aside()
+        self.router = Router(self.registry, self.pool, self.aside)
         self.cache = ResponseCache(settings.response_cache_bytes, settings.redis_url)
         self._outside = Outside(settings.webhook_allow)
         self.webhooks = Webhooks(self.registry.database, self._outside, http=settings.webhook_http)
@@ -162,6 +168,8 @@ class Service:
 
     def close(self) -> None:
         """Write what waits, and release the database."""
+        self.aside.close()
+        self.workshop.close()
         self.responses.close()
         self.registry.close()
 
@@ -173,6 +181,20 @@ class Service:
             yield self
         finally:
             await self.drain(self.settings.drain_timeout_s)
+
+    # What doors ask of the database and of files, beside the event loop
+
+    async def read(self, ask: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What `ask`, which only reads, says."""
+        return await self.aside.read(ask, *args, **kwargs)
+
+    async def write(self, change: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What `change` says, once it is done."""
+        return await self.aside.write(change, *args, **kwargs)
+
+    async def find(self, tenant: str, ref: str) -> ModelVersion:
+        """The version that `name`, `name:3` or `name@alias` refers to. Raises ModelNotFound."""
+        return await self.router.find(tenant, ref)
 
     # Calls
 
@@ -187,14 +209,18 @@ class Service:
         tenant = key.tenant
         await self.jobs.checkpoints.ensure(tenant, ref)
         if payload.format != "texts":
-            counted = self.ledger.count(key, ref, endpoint, self.router.resolve)
+            await self._freshen(key)
+            counted = self.ledger.count(key, ref, endpoint)
+            if counted is None:
+                version = await self.find(tenant, ref)
+                counted = self.ledger.count(key, ref, endpoint, version.ref)
             if counted is not None:
                 with counted:
                     version, answer = await self.router.call(tenant, ref, payload)
                 return Predicted(version, answer, [])
-        version = self.router.resolve(tenant, ref)
+        version = await self.router.find(tenant, ref)
         tokens = await self._text_tokens(key, version, ref, payload)
-        with self.ledger.admit(
+        with await self._admit(
             key,
             request_id=request_id,
             endpoint=endpoint,
@@ -207,11 +233,42 @@ class Service:
                 admission.usage = Usage(answer.tokens)
         return Predicted(version, answer, admission.headers)
 
+    async def _freshen(self, key: KeyRecord) -> None:
+        """Have what bounds `key` in memory."""
+        if self.ledger.stale(key):
+            await self.aside.read(self.ledger.freshen, key)
+
+    async def _admit(
+        self,
+        key: KeyRecord,
+        *,
+        request_id: str,
+        endpoint: str,
+        model: str,
+        tokens: int,
+        prompt_tokens: int | None = None,
+    ) -> Admission:
+        """What `Ledger.admit` gives and raises."""
+        await self._freshen(key)
+        return self.ledger.admit(
+            key,
+            request_id=request_id,
+            endpoint=endpoint,
+            model=model,
+            tokens=tokens,
+            prompt_tokens=prompt_tokens,
+        )
+
+    async def _bounded(self, key: KeyRecord, version: ModelVersion) -> bool:
+        """Whether anything bounds what `key` may use. Raises what `Ledger.check` raises."""
+        await self._freshen(key)
+        return self.ledger.check(key, version.ref)
+
     async def _text_tokens(
         self, key: KeyRecord, version: ModelVersion, ref: str, payload: Payload
     ) -> int:
         """Tokens of the texts, counted only for keys with limits: others need not wait for it."""
-        if version.manifest.signature.language is None or not self.ledger.check(key, version.ref):
+        if version.manifest.signature.language is None or not await self._bounded(key, version):
             return 0
         counting = msgspec.structs.replace(payload, count_only=True)
         return (await self.router.call(key.tenant, ref, counting))[1].tokens
@@ -236,13 +293,13 @@ class Service:
         ModelNotFound, RateLimited, InsufficientQuota and whatever the model's worker raises.
         """
         await self.jobs.checkpoints.ensure(key.tenant, ref)
-        version = self.router.resolve(key.tenant, ref)
+        version = await self.router.find(key.tenant, ref)
         check_language(version)
         payload = Payload(format="generate", body=encode_request(request))
         kept_as = await self._cache_key(version, request, cache)
         ended = None if kept_as is None else await self.cache.get(kept_as)
         prompt, most = (0, 0) if ended else await self._most_tokens(key, ref, version, request)
-        admission = self.ledger.admit(
+        admission = await self._admit(
             key,
             request_id=request_id,
             endpoint=endpoint,
@@ -274,7 +331,7 @@ class Service:
 
         Counted only for keys with limits: the others need not wait for it.
         """
-        if not self.ledger.check(key, version.ref):
+        if not await self._bounded(key, version):
             return 0, 0
         prompt = await self._prompt_tokens(key, ref, request)
         answer, spec = request.sampling.max_tokens, version.manifest.signature.language
@@ -317,14 +374,14 @@ class Service:
         a model of another service: only that can count.
         """
         await self.jobs.checkpoints.ensure(key.tenant, ref)
-        version = self.router.resolve(key.tenant, ref)
+        version = await self.router.find(key.tenant, ref)
         check_language(version)
         if version.manifest.upstream is not None:
             raise InvalidInput(
                 f"{version.ref} runs at another service, which alone can count its tokens.",
                 param="model",
             )
-        with self.ledger.admit(
+        with await self._admit(
             key,
             request_id=request_id,
             endpoint=endpoint,
@@ -349,13 +406,13 @@ class Service:
     async def load_model(self, tenant: str, ref: str) -> ModelVersion:
         """Load a model before its first call; a checkpoint of a job becomes one."""
         await self.jobs.checkpoints.ensure(tenant, ref)
-        version = self.router.resolve(tenant, ref)
+        version = await self.router.find(tenant, ref)
         await self.pool.load(version)
         return version
 
     async def stop_model(self, tenant: str, ref: str) -> ModelVersion:
         """Unload a model after its running requests. Raises NotFound when it is not loaded."""
-        version = self.router.resolve(tenant, ref)
+        version = await self.router.find(tenant, ref)
         if version.ref not in {status.model for status in self.ps(tenant)}:
             raise NotFound(
                 f"{version.ref} is not loaded.", hint="`lmaas ps` lists the loaded models."
@@ -365,8 +422,10 @@ class Service:
 
     # Keys
 
-    def authenticate(self, text: str) -> KeyRecord:
+    async def authenticate(self, text: str) -> KeyRecord:
         """The key that `text` is. Raises Unauthorized."""
+        if not self.keys.fresh():
+            await self.aside.read(self.keys.refresh)
         return self.keys.check(text)
 
     def create_key(

@@ -4,17 +4,25 @@ import asyncio
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Final, TypeVar
 
 import msgspec
 
+from lmaas.aside import refuse_in_loop
 from lmaas.config import Settings
 from lmaas.errors import FULL, StorageFull
 from lmaas.placement import sandbox
 from lmaas.placement.waiting import to_end
+
+T = TypeVar("T")
+
+MOST_CHILDREN: Final = 4
+"""So many children work at once; what comes more waits."""
 
 
 class Workshop:
@@ -23,10 +31,30 @@ class Workshop:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._folder = settings.home_path / "tmp"
+        # Of its own: children may take minutes, and whoever else needs a thread must not wait.
+        self._threads = ThreadPoolExecutor(MOST_CHILDREN, "child")
+
+    def close(self) -> None:
+        """Release the threads."""
+        self._threads.shutdown(cancel_futures=True)
+
+    @asynccontextmanager
+    async def scratch(self, purpose: str) -> AsyncIterator[Path]:
+        """The same as `folder`, for an event loop, which it does not hold up."""
+        made = self.folder(purpose)
+        folder = await to_end(asyncio.to_thread(made.__enter__))
+        try:
+            yield folder
+        except BaseException as error:
+            await to_end(asyncio.to_thread(made.__exit__, type(error), error, error.__traceback__))
+            raise
+        else:
+            await to_end(asyncio.to_thread(made.__exit__, None, None, None))
 
     @contextmanager
-    def scratch(self, purpose: str) -> Iterator[Path]:
+    def folder(self, purpose: str) -> Iterator[Path]:
         """A private folder on the home's device, removed at the end."""
+        refuse_in_loop("Making a folder")
         parent = self._folder
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f"{purpose}-", dir=parent))
@@ -58,7 +86,10 @@ class Workshop:
         work = partial(
             self.run_child, module, request, scratch, reads=reads, stop=stop, heard=heard
         )
-        return await to_end(asyncio.to_thread(work), stop)
+        return await to_end(self._in_thread(work), stop)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def run_child(
         self,

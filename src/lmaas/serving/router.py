@@ -8,6 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, TypeVar
 
+from lmaas.aside import Aside
 from lmaas.errors import CorruptBlob, InvalidInput
 from lmaas.serving.generation import Answered, Receiver
 from lmaas.serving.pool import Pool
@@ -39,14 +40,15 @@ class Versions(Protocol):
 class Router:
     """Resolves names and sends calls to the pool."""
 
-    def __init__(self, registry: Versions, pool: Pool) -> None:
+    def __init__(self, registry: Versions, pool: Pool, aside: Aside | None = None) -> None:
         self._registry = registry
+        self._aside = aside or Aside()
         self._pool = pool
         self._known: dict[tuple[str, str], ModelVersion] = {}
         self._data_version = -1
         self._reported: set[tuple[str, str]] = set()
 
-    def resolve(self, tenant: str, ref: str) -> ModelVersion:
+    async def find(self, tenant: str, ref: str) -> ModelVersion:
         """The version that `ref` names for `tenant`. Raises ModelNotFound, InvalidInput."""
         data_version = self._registry.data_version()
         if data_version != self._data_version:
@@ -54,19 +56,20 @@ class Router:
             self._data_version = data_version
         version = self._known.get((tenant, ref))
         if version is None:
-            version = self._registry.resolve(tenant, ref)
+            version = await self._aside.read(self._registry.resolve, tenant, ref)
             if len(self._known) >= KEEP_MOST:
                 self._known.clear()
-            self._known[tenant, ref] = version
+            if data_version == self._data_version:  # else it may be another by now
+                self._known[tenant, ref] = version
         return version
 
     async def call(self, tenant: str, ref: str, payload: Payload) -> tuple[ModelVersion, Answer]:
         """The answer of the version that `ref` names, and that version.
 
-        Raises what `resolve` and `Pool.call` raise, and InvalidInput for a language model, which is
+        Raises what `find` and `Pool.call` raise, and InvalidInput for a language model, which is
         not called with arrays; CorruptBlob only when no version is left.
         """
-        version = self.resolve(tenant, ref)
+        version = await self.find(tenant, ref)
         if version.manifest.task == text_generation.NAME and payload.format != "generate":
             raise InvalidInput(
                 f"{version.ref} is a language model: it is not called this way.",
@@ -80,7 +83,7 @@ class Router:
     ) -> Answered:
         """The end of a generation by the version that `ref` names. Raises as `call` does."""
         _, answered = await self._first(
-            self.resolve(tenant, ref),
+            await self.find(tenant, ref),
             ref,
             lambda version: self._pool.generate(version, payload, receiver),
         )
@@ -103,7 +106,7 @@ class Router:
         error: CorruptBlob,
         ask: Callable[[ModelVersion], Awaitable[T]],
     ) -> tuple[ModelVersion, T]:
-        versions = self._registry.versions(damaged.tenant, damaged.name)
+        versions = await self._aside.read(self._registry.versions, damaged.tenant, damaged.name)
         older = [version for version in versions if version.version < damaged.version]
         for version in sorted(older, key=lambda version: -version.version):
             try:
