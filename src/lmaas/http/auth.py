@@ -77,7 +77,9 @@ def check_host(settings: Settings, headers: Headers) -> None:
     hosts = [value for name, value in headers if name == b"host"]
     if len(hosts) != 1:
         raise InvalidInput(f"A request needs one Host header; received {len(hosts)}.")
-    if len(hosts[0]) > BOUNDS.host_bytes or not _is_ours(_host_name(hosts[0]), settings.host, settings.allowed_hosts):
+    if len(hosts[0]) > BOUNDS.host_bytes or not _is_ours(
+        _host_name(hosts[0]), settings.host, settings.allowed_hosts
+    ):
         raise Forbidden(
             "This Host is not served here.", hint="Add it to the setting allowed_hosts."
         )

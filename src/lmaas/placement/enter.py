@@ -6,6 +6,7 @@ are imported. Socket and journal are opened before, as nothing outside can be op
 """
 
 import importlib
+import os
 import socket
 import sys
 from pathlib import Path
@@ -22,7 +23,10 @@ def main(socket_path: str, journal: Path, confinement: str) -> None:
     connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connected.connect(socket_path)
     with journal.open("w+b") as noted:
-        confine(msgspec.json.decode(confinement, type=Confinement))
+        wanted = msgspec.json.decode(confinement, type=Confinement)
+        missing = confine(wanted)
+        # In memory and bounded; where it cannot be had, a folder.
+        os.environ["TMPDIR"] = wanted.spare if wanted.spare and "view" in missing else "/dev/shm"  # noqa: S108
         importlib.import_module(WORKER).run(connected, noted)
 
 

@@ -60,6 +60,8 @@ class Confinement(Record, frozen=True, kw_only=True):
     reads: tuple[str, ...] = ()
     """Read-only also where they lie in one of `writes`."""
     writes: tuple[str, ...] = ()
+    spare: str | None = None
+    """A folder that it writes in where it has no /dev/shm of its own."""
     loopback: bool = False
     """Whether it has a network of its own machine: pieces of one work talk over it."""
     memory_fds: bool = True
@@ -96,7 +98,8 @@ def confine(wanted: Confinement) -> tuple[str, ...]:
         missing.append("privileges")
     try:
         shared = () if seen else ("/dev/shm",) * wanted.loopback  # noqa: S108
-        writes = (*wanted.writes, *shared, *(("/dev/shm",) if seen else ()))  # noqa: S108
+        spare = () if wanted.spare is None or seen else (wanted.spare,)
+        writes = (*wanted.writes, *shared, *spare, *(("/dev/shm",) if seen else ()))  # noqa: S108
         landlock.restrict((*reads, "/proc"), writes, devices, tcp=wanted.loopback)
     except OSError:
         missing.append("files")

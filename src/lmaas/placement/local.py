@@ -19,14 +19,15 @@ PASSED_ON: Final = (
 """Variables that a worker inherits. Keys, tokens and settings stay behind."""
 NOWHERE: Final = {"HOME": "/", "USER": "lmaas", "KERAS_HOME": "/"}
 """A worker has no home: libraries that would keep things there cannot."""
-JOURNAL_BYTES: Final = 64 << 20
-"""The largest file that a worker can write; it has its journal only."""
+FILE_BYTES: Final = 512 << 20
+"""The largest file that a worker can write, and all that it can have in its own /dev/shm."""
 
 
 async def start_worker(
     socket_path: Path,
     journal: Path,
     files: Sequence[Path],
+    spare: Path,
     *,
     memory_bytes: int,
     required: bool = False,
@@ -35,14 +36,17 @@ async def start_worker(
     """Start a worker that connects to `socket_path`, in a process group of its own.
 
     It is shut in (`placement.isolation`): it reads the model's `files`, folders that are there, and
-    writes its `journal` and up to `memory_bytes` of memory. It ends by itself when its end of the
+    writes its `journal`, files in memory (in the folder `spare` where the kernel has no way to
+    bound these), and up to `memory_bytes` of memory. It ends by itself when its end of the
     socket closes, so that none is left behind when the server is killed.
     """
     confinement = Confinement(
         reads=tuple(map(str, files)),
         memory_fds=False,
         data_bytes=memory_bytes,
-        file_bytes=JOURNAL_BYTES,
+        file_bytes=FILE_BYTES,
+        shared_bytes=FILE_BYTES,
+        spare=str(spare),
         required=required,
     )
     environ = os.environ if environ is None else environ

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,7 @@ from lmaas.serving.plan import machine_budget_bytes
 log = logging.getLogger(__name__)
 
 JOURNAL_SUFFIX = ".journal"
+SPARE_SUFFIX = ".tmp"
 MISSED_BEATS: Final = 3
 
 
@@ -71,6 +73,8 @@ class WorkerLife:
         await self._process.wait()
         ids = read_journal(self._journal)
         self._journal.unlink(missing_ok=True)
+        spare = self._journal.with_suffix(SPARE_SUFFIX)
+        await asyncio.to_thread(shutil.rmtree, spare, ignore_errors=True)
         return ids
 
 
@@ -106,15 +110,17 @@ async def launch(
     folders = [Path(record.folder)]
     if record.options is not None and record.options.draft is not None:
         folders.append(Path(record.options.draft))
-    await asyncio.to_thread(_make, folders)
+    journal = socket_path.with_suffix(JOURNAL_SUFFIX)
+    spare = socket_path.with_suffix(SPARE_SUFFIX)
+    await asyncio.to_thread(_make, (*folders, spare))
     link = Link(receive)
     server = await loop.create_unix_server(lambda: link, str(socket_path))
-    journal = socket_path.with_suffix(JOURNAL_SUFFIX)
     try:
         process = await start_worker(
             socket_path,
             journal,
             folders,
+            spare,
             memory_bytes=settings.worker_memory_bytes or machine_budget_bytes(),
             required=settings.isolation == "required",
         )
