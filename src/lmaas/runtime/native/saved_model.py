@@ -1,39 +1,26 @@
 """SavedModels: which of their operations are refused, and what is looked at before loading one.
 
-Operations that touch files, other processes, devices or Python are refused wherever they stand. A
-SavedModel's own saver has some: it is known by being what `saver_def` names, and is never run here.
+Whatever is not on the list of what only computes is refused, wherever it stands. A SavedModel's own
+saver touches files: it is known by being what `saver_def` names, and is never run here.
 """
 
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from lmaas.errors import ModelRefused
+from lmaas.runtime.native.tensorflow_ops import ALLOWED
 
 SERVING: Final = "serving_default"
 """TensorFlow's name for the signature that is served."""
 SAVER_OPS: Final = {"Save", "SaveV2", "Restore", "RestoreV2", "RestoreSlice", "MergeV2Checkpoints",
                     "ShardedFilename", "ShardedFilespec", "SaveSlices"}  # fmt: skip
 """What a saver has and nothing else may."""
-UNSAFE: Final = re.compile(
-    "File|Dataset|Iterator|Reader|Summary|Save|Restore|Checkpoint|PyFunc|Rpc|Send|Recv|Debug|Print|"
-    "Remote|Collective|queue|Queue|Barrier|Sql|Load|TPU|Tpu|Xla|Proto|Host|Distributed|Worker|"
-    "Server|Device|Outfeed|Infeed|Nccl|Stage|Staging|Retrieve|Shard|DTensor|DumpTensor|Assets"
-)
-"""Kinds of operations, by the words in their names."""
-UNSAFE_TOO: Final = {"GenerateVocabRemapping", "RecordInput", "Skipgram", "CalibrationStatistics",
-                     "FixedUnigramCandidateSampler"}  # fmt: skip
-"""Operations that read files, which their names do not tell."""
-HARMLESS: Final = {"XlaCallModule"}
-"""What JAX's functions become: a module of StableHLO, compiled; it reaches no further."""
 
 
 def is_unsafe(op: str) -> bool:
-    """Whether an operation touches what is outside the graph."""
-    if op in HARMLESS:
-        return False
-    return op in SAVER_OPS or op in UNSAFE_TOO or UNSAFE.search(op) is not None
+    """Whether an operation is not one of those that a graph may have."""
+    return op not in ALLOWED
 
 
 def check(folder: Path) -> None:
