@@ -70,7 +70,7 @@ def give(home: Path, name: str, tenant: str) -> None:
     """Register the newest version of a model for another tenant too, as a model of its own."""
     service = Service(Settings(home=str(home)))
     version = service.catalog.get(TENANT, name)
-    with service.workshop.scratch("give") as folder:
+    with service.workshop.folder("give") as folder:
         service.registry.unpack(version, folder, ("source", "compiled", "sample"))
         service.registry.add(tenant, version.manifest, version.parity, folder)
     service.close()

@@ -70,9 +70,9 @@ def main() -> None:
         contextlib.closing(Service(settings)) as service,
     ):
         folder = Path(scratch)
-        version = service.router.resolve(TENANT, model)
+        version = service.registry.resolve(TENANT, model)
         budget = settings.memory_budget_bytes or machine_budget_bytes()
-        need = need_of(version, settings, budget, lambda ref: service.router.resolve(TENANT, ref))
+        need = need_of(version, settings, budget, lambda ref: service.registry.resolve(TENANT, ref))
         for of, role, name in need.files:
             service.registry.unpack(of, folder / name, (role,))
         record = need.record(folder)

@@ -113,6 +113,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Memory that one job may use, with all its processes; 0: 70 % of the machine's."""
     job_disk_bytes: Count = 65536 * MIB
     """Disk that one job's folder may take: checkpoints, what is made of its data, its result."""
+    tenant_disk_bytes: Annotated[int, Meta(ge=0)] = 0
+    """Disk that models and data files of one tenant may take; 0: no bound. The tenant `default`,
+    the operator's, has none."""
+    tenant_job_memory_bytes: Annotated[int, Meta(ge=0)] = 0
+    """Memory that one job of another tenant than `default` may use; 0: as `job_memory_bytes`."""
+    share_hub_token: bool = False
+    """Whether all tenants pull with the server's `HF_TOKEN`, not only `default`."""
     webhook_allow: tuple[str, ...] = ()
     """Hosts by name, addresses and networks (`10.0.0.0/8`) that webhooks may reach although they
     are internal."""

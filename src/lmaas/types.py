@@ -262,9 +262,13 @@ class Progress(Record, frozen=True, kw_only=True):
 
 
 class PullBody(Record, frozen=True, kw_only=True):
-    """A model that a server is to download: `ORG/NAME[@revision]`, and what it is to be here."""
+    """A model that a server is to download: `ORG/NAME[@revision]`, and what it is to be here.
+
+    `token` is the caller's own for the hub, used for this download and not kept.
+    """
 
     repo: str
+    token: Annotated[str, msgspec.Meta(min_length=1, max_length=1000)] | None = None
     name: str | None = None
     task: str | None = None
 

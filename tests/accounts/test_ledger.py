@@ -22,38 +22,10 @@ from lmaas.registry.store import Registry
 from lmaas.types import (
     TENANT,
     KeyRecord,
-    Manifest,
-    ModelVersion,
-    ParityReport,
-    Signature,
-    TensorSpec,
 )  # fmt: skip
 
 NOON = 1_900_000_000.0
 DAY_S = 86_400
-
-
-def version_of(tenant: str, ref: str) -> ModelVersion:
-    """A version of which only the name is looked at."""
-    name, _, number = ref.partition(":")
-    spec = TensorSpec(name="x", dtype="float32", shape=(-1, 4))
-    manifest = Manifest(
-        name=name,
-        task="tensor",
-        framework="pytorch",
-        signature=Signature(inputs=(spec,), outputs=(spec,)),
-        num_parameters=4,
-        framework_version="1",
-    )
-    return ModelVersion(
-        tenant=tenant,
-        name=name,
-        version=int(number),
-        manifest=manifest,
-        parity=ParityReport(tolerance={}, checks=()),
-        files=(),
-        created_at=0.0,
-    )
 
 
 class Books:
@@ -86,7 +58,9 @@ class Books:
         )
 
     def calls(self, ref: str = "m:1", key: KeyRecord | None = None) -> Counted | None:
-        return self.ledger.count(key or self.key, ref, "models", version_of)
+        return self.ledger.count(
+            key or self.key, ref, "models", f"{ref.partition(':')[0]}:{ref.partition(':')[2] or 1}"
+        )
 
     def limit(self, key_id: str | None = "", **given: object) -> None:
         place = self.key.id if key_id == "" else key_id

@@ -14,6 +14,8 @@ from lmaas.http.bounds import BOUNDS
 from servers import Running, serving
 
 CONNECTIONS = 500
+MAX_BODY_BYTES = 1 << 20
+"""Small, so that no body is read whole."""
 GROWTH_BYTES = 200 << 20
 """What 500 connections may have the server hold: a head, a buffer and Python's own share each."""
 
@@ -45,7 +47,7 @@ def pipelined(server: Running) -> Iterator[bytes]:
 
 def body(server: Running) -> Iterator[bytes]:
     size = 64 * BOUNDS.body_buffer_bytes
-    told = f"Content-Length: {size + server.max_body_bytes}"
+    told = f"Content-Length: {size + MAX_BODY_BYTES}"
     yield request(server, told, path="/v1/embeddings").replace(b"GET", b"POST")
     for _ in range(64):
         yield bytes(BOUNDS.body_buffer_bytes)
@@ -82,17 +84,11 @@ REFUSED = {"head_bytes": b" 431 ", "headers": b" 431 ", "trailer_bytes": b" 431 
 """What is said of what is beyond; the others are bounds of what is kept or read ahead."""
 
 
-class Small(Running):
-    """A server whose bodies are small, so that none is read whole."""
-
-    max_body_bytes = 1 << 20
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     home = tmp_path_factory.mktemp("bounds") / "home"
-    with serving(home, max_body_bytes=Small.max_body_bytes) as running:
-        yield Small(*running)
+    with serving(home, max_body_bytes=MAX_BODY_BYTES) as running:
+        yield running
 
 
 def push(server: Running, name: str) -> bytes:

@@ -28,6 +28,7 @@ from lmaas.errors import (
     Unavailable,
 )
 from lmaas.hub import download as hub_download
+from lmaas.hub.api import own_token
 from lmaas.hub.pull import Pulled, download, locked
 from lmaas.hub.repo import default_name, parse_ref
 from lmaas.types import PullProgress
@@ -83,7 +84,12 @@ def pull(tmp_path: Path) -> Pull:
 
     def run(text: str = REPO, **options: Any) -> Pulled:
         ref = parse_ref(text)
-        told: dict[str, Any] = {"task": None, "heard": lambda _: None, "stop": threading.Event()}
+        told: dict[str, Any] = {
+            "token": own_token(),
+            "task": None,
+            "heard": lambda _: None,
+            "stop": threading.Event(),
+        }
         with locked(folder, ref):
             return download(ref, folder, **(told | options))
 

@@ -1,5 +1,6 @@
 """`lmaas pull` from end to end: killed, interrupted, out of disk; then registered and answering."""
 
+import asyncio
 import json
 import resource
 import signal
@@ -20,10 +21,10 @@ from checkpoints import make_encoder, make_qwen3
 from hub_server import Hub, running_hub
 from lmaas.client import Client
 from lmaas.config import Settings
-from lmaas.errors import InvalidInput, ModelNotFound
+from lmaas.errors import InvalidInput, ModelNotFound, Unavailable
 from lmaas.hub.pull import locked
 from lmaas.hub.repo import parse_ref
-from lmaas.service import Service
+from lmaas.service import Service, catalog
 from lmaas.types import TENANT, ModelVersion
 from servers import serving
 
@@ -111,7 +112,7 @@ def test_killed_it_continues_and_is_registered(hub: Hub, tmp_path: Path) -> None
     told = [json.loads(line) for line in err.splitlines()]
     assert told[-1]["done_bytes"] == told[-1]["total_bytes"]
     assert last_range(hub) == "bytes=200704-"
-    kept = home / "hub" / TINY.replace("/", "--") / commit
+    kept = home / "hub" / "default" / TINY.replace("/", "--") / commit
     assert (kept / WEIGHTS).read_bytes() == hub.repos[TINY][WEIGHTS]
     assert (home / "hub").stat().st_mode & 0o777 == 0o700
 
@@ -133,7 +134,7 @@ def test_interrupted_nothing_is_registered(hub: Hub, tmp_path: Path) -> None:
     with closing(Service(Settings(home=str(home)))) as service:
         (told,) = service.fsck().downloads
         assert told.startswith(f"{FAKE}@{commit}: ")
-        with locked(home / "hub", parse_ref(FAKE)):
+        with locked(home / "hub" / "default", parse_ref(FAKE)):
             assert not service.fsck(repair=True).downloads
         assert service.fsck(repair=True).downloads == (told,)
         assert not service.fsck().downloads
@@ -163,7 +164,7 @@ def test_a_full_disk_leaves_what_is_there(hub: Hub, tmp_path: Path) -> None:
 
 def test_two_at_once_and_bad_usage(hub: Hub, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    with locked(home / "hub", parse_ref(FAKE)):
+    with locked(home / "hub" / "default", parse_ref(FAKE)):
         process = start(home, FAKE, "--json")
         _, err = process.communicate(timeout=60)
     assert process.returncode == 1
@@ -188,7 +189,9 @@ def test_onto_a_server(hub: Hub, tmp_path: Path) -> None:
                 client.pull("acme/nothing")
             with pytest.raises(InvalidInput, match="its tasks are"):
                 client.pull("acme/encoder", task="dance")
-        assert not [path for path in (server.home / "hub").rglob("*") if path.suffix != ".lock"]
+        assert not [
+            path for path in (server.home / "hub" / "default").iterdir() if path.suffix != ".lock"
+        ]
         body = {"repo": TINY}
         refused = httpx.post(f"{server.url}/api/pulls", json=body, headers=server.caller)
         assert refused.status_code == 403
@@ -199,3 +202,29 @@ def test_onto_a_server(hub: Hub, tmp_path: Path) -> None:
         sent = {"model": "finder", "input": "hello"}
         answer = httpx.post(f"{server.url}/v1/embeddings", json=sent, headers=server.caller)
         assert len(answer.json()["data"][0]["embedding"]) == 32
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_servers_token_is_its_operators(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    """Another tenant pulls as nobody, or with a token of its own."""
+    asked: list[str | None] = []
+
+    def note(_ref: object, folder: Path, *, token: str | None, **_: object) -> None:
+        asked.append(token)
+        raise Unavailable(str(folder))
+
+    monkeypatch.setenv("HF_TOKEN", "the-operators")
+    monkeypatch.setattr(catalog, "download", note)
+    folders = set()
+    service = Service(Settings(home=str(tmp_path), share_hub_token=shared))
+    try:
+        for tenant, token in (("default", None), ("other", None), ("other", "its-own")):
+            with pytest.raises(Unavailable) as told:
+                asyncio.run(service.catalog.pull(tenant, FAKE, token=token))
+            folders.add(told.value.message)
+    finally:
+        service.close()
+    assert asked == ["the-operators", "the-operators" if shared else None, "its-own"]
+    assert len(folders) == 2

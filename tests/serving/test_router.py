@@ -33,21 +33,21 @@ def routing(folder: Path, *amounts: float) -> Iterator[tuple[Models, Router, Poo
 
 def test_name_follows_new_versions_and_number_does_not(tmp_path: Path) -> None:
     with routing(tmp_path, 1.0) as (models, router, _):
-        assert router.resolve("default", "add").version == 1
+        assert asyncio.run(router.find("default", "add")).version == 1
         models.make("add", add_one)
-        assert router.resolve("default", "add").version == 2
-        assert router.resolve("default", "add:1").version == 1
+        assert asyncio.run(router.find("default", "add")).version == 2
+        assert asyncio.run(router.find("default", "add:1")).version == 1
         with pytest.raises(ModelNotFound):
-            router.resolve("default", "subtract")
+            asyncio.run(router.find("default", "subtract"))
 
 
 def test_change_by_another_process_shows_up(tmp_path: Path) -> None:
     with routing(tmp_path, 1.0) as (_, router, _):
-        assert router.resolve("default", "add").version == 1
+        assert asyncio.run(router.find("default", "add")).version == 1
         other = Models(tmp_path)
         other.make("add", add_one)
         other.close()
-        assert router.resolve("default", "add").version == 2
+        assert asyncio.run(router.find("default", "add")).version == 2
 
 
 def test_last_good_version_answers_for_a_damaged_one(tmp_path: Path) -> None:

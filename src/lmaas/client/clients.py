@@ -115,13 +115,20 @@ class Client(Calls):
         """
         return self._run(self._push(Path(path), options))
 
-    def pull(self, repo: str, *, name: str | None = None, task: str | None = None) -> ModelVersion:
+    def pull(
+        self,
+        repo: str,
+        *,
+        name: str | None = None,
+        task: str | None = None,
+        token: str | None = None,
+    ) -> ModelVersion:
         """Let the server download `ORG/NAME[@revision]` from its hub and register it.
 
         Returns when it is done; needs a key with the scope admin. Broken off, the next call
-        continues the download.
+        continues the download. `token` is yours for the hub; the server does not keep it.
         """
-        return self._run(self._pull(PullBody(repo=repo, name=name, task=task)))
+        return self._run(self._pull(PullBody(repo=repo, name=name, task=task, token=token)))
 
     def connect_upstream(self, body: ConnectBody) -> ModelVersion:
         """Serve a model that another service runs; needs a key with the scope admin."""
@@ -377,10 +384,15 @@ class AsyncClient(Calls):
         return await self._run(self._push(Path(path), options))
 
     async def pull(
-        self, repo: str, *, name: str | None = None, task: str | None = None
+        self,
+        repo: str,
+        *,
+        name: str | None = None,
+        task: str | None = None,
+        token: str | None = None,
     ) -> ModelVersion:
         """See `Client.pull`."""
-        return await self._run(self._pull(PullBody(repo=repo, name=name, task=task)))
+        return await self._run(self._pull(PullBody(repo=repo, name=name, task=task, token=token)))
 
     async def connect_upstream(self, body: ConnectBody) -> ModelVersion:
         """See `Client.connect_upstream`."""

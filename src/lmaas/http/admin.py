@@ -105,7 +105,9 @@ async def stop(service: Service, exchange: Exchange, path: dict[str, str]) -> No
 async def pull(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Download a model from the server's hub (HF_ENDPOINT) and register it; answers when done."""
     body = read(await exchange.body(MAX_BODY_BYTES), PullBody)
-    version = await service.catalog.pull(exchange.tenant, body.repo, name=body.name, task=body.task)
+    version = await service.catalog.pull(
+        exchange.tenant, body.repo, name=body.name, task=body.task, token=body.token
+    )
     exchange.send_json(version, status=201)
 
 

@@ -1,6 +1,6 @@
 """Requests to a hub. Knows addresses, the token and what errors mean; knows no folder.
 
-`HF_ENDPOINT` says where the hub is, `HF_TOKEN` who asks. The token goes to the hub only: on the way
+`HF_ENDPOINT` says where the hub is, a token who asks. The token goes to the hub only: on the way
 to another host httpx drops it.
 """
 
@@ -51,12 +51,16 @@ class _Model(msgspec.Struct):
     siblings: list[_File]
 
 
+def own_token() -> str | None:
+    """The token in this process's environment, which is its operator's."""
+    return os.environ.get("HF_TOKEN", "").strip() or None
+
+
 class Hub:
     """One hub; a context manager. Not for several threads at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, token: str | None) -> None:
         self.endpoint = _endpoint()
-        token = os.environ.get("HF_TOKEN", "").strip()
         headers = {"user-agent": f"lmaas/{__version__}", "accept-encoding": "identity"}
         if token:
             headers["authorization"] = f"Bearer {token}"

@@ -8,17 +8,22 @@ from lmaas.hub.pull import locked
 from lmaas.hub.repo import HubRef
 
 
-def leftovers(hub_folder: Path, *, remove: bool) -> tuple[str, ...]:
+def hub_folder(home: Path, tenant: str) -> Path:
+    """Where the downloads of a tenant are."""
+    return home / "hub" / tenant
+
+
+def leftovers(home: Path, *, remove: bool) -> tuple[str, ...]:
     """Each as `ORG/NAME@commit: size`. With `remove`, those that no pull is at are deleted."""
     found = []
-    for folder in sorted(hub_folder.glob("*/*")):
+    for folder in sorted((home / "hub").glob("*/*/*")):
         if not folder.is_dir():
             continue
         ref = HubRef(repo=folder.parent.name.replace("--", "/", 1), revision=folder.name)
         size_bytes = sum(map(_size_bytes, folder.rglob("*")))
         if remove:
             try:
-                with locked(hub_folder, ref):
+                with locked(folder.parents[1], ref):
                     shutil.rmtree(folder)
                     if not any(folder.parent.iterdir()):
                         folder.parent.rmdir()

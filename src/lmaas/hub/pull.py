@@ -30,7 +30,8 @@ def locked(hub_folder: Path, ref: HubRef) -> Iterator[None]:
 
     The kernel releases it when its holder dies, however it dies.
     """
-    hub_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    hub_folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    hub_folder.mkdir(mode=0o700, exist_ok=True)
     with (hub_folder / f"{ref.folder}.lock").open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -51,16 +52,17 @@ def download(
     ref: HubRef,
     hub_folder: Path,
     *,
+    token: str | None,
     task: str | None,
     heard: Heard,
     stop: threading.Event,
 ) -> Pulled:
     """Download one commit of a repository. Hold `locked` meanwhile.
 
-    `heard` is told how far it is, in this thread; `stop` ends it with Cancelled. Raises
-    ModelRefused, StorageFull and what `api.Hub` raises.
+    `token` says to the hub who asks. `heard` is told how far it is, in this thread; `stop` ends it
+    with Cancelled. Raises ModelRefused, StorageFull and what `api.Hub` raises.
     """
-    with Hub() as hub:
+    with Hub(token) as hub:
         commit, files = hub.commit(ref)
         chosen = choose(ref, files)
         folder = hub_folder / ref.folder / commit

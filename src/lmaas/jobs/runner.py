@@ -25,6 +25,7 @@ from lmaas.jobs.claims import LEASE_S, Claim, Claims, Heard, LeaseLost
 from lmaas.jobs.process import JobProcess
 from lmaas.placement import left
 from lmaas.placement.waiting import to_end
+from lmaas.types import TENANT
 
 log = logging.getLogger(__name__)
 POLL_S = 0.2
@@ -59,6 +60,7 @@ class Runner:
         max_running: int,
         max_per_tenant: int,
         memory_bytes: int,
+        tenant_memory_bytes: int = 0,
         disk_bytes: int,
         required: bool = False,
         command: Sequence[str] = process.COMMAND,
@@ -74,6 +76,7 @@ class Runner:
         self._max_running = max_running
         self._max_per_tenant = max_per_tenant
         self._memory_bytes = memory_bytes
+        self._tenant_memory_bytes = tenant_memory_bytes
         self._disk_bytes = disk_bytes
         self._required = required
         self._command = command
@@ -163,7 +166,8 @@ class Runner:
         folder = self._folder / job.id
         try:
             await asyncio.to_thread(self._prepare, job, folder)
-            if (folder / DONE_FILE).exists() or await self._work_on(claim, folder):
+            memory_bytes = self._memory_of(job.tenant)
+            if (folder / DONE_FILE).exists() or await self._work_on(claim, folder, memory_bytes):
                 await self._register(claim, job, folder)
         except LeaseLost:
             log.warning("The job %s is not this server's any more.", job.id)
@@ -197,17 +201,17 @@ class Runner:
             recipe=recipe,
             reads=tuple(map(str, (*reads, base))),
             base=has_base,
-            memory_bytes=self._memory_bytes,
+            memory_bytes=self._memory_of(job.tenant),
             disk_bytes=self._disk_bytes,
             required=self._required,
         )
         process.tell(folder, task)
 
-    async def _work_on(self, claim: Claim, folder: Path) -> bool:
+    async def _work_on(self, claim: Claim, folder: Path, memory_bytes: int) -> bool:
         """Run the job's process to its end and write what became of it; True: it is done."""
         child = await asyncio.to_thread(JobProcess, folder, self._command)
         try:
-            asked, too_big = await self._watch(claim, folder, child)
+            asked, too_big = await self._watch(claim, folder, child, memory_bytes)
         finally:
             child.kill()
         code = child.poll()
@@ -235,8 +239,13 @@ class Runner:
             await self._crashed(claim, folder, how, heard.crashes + 1)
         return False
 
+    def _memory_of(self, tenant: str) -> int:
+        """What a job of `tenant` may use."""
+        bound = 0 if tenant == TENANT else self._tenant_memory_bytes
+        return min(self._memory_bytes, bound) if bound else self._memory_bytes
+
     async def _watch(
-        self, claim: Claim, folder: Path, child: JobProcess
+        self, claim: Claim, folder: Path, child: JobProcess, memory_bytes: int
     ) -> tuple[str | None, LMaaSError | None]:
         """Until the process ends or is ended: what it was asked for, and why it is ended."""
         asked: str | None = None
@@ -251,10 +260,10 @@ class Runner:
                     await asyncio.to_thread(child.ask, wanted)
                     deadline = time.monotonic() + self._grace_s[wanted]
             used = await asyncio.to_thread(child.memory_bytes)
-            if used > self._memory_bytes:
+            if used > memory_bytes:
                 return asked, DoesNotFit(
                     f"The job used {used >> 20} MiB of memory; it may use "
-                    f"{self._memory_bytes >> 20} MiB.",
+                    f"{memory_bytes >> 20} MiB.",
                     hint="Use a smaller batch or model, or raise job_memory_bytes.",
                 )
             if time.monotonic() - weighed > WEIGH_S:

@@ -11,15 +11,18 @@ import sqlalchemy as sa
 
 from lmaas.config import Settings
 from lmaas.errors import Forbidden, InvalidInput, ModelNotFound, ModelRefused, NotFound
+from lmaas.hub.api import own_token
+from lmaas.hub.leftovers import hub_folder
 from lmaas.hub.pull import check_task, download, locked
 from lmaas.hub.repo import default_name, parse_ref
 from lmaas.placement import sandbox
-from lmaas.placement.left import check_plain, needed_for
+from lmaas.placement.left import check_plain, needed_for, size
 from lmaas.placement.waiting import to_end
 from lmaas.registry.names import check_name
 from lmaas.registry.store import Registry
 from lmaas.runtime.cpu import gains_from_bf16, has_bf16
 from lmaas.runtime.parity import require
+from lmaas.service.quota import Quota
 from lmaas.service.workshop import Workshop
 from lmaas.serving.http_client import check_url
 from lmaas.serving.precision import choose_precision
@@ -56,12 +59,18 @@ class Catalog:
     """The models of one home."""
 
     def __init__(
-        self, settings: Settings, registry: Registry, router: Router, workshop: Workshop
+        self,
+        settings: Settings,
+        registry: Registry,
+        router: Router,
+        workshop: Workshop,
+        quota: Quota,
     ) -> None:
         self._settings = settings
         self._registry = registry
         self._router = router
         self._workshop = workshop
+        self._quota = quota
 
     def latest(self, tenant: str) -> list[ModelVersion]:
         """The latest version of every model of `tenant`, by name."""
@@ -112,12 +121,15 @@ class Catalog:
         *,
         name: str | None = None,
         task: str | None = None,
+        token: str | None = None,
         keep: bool = False,
         heard: Callable[[PullProgress], None] = lambda _: None,
     ) -> ModelVersion:
         """Download `ORG/NAME[@revision]` from a hub and register it.
 
-        `name` is the hub's NAME in lower case where left out, `task` what the configs tell.
+        `token` says to the hub who asks; without it, the server's own does, but only for the tenant
+        `default` unless `share_hub_token` is set. `name` is the hub's NAME in lower case where left
+        out, `task` what the configs tell.
         `heard` is told how far the download is, in a thread of its own. Broken off, the next pull
         continues it; once registered, the downloaded files go, unless `keep`. Raises Conflict
         while another pull of it runs, and what `hub.pull.download` raises.
@@ -125,10 +137,15 @@ class Catalog:
         ref = parse_ref(repo)
         name = default_name(ref) if name is None else check_name(name)
         check_task(task)
-        folder = self._settings.home_path / "hub"
+        if token is None and (tenant == TENANT or self._settings.share_hub_token):
+            token = own_token()
+        # What one tenant's token has brought is not there for another's.
+        folder = hub_folder(self._settings.home_path, tenant)
         stop = threading.Event()
         with locked(folder, ref):
-            work = asyncio.to_thread(download, ref, folder, task=task, heard=heard, stop=stop)
+            work = asyncio.to_thread(
+                download, ref, folder, token=token, task=task, heard=heard, stop=stop
+            )
             pulled = await to_end(work, stop)
             options = PushOptions(name=name, task=pulled.task, card=pulled.card)
             path = Path(pulled.folder)
@@ -269,6 +286,7 @@ class Catalog:
             parent = parent or told.parent
             lineage = msgspec.structs.replace(told, origin=origin, parent=parent)
             manifest = msgspec.structs.replace(manifest, lineage=lineage)
+        await to_end(asyncio.to_thread(self._quota.check, tenant, size(folder)))
         add = asyncio.to_thread(
             self._registry.add, tenant, manifest, verified.parity, folder, beside
         )

@@ -16,6 +16,7 @@ from lmaas.placement.waiting import to_end
 from lmaas.recipe import DataChoice
 from lmaas.registry.data_files import DataFile, Files
 from lmaas.registry.uploads import Upload, Uploads
+from lmaas.service.quota import Quota
 from lmaas.service.workshop import Workshop
 from lmaas.types import TENANT
 
@@ -27,12 +28,15 @@ CHECK_MEMORY_BYTES: Final = 4 << 30
 class DataFiles:
     """The data files of one home; `queue` knows which of them jobs need."""
 
-    def __init__(self, settings: Settings, files: Files, queue: Jobs, workshop: Workshop) -> None:
+    def __init__(
+        self, settings: Settings, files: Files, queue: Jobs, workshop: Workshop, quota: Quota
+    ) -> None:
         self.uploads = Uploads(settings.home_path, files, settings.max_upload_bytes)
         self._settings = settings
         self._files = files
         self._queue = queue
         self._workshop = workshop
+        self._quota = quota
 
     async def add(self, tenant: str, source: Path) -> DataFile:
         """Check a file of this home's device and take it over as training data.
@@ -40,6 +44,7 @@ class DataFiles:
         Raises InvalidInput, with the line, for what no task can read.
         """
         stop = threading.Event()
+        await to_end(asyncio.to_thread(self._quota.check, tenant, source.stat().st_size))
         await to_end(asyncio.to_thread(self._check, source, stop), stop)
         add = asyncio.to_thread(self._files.add, tenant, source, purpose="fine-tune")
         return await to_end(add)
@@ -57,9 +62,13 @@ class DataFiles:
                 part_ids,
                 scratch,
                 md5=md5,
-                check=partial(self._check, stop=stop),
+                check=partial(self._check_upload, tenant, stop=stop),
             )
             return await to_end(asyncio.to_thread(work), stop)
+
+    def _check_upload(self, tenant: str, path: Path, stop: threading.Event) -> None:
+        self._quota.check(tenant, path.stat().st_size)
+        self._check(path, stop)
 
     def _check(self, path: Path, stop: threading.Event) -> None:
         """Look through a data file in a sandboxed child."""

@@ -71,6 +71,7 @@ class TrainingJobs:
             max_running=settings.max_running_jobs,
             max_per_tenant=settings.max_tenant_jobs,
             memory_bytes=settings.job_memory_bytes or machine_budget_bytes(),
+            tenant_memory_bytes=settings.tenant_job_memory_bytes,
             disk_bytes=settings.job_disk_bytes,
             required=settings.isolation == "required",
         )

@@ -37,6 +37,7 @@ from lmaas.registry.store import Registry
 from lmaas.service.catalog import Catalog
 from lmaas.service.data import DataFiles
 from lmaas.service.jobs import TrainingJobs
+from lmaas.service.quota import Quota
 from lmaas.service.workshop import Workshop
 from lmaas.serving.cache import ResponseCache, key_of
 from lmaas.serving.generation import Answered, Generation, check_language, encode_request
@@ -101,8 +102,9 @@ class Service:
         self._deliverer: Deliverer | None = None
         self.workshop = workshop = Workshop(settings)
         queue, files = Jobs(self.registry.database), Files(self.home)
-        self.catalog = Catalog(settings, self.registry, self.router, workshop)
-        self.data = DataFiles(settings, files, queue, workshop)
+        quota = Quota(settings.tenant_disk_bytes, self.registry, files)
+        self.catalog = Catalog(settings, self.registry, self.router, workshop, quota)
+        self.data = DataFiles(settings, files, queue, workshop, quota)
         self.jobs = TrainingJobs(
             settings,
             self.registry,
@@ -498,5 +500,5 @@ class Service:
         With `repair`, what no version names and no pull is at is deleted.
         """
         report = self.registry.check(repair=repair)
-        downloads = leftovers(self.home / "hub", remove=repair)
+        downloads = leftovers(self.home, remove=repair)
         return msgspec.structs.replace(report, downloads=downloads)
