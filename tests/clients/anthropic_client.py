@@ -41,9 +41,8 @@ def main(url: str, key: str) -> None:
         assert client.beta.messages.create(**short).usage.output_tokens == 8
         parsed = client.messages.parse(**asked, output_format=City)
         assert parsed.parsed_output is not None
-        with client.beta.messages.stream(
-            **asked, tools=[TOOL], tool_choice={"type": "any"}
-        ) as tools:
+        choice: Any = {"type": "any", "disable_parallel_tool_use": True}
+        with client.beta.messages.stream(**asked, tools=[TOOL], tool_choice=choice) as tools:
             (block,) = [b for b in tools.get_final_message().content if b.type == "tool_use"]
         assert City.model_validate(block.input)
         begun: Any = [USER, {"role": "assistant", "content": "It is"}]
