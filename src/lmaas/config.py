@@ -29,6 +29,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Address that the server binds."""
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
     """Port that the server binds; 0 takes a free one."""
+    grpc_port: Annotated[int, Meta(ge=0, le=65535)] | None = None
+    """Port of the Open Inference Protocol over gRPC, 0 a free one; none: not served. Needs the
+    extra `grpc`."""
     url: str | None = None
     """Server that the client, `lmaas.publish` and commands but `serve`, `demo`, `webhooks`, `fsck`
     and `doctor` talk to; none: this home and its server."""

@@ -520,7 +520,9 @@ def test_it_has_no_files_to_compress_and_no_tokens_to_count(
         with pytest.raises(InvalidInput, match="no files"):
             await gateway.service.catalog.compress(TENANT, "far", CompressOptions(to="int8"))
         with pytest.raises(InvalidInput, match="count its tokens"):
-            await gateway.service.count_tokens(gateway.key, "far", HELLO)
+            await gateway.service.count_tokens(
+                gateway.key, "far", HELLO, endpoint="count", request_id="c1"
+            )
         package = tmp_path / "package"
         package.mkdir()
         (package / "manifest.json").write_bytes(msgspec.json.encode(version.manifest))

@@ -38,15 +38,24 @@ def scope_of(path: str) -> Scope:
 
 async def authorize(service: Service, exchange: Exchange) -> KeyRecord | None:
     """The key of this request; None for the open routes. Raises Unauthorized, Forbidden."""
-    headers, path = exchange.pairs, exchange.path
+    path = exchange.path
     if path in OPEN:
         return None
-    given = set(_keys(headers, exchange.method))
+    return await identify(service, exchange.pairs, exchange.method, scope_of(path))
+
+
+async def identify(
+    service: Service, headers: Headers, method: str, needed: Scope
+) -> KeyRecord:
+    """The one key that `headers` have, if it may do what is `needed`.
+
+    Raises Unauthorized, Forbidden.
+    """
+    given = set(_keys(headers, method))
     if len(given) != 1:
         problem = "Two different API keys were sent." if given else "No API key was sent."
         raise Unauthorized(problem, hint=HINT)
     record = await service.authenticate(given.pop())
-    needed = scope_of(path)
     if needed not in record.scopes and "admin" not in record.scopes:
         raise Forbidden(
             f"The key {record.id} lacks the scope {needed}.",

@@ -4,21 +4,26 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import os
 import signal
 import socket
 import sys
-from typing import Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
 import uvloop
 
 from lmaas.aside import guard_this_thread
 from lmaas.config import Settings
-from lmaas.errors import AlreadyRunning, ConfigError
+from lmaas.errors import AlreadyRunning, ConfigError, MissingExtra
 from lmaas.http.app import create_app
 from lmaas.http.connection import Connections
 from lmaas.registry.lock import HomeLock
 from lmaas.service import Service
 from lmaas.types import TENANT
+
+if TYPE_CHECKING:
+    from lmaas.http.grpc_server import Door
 
 BACKLOG = 1024
 LAST_WORDS_S: Final = 2.0
@@ -40,12 +45,23 @@ def run(settings: Settings) -> int:
         lock.write({"url": url})
         sys.stderr.write(f"Serving on {url}\n")
         sys.stderr.flush()
-        uvloop.run(serve(service, listener))
+
+        def told(grpc: str) -> None:
+            lock.write({"url": url, "grpc": grpc})
+            sys.stderr.write(f"Serving gRPC on {grpc}\n")
+            sys.stderr.flush()
+
+        uvloop.run(serve(service, listener, told))
     return 0
 
 
-async def serve(service: Service, listener: socket.socket) -> None:
-    """Answer on `listener` until a signal, then drain; a second signal ends everything at once."""
+async def serve(
+    service: Service, listener: socket.socket, told: Callable[[str], None] = lambda _: None
+) -> None:
+    """Answer on `listener` until a signal, then drain; a second signal ends everything at once.
+
+    `told` hears where gRPC is served, if it is.
+    """
     loop = asyncio.get_running_loop()
     stop, force = asyncio.Event(), asyncio.Event()
 
@@ -61,8 +77,9 @@ async def serve(service: Service, listener: socket.socket) -> None:
     await service.start_jobs()
     server = await loop.create_server(connections.make, sock=listener, backlog=BACKLOG)
     watch = service.supervisor.keep("connections", connections.watch)
+    door = await _start_grpc(service, told)
     await stop.wait()
-    draining = asyncio.ensure_future(_drain(service, connections))
+    draining = asyncio.ensure_future(_drain(service, connections, door))
     forced = asyncio.ensure_future(force.wait())
     await asyncio.wait((draining, forced), return_when=asyncio.FIRST_COMPLETED)
     for task in (watch, draining, forced):
@@ -71,13 +88,32 @@ async def serve(service: Service, listener: socket.socket) -> None:
     await connections.drain(0)
 
 
-async def _drain(service: Service, connections: Connections) -> None:
+async def _start_grpc(service: Service, told: Callable[[str], None]) -> "Door | None":
+    if service.settings.grpc_port is None:
+        return None
+    # Workers are other programs, started by exec: gRPC has nothing to do when this one forks.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    try:
+        from lmaas.http.grpc_server import Door
+    except ImportError:
+        raise MissingExtra(
+            "The setting grpc_port needs gRPC.", hint="pip install 'lmaas[grpc]'."
+        ) from None
+    door = Door(service)
+    told(await door.start())
+    return door
+
+
+async def _drain(service: Service, connections: Connections, door: "Door | None") -> None:
     """One deadline for requests and workers; until it, health says that nothing new is taken.
 
     What the deadline ends is told so: its connection has a moment more for that.
     """
     timeout_s = service.settings.drain_timeout_s
-    await asyncio.gather(service.drain(timeout_s), connections.drain(timeout_s + LAST_WORDS_S))
+    ending = [service.drain(timeout_s), connections.drain(timeout_s + LAST_WORDS_S)]
+    if door is not None:
+        ending.append(door.stop(timeout_s + LAST_WORDS_S))
+    await asyncio.gather(*ending)
 
 
 def bind(settings: Settings) -> socket.socket:
