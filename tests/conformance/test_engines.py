@@ -518,13 +518,14 @@ def test_a_grammar_s_end_is_the_end(engine: LanguageEngine, made: Made) -> None:
     (prompt,) = prompts(made, (5,))
     form = grammar("json_schema", {"const": 1})
     stops = made.spec.stop_token_ids
-    try:
-        answer = run(engine, prompt, grammar=form, min_tokens=20, stop_token_ids=stops)
-    except InvalidInput as error:
-        assert error.param == "min_tokens"
+    asked: dict[str, Any] = {"grammar": form, "min_tokens": 20, "stop_token_ids": stops}
+    if engine.name == "openvino-genai":
+        with pytest.raises(InvalidInput, match="min_tokens"):
+            run(engine, prompt, **asked)
         check_idle(engine)
-    else:
-        assert made.tokenizer.decode(answer.tokens, skip_special_tokens=True).strip() == "1"
+        return
+    answer = run(engine, prompt, **asked)
+    assert made.tokenizer.decode(answer.tokens, skip_special_tokens=True).strip() == "1"
 
 
 UNION = {**TOOLS, "required": False, "schema": {"enum": ["<tool_call>", "größe"]}}

@@ -117,7 +117,7 @@ def test_states_of_other_kinds(tmp_path: Path, kind: str, sizes: dict[str, Any])
         for prompt in prompts
     ]  # fmt: skip
     assert run(engine, prompts) == want
-    scores = [score.logprob for score in engine.score(prompts[3], 0)]
+    scores = [score.logprob for piece in engine.score(prompts[3], 0) for score in piece]
     with torch.inference_mode():
         values = model(torch.tensor([prompts[3]]), use_cache=False).logits[0].log_softmax(-1)
     told = [float(row[token]) for row, token in zip(values, prompts[3][1:], strict=False)]

@@ -5,7 +5,7 @@ inside such spellings and the pieces are encoded one by one.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,8 +13,14 @@ from typing import Any, NamedTuple
 import msgspec
 
 from lmaas.errors import InvalidInput, LMaaSError
-from lmaas.language import ChatMessage, Tool, ToolCall
-from lmaas.runtime.language.token_stream import TokenStream, byte_tokens
+from lmaas.language import ChatMessage, TokenLogprob, Tool, ToolCall
+from lmaas.runtime.language.engine import TokenScore
+from lmaas.runtime.language.token_stream import (
+    TokenStream,
+    byte_tokens,
+    bytes_by_sign,
+    is_byte_level,
+)
 
 BREAKS = tuple(chr(code) for code in range(0xFDD0, 0xFDF0))
 """Unicode's noncharacters: no text has them, so they can mark where a prompt is cut."""
@@ -39,6 +45,9 @@ class Tokens:
         self.size = self._raw.get_vocab_size(with_added_tokens=True)
         self._longest = max(map(len, self._raw.get_vocab()), default=1)
         self._bytes = byte_tokens(self._raw)
+        self._added = frozenset(added)
+        self._byte_level = bytes_by_sign() if is_byte_level(self._raw) else {}
+        self._plain = next(iter(self._raw.encode("a", add_special_tokens=False).ids[-1:]), 0)
 
     def id_of(self, text: str) -> int | None:
         """The id of the token that is spelled so."""
@@ -120,13 +129,47 @@ class Tokens:
         """One token as text, as far as it is text by itself."""
         return str(self._raw.decode([token], skip_special_tokens=False))
 
+    def bytes_of(self, token: int, *, first: bool = False) -> bytes:
+        """The bytes that a token is in a text, maybe a part of a character; `first`: that the text
+        begins with, where a tokenizer may drop a blank.
+        """
+        if token in self._bytes:
+            return bytes((self._bytes[token],))
+        piece = self._raw.id_to_token(token)
+        if piece is None:
+            return b""
+        if self._byte_level and token not in self._added:
+            try:
+                return bytes(self._byte_level[character] for character in piece)
+            except KeyError:
+                return self.text_of(token).encode()
+        if first or token in self._added:
+            return self.text_of(token).encode()
+        context = self._raw.decode([self._plain], skip_special_tokens=False)
+        whole = self._raw.decode([self._plain, token], skip_special_tokens=False)
+        return str(whole[len(context) :]).encode()
+
+    def scored(
+        self, token: int, score: TokenScore, *, hidden: Container[int], first: bool = False
+    ) -> TokenLogprob:
+        """What is told of a token that has a score. Those that are `hidden` are no text."""
+
+        def told(token: int) -> tuple[str, bytes | None]:
+            if token in hidden:
+                return self.text_of(token), None
+            raw = self.bytes_of(token, first=first)
+            return raw.decode("utf-8", "replace"), raw
+
+        top = tuple((other, *told(other), value) for other, value in score.top)
+        return TokenLogprob(token, *told(token), score.logprob, top)
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids` without special tokens."""
         return str(self._raw.decode(list(ids), skip_special_tokens=True))
 
-    def stream(self) -> TokenStream:
-        """A decoder for tokens that come one by one."""
-        return TokenStream(self._raw, self._bytes)
+    def stream(self, before: Sequence[int] = ()) -> TokenStream:
+        """A decoder for tokens that come one by one, after those `before`."""
+        return TokenStream(self._raw, self._bytes, before)
 
 
 class Guarded(NamedTuple):
