@@ -162,7 +162,9 @@ class Requests:
                 )
             if request.format is not None:
                 raise InvalidInput(
-                    "response_format and tools cannot be combined.", param="response_format"
+                    "The engine vllm does not combine response_format with tools.",
+                    hint="Leave one out, or have the model served by another engine.",
+                    param="response_format",
                 )
 
 
