@@ -12,7 +12,9 @@ from lmaas.language import Format, GenerateRequest, LanguageSpec, Sampling
 from lmaas.runtime.language.engine import EngineOptions
 from lmaas.runtime.language.grammar_torch import Matcher
 from lmaas.runtime.language.session import Session, Step
+from lmaas.runtime.language.template import Template
 from lmaas.runtime.language.text import Reader
+from lmaas.runtime.language.tokens import Tokens
 from lmaas.runtime.language.torch_engine import TorchEngine
 
 torch = pytest.importorskip("torch")
@@ -35,7 +37,7 @@ class Served:
         )
         self.engine = TorchEngine()
         self.engine.load(folder, spec, EngineOptions(precision="f32", cache_bytes=1 << 22))
-        self.session = Session(self.engine, folder, spec, 512)
+        self.session = Session(self.engine, Tokens(folder), Template.load(folder), spec, 512)
         self.told = Step()
 
     def ask(self, id_: int, **fields: Any) -> None:

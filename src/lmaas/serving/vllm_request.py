@@ -64,6 +64,8 @@ class Requests:
             wanted: spec.reasoning and template is not None and _opens(template, wanted)
             for wanted in (None, True, False)
         }
+        if template is not None:
+            template.close()  # vLLM renders what is asked
 
     def thinks(self, request: GenerateRequest) -> bool:
         """Whether the prompt itself opens the model's reasoning."""

@@ -6,7 +6,6 @@ Knows no socket: the worker gives it requests and sends what it returns. One thr
 import itertools
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -76,16 +75,21 @@ class Step(msgspec.Struct, kw_only=True):
 
 
 class Session:
-    """The model in `folder`, run by `engine`, which is loaded already."""
+    """A model run by `engine`, which is loaded already, with its tokenizer and chat template."""
 
     def __init__(
-        self, engine: LanguageEngine, folder: Path, spec: LanguageSpec, context_length: int
+        self,
+        engine: LanguageEngine,
+        tokens: Tokens,
+        template: Template | None,
+        spec: LanguageSpec,
+        context_length: int,
     ) -> None:
         self._engine = engine
         self._spec = spec
         self._context = context_length
-        self._tokens = Tokens(folder)
-        self._template = Template.load(folder)
+        self._tokens = tokens
+        self._template = template
         self._hidden = frozenset(
             token
             for token in self._tokens.special

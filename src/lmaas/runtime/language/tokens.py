@@ -4,8 +4,9 @@ Text that comes from a caller never becomes a special token, whatever it spells:
 inside such spellings and the pieces are encoded one by one.
 """
 
+import json
 import re
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +42,9 @@ class Tokens:
         added = self._raw.get_added_tokens_decoder()
         self.special = {index for index, token in added.items() if token.special}
         self._spelled = any_of(token.content for token in added.values())
+        spelled = [json.dumps(token.content, ensure_ascii=False)[1:-1] for token in added.values()]
+        self._escaped = spelled != [token.content for token in added.values()]
+        """Whether JSON may write a token otherwise, so that a text of it cannot be searched."""
         self._spelled_special = any_of(added[index].content for index in self.special)
         self.size = self._raw.get_vocab_size(with_added_tokens=True)
         self._longest = max(map(len, self._raw.get_vocab()), default=1)
@@ -99,8 +103,8 @@ class Tokens:
         """A conversation, its tools and the template's variables, in which nothing is left that
         would be read as a special token.
         """
-        told = [msgspec.structs.asdict(tool) for tool in tools]
-        mark = free_mark([*texts_of(messages), *_texts_in(told), *_texts_in(more)])
+        beside = msgspec.json.encode((tools, more)).decode() if tools or more else ""
+        mark = free_mark([*texts_of(messages), beside])
 
         def safe(text: str, *, own: bool = False) -> str:
             return self.guard((text,), only_special=own, mark=mark)[1][0]
@@ -121,9 +125,10 @@ class Tokens:
                     ),
                 )
             )
-        return Guarded(
-            mark, guarded, [Tool(**_mapped(tool, safe)) for tool in told], _mapped(more or {}, safe)
-        )
+        if self._spelled is not None and (self._escaped or self._spelled.search(beside)):
+            tools = [Tool(**_mapped(msgspec.structs.asdict(tool), safe)) for tool in tools]
+            more = _mapped(more or {}, safe)
+        return Guarded(mark, guarded, tools, more or {})
 
     def text_of(self, token: int) -> str:
         """One token as text, as far as it is text by itself."""
@@ -177,8 +182,8 @@ class Guarded(NamedTuple):
 
     mark: str
     messages: list[ChatMessage]
-    tools: list[Tool]
-    more: dict[str, Any]
+    tools: Sequence[Tool]
+    more: Mapping[str, Any]
 
 
 def free_mark(texts: Sequence[str]) -> str:
@@ -196,19 +201,6 @@ def texts_of(messages: Sequence[ChatMessage]) -> list[str]:
         found += [message.content or "", message.name or "", message.reasoning or ""]
         found += [part for call in message.tool_calls for part in (call.name, call.arguments)]
     return found
-
-
-def _texts_in(value: Any) -> Iterator[str]:
-    """All texts in what JSON can say, names of properties too."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield name
-            yield from _texts_in(inner)
-    elif isinstance(value, (list, tuple)):
-        for inner in value:
-            yield from _texts_in(inner)
 
 
 def _mapped(value: Any, change: Callable[[str], str]) -> Any:
