@@ -330,10 +330,11 @@ def structured(grammar: Grammar) -> Any:
         return _after_reasoning(texts, grammar.reasoning)
     begin, end = CALL + SEPARATOR, SEPARATOR + END_CALL
     tags = [output.Tag(begin, output.EBNF(_called(json.dumps(tool))), end) for tool in tools]
+    free = output.TriggeredTags([CALL], tags, False, not wanted["parallel"])
     config = output()
-    config.structural_tags_config = output.TriggeredTags(
-        [CALL], tags, False, not wanted["parallel"]
-    )
+    # A tag that is thought of begins no call.
+    opened = grammar.reasoning == "opened"
+    config.structural_tags_config = output.Concat([_thought(), free]) if opened else free
     return config
 
 
@@ -360,13 +361,21 @@ def _after_reasoning(texts: Sequence[str], reasoning: str) -> Any:
     rules = [output.EBNF(text) for text in texts]
     answer = output.Union(rules) if len(rules) > 1 else rules[0]
     if reasoning != "none":
-        thought = output.Tag("" if reasoning == "opened" else THINK, output.AnyText(), END_THINK)
+        thought = _thought("" if reasoning == "opened" else THINK)
         blanks = output.EBNF('root ::= "\\n"{0,2}')
         after = output.Concat([thought, blanks, answer])
         answer = after if reasoning == "opened" else output.Union([answer, after])
     config = output()
     config.structural_tags_config = answer
     return config
+
+
+def _thought(begin: str = "") -> Any:
+    """Any text up to the end of the reasoning."""
+    import openvino_genai as genai
+
+    output = genai.StructuredOutputConfig
+    return output.Tag(begin, output.AnyText(), END_THINK)
 
 
 @lru_cache(maxsize=REMEMBERED)
