@@ -87,7 +87,9 @@ class OpenVINOGenAI:
         self._lookup = options.lookup or (5 if options.draft else 0)
         self._by_lookup = bool(options.lookup)
         self._vocabulary = spec.vocabulary_size
-        self._scorer = Scorer(folder, self._vocabulary, spec.kv_bytes_per_token)
+        self._scorer = Scorer(
+            folder, self._vocabulary, spec.kv_bytes_per_token, lambda: not self._handles
+        )
 
     def add(self, sequence: int, prompt: Sequence[int], sampling: TokenSampling) -> None:
         """Begin to continue `prompt`. Raises InvalidInput for what it cannot do."""
