@@ -133,12 +133,16 @@ class GenerateRequest(Record, frozen=True, kw_only=True):
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
-    """A token, its text as far as it is text, and its natural-log probability (None: first)."""
+    """A token, its text as far as it is text, and its natural-log probability (None: first).
+
+    `raw` are its bytes in the text, which may be part of a character; None: it is no text.
+    """
 
     id: int
     token: str
+    raw: bytes | None
     logprob: float | None
-    top: tuple[tuple[int, str, float], ...] = ()
+    top: tuple[tuple[int, str, bytes | None, float], ...] = ()
 
 
 class CallDelta(msgspec.Struct, frozen=True, array_like=True):

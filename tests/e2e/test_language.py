@@ -127,7 +127,6 @@ def test_spelled_special_tokens_are_text(client: openai.OpenAI) -> None:
         ),
         ({"model": "none"}, "model_not_found"),
         ({"logit_bias": {"5": 1}}, "invalid_input"),
-        ({"logprobs": True, "top_logprobs": 3}, "invalid_input"),
     ],
 )
 def test_what_is_refused(client: openai.OpenAI, change: dict[str, Any], code: str) -> None:

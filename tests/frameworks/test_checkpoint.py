@@ -18,6 +18,8 @@ from lmaas.config import load_settings
 from lmaas.errors import InvalidInput, LMaaSError, MissingExtra, ModelRefused
 from lmaas.frameworks import checkpoint, importer, refuse_checkpoint
 from lmaas.frameworks.causal import context_length
+from lmaas.language import ChatMessage, Tool
+from lmaas.runtime.language.template import Template
 from lmaas.service import Service
 from lmaas.types import TENANT, CompressOptions, ModelVersion, PushOptions, VariantName
 
@@ -364,3 +366,20 @@ def test_the_context_length_counts_rope_scaling(rope: Any, length: int) -> None:
         rope_parameters = rope
 
     assert context_length(Config()) == length
+
+
+def test_all_chat_templates_are_kept(copy: Path, tmp_path: Path) -> None:
+    """A checkpoint may have one of its own for conversations with tools."""
+    from transformers import AutoTokenizer
+
+    tokens = AutoTokenizer.from_pretrained(copy)
+    tokens.chat_template = {"default": "plain", "tool_use": "{{ tools | tojson }}"}
+    tokens.save_pretrained(copy)
+    checkpoint.keep(copy, tmp_path / "kept")
+    template = Template.load(tmp_path / "kept")
+    assert template is not None
+    assert template.takes_tools
+    tools = (Tool(name="f"),)
+    hello = (ChatMessage(role="user", content="hello"),)
+    assert template.render(hello) == "plain"
+    assert '"name": "f"' in template.render(hello, tools)

@@ -207,7 +207,12 @@ def test_formats() -> None:
 
 DELTAS = [
     Delta(0, reasoning="hm"),
-    Delta(0, "He", 1, logprobs=(TokenLogprob(7, "He", float("-inf"), ((8, "é", -0.5),)),)),
+    Delta(
+        0,
+        "He",
+        1,
+        logprobs=(TokenLogprob(7, "He", b"He", float("-inf"), ((8, "é", "é".encode(), -0.5),)),),
+    ),
     Delta(1, "", 1, calls=(CallDelta(0, "call_1", "f", '{"a"'),)),
     Delta(1, "", 1, calls=(CallDelta(0, arguments=": 1}"), CallDelta(1, "call_2", "g", "{}"))),
     Delta(0, "llo", 1, "length"),

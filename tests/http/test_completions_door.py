@@ -57,8 +57,7 @@ BAD: list[tuple[dict[str, Any], str | None]] = [
     ({"max_tokens": 2**31}, "max_tokens"),
     ({"max_tokens": 0}, "max_tokens"),
     ({"echo": True, "logprobs": 0, "stream": True}, "echo"),
-    ({"logprobs": 1}, "logprobs"),
-    ({"echo": True, "logprobs": 0}, "logprobs"),
+    ({"logit_bias": {"5": 1}}, "logit_bias"),
     ({"echo": True, "max_tokens": 0, "prompt": [10**6]}, "prompt"),
     ({"stream_options": {"include_usage": True}}, "stream_options"),
     ({"temperature": float("nan")}, None),
@@ -160,8 +159,15 @@ def test_no_text_ends_a_line_of_a_stream(language: Running) -> None:
 def test_log_probabilities_of_prompt_and_answer() -> None:
     choice = Collected()
     choice.add(Delta(0, "ab"))
-    choice.add(Delta(0, "c", 1, "stop", logprobs=(TokenLogprob(3, "c", -1.0, ((3, "c", -1.0),)),)))
-    before = (TokenLogprob(1, "a", None), TokenLogprob(2, "b", -0.5, ((9, "z", -0.1),)))
+    choice.add(
+        Delta(
+            0, "c", 1, "stop", logprobs=(TokenLogprob(3, "c", b"c", -1.0, ((3, "c", b"c", -1.0),)),)
+        )
+    )
+    before = (
+        TokenLogprob(1, "a", b"a", None),
+        TokenLogprob(2, "b", b"b", -0.5, ((9, "z", b"z", -0.1),)),
+    )
     text = encode(
         completion(
             id="1",

@@ -268,7 +268,7 @@ def test_the_stock_client_calls_a_tool_and_goes_on(language: Running) -> None:
 
 DELTAS = [
     Delta(0, reasoning="hm"),
-    Delta(0, "He", 1, logprobs=(TokenLogprob(7, "He", -0.5, ((7, "He", -0.5),)),)),
+    Delta(0, "He", 1, logprobs=(TokenLogprob(7, "He", b"He", -0.5, ((7, "He", b"He", -0.5),)),)),
     Delta(0, "llo", 1),
     Delta(0, "", 1, calls=(CallDelta(0, "call_1", "f", '{"a"'),)),
     Delta(0, "", 1, calls=(CallDelta(0, arguments=": 1}"), CallDelta(1, "call_2", "g", "{}"))),

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from lmaas.config import Settings
-from lmaas.runtime.language import ebnf, openvino_genai
+from lmaas.runtime.language import ebnf, grammar_openvino
 from lmaas.runtime.language.ebnf import no_such_key
 from lmaas.runtime.language.engine import (
     EngineOptions,
@@ -244,7 +244,7 @@ def test_fixed_texts_are_written_as_they_were_meant(
     def joined(text: str) -> str:
         return f'"{"".join(map(ebnf._quoted, text))}"'
 
-    monkeypatch.setattr(openvino_genai, "literal", joined)
+    monkeypatch.setattr(grammar_openvino, "literal", joined)
     problem, _ = _problem(toy, next(numbers_of_proofs), kind({"properties": {"größe": {}}}))
     assert "misreads" in problem
 

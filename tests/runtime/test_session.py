@@ -14,6 +14,7 @@ from lmaas.runtime.language.grammar_torch import Matcher
 from lmaas.runtime.language.session import Session, Step
 from lmaas.runtime.language.template import Template
 from lmaas.runtime.language.text import Reader
+from lmaas.runtime.language.tokens import Tokens
 from lmaas.runtime.language.torch_engine import TorchEngine
 
 torch = pytest.importorskip("torch")
@@ -36,7 +37,7 @@ class Served:
         )
         self.engine = TorchEngine()
         self.engine.load(folder, spec, EngineOptions(precision="f32", cache_bytes=1 << 22))
-        self.session = Session(self.engine, folder, spec, 512)
+        self.session = Session(self.engine, Tokens(folder), Template.load(folder), spec, 512)
         self.told = Step()
 
     def ask(self, id_: int, **fields: Any) -> None:
@@ -160,6 +161,45 @@ def test_numbers_that_are_none_are_no_answer(
     assert isinstance(error, LMaaSError)
     assert "no number" in error.message
     assert "precision=f32" in str(error.hint)
+
+
+@pytest.mark.parametrize("as_ids", [False, True])
+def test_a_text_goes_on_with_its_blank(served: Served, as_ids: bool) -> None:
+    """A tokenizer of this kind drops the blank that a text begins with: this one goes on."""
+    tokens = byte_fallback_tokenizer()
+    (world,) = tokens.convert_tokens_to_ids(["▁world"])
+    prompt: Any = tokens.encode("hello world", add_special_tokens=False) if as_ids else None
+    sampling = Sampling(max_tokens=3, temperature=0, logit_bias={world: 100.0}, logprobs=2)
+    request = GenerateRequest(
+        prompt=(prompt and tuple(prompt)) or "hello world",
+        sampling=sampling,
+        echo=True,
+        prompt_logprobs=2,
+    )
+    served.session.begin(1, served.session.prepare(request))
+    assert served.run() == {1: "hello world world world world"}
+    ((_, ended),) = served.told.ended
+    entries = [*ended.prompt_logprobs, *(e for delta in ended.deltas for e in delta.logprobs)]
+    raw = b"".join(entry.raw or b"" for entry in entries)
+    assert raw == b"hello world world world world"
+    assert [entry.token for entry in entries][-4:] == [" world"] * 4
+    assert entries[0].logprob is None
+    assert all(len(entry.top) == 2 for entry in entries[1:])
+
+
+def test_scoring_ends_with_its_request(served: Served) -> None:
+    prompt = tuple(range(3, 260))
+    for id_ in (1, 2, 3):
+        request = GenerateRequest(
+            prompt=prompt, sampling=Sampling(max_tokens=1, logprobs=1), prompt_logprobs=1
+        )
+        served.session.begin(id_, served.session.prepare(request))
+    served.step()
+    assert served.session.cancel(1) is not None
+    assert served.session.cancel(3) is not None
+    served.run()
+    ((id_, ended),) = served.told.ended
+    assert (id_, len(ended.prompt_logprobs)) == (2, len(prompt))
 
 
 def test_bytes_that_are_no_character_are_an_answer(served: Served) -> None:

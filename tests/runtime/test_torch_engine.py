@@ -117,7 +117,7 @@ def test_states_of_other_kinds(tmp_path: Path, kind: str, sizes: dict[str, Any])
         for prompt in prompts
     ]  # fmt: skip
     assert run(engine, prompts) == want
-    scores = [score.logprob for score in engine.score(prompts[3], 0)]
+    scores = [score.logprob for piece in engine.score(prompts[3], 0) for score in piece]
     with torch.inference_mode():
         values = model(torch.tensor([prompts[3]]), use_cache=False).logits[0].log_softmax(-1)
     told = [float(row[token]) for row, token in zip(values, prompts[3][1:], strict=False)]
@@ -219,11 +219,13 @@ def plain(tagged: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 TOOLS: dict[str, Any] = {
     "required": True,
     "parallel": True,
+    "schema": None,
     "tools": [
         {"name": "paint", "parameters": {"properties": {"a": {"enum": ["x"]}}, "required": ["a"]}},
         {"name": "look", "parameters": {}},
     ],
 }
+OR_TEXT = {"required": False, "schema": {"enum": ["größe"]}}
 CALL = '<tool_call>\n{"name": "paint", "arguments": {"a": "x"}}\n</tool_call>'
 WRONG = '<tool_call>\n{"name": "paint", "arguments": {"a": "z"}}\n</tool_call>'
 
@@ -244,6 +246,19 @@ WRONG = '<tool_call>\n{"name": "paint", "arguments": {"a": "z"}}\n</tool_call>'
         ({"required": False, "parallel": False}, "Hello " + CALL, True),
         ({"required": False, "parallel": False}, CALL + CALL, False),
         ({"required": False, "parallel": False}, "Hello", True),
+        (OR_TEXT, '"größe"', True),
+        (OR_TEXT, CALL, True),
+        (OR_TEXT, CALL + "\n" + CALL, True),
+        (OR_TEXT, CALL + '\n"größe"', False),
+        (OR_TEXT, '"größe" ' + CALL, False),
+        (OR_TEXT, "Hello", False),
+        (OR_TEXT | {"parallel": False}, CALL + "\n" + CALL, False),
+        ({"reasoning": "opened"}, "Well " + WRONG + "</think>\n\n" + CALL, True),
+        ({"reasoning": "opened"}, CALL, True),
+        ({"reasoning": "opened"}, "Well.</think>" + WRONG, False),
+        (OR_TEXT | {"reasoning": "may"}, '"größe"', True),
+        (OR_TEXT | {"reasoning": "may"}, '<think>\nWell.\n</think>\n\n"größe"', True),
+        (OR_TEXT | {"reasoning": "may"}, "<think>\nWell.\n</think>\n\nHello", False),
     ],
 )
 @pytest.mark.parametrize("kind", ["tagged", "plain"])
@@ -254,7 +269,9 @@ def test_tools(
 
     folder: Path = request.getfixturevalue(kind)
     size = 439
-    form = Grammar(kind="tools", text=json.dumps(TOOLS | change))
+    told = TOOLS | change
+    reasoning = told.pop("reasoning", "none")
+    form = Grammar(kind="tools", text=json.dumps(told), reasoning=reasoning)
     matcher = Grammars(folder, size, (2,)).matcher(form)
     written = 0
     tokens = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids

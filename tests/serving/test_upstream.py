@@ -220,7 +220,7 @@ def test_all_fields_are_translated(tmp_path: Path, back_end: Running) -> None:
         assert usage.completion == 14
         entry = deltas[1].logprobs[0]
         assert (entry.id, entry.token, entry.logprob) == (-1, "Hello", -0.5)
-        assert entry.top == ((-1, "alt0", -1.0), (-1, "alt1", -2.0))
+        assert entry.top == ((-1, "alt0", b"alt0", -1.0), (-1, "alt1", b"alt1", -2.0))
         await gateway.connect("echo", dialect="openai")
         await gateway.all(request)
         body = back_end.seen.bodies[-1]

@@ -118,9 +118,8 @@ def _make(request: Request, compiled: Path, target: Path) -> dict[str, Any]:
     else:
         target.mkdir(parents=True)
         method = _compress(options, compiled, target)
-    for path in sorted(compiled.iterdir()):
-        if path.name not in (MODEL, Path(MODEL).with_suffix(".bin").name):
-            shutil.copyfile(path, target / path.name)
+    model = (MODEL, Path(MODEL).with_suffix(".bin").name)
+    shutil.copytree(compiled, target, ignore=shutil.ignore_patterns(*model), dirs_exist_ok=True)
     return method
 
 

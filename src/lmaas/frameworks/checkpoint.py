@@ -33,7 +33,8 @@ KEPT = (
     "config.json", "generation_config.json",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model",
-    "sentencepiece.bpe.model", "chat_template.jinja", "chat_template.json", "modules.json",
+    "sentencepiece.bpe.model", "chat_template.jinja", "chat_template.json",
+    "additional_chat_templates/*.jinja", "modules.json",
     "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json",
     "README.md", "LICENSE*",
 )  # fmt: skip

@@ -44,9 +44,7 @@ async def authorize(service: Service, exchange: Exchange) -> KeyRecord | None:
     return await identify(service, exchange.pairs, exchange.method, scope_of(path))
 
 
-async def identify(
-    service: Service, headers: Headers, method: str, needed: Scope
-) -> KeyRecord:
+async def identify(service: Service, headers: Headers, method: str, needed: Scope) -> KeyRecord:
     """The one key that `headers` have, if it may do what is `needed`.
 
     Raises Unauthorized, Forbidden.

@@ -18,9 +18,6 @@ from lmaas.service import Service
 DEFAULT_MAX_TOKENS = 16
 """What OpenAI's API makes where `max_tokens` is not given."""
 MAX_IDS = 1 << 20
-NAMES = {"top_logprobs": "logprobs above 0", "prompt_logprobs": "logprobs of an echoed prompt"}
-"""What an engine may refuse, as this route names it."""
-
 Id = Annotated[int, Meta(ge=0, le=1 << 31)]
 Ids = Annotated[tuple[Id, ...], Meta(max_length=MAX_IDS)]
 
@@ -117,14 +114,7 @@ async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> 
     body = await read(service, exchange, _decoder)
     requests = to_requests(body)
     ref = model_of(body.model, path)
-    try:
-        merged = await merge.begin(service, exchange, ref, requests, "completions", body.cache)
-    except InvalidInput as error:
-        if error.param not in NAMES:
-            raise
-        asked = NAMES[error.param]
-        message = error.message.replace(error.param, asked)
-        raise InvalidInput(message, hint=error.hint, param="logprobs") from None
+    merged = await merge.begin(service, exchange, ref, requests, "completions", body.cache)
     choices = body.n or 1
     if body.stream:
         options = body.stream_options

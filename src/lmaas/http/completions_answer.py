@@ -1,5 +1,6 @@
 """A generation in the shape of OpenAI's text completions: whole, or as a stream of chunks."""
 
+import codecs
 import time
 from collections.abc import Sequence
 from typing import Literal
@@ -48,18 +49,28 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
 def logprobs_of(entries: Sequence[TokenLogprob], offset: int) -> TextLogprobs:
     """Log probabilities of tokens whose text begins at `offset`, in characters."""
     offsets = []
+    characters = codecs.getincrementaldecoder("utf-8")("ignore")
     for entry in entries:
         offsets.append(offset)
-        offset += len(entry.token)
+        offset += len(characters.decode(entry.raw or b""))
     return TextLogprobs(
-        [entry.token for entry in entries],
+        [_name(entry.token, entry.raw) for entry in entries],
         [None if entry.logprob is None else finite(entry.logprob) for entry in entries],
         [
-            None if entry.logprob is None else {text: finite(value) for _, text, value in entry.top}
+            None
+            if entry.logprob is None
+            else {_name(text, raw): finite(value) for _, text, raw, value in entry.top}
             for entry in entries
         ],
         offsets,
     )
+
+
+def _name(token: str, raw: bytes | None) -> str:
+    """A token's text, or for a part of a character its bytes, so that no two have one name."""
+    if raw is None or token.encode() == raw:
+        return token
+    return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
 
 def completion(

@@ -204,7 +204,9 @@ class Door:
         start, status, id_ = time.perf_counter(), 500, f"{_PREFIX}{next(_numbers):010x}"
         headers.append(("x-request-id", id_))
         try:
-            key = None if name in OPEN else who(self._service, context.invocation_metadata(), name)
+            key = None
+            if name not in OPEN:
+                key = await who(self._service, context.invocation_metadata(), name)
             request = await _apart(len(raw), _read, f"{name}Request", raw)
             told = await getattr(self._methods, name)(Call(key, id_, request, headers))
             message = told if hasattr(told, "SerializeToString") else _write(name, told)

@@ -214,19 +214,22 @@ def usage_body(usage: Usage) -> UsageBody:
 
 
 class TopLogprob(msgspec.Struct, frozen=True):
-    """A token that could have been."""
+    """A token that could have been; `bytes` as for the one that was chosen."""
 
     token: str
     logprob: float
-    bytes: list[int]
+    bytes: list[int] | None
 
 
 class ChatLogprob(msgspec.Struct, frozen=True):
-    """A token that was chosen, and what else could have been."""
+    """A token that was chosen, and what else could have been.
+
+    The `bytes` of all together are the text; they are null for a token that is no text.
+    """
 
     token: str
     logprob: float
-    bytes: list[int]
+    bytes: list[int] | None
     top_logprobs: list[TopLogprob]
 
 
@@ -240,6 +243,10 @@ def chat_logprob(entry: TokenLogprob) -> ChatLogprob:
     return ChatLogprob(
         entry.token,
         finite(entry.logprob),
-        list(entry.token.encode()),
-        [TopLogprob(text, finite(value), list(text.encode())) for _, text, value in entry.top],
+        _bytes(entry.raw),
+        [TopLogprob(text, finite(value), _bytes(raw)) for _, text, raw, value in entry.top],
     )
+
+
+def _bytes(raw: bytes | None) -> list[int] | None:
+    return None if raw is None else list(raw)

@@ -4,14 +4,16 @@ Token ids are not told by such services: log probabilities have the id -1.
 """
 
 from collections.abc import Iterator
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from lmaas.errors import Unavailable
 from lmaas.language import CallDelta, Delta, Ended, Finish, GenerateRequest, TokenLogprob, Usage
 
 T = TypeVar("T")
+Byte = Annotated[int, Meta(ge=0, le=255)]
 
 NO_ID: Final = -1
 MAX_EVENT_BYTES: Final = 8 << 20
@@ -57,6 +59,7 @@ class TopLogprob(msgspec.Struct):
 
     token: str
     logprob: float
+    bytes: list[Byte] | None = None
 
 
 class TokenEntry(msgspec.Struct):
@@ -64,6 +67,7 @@ class TokenEntry(msgspec.Struct):
 
     token: str
     logprob: float
+    bytes: list[Byte] | None = None
     top_logprobs: list[TopLogprob] | None = None
 
 
@@ -183,14 +187,20 @@ def _call(call: Call, position: int | None) -> CallDelta:
 
 def _logprobs(told: Logprobs) -> Iterator[TokenLogprob]:
     for entry in told.content or ():
-        top = tuple((NO_ID, t.token, t.logprob) for t in entry.top_logprobs or ())
-        yield TokenLogprob(NO_ID, entry.token, entry.logprob, top)
+        top = tuple(
+            (NO_ID, t.token, _raw(t.token, t.bytes), t.logprob) for t in entry.top_logprobs or ()
+        )
+        yield TokenLogprob(NO_ID, entry.token, _raw(entry.token, entry.bytes), entry.logprob, top)
     tops = told.top_logprobs or [None] * len(told.tokens or ())
     for token, logprob, also in zip(
         told.tokens or (), told.token_logprobs or (), tops, strict=False
     ):
-        top = tuple((NO_ID, text, value) for text, value in (also or {}).items())
-        yield TokenLogprob(NO_ID, token, logprob, top)
+        top = tuple((NO_ID, text, text.encode(), value) for text, value in (also or {}).items())
+        yield TokenLogprob(NO_ID, token, token.encode(), logprob, top)
+
+
+def _raw(token: str, told: list[Byte] | None) -> bytes:
+    return token.encode() if told is None else bytes(told)
 
 
 def whole(message: Message, request: GenerateRequest, usage: Usage) -> Ended:

@@ -64,6 +64,8 @@ class Requests:
             wanted: spec.reasoning and template is not None and _opens(template, wanted)
             for wanted in (None, True, False)
         }
+        if template is not None:
+            template.close()  # vLLM renders what is asked
 
     def thinks(self, request: GenerateRequest) -> bool:
         """Whether the prompt itself opens the model's reasoning."""
@@ -162,7 +164,9 @@ class Requests:
                 )
             if request.format is not None:
                 raise InvalidInput(
-                    "response_format and tools cannot be combined.", param="response_format"
+                    "The engine vllm does not combine response_format with tools.",
+                    hint="Leave one out, or have the model served by another engine.",
+                    param="response_format",
                 )
 
 

@@ -195,7 +195,7 @@ def _pipeline(folder: Path, scratch: Path, vocabulary_size: int) -> Any:
 
 def _problem(pipe: Any, number: int, grammar: Grammar) -> tuple[str, bool]:
     """What is wrong with a grammar, and whether that broke the pipeline."""
-    from lmaas.runtime.language.openvino_genai import compared, structured
+    from lmaas.runtime.language.grammar_openvino import compared, structured
     from lmaas.runtime.language.pattern_grammar import Unfit
 
     try:

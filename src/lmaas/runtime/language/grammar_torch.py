@@ -6,7 +6,7 @@ grammar that it cannot take is refused before anything runs.
 
 import json
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,7 +35,7 @@ class Grammars:
         self._vocabulary_size = vocabulary_size
         self._stop_ids = [stop for stop in stop_ids if stop < vocabulary_size]
         self._tokenizer: Any = None
-        self._free: list[int] = []
+        self._added: dict[int, str] = {}
         self._known: OrderedDict[Grammar, Any] = OrderedDict()
 
     def matcher(self, grammar: Grammar) -> "Matcher":
@@ -84,11 +84,11 @@ class Grammars:
                 f"used: {_gist(str(error))}.",
                 param=param,
             ) from error
-        self._free = [
-            token["id"]
+        self._added = {
+            token["id"]: token["content"]
             for token in raw.get("added_tokens", ())
-            if not token["special"] and token["content"] not in (CALL, END_CALL)
-        ]
+            if not token["special"]
+        }
 
     def _text(self, grammar: Grammar, param: str) -> str:
         """The grammar in Lark's notation, as llguidance extends it."""
@@ -129,7 +129,7 @@ class Grammars:
         # Text goes up to a tag: a token of its own, or spelled (then matched lazily).
         rules += [
             f"free_call: {'free ' + begin if begin else 'head'} inside",
-            f"free: (TEXT{self._tokens(self._free)})*",
+            f"free: (TEXT{self._tokens_but(CALL, END_CALL)})*",
             "TEXT: /(.|\\n)+/",
         ]
         if begin is None:
@@ -141,12 +141,16 @@ class Grammars:
         end = self._tag(END_THINK)
         if end is None:
             return [f"thought[lazy]: /(.|\\n)*/ {json.dumps(END_THINK)}"]
-        others = self._tokens(token for token in self._free if f"<[{token}]>" != end)
+        others = self._tokens_but(END_THINK)
         return [f"thought: (THOUGHT{others})* {end}", "THOUGHT: /(.|\\n)+/"]
 
-    def _tokens(self, tokens: Iterable[int]) -> str:
+    def _tokens_but(self, *texts: str) -> str:
         """Further choices beside a text: tokens that no text matches."""
-        return "".join(f" | <[{token}]>" for token in tokens if self._is_special(token))
+        return "".join(
+            f" | <[{token}]>"
+            for token, text in self._added.items()
+            if text not in texts and self._is_special(token)
+        )
 
     def _tag(self, text: str) -> str | None:
         """How a grammar names the special token that is spelled so; None: it is plain text."""

@@ -25,6 +25,8 @@ START_TIMEOUT_S: Final = 30.0
 FIRST_TIMEOUT_S: Final = 5.0
 WORK_S: Final = 10
 """Of a processor, for one answer."""
+MAX_FRAME_BYTES: Final = 256 << 20
+READ_BYTES: Final = 1 << 20
 READY: Final = b"ready"
 _LENGTH: Final = struct.Struct("<I")
 
@@ -169,26 +171,28 @@ def write_frame(descriptor: int, frame: bytes) -> None:
 
 
 def read_frame(descriptor: int) -> bytes:
-    """The next frame. Raises EOFError at the end."""
+    """The next frame. Raises EOFError at the end, and for one that is too long."""
     (length,) = _LENGTH.unpack(_read(descriptor, _LENGTH.size))
+    if length > MAX_FRAME_BYTES:
+        raise EOFError
     return _read(descriptor, length)
 
 
 def _read(descriptor: int, size: int) -> bytes:
-    data = b""
+    data = bytearray()
     while len(data) < size:
-        piece = os.read(descriptor, size - len(data))
+        piece = os.read(descriptor, min(size - len(data), READ_BYTES))
         if not piece:
             raise EOFError
-        data = data + piece if data else piece
-    return data
+        data += piece
+    return bytes(data)
 
 
 def serve(make: Callable[[], Callable[[bytes], bytes]], more_bytes: int) -> None:
     """The helper's own main loop: make ready what answers, say so, then answer frame by frame.
 
     From here on it may take `more_bytes` of memory beside what it has, and `WORK_S` for an answer,
-    also when nobody is left who would end it; when it has grown a lot, it ends. What libraries
+    also when nobody is left who would end it; when it holds half of that, it ends. What libraries
     print does not reach the answers.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -196,8 +200,10 @@ def serve(make: Callable[[], Callable[[bytes], bytes]], more_bytes: int) -> None
     out = os.dup(1)
     os.dup2(2, 1)
     answer = make()
-    _bound(resource.RLIMIT_AS, psutil.Process().memory_info().vms + more_bytes)
-    most = _peak_bytes() + more_bytes // 2
+    own = psutil.Process()
+    held = own.memory_info()
+    _bound(resource.RLIMIT_AS, held.vms + more_bytes)
+    most = held.rss + more_bytes // 2
     write_frame(out, READY)
     grown = False
     with contextlib.suppress(EOFError, OSError):
@@ -205,12 +211,8 @@ def serve(make: Callable[[], Callable[[bytes], bytes]], more_bytes: int) -> None
             frame = read_frame(0)
             _bound(resource.RLIMIT_CPU, int(time.process_time()) + WORK_S)
             told = answer(frame)
-            grown = _peak_bytes() > most
+            grown = own.memory_info().rss > most
             write_frame(out, bytes((grown,)) + told)
-
-
-def _peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
 def _bound(limit: int, value: int) -> None:

@@ -6,27 +6,22 @@ in another process before it comes here.
 """
 
 import importlib
-import json
 import secrets
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
 from lmaas.errors import InvalidInput, LMaaSError
 from lmaas.language import Finish, LanguageSpec
-from lmaas.runtime.language import schema_grammar
-from lmaas.runtime.language.calls import CALL, END_CALL, END_THINK, SEPARATOR, THINK
-from lmaas.runtime.language.ebnf import literal
 from lmaas.runtime.language.engine import (
     EngineOptions,
     EngineStats,
-    Grammar,
     Output,
     Scores,
     TokenSampling,
     TokenScore,
 )
+from lmaas.runtime.language.grammar_openvino import structured
 from lmaas.runtime.language.pattern_grammar import Unfit
 from lmaas.runtime.language.prefixes import Prefixes
 from lmaas.runtime.language.scoring import Scorer, Text, score
@@ -37,9 +32,6 @@ BATCHED_TOKENS: Final = 512
 """Most tokens in one step: long prompts are split, so that running answers go on beside them."""
 LIKELY_TOKENS: Final = 2048
 """An answer is expected to have at most so many, where memory is asked for."""
-REMEMBERED: Final = 256
-"""So many schemas are kept as the grammars that they become."""
-ANY_OBJECT: Final = '{"type": "object"}'
 
 
 class OpenVINOGenAI:
@@ -95,7 +87,9 @@ class OpenVINOGenAI:
         self._lookup = options.lookup or (5 if options.draft else 0)
         self._by_lookup = bool(options.lookup)
         self._vocabulary = spec.vocabulary_size
-        self._scorer = Scorer(folder, self._vocabulary, spec.kv_bytes_per_token)
+        self._scorer = Scorer(
+            folder, self._vocabulary, spec.kv_bytes_per_token, lambda: not self._handles
+        )
 
     def add(self, sequence: int, prompt: Sequence[int], sampling: TokenSampling) -> None:
         """Begin to continue `prompt`. Raises InvalidInput for what it cannot do."""
@@ -312,78 +306,6 @@ class _Scored:
         tokens, self._waiting = self._waiting[: len(scores)], self._waiting[len(scores) :]
         finish = None if self._waiting else self._finish
         return Output(sequence, tokens, scores, finish) if tokens or finish else None
-
-
-def structured(grammar: Grammar) -> Any:
-    """`grammar` as GenAI's own description. Raises Unfit where a schema cannot be kept."""
-    import openvino_genai as genai
-
-    output = genai.StructuredOutputConfig
-    if grammar.kind != "tools":
-        return _after_reasoning([_written(grammar.text or ANY_OBJECT)], grammar.reasoning)
-    wanted = json.loads(grammar.text)
-    tools, schema = wanted["tools"], wanted["schema"]
-    if wanted["required"] or schema is not None:
-        texts = [_calls(json.dumps(tools), wanted["parallel"])]
-        if schema is not None and not wanted["required"]:
-            texts.append(_written(json.dumps(schema)))
-        return _after_reasoning(texts, grammar.reasoning)
-    begin, end = CALL + SEPARATOR, SEPARATOR + END_CALL
-    tags = [output.Tag(begin, output.EBNF(_called(json.dumps(tool))), end) for tool in tools]
-    config = output()
-    config.structural_tags_config = output.TriggeredTags(
-        [CALL], tags, False, not wanted["parallel"]
-    )
-    return config
-
-
-def compared(grammar: Grammar, texts: Sequence[str]) -> Any:
-    """A grammar of these texts, one after the other, that takes the way which `grammar` takes."""
-    import openvino_genai as genai
-
-    output = genai.StructuredOutputConfig
-    rules = f"root ::= {' '.join(literal(text) for text in ('x', *texts))}\n"
-    if grammar.kind != "tools" and grammar.reasoning == "none":
-        return output(grammar=rules)
-    config = output()
-    config.structural_tags_config = output.Concat([output.EBNF(rules), output.EBNF('root ::= ""')])
-    return config
-
-
-def _after_reasoning(texts: Sequence[str], reasoning: str) -> Any:
-    """A text that fits any of the grammars, with what may stand before it."""
-    import openvino_genai as genai
-
-    output = genai.StructuredOutputConfig
-    if len(texts) == 1 and reasoning == "none":
-        return output(grammar=texts[0])
-    rules = [output.EBNF(text) for text in texts]
-    answer = output.Union(rules) if len(rules) > 1 else rules[0]
-    if reasoning != "none":
-        thought = output.Tag("" if reasoning == "opened" else THINK, output.AnyText(), END_THINK)
-        blanks = output.EBNF('root ::= "\\n"{0,2}')
-        after = output.Concat([thought, blanks, answer])
-        answer = after if reasoning == "opened" else output.Union([answer, after])
-    config = output()
-    config.structural_tags_config = answer
-    return config
-
-
-@lru_cache(maxsize=REMEMBERED)
-def _written(schema: str) -> str:
-    return schema_grammar.grammar(json.loads(schema))
-
-
-@lru_cache(maxsize=REMEMBERED)
-def _called(tool: str) -> str:
-    named = json.loads(tool)
-    return schema_grammar.call_grammar(named["name"], named["parameters"])
-
-
-@lru_cache(maxsize=REMEMBERED)
-def _calls(tools: str, parallel: bool) -> str:
-    named = [(tool["name"], tool["parameters"]) for tool in json.loads(tools)]
-    return schema_grammar.calls_grammar(named, parallel=parallel)
 
 
 def _cannot(field: str) -> InvalidInput:

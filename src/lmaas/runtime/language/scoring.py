@@ -4,7 +4,7 @@ The compiled model is read once more, when this is first asked for, and fed agai
 was fed, in pieces. One text at a time has its state, so that the memory is bounded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Final
@@ -53,13 +53,17 @@ class Text:
 class Scorer:
     """Scores texts with the compiled model in `folder`, one after the other. One thread calls it.
 
-    `kv_bytes` is the size of one token's keys and values at 2 bytes an element.
+    `kv_bytes` is the size of one token's keys and values at 2 bytes an element; `idle` says whether
+    nothing else is to be done, so that waiting for the model holds nobody up.
     """
 
-    def __init__(self, folder: Path, vocabulary_size: int, kv_bytes: int) -> None:
+    def __init__(
+        self, folder: Path, vocabulary_size: int, kv_bytes: int, idle: Callable[[], bool]
+    ) -> None:
         self._folder = folder
         self._piece = max(1, min(MOST_TOKENS, PIECE_BYTES // (4 * vocabulary_size)))
         self._kv_bytes = kv_bytes
+        self._idle = idle
         self._thread = ThreadPoolExecutor(1, "scoring")
         self._model: Future[Stateful] | None = None
         self._texts: list[Text] = []
@@ -100,7 +104,7 @@ class Scorer:
         if self._model is None:
             # In a thread of its own, so that running answers go on.
             self._model = self._thread.submit(Stateful, self._folder, "f32")
-        if not wait((self._model,), WAIT_S).done:
+        if not wait((self._model,), WAIT_S if self._idle() else 0).done:
             return
         try:
             model = self._model.result()

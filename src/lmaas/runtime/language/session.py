@@ -6,7 +6,6 @@ Knows no socket: the worker gives it requests and sends what it returns. One thr
 import itertools
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -76,16 +75,21 @@ class Step(msgspec.Struct, kw_only=True):
 
 
 class Session:
-    """The model in `folder`, run by `engine`, which is loaded already."""
+    """A model run by `engine`, which is loaded already, with its tokenizer and chat template."""
 
     def __init__(
-        self, engine: LanguageEngine, folder: Path, spec: LanguageSpec, context_length: int
+        self,
+        engine: LanguageEngine,
+        tokens: Tokens,
+        template: Template | None,
+        spec: LanguageSpec,
+        context_length: int,
     ) -> None:
         self._engine = engine
         self._spec = spec
         self._context = context_length
-        self._tokens = Tokens(folder)
-        self._template = Template.load(folder)
+        self._tokens = tokens
+        self._template = template
         self._hidden = frozenset(
             token
             for token in self._tokens.special
@@ -143,6 +147,7 @@ class Session:
                 tools=bool(request.tools) and request.tool_choice != "none",
                 formatted=request.format is not None or request.tool_choice != "auto",
                 hidden=self._hidden,
+                before=() if request.messages else prepared.prompt,
             )
             for index in range(request.choices)
         ]
@@ -349,23 +354,17 @@ class Session:
     def _score(self, running: Running, step: Step) -> None:
         """One more piece of the scores of a prompt; then its answer begins."""
         assert running.scoring is not None
-        text = self._tokens.text_of
         try:
             piece = next(running.scoring, None)
             if piece is None:
                 self._stop_scoring(running)
                 self._go(running)
                 return
-            told = running.prepared.prompt[len(running.prompt_logprobs) :]
-            running.prompt_logprobs += [
-                TokenLogprob(
-                    token,
-                    text(token),
-                    score.logprob,
-                    tuple((other, text(other), value) for other, value in score.top),
-                )
-                for token, score in zip(told, piece, strict=False)
-            ]
+            for score in piece:
+                token = running.prepared.prompt[len(running.prompt_logprobs)]
+                first = all(entry.raw is None for entry in running.prompt_logprobs)
+                told = self._tokens.scored(token, score, hidden=self._tokens.special, first=first)
+                running.prompt_logprobs.append(told)
         except Exception as error:  # noqa: BLE001 - becomes the answer to this one request
             self.cancel(running.id)
             step.failed.append((running.id, error))

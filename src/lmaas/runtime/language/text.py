@@ -188,7 +188,8 @@ class Reader:
 class Writer:
     """Makes the deltas of one choice; without `stream` there is only one, at the end.
 
-    `hidden` are tokens that are no text; the rest is as for `Reader`.
+    `hidden` are tokens that are no text; the text goes on from the tokens `before`. The rest is as
+    for `Reader`.
     """
 
     def __init__(
@@ -203,18 +204,20 @@ class Writer:
         tools: bool = False,
         formatted: bool = False,
         hidden: frozenset[int] = frozenset(),
+        before: Sequence[int] = (),
     ) -> None:
         self.made = 0
         self.reasoned = 0
         self._index = index
         self._streams = stream
         self._tokens = tokens
-        self._stream = tokens.stream()
+        self._stream = tokens.stream(before)
         self._hidden = hidden
         self._reader = Reader(
             stops=stops, reasoning=reasoning, thinking=thinking, tools=tools, formatted=formatted
         )
         self._told = 0
+        self._first = not before
         self._logprobs: list[TokenLogprob] = []
 
     @property
@@ -230,8 +233,12 @@ class Writer:
             self.made += 1
             self.reasoned += self._reader.reasons
             if scores:
-                self._logprobs.append(self._scored(token, scores[position]))
+                told = self._tokens.scored(
+                    token, scores[position], hidden=self._hidden, first=self._first
+                )
+                self._logprobs.append(told)
             if token not in self._hidden:
+                self._first = False
                 self._reader.feed(self._stream.feed(token))
         return self._delta(None) if self._streams else None
 
@@ -247,10 +254,6 @@ class Writer:
         delta = self._delta(finish)
         assert delta is not None
         return delta
-
-    def _scored(self, token: int, score: TokenScore) -> TokenLogprob:
-        top = tuple((other, self._tokens.text_of(other), value) for other, value in score.top)
-        return TokenLogprob(token, self._tokens.text_of(token), score.logprob, top)
 
     def _delta(self, finish: Finish | None) -> Delta | None:
         text, reasoning, calls = self._reader.take()

@@ -4,7 +4,8 @@
 word) make it raise, and a sampler draws such tokens sooner or later.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 LOST: Final = "\ufffd"
@@ -16,12 +17,15 @@ MOST_HELD: Final = 16
 class TokenStream:
     """Text of tokens that come one by one; never raises for tokens of the vocabulary.
 
-    `byte_tokens` are those that are one byte each. The pieces together are what the tokenizer makes
-    of all tokens at once, but that it loses the characters of a run of byte tokens when one byte of
-    the run fits nowhere: here each such byte is one replacement character, and the others are read.
+    `byte_tokens` are those that are one byte each; `before` is what the text goes on from. The
+    pieces together are what the tokenizer makes of all tokens at once, but that it loses the
+    characters of a run of byte tokens when one byte of the run fits nowhere: here each such byte is
+    one replacement character, and the others are read.
     """
 
-    def __init__(self, raw: Any, byte_tokens: Mapping[int, int]) -> None:
+    def __init__(
+        self, raw: Any, byte_tokens: Mapping[int, int], before: Sequence[int] = ()
+    ) -> None:
         self._raw = raw
         self._byte_of = byte_tokens
         self._context: list[int] = []
@@ -33,6 +37,9 @@ class TokenStream:
         self._shown = 0
         self._bytes: list[int] = []
         """Byte tokens that may become a character."""
+        known = [token for token in before[-MOST_HELD:] if raw.id_to_token(token) is not None]
+        if known and not self._decode(known).endswith(LOST):
+            self._close(known)
 
     def feed(self, token: int) -> str:
         """The text that `token` completes; empty while a character is not whole."""
@@ -126,3 +133,20 @@ def byte_tokens(raw: Any) -> dict[int, int]:
     if sample is None or "<0x" in raw.decode([sample], skip_special_tokens=False):
         return {}
     return found
+
+
+def is_byte_level(raw: Any) -> bool:
+    """Whether a tokenizer's words are bytes, each spelled by a sign of its own (GPT-2's way)."""
+    decoder = raw.decoder
+    told = json.loads(decoder.__getstate__()) if decoder is not None else {}
+    kinds = [told.get("type"), *(part.get("type") for part in told.get("decoders", ()))]
+    return "ByteLevel" in kinds
+
+
+def bytes_by_sign() -> dict[str, int]:
+    """The byte of each sign: printable ones of Latin-1 are themselves, the others follow U+0100."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {chr(byte): byte for byte in plain} | {
+        chr(0x100 + place): byte for place, byte in enumerate(others)
+    }

@@ -4,8 +4,9 @@ Text that comes from a caller never becomes a special token, whatever it spells:
 inside such spellings and the pieces are encoded one by one.
 """
 
+import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,8 +14,14 @@ from typing import Any, NamedTuple
 import msgspec
 
 from lmaas.errors import InvalidInput, LMaaSError
-from lmaas.language import ChatMessage, Tool, ToolCall
-from lmaas.runtime.language.token_stream import TokenStream, byte_tokens
+from lmaas.language import ChatMessage, TokenLogprob, Tool, ToolCall
+from lmaas.runtime.language.engine import TokenScore
+from lmaas.runtime.language.token_stream import (
+    TokenStream,
+    byte_tokens,
+    bytes_by_sign,
+    is_byte_level,
+)
 
 BREAKS = tuple(chr(code) for code in range(0xFDD0, 0xFDF0))
 """Unicode's noncharacters: no text has them, so they can mark where a prompt is cut."""
@@ -35,10 +42,16 @@ class Tokens:
         added = self._raw.get_added_tokens_decoder()
         self.special = {index for index, token in added.items() if token.special}
         self._spelled = any_of(token.content for token in added.values())
+        spelled = [json.dumps(token.content, ensure_ascii=False)[1:-1] for token in added.values()]
+        self._escaped = spelled != [token.content for token in added.values()]
+        """Whether JSON may write a token otherwise, so that a text of it cannot be searched."""
         self._spelled_special = any_of(added[index].content for index in self.special)
         self.size = self._raw.get_vocab_size(with_added_tokens=True)
         self._longest = max(map(len, self._raw.get_vocab()), default=1)
         self._bytes = byte_tokens(self._raw)
+        self._added = frozenset(added)
+        self._byte_level = bytes_by_sign() if is_byte_level(self._raw) else {}
+        self._plain = next(iter(self._raw.encode("a", add_special_tokens=False).ids[-1:]), 0)
 
     def id_of(self, text: str) -> int | None:
         """The id of the token that is spelled so."""
@@ -90,8 +103,8 @@ class Tokens:
         """A conversation, its tools and the template's variables, in which nothing is left that
         would be read as a special token.
         """
-        told = [msgspec.structs.asdict(tool) for tool in tools]
-        mark = free_mark([*texts_of(messages), *_texts_in(told), *_texts_in(more)])
+        beside = msgspec.json.encode((tools, more)).decode() if tools or more else ""
+        mark = free_mark([*texts_of(messages), beside])
 
         def safe(text: str, *, own: bool = False) -> str:
             return self.guard((text,), only_special=own, mark=mark)[1][0]
@@ -112,21 +125,56 @@ class Tokens:
                     ),
                 )
             )
-        return Guarded(
-            mark, guarded, [Tool(**_mapped(tool, safe)) for tool in told], _mapped(more or {}, safe)
-        )
+        if self._spelled is not None and (self._escaped or self._spelled.search(beside)):
+            tools = [Tool(**_mapped(msgspec.structs.asdict(tool), safe)) for tool in tools]
+            more = _mapped(more or {}, safe)
+        return Guarded(mark, guarded, tools, more or {})
 
     def text_of(self, token: int) -> str:
         """One token as text, as far as it is text by itself."""
         return str(self._raw.decode([token], skip_special_tokens=False))
 
+    def bytes_of(self, token: int, *, first: bool = False) -> bytes:
+        """The bytes that a token is in a text, maybe a part of a character; `first`: that the text
+        begins with, where a tokenizer may drop a blank.
+        """
+        if token in self._bytes:
+            return bytes((self._bytes[token],))
+        piece = self._raw.id_to_token(token)
+        if piece is None:
+            return b""
+        if self._byte_level and token not in self._added:
+            try:
+                return bytes(self._byte_level[character] for character in piece)
+            except KeyError:
+                return self.text_of(token).encode()
+        if first or token in self._added:
+            return self.text_of(token).encode()
+        context = self._raw.decode([self._plain], skip_special_tokens=False)
+        whole = self._raw.decode([self._plain, token], skip_special_tokens=False)
+        return str(whole[len(context) :]).encode()
+
+    def scored(
+        self, token: int, score: TokenScore, *, hidden: Container[int], first: bool = False
+    ) -> TokenLogprob:
+        """What is told of a token that has a score. Those that are `hidden` are no text."""
+
+        def told(token: int) -> tuple[str, bytes | None]:
+            if token in hidden:
+                return self.text_of(token), None
+            raw = self.bytes_of(token, first=first)
+            return raw.decode("utf-8", "replace"), raw
+
+        top = tuple((other, *told(other), value) for other, value in score.top)
+        return TokenLogprob(token, *told(token), score.logprob, top)
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids` without special tokens."""
         return str(self._raw.decode(list(ids), skip_special_tokens=True))
 
-    def stream(self) -> TokenStream:
-        """A decoder for tokens that come one by one."""
-        return TokenStream(self._raw, self._bytes)
+    def stream(self, before: Sequence[int] = ()) -> TokenStream:
+        """A decoder for tokens that come one by one, after those `before`."""
+        return TokenStream(self._raw, self._bytes, before)
 
 
 class Guarded(NamedTuple):
@@ -134,8 +182,8 @@ class Guarded(NamedTuple):
 
     mark: str
     messages: list[ChatMessage]
-    tools: list[Tool]
-    more: dict[str, Any]
+    tools: Sequence[Tool]
+    more: Mapping[str, Any]
 
 
 def free_mark(texts: Sequence[str]) -> str:
@@ -153,19 +201,6 @@ def texts_of(messages: Sequence[ChatMessage]) -> list[str]:
         found += [message.content or "", message.name or "", message.reasoning or ""]
         found += [part for call in message.tool_calls for part in (call.name, call.arguments)]
     return found
-
-
-def _texts_in(value: Any) -> Iterator[str]:
-    """All texts in what JSON can say, names of properties too."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield name
-            yield from _texts_in(inner)
-    elif isinstance(value, (list, tuple)):
-        for inner in value:
-            yield from _texts_in(inner)
 
 
 def _mapped(value: Any, change: Callable[[str], str]) -> Any:

@@ -25,6 +25,8 @@ from lmaas.runtime.journal import SLOT_IDS, Journal
 from lmaas.runtime.language.engine import make_language_engine
 from lmaas.runtime.language.grammar import Prover
 from lmaas.runtime.language.session import Prepared, Session
+from lmaas.runtime.language.template import Template
+from lmaas.runtime.language.tokens import Tokens
 from lmaas.runtime.messages import (
     AnyMessage,
     Began,
@@ -92,12 +94,15 @@ class LanguageWorker:
         record, options = self._record, self._options
         folder = Path(record.folder)
         self._heart.start()
+        # The engine works outside of Python.
+        reading = self._side.submit(lambda: (Tokens(folder), Template.load(folder)))
         self._engine.load(folder, self._spec, options)
         context = self._spec.context_length
         if self._spec.kv_bytes_per_token and options.cache_bytes:
             room = options.cache_bytes - self._spec.state_bytes
             context = max(1, min(context, room // self._spec.kv_bytes_per_token))
-        self._session = Session(self._engine, folder, self._spec, context)
+        tokens, template = reading.result()
+        self._session = Session(self._engine, tokens, template, self._spec, context)
         if record.engine == "openvino-genai":
             self._prover = Prover(folder, self._spec.vocabulary_size)
         loaded = Loaded(
