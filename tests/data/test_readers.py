@@ -292,6 +292,25 @@ def test_another_encoding_is_offered_and_read_when_it_is_said(tmp_path: Path) ->
         read(tmp_path / "b.parquet", tmp_path / "cache", "latin-1")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "hint"),
+    [
+        ("a.xlsx", b"PK\x03\x04", "Export"),
+        ("a.csv", b"PK\x03\x04", "Export"),
+        ("a.csv", gzip.compress(TABLE.encode()), "Call it a.csv.gz"),
+        ("a.csv.gz", TABLE.encode(), "call it a.csv"),
+        ("a.csv", b"PAR1", "Call it a.parquet"),
+        ("a.dat", TABLE.encode(), "end of its name"),
+    ],
+)
+def test_what_is_advised_helps(tmp_path: Path, name: str, content: bytes, hint: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        load(tmp_path, name, content)
+    assert hint in str(caught.value.hint)
+    if "all it " in hint and "parquet" not in hint:
+        assert load(tmp_path, hint.rpartition(" ")[2], content).values("age") == ["31", "40"]
+
+
 def test_a_gzip_that_unpacks_to_too_much_or_is_cut_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
