@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from lmaas.data.conversations import Example
 from lmaas.errors import InvalidInput
-from lmaas.language import ChatMessage
+from lmaas.language import ChatMessage, Tool
 from lmaas.runtime.language.template import Template
 from lmaas.runtime.language.tokens import Tokens
 from lmaas.training.base import IGNORED
@@ -74,46 +74,20 @@ class Encoder:
 
     def _conversation(self, template: Template, example: Example, place: str) -> list[Encoded]:
         mark, messages = self._tokens.guard_messages(example.messages)
+        tools = example.tools
         last = example.learned[-1]
-        whole = template.render(messages[: last + 1], example.tools, complete=True)
-        self._refuse_dropped(template, whole, messages[: last + 1], example, place)
+        whole = template.render(messages[: last + 1], tools, complete=True)
+        _refuse_dropped(template, whole, messages[: last + 1], tools, place)
         spans, told = [], 0
         for turn in example.learned:
-            before = template.render(messages[:turn], example.tools)
-            after = template.render(messages[: turn + 1], example.tools, complete=True)
+            before = template.render(messages[:turn], tools)
+            after = template.render(messages[: turn + 1], tools, complete=True)
             after = after.rstrip()
             if not (after.startswith(before) and whole.startswith(after)):
                 return self._turn_by_turn(example, place)
             spans += [(whole[told : len(before)], False), (whole[len(before) : len(after)], True)]
             told = len(after)
         return [self._sample(spans, mark, place, end=False)]
-
-    def _refuse_dropped(
-        self,
-        template: Template,
-        whole: str,
-        messages: Sequence[ChatMessage],
-        example: Example,
-        place: str,
-    ) -> None:
-        """Raise InvalidInput for what is nowhere in `whole`, the rendered conversation.
-
-        Every part is once rendered as a mark of its own. One whose mark does not come out is left
-        out if the text stays the same when this part alone is another.
-        """
-        if example.tools and template.render(messages, (), complete=True) == whole:
-            raise _dropped(place, "the tools")
-        parts = list(_parts(messages))
-        marked = list(messages)
-        for part in parts:
-            marked[part.at] = part.change(marked[part.at])
-        shown = _rendered(template, marked, example)
-        for part in parts:
-            if shown is None or part.mark not in shown:
-                alone = list(messages)
-                alone[part.at] = part.change(alone[part.at])
-                if _rendered(template, alone, example) == whole:
-                    raise _dropped(place, part.what)
 
     def _turn_by_turn(self, example: Example, place: str) -> list[Encoded]:
         if len(example.learned) == 1:
@@ -161,6 +135,33 @@ class Encoder:
         return Encoded(np.array(ids, np.int64), np.array([*labels, IGNORED], np.int64))
 
 
+def _refuse_dropped(
+    template: Template,
+    whole: str,
+    messages: Sequence[ChatMessage],
+    tools: Sequence[Tool],
+    place: str,
+) -> None:
+    """Raise InvalidInput for what is nowhere in `whole`, the rendered conversation.
+
+    Every part is once rendered as a mark of its own. One whose mark does not come out is left out
+    if the text stays the same when this part alone is another.
+    """
+    if tools and template.render(messages, (), complete=True) == whole:
+        raise _dropped(place, "the tools")
+    parts = list(_parts(messages))
+    marked = list(messages)
+    for part in parts:
+        marked[part.at] = part.change(marked[part.at])
+    shown = _rendered(template, marked, tools)
+    for part in parts:
+        if shown is None or part.mark not in shown:
+            alone = list(messages)
+            alone[part.at] = part.change(alone[part.at])
+            if _rendered(template, alone, tools) == whole:
+                raise _dropped(place, part.what)
+
+
 def _parts(messages: Sequence[ChatMessage]) -> Iterator[Part]:
     """What a template must show of a conversation."""
     number = 0
@@ -173,7 +174,7 @@ def _parts(messages: Sequence[ChatMessage]) -> Iterator[Part]:
         return Part(at, told, mark, lambda message: change(message, mark))
 
     for at, message in enumerate(messages):
-        if message.content.strip():
+        if (message.content or "").strip():
             yield part(at, "the content", lambda m, mark: replace(m, content=mark))
         # What was thought before earlier answers is left out on purpose by many templates.
         if at == len(messages) - 1 and (message.reasoning or "").strip():
@@ -196,10 +197,12 @@ def _with_call(message: ChatMessage, place: int, **changes: str) -> ChatMessage:
     return replace(message, tool_calls=tuple(calls))
 
 
-def _rendered(template: Template, messages: Sequence[ChatMessage], example: Example) -> str | None:
+def _rendered(
+    template: Template, messages: Sequence[ChatMessage], tools: Sequence[Tool]
+) -> str | None:
     """The conversation as a text, None where the template does not take it."""
     try:
-        return template.render(messages, example.tools, complete=True)
+        return template.render(messages, tools, complete=True)
     except InvalidInput:
         return None
 

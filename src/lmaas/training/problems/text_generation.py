@@ -43,7 +43,7 @@ CHATML: Final = (
     "{%- endif %}"
     "{%- for message in messages %}"
     "{%- if not (tools and system and loop.first) %}"
-    "{{ '<|im_start|>' + message.role + '\n' + message.content }}"
+    "{{ '<|im_start|>' + message.role + '\n' + (message.content or '') }}"
     "{%- for call in message.tool_calls or [] %}"
     "{%- if message.content or not loop.first %}{{ '\n' }}{% endif %}"
     "{{ '<tool_call>\n{\"name\": ' + call.function.name | tojson }}"
@@ -337,13 +337,14 @@ def _new(recipe: Recipe, examples: list[Example], folder: Path) -> Path:
         return folder
     from lmaas.training.pytorch.language import create
 
-    texts = [message.content for e in examples for message in e.messages]
+    texts = [message.content or "" for e in examples for message in e.messages]
     texts += [text for e in examples for text in (e.prompt, e.completion) if text]
     for example in examples:
         texts += [
             json.dumps(told, ensure_ascii=False)
             for tool in example.tools
             for told in (tool.name, tool.description, tool.parameters)
+            if told
         ]
         texts += [
             f'<tool_call>\n{{"name": "{call.name}", "arguments": {call.arguments}}}\n</tool_call>'
