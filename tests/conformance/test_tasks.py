@@ -412,9 +412,9 @@ def test_predict_prints_every_task(
     assert out.strip()
     code, out, err = predict(stub, file, "--json")
     assert (code, err) == (0, "")
-    assert json.loads(out) == json.loads(
-        stub.answer("model", Payload(format="json", body=example.body)).body
-    )
+    told = read_answer(stub.answer("model", Payload(format="json", body=example.body)))
+    told = {"outputs": told} if isinstance(told, dict) else told
+    assert json.loads(out) == msgspec.to_builtins(told)
 
 
 def test_the_client_reads_every_answer(example: Example, task: Task) -> None:
