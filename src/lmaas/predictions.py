@@ -112,8 +112,9 @@ def _picker(task: Task, columns: dict[str, str]) -> Pick:
         for field in task.fields:
             column = columns.get(field, field)
             if column not in values:
+                own = ", ".join(values)[:500] or "nothing"
                 raise InvalidInput(
-                    f"{row.place} has no column {column!r}; it has {', '.join(values)[:500]}.",
+                    f"{row.place} has no column {column!r}; it has {own}.",
                     hint=f"Say where it is: --column {field}=COLUMN.",
                     param="column",
                 )

@@ -259,6 +259,13 @@ def test_tables_as_people_have_them(tmp_path: Path, name: str, content: bytes) -
     check(tmp_path / name)
 
 
+def test_an_empty_cell_alone_is_a_row_and_a_blank_line_is_none(tmp_path: Path) -> None:
+    table = load(tmp_path, "a.csv", '\n  \na\n""\n\n" "\nx\n')
+    assert table.values("a") == ["", " ", "x"]
+    assert table.place(1) == "a.csv, line 6"
+    assert load(tmp_path, "b.csv", "a,b\n\n  \n1,2\n").values("a") == ["1"]
+
+
 @pytest.mark.parametrize(
     ("content", "columns"),
     [
