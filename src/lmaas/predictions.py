@@ -12,9 +12,8 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Final, Protocol
+from typing import IO, Any, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -28,7 +27,7 @@ from lmaas.types import Answer, Payload
 COMMA, TAB, LINES = ",", "\t", "lines"
 FORMATS: Final = {".csv": COMMA, ".tsv": TAB, ".jsonl": LINES, ".ndjson": LINES}
 """By the end of a file's name, without .gz: what separates cells, or that each line is JSON."""
-_ROW: Final = re.compile(r"inputs\[(\d+)\]")
+_ROW: Final = re.compile(r"(?:inputs|documents)\[(\d+)\]")
 
 
 class Writer(Protocol):
@@ -73,17 +72,23 @@ def predict_rows(
     done. Raises what `call` raises, naming the line of the row that an error is about.
     """
     pick = _picker(task, dict(columns or {}))
-    coming = rows(path, encoding)
     done = 0
-    while batch := list(islice(coming, task.rows_per_call)):
-        for row, values in zip(batch, _ask(batch, task, pick, call, path.parent, parameters or {}),
-                               strict=True):  # fmt: skip
-            writer.write(row.values, values)
+    for batch in _batches(rows(path, encoding), task, pick):
+        answers = _ask(batch, task, call, path.parent, parameters or {})
+        for asked, values in zip(batch, answers, strict=True):
+            writer.write(asked.row.values, values)
         done += len(batch)
         told(done)
     if not done:
         raise InvalidInput(f"{path.name} holds no rows.", param="FILE")
     return done
+
+
+class Asked(NamedTuple):
+    """A row, and what of it goes to the model."""
+
+    row: Row
+    given: Mapping[str, Any]
 
 
 Pick = Callable[[Row], Mapping[str, Any]]
@@ -107,8 +112,9 @@ def _picker(task: Task, columns: dict[str, str]) -> Pick:
         for field in task.fields:
             column = columns.get(field, field)
             if column not in values:
+                own = ", ".join(values)[:500] or "nothing"
                 raise InvalidInput(
-                    f"{row.place} has no column {column!r}; it has {', '.join(values)[:500]}.",
+                    f"{row.place} has no column {column!r}; it has {own}.",
                     hint=f"Say where it is: --column {field}=COLUMN.",
                     param="column",
                 )
@@ -118,17 +124,34 @@ def _picker(task: Task, columns: dict[str, str]) -> Pick:
     return pick
 
 
+def _batches(coming: Iterator[Row], task: Task, pick: Pick) -> Iterator[list[Asked]]:
+    """The rows in calls: as many as one takes, with the same in the field that they share."""
+    batch: list[Asked] = []
+    for row in coming:
+        asked = Asked(row, pick(row))
+        full = len(batch) == task.rows_per_call
+        if batch and (full or (task.shared and _share(asked, task) != _share(batch[0], task))):
+            yield batch
+            batch = []
+        batch.append(asked)
+    if batch:
+        yield batch
+
+
+def _share(asked: Asked, task: Task) -> Any:
+    return asked.given[task.shared] if task.shared else None
+
+
 def _ask(
-    batch: list[Row],
+    batch: list[Asked],
     task: Task,
-    pick: Pick,
     call: Callable[[Payload], Answer],
     folder: Path,
     parameters: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     """The new values of each row. A batch that is too large is sent in halves."""
     try:
-        inputs = task.collect([pick(row) for row in batch], folder)
+        inputs = task.collect([asked.given for asked in batch], folder)
         body = {"inputs": inputs, **({"parameters": parameters} if parameters else {})}
         answer = call(Payload(format="json", body=msgspec.json.encode(body)))
         return task.records(msgspec.json.decode(answer.body))
@@ -137,22 +160,21 @@ def _ask(
             raise _placed(error, batch) from None
         middle = len(batch) // 2
         halves = (batch[:middle], batch[middle:])
-        return [
-            told for half in halves for told in _ask(half, task, pick, call, folder, parameters)
-        ]
+        return [told for half in halves for told in _ask(half, task, call, folder, parameters)]
     except LMaaSError as error:
         raise _placed(error, batch) from None
 
 
-def _placed(error: LMaaSError, batch: list[Row]) -> LMaaSError:
+def _placed(error: LMaaSError, batch: list[Asked]) -> LMaaSError:
     """The error with the row's place in the file instead of its place in the call."""
+    first, last = batch[0].row.place, batch[-1].row.place
     found = _ROW.search(error.message)
     if found and int(found.group(1)) < len(batch):
-        place = batch[int(found.group(1))].place
+        place = batch[int(found.group(1))].row.place
         error.message = error.message.replace(found.group(), place, 1)
-    elif isinstance(error, InvalidInput) and batch[0].place not in error.message:
-        more = "" if len(batch) == 1 else f" to {batch[-1].place.rpartition(', ')[2]}"
-        error.message = f"{batch[0].place}{more}: {error.message}"
+    elif isinstance(error, InvalidInput) and first not in error.message:
+        more = "" if len(batch) == 1 else f" to {last.rpartition(', ')[2]}"
+        error.message = f"{first}{more}: {error.message}"
     return error
 
 

@@ -93,3 +93,14 @@ def test_crop_keeps_the_centre() -> None:
     pixels[:, 8:16] = 200
     spec = ImageSpec(height=8, width=8, layout="HWC", resize="crop", scale=1)
     assert (image.to_array(Image.fromarray(pixels), spec, "float32") == 200).all()
+
+
+@pytest.mark.parametrize(
+    ("brand", "format"), [("heic", "HEIC"), ("avif", "AVIF"), ("mif1", "HEIF")]
+)
+def test_an_image_of_a_format_that_is_not_read_is_told_by_it(brand: str, format: str) -> None:
+    data = b"\x00\x00\x00\x18ftyp" + brand.encode() + bytes(64)
+    spec = ImageSpec(height=4, width=4, channels=1, layout="HW")
+    with pytest.raises(InvalidInput, match=f"The input is {format}, which is not read"):
+        image.decode(data, spec, Limits())
+    assert not image.is_image(data)

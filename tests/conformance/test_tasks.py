@@ -18,6 +18,7 @@ from PIL import Image
 from checkpoints import word_tokenizer
 from lmaas import tasks
 from lmaas.cli import main
+from lmaas.client import read_answer
 from lmaas.codecs.limits import Limits
 from lmaas.data.reading import rows
 from lmaas.errors import InvalidInput, LMaaSError, PayloadTooLarge
@@ -411,9 +412,16 @@ def test_predict_prints_every_task(
     assert out.strip()
     code, out, err = predict(stub, file, "--json")
     assert (code, err) == (0, "")
-    assert json.loads(out) == json.loads(
-        stub.answer("model", Payload(format="json", body=example.body)).body
-    )
+    told = read_answer(stub.answer("model", Payload(format="json", body=example.body)))
+    told = {"outputs": told} if isinstance(told, dict) else told
+    assert json.loads(out) == msgspec.to_builtins(told)
+
+
+def test_the_client_reads_every_answer(example: Example, task: Task) -> None:
+    payload = Payload(format="json", body=example.body)
+    told = read_answer(Stub(example, task).answer("model", payload))
+    assert told or told == 0.0
+    assert json.loads(msgspec.json.encode(told))
 
 
 def test_predict_takes_rows_and_gives_them_back_for_every_task(

@@ -259,6 +259,13 @@ def test_tables_as_people_have_them(tmp_path: Path, name: str, content: bytes) -
     check(tmp_path / name)
 
 
+def test_an_empty_cell_alone_is_a_row_and_a_blank_line_is_none(tmp_path: Path) -> None:
+    table = load(tmp_path, "a.csv", '\n  \na\n""\n\n" "\nx\n')
+    assert table.values("a") == ["", " ", "x"]
+    assert table.place(1) == "a.csv, line 6"
+    assert load(tmp_path, "b.csv", "a,b\n\n  \n1,2\n").values("a") == ["1"]
+
+
 @pytest.mark.parametrize(
     ("content", "columns"),
     [
@@ -282,8 +289,7 @@ def test_another_encoding_is_offered_and_read_when_it_is_said(tmp_path: Path) ->
         path.write_bytes(f"a,b\n1,{text}\n".encode(encoding))
         with pytest.raises(InvalidInput) as caught:
             read(path, tmp_path / "cache")
-        if encoding != "utf-16-le":
-            assert f"data.encoding: {encoding}" in str(caught.value.hint)
+        assert f"data.encoding: {encoding} " in str(caught.value.hint)
         assert read(path, tmp_path / "cache", encoding).values("b") == [text]
     for bad in ("utf-99", "unicode_escape", "rot13", "hex", ""):
         with pytest.raises(InvalidInput, match="no encoding"):
@@ -291,6 +297,25 @@ def test_another_encoding_is_offered_and_read_when_it_is_said(tmp_path: Path) ->
     (tmp_path / "b.parquet").write_bytes(b"PAR1")
     with pytest.raises(InvalidInput, match="has no encoding"):
         read(tmp_path / "b.parquet", tmp_path / "cache", "latin-1")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "hint"),
+    [
+        ("a.xlsx", b"PK\x03\x04", "Export"),
+        ("a.csv", b"PK\x03\x04", "Export"),
+        ("a.csv", gzip.compress(TABLE.encode()), "Call it a.csv.gz"),
+        ("a.csv.gz", TABLE.encode(), "call it a.csv"),
+        ("a.csv", b"PAR1", "Call it a.parquet"),
+        ("a.dat", TABLE.encode(), "end of its name"),
+    ],
+)
+def test_what_is_advised_helps(tmp_path: Path, name: str, content: bytes, hint: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        load(tmp_path, name, content)
+    assert hint in str(caught.value.hint)
+    if "all it " in hint and "parquet" not in hint:
+        assert load(tmp_path, hint.rpartition(" ")[2], content).values("age") == ["31", "40"]
 
 
 def test_a_gzip_that_unpacks_to_too_much_or_is_cut_is_refused(

@@ -296,13 +296,13 @@ def test_a_job_is_paused_resumed_and_cancelled(client: openai.OpenAI) -> None:
 def test_bad_data_are_the_jobs_error(client: openai.OpenAI) -> None:
     job = client.fine_tuning.jobs.create(
         model="new:auto",
-        training_file=upload(client, "age,outcome\n1,ill\n2,\n"),
+        training_file=upload(client, "age,outcome\n" + "1,ill\n2,well\n" * 20 + "old,ill\n"),
         extra_body={"recipe": RECIPE},
     )
     done = wait(client, job.id)
     assert done.status == "failed"
     assert done.fine_tuned_model is None
-    assert "patients.csv, line 3" in done.error.message
+    assert "patients.csv, line 42" in done.error.message
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ CASES = [
             ("a.csv", text(TABLE + "old,1.5,ill\n"), ("a.csv", "line 82", "'age'", "'old'")),
             ("a.jsonl", text('{"age": 1}\n{"age": "old"}\n'), ("a.jsonl", "line 2", "a text")),
             ("a.csv", text(TABLE + "9,1.5,böse\n", "latin-1"), ("line 82", "not UTF-8", "0xf6")),
-            ("a.csv", text(TABLE, "utf-16"), ("UTF-16", "UTF-8")),
+            ("a.csv", text(TABLE, "utf-16-le"), ("a.csv, line 1", "zero byte")),
             ("a.csv", text(""), ("empty",)),
             ("a.csv", one_class, ("one class only",)),
             ("a.csv", wide, ("a.csv", "line 1", "10000 columns", "4096")),

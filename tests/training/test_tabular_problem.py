@@ -12,6 +12,7 @@ from lmaas.errors import InvalidInput
 from lmaas.recipe import DataChoice, Recipe, TrainingFramework
 from lmaas.training import problems
 from lmaas.training.base import Feed, Problem
+from lmaas.training.problems.tabular import Tabular
 from lmaas.types import Payload
 from training_kit import FRAMEWORKS, everything, learn, packaged, served
 
@@ -151,3 +152,31 @@ def test_bad_tables_are_refused_with_their_line(
     path.write_text(content)
     with pytest.raises(InvalidInput, match=word):
         problems.open(recipe(path, data={"validation": 0.0, **data}), tmp_path / "job")
+
+
+def test_the_hint_about_a_missing_column_is_one_that_helps(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("x,y\n" + "".join(f"{i},{'ab'[i % 2]}\n" for i in range(40)))
+    with pytest.raises(InvalidInput) as caught:
+        Tabular(recipe(path), tmp_path, None)
+    assert "--set data.columns.target=COLUMN" in str(caught.value.hint)
+    named = Tabular(recipe(path, data={"columns": {"target": "y"}}), tmp_path, None)
+    assert named.labels == ("a", "b")
+
+
+def test_rows_without_a_target_are_in_no_part_and_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    rows = [f"{i},{'' if i % 10 == 3 else i / 2}" for i in range(100)]
+    path.write_text("x,target\n" + "\n".join(rows))
+    problem = Tabular(recipe(path, data={"validation": 0.2}), tmp_path, None)
+    assert not problem.classifies
+    facts = problem.facts()
+    assert sum(facts["samples"].values()) == 90
+    assert facts["samples"]["validation"] == 18
+    (note,) = facts["notes"]
+    assert note == (
+        "Rows of a.csv passed over, since they have no value of 'target': 10 "
+        "(line 5, line 15, line 25, line 35, line 45 …)."
+    )
+    values = problem.feed("train", np.arange(72), epoch=None).targets["values"]
+    assert np.isfinite(values).all()

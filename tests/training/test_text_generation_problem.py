@@ -6,9 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from checkpoints import make_qwen3
 from lmaas.errors import InvalidInput
+from lmaas.language import ChatMessage, ToolCall
 from lmaas.recipe import Recipe, recipe_of
 from lmaas.runtime.language.template import Template
 from lmaas.runtime.language.text import Reader
@@ -301,6 +304,39 @@ def test_new_models_learn_the_calls_that_serving_reads(tmp_path: Path) -> None:
     template = Template.load(new)
     assert template is not None
     assert "tools" in template.source
+
+
+NAMES = st.from_regex(r"[a-zA-Z0-9_-]{1,20}", fullmatch=True)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=6,
+)
+CALLS = st.lists(st.tuples(NAMES, st.dictionaries(st.text(max_size=5), VALUES)), min_size=1)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=9), CALLS)
+@settings(max_examples=60, deadline=None)
+def test_serving_reads_what_the_template_of_new_models_writes(
+    text: str, calls: list[tuple[str, Any]]
+) -> None:
+    asked = ChatMessage(role="user", content="a")
+    told = ChatMessage(
+        role="assistant",
+        content=text,
+        tool_calls=tuple(
+            ToolCall(id="x", name=name, arguments=json.dumps(given)) for name, given in calls
+        ),
+    )
+    template = Template(CHATML, {})
+    before, after = template.render([asked]), template.render([asked, told], complete=True)
+    assert after.startswith(before)
+    reader = Reader(tools=True)
+    reader.feed(after.removeprefix(before).removesuffix("<|im_end|>\n"))
+    reader.end()
+    written, _, read = reader.take()
+    assert written.rstrip() == text.rstrip()
+    assert [(call.name, json.loads(call.arguments)) for call in read] == calls
 
 
 @pytest.mark.parametrize(

@@ -113,24 +113,28 @@ def _rows(file: Path, task: Any, ask: "Ask", out: Path | None, kind: str, **more
 
 
 def _print(task: str, answer: "Answer", as_json: bool) -> None:
-    """The answer as HTTP has it, or as its task shows it."""
+    """The answer as the client gives it, or as its task shows it."""
     import msgspec
 
     from lmaas import tasks
     from lmaas.client import read_answer
 
+    told = read_answer(answer)
     if answer.json_bytes is None:
         result = msgspec.json.decode(answer.body)
     else:
         # Tensors are answered by tensors, whatever the task is.
         task = "tensor"
-        arrays = read_answer(answer)
-        result = {"outputs": {name: array.tolist() for name, array in arrays.items()}}
-    columns, rows = ((), []) if as_json else tasks.get(task).shown(result)
+        told = {name: array.tolist() for name, array in told.items()}
+        result = {"outputs": told}
+    if as_json:
+        show({"outputs": told} if isinstance(told, dict) else told, True, ())
+        return
+    columns, rows = tasks.get(task).shown(result)
     if columns:
-        show_table(result, as_json, columns, rows)
+        show_table(result, False, columns, rows)
     else:
-        show(result, as_json, [printable(": ".join(row)) for row in rows])
+        show(result, False, [printable(": ".join(row)) for row in rows])
 
 
 @contextmanager

@@ -151,14 +151,15 @@ def _fit(head: list[str], separator: str) -> tuple[float, int]:
     return below.count(widths[0]) / len(below) if below else 1.0, widths[0]
 
 
-def _blank(row: list[str]) -> bool:
-    return not row or (len(row) == 1 and not row[0].strip())
+def _blank(row: list[str], width: int = 0) -> bool:
+    """Whether a line has nothing; below a header of one column, blanks are a cell."""
+    return not row or (len(row) == 1 != width and not row[0].strip())
 
 
 def _rows(source: Path, encoding: str | None) -> Iterator[tuple[int, list[str]]]:
     """Each row that is not blank, with the number of its first line."""
     separator, skipped = _separator(source, encoding)
-    number = 0
+    number = width = 0
 
     def counted() -> Iterator[str]:
         nonlocal number
@@ -180,7 +181,8 @@ def _rows(source: Path, encoding: str | None) -> Iterator[tuple[int, list[str]]]
                 hint='A cell with a separator, quote or line break stands in "…", quotes twice.',
                 param="data",
             ) from None
-        if not _blank(row):
+        if not _blank(row, width):
+            width = width or len(row)
             yield start, row
 
 

@@ -22,7 +22,7 @@ TYPES: Final = {
     "a boolean": pa.bool_(), NUMBER: pa.float64(), "a text": pa.string(), NESTED: pa.string(),
 }  # fmt: skip
 BEYOND: Final = 1 << 63
-MAX_LIST_CHARS: Final = 512 << 20
+MAX_LIST_CHARS: Final = 256 << 20
 """A list is in memory as a whole; JSON Lines have no such bound."""
 LINE, ITEM = "line", "item"
 
@@ -48,8 +48,10 @@ def objects(source: Path, encoding: str | None = None) -> Iterator[tuple[str, in
                 hint="Write it as JSON Lines (.jsonl): one object a line.",
                 param="data",
             )
+    whole = "".join(pieces)
+    pieces.clear()
     try:
-        items = msgspec.json.decode("".join(pieces), type=list[msgspec.Raw])
+        items = msgspec.json.decode(whole, type=list[msgspec.Raw])
     except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidInput(
             f"{source.name} is not a JSON list: {_why(error)}.",

@@ -37,6 +37,8 @@ SMALL_GZIP_BYTES: Final = 1 << 30
 """To so many bytes it may unpack whatever its own size is."""
 _LOST: Final = re.compile("[\udc80-\udcff]")
 """Stands for a byte that is no text in the encoding; no text has it by itself."""
+_WINDOWS: Final = re.compile("[\udc80-\udc9f]")
+"""Bytes that are letters in Windows' encoding of Western Europe, and in latin-1 none."""
 
 
 def check_encoding(name: str) -> str:
@@ -83,8 +85,10 @@ def lines(path: Path, encoding: str | None = None) -> Iterator[tuple[int, str]]:
                         param="data",
                     )
                 if "\x00" in line:
+                    halves = line.count("\x00") * 3 > len(line)
                     raise InvalidInput(
                         f"{path.name}, line {number} holds a zero byte: this is no text.",
+                        hint=_offer("utf-16-le") if halves else None,
                         param="data",
                     )
                 if not line.isascii() and (lost := _LOST.search(line)):
@@ -107,11 +111,17 @@ def _marked(head: bytes) -> str:
 
 
 def _not_text(path: Path, number: int, encoding: str, told: str, line: str = "") -> InvalidInput:
-    offered = "cp1252" if re.search("[\udc80-\udc9f]", line) else "latin-1"
-    hint = f"Say what it is: data.encoding: {offered} (or another one) in the recipe, "
-    hint += f"`--set data.encoding={offered}`; or save it as UTF-8."
     return InvalidInput(
-        f"{path.name}, line {number} is not {encoding.upper()} ({told}).", hint=hint, param="data"
+        f"{path.name}, line {number} is not {encoding.upper()} ({told}).",
+        hint=_offer("cp1252" if _WINDOWS.search(line) else "latin-1"),
+        param="data",
+    )
+
+
+def _offer(encoding: str) -> str:
+    return (
+        f"Say what it is: data.encoding: {encoding} (or another one) in the recipe, "
+        f"`--set data.encoding={encoding}`; or save it as UTF-8."
     )
 
 

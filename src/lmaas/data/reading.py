@@ -38,6 +38,8 @@ MAGIC: Final = {
     b"\x7fELF": "a program", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"7z\xbc\xaf": "7z",
     b"SQLite format 3": "SQLite",
 }  # fmt: skip
+SHEETS: Final = (".xlsx", ".xls", ".ods", ".numbers")
+EXPORT: Final = "Export a spreadsheet as CSV."
 PICKLES: Final = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".npy", ".npz")
 KNOWN: Final = (
     "JSONL (.jsonl), a list in JSON (.json), CSV (.csv, .tsv), each of them also as .gz; "
@@ -128,19 +130,40 @@ def suffix_of(path: Path) -> str:
         )
     wanted = {".zip": "a zip", ".parquet": "Parquet"}.get(suffix)
     if suffix != ".zip" and suffix not in READERS:
-        raise InvalidInput(f"{path.name} is of no kind that is read: {KNOWN}.", param="data")
+        raise InvalidInput(
+            f"{path.name} is of no kind that is read: {KNOWN}.",
+            hint=EXPORT if suffix in SHEETS else "A file is known by the end of its name.",
+            param="data",
+        )
     if packed and (suffix not in READERS or not READERS[suffix].text):
-        raise InvalidInput(f"{path.name}: only files of text are read as .gz.", param="data")
+        raise InvalidInput(
+            f"{path.name}: only files of text are read as .gz.", hint="Unpack it.", param="data"
+        )
     if packed:
         wanted = "gzip"
     if kind != wanted:
+        says = "gzip" if packed else suffix[1:]
         raise InvalidInput(
-            f"{path.name} says that it is {'gzip' if packed else suffix[1:]}, but it is "
-            f"{kind or 'something else'}.",
-            hint="Unpack it, or give it the name of what it is.",
+            f"{path.name} says that it is {says}, but it is {kind or 'something else'}.",
+            hint=_instead(path, kind, packed=packed),
             param="data",
         )
     return suffix
+
+
+def _instead(path: Path, kind: str | None, *, packed: bool) -> str:
+    """What to do with a file that is of another kind than its name says."""
+    if packed and kind is None:
+        return f"If it is not packed, call it {path.stem}."
+    if kind == "gzip":
+        return f"Call it {path.name}.gz if it is text, or unpack it."
+    if kind == "a zip":
+        return f"Unpack it if it is an archive. {EXPORT}"
+    if kind == "Parquet":
+        return f"Call it {path.with_suffix('.parquet').name}."
+    if kind == "an old Office file":
+        return EXPORT
+    return f"It may be damaged. Read are {KNOWN}."
 
 
 def _kind(path: Path) -> str | None:

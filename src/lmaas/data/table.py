@@ -74,12 +74,12 @@ class Table:
             return f"{self.name}, {self.unit} {self._arrow[LINE][index].as_py()}"
         return f"{self.name}, {self.unit} {index + 1}"
 
-    def require(self, column: str) -> None:
+    def require(self, column: str, hint: str = "Name a column as the file does.") -> None:
         """Raise InvalidInput for a column that is not there."""
         if column not in self.columns:
             raise InvalidInput(
                 f"{self.name} has no column {column!r}; it has {', '.join(self.columns[:50])}.",
-                hint="`data.columns` says which column is which.",
+                hint=hint,
                 param="data.columns",
             )
 

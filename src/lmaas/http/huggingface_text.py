@@ -206,7 +206,7 @@ def _token(entry: TokenLogprob) -> Token:
 
 def _top(choice: Collected) -> list[list[Token]]:
     return [
-        [Token(id=id_, text=text, logprob=finite(value)) for id_, text, value in entry.top]
+        [Token(id=id_, text=text, logprob=finite(value)) for id_, text, _, value in entry.top]
         for entry in choice.logprobs
     ]
 

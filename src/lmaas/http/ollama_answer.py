@@ -197,5 +197,5 @@ def _arguments(text: str) -> Any:
 
 
 def _logprob(entry: TokenLogprob) -> OllamaLogprob:
-    top = [OllamaTop(text, finite(value)) for _, text, value in entry.top]
+    top = [OllamaTop(text, finite(value)) for _, text, _, value in entry.top]
     return OllamaLogprob(entry.token, finite(entry.logprob), top)

@@ -46,12 +46,14 @@ class Task(Protocol):
     """Verbs of a task. `signature` is always one that `check_signature` returned.
 
     `fields` are what a row of a file has for this task, each in a column; without any the row is
-    taken as it is. A call takes up to `rows_per_call` of them.
+    taken as it is. A call takes up to `rows_per_call` of them, which have the same in the field
+    `shared` where there is one.
     """
 
     name: str
     fields: tuple[str, ...]
     rows_per_call: int
+    shared: str | None
 
     def bind(self, folder: Path) -> "Task":
         """The task for one model, with what it needs of the `folder` of files that are served.

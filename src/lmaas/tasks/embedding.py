@@ -51,6 +51,7 @@ class Embedding(text.TextTask):
     name = "embedding"
     fields: tuple[str, ...] = ("text",)
     rows_per_call = 64
+    shared: str | None = None
 
     def bind(self, folder: Path) -> Task:
         """This task with the tokenizer in `folder`."""

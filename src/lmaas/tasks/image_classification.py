@@ -56,6 +56,7 @@ class ImageClassification:
     name = "image-classification"
     fields: tuple[str, ...] = ("image",)
     rows_per_call = 8
+    shared: str | None = None
 
     def bind(self, folder: Path) -> Task:
         """The task itself: it needs no files."""

@@ -44,6 +44,7 @@ class Tabular:
     name = "tabular"
     fields: tuple[str, ...] = ()
     rows_per_call = 512
+    shared: str | None = None
 
     def __init__(self, columns: Columns | None = None) -> None:
         self._columns = columns

@@ -24,6 +24,7 @@ class TensorTask:
     name = "tensor"
     fields: tuple[str, ...] = ()
     rows_per_call = 64
+    shared: str | None = None
 
     def bind(self, folder: Path) -> Task:
         """The task itself: it needs no files."""

@@ -47,6 +47,7 @@ class TextClassification(text.TextTask):
     name = "text-classification"
     fields: tuple[str, ...] = ("text",)
     rows_per_call = 64
+    shared: str | None = None
 
     def bind(self, folder: Path) -> Task:
         """This task with the tokenizer in `folder`."""

@@ -28,6 +28,7 @@ class TextGenerationTask:
     name = NAME
     fields: tuple[str, ...] = ("prompt",)
     rows_per_call = 1
+    shared: str | None = None
 
     def bind(self, folder: Path) -> Task:
         """The task itself: it reads no requests."""

@@ -38,7 +38,8 @@ class TextRanking(text.TextTask):
 
     name = "text-ranking"
     fields: tuple[str, ...] = ("query", "document")
-    rows_per_call = 1
+    shared: str | None = "query"
+    rows_per_call = 64
 
     def bind(self, folder: Path) -> Task:
         """This task with the tokenizer in `folder`."""
@@ -112,13 +113,14 @@ class TextRanking(text.TextTask):
         return Shown(("document", "score"), rows)
 
     def collect(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> Any:
-        """A query and its document."""
+        """A query and its documents: the rows have one query."""
         query, *_ = texts_of(rows, "query")
         return {"query": query, "documents": texts_of(rows, "document")}
 
     def records(self, result: Any) -> list[dict[str, Any]]:
-        """The relevance."""
-        return [{"score": each["score"]} for each in result]
+        """The relevance of each document, in the order of the rows."""
+        by_place = sorted(result, key=lambda each: each["index"])
+        return [{"score": each["score"]} for each in by_place]
 
 
 def relevance(logits: np.ndarray) -> np.ndarray:

@@ -138,6 +138,7 @@ def _data(facts: Facts) -> str:
     if left_out := data.get("left_out"):
         lines.append(f"- columns left out: {literal(', '.join(map(str, left_out)))}")
     lines += [f"- {text}" for text in _overlap(facts)]
+    lines += [f"- {literal(note, 500)}" for note in data.get("notes", ())]
     return "\n".join(lines)
 
 

@@ -3,14 +3,16 @@
 The chat template and the tokenizer are those of serving, so what is learned is what is asked.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from lmaas.data.conversations import Example
 from lmaas.errors import InvalidInput
-from lmaas.language import ChatMessage
+from lmaas.language import ChatMessage, Tool
 from lmaas.runtime.language.template import Template
 from lmaas.runtime.language.tokens import Tokens
 from lmaas.training.base import IGNORED
@@ -23,10 +25,13 @@ class Encoded(msgspec.Struct, frozen=True):
     labels: np.ndarray
 
 
-CHANGED = "q7Zx"
-"""A text that stands for another one; no conversation says it by chance."""
-SAID_ONCE = 16
-"""A text of so many characters stands nowhere in a prompt by chance."""
+class Part(NamedTuple):
+    """Something that message `at` says: what it is called, and how it becomes `mark`."""
+
+    at: int
+    what: str
+    mark: str
+    change: Callable[[ChatMessage], ChatMessage]
 
 
 class Encoder:
@@ -71,7 +76,7 @@ class Encoder:
         mark, messages, tools, _ = self._tokens.guard_chat(example.messages, example.tools)
         last = example.learned[-1]
         whole = template.render(messages[: last + 1], tools, complete=True)
-        self._refuse_dropped(template, whole, messages[: last + 1], example, place)
+        _refuse_dropped(template, whole, messages[: last + 1], tools, place)
         spans, told = [], 0
         for turn in example.learned:
             before = template.render(messages[:turn], tools)
@@ -82,49 +87,6 @@ class Encoder:
             spans += [(whole[told : len(before)], False), (whole[len(before) : len(after)], True)]
             told = len(after)
         return [self._sample(spans, mark, place, end=False)]
-
-    def _refuse_dropped(
-        self,
-        template: Template,
-        whole: str,
-        messages: Sequence[ChatMessage],
-        example: Example,
-        place: str,
-    ) -> None:
-        """Raise InvalidInput for what is nowhere in `whole`, the rendered conversation.
-
-        Something is left out if the text stays the same when it is another.
-        """
-
-        def dropped(changed: Sequence[ChatMessage]) -> bool:
-            try:
-                return template.render(changed, example.tools, complete=True) == whole
-            except InvalidInput:
-                return False  # it was looked at
-
-        if example.tools and template.render(messages, (), complete=True) == whole:
-            raise _dropped(place, "the tools")
-        for at, message in enumerate(messages):
-
-            def other(at: int = at, **changes: object) -> list[ChatMessage]:
-                own = msgspec.structs.replace(messages[at], **changes)
-                return [*messages[:at], own, *messages[at + 1 :]]
-
-            what = f"of message {at + 1} ({message.role})"
-            text = (message.content or "").strip()
-            shown = len(text) >= SAID_ONCE and text in whole
-            if text and not shown and dropped(other(content=CHANGED)):
-                raise _dropped(place, f"the content {what}")
-            # What was thought before earlier answers is left out on purpose by many templates.
-            thought = (message.reasoning or "").strip()
-            if thought and at == len(messages) - 1 and dropped(other(reasoning=CHANGED)):
-                raise _dropped(place, f"the reasoning {what}")
-            for number, call in enumerate(message.tool_calls):
-                for changes in ({"name": CHANGED}, {"arguments": f'{{"{CHANGED}": "{CHANGED}"}}'}):
-                    calls = list(message.tool_calls)
-                    calls[number] = msgspec.structs.replace(call, **changes)
-                    if dropped(other(tool_calls=tuple(calls))):
-                        raise _dropped(place, f"the tool call {call.name!r} {what}")
 
     def _turn_by_turn(self, example: Example, place: str) -> list[Encoded]:
         if len(example.learned) == 1:
@@ -138,9 +100,7 @@ class Encoder:
             sample
             for turn in example.learned
             for sample in self.encode(
-                msgspec.structs.replace(
-                    example, messages=example.messages[: turn + 1], learned=(turn,)
-                ),
+                replace(example, messages=example.messages[: turn + 1], learned=(turn,)),
                 place,
             )
         ]
@@ -172,6 +132,78 @@ class Encoder:
         if all(label == IGNORED for label in labels):
             raise InvalidInput(f"{place} has nothing to be learned.", param="data")
         return Encoded(np.array(ids, np.int64), np.array([*labels, IGNORED], np.int64))
+
+
+def _refuse_dropped(
+    template: Template,
+    whole: str,
+    messages: Sequence[ChatMessage],
+    tools: Sequence[Tool],
+    place: str,
+) -> None:
+    """Raise InvalidInput for what is nowhere in `whole`, the rendered conversation.
+
+    Every part is once rendered as a mark of its own. One whose mark does not come out is left out
+    if the text stays the same when this part alone is another.
+    """
+    if tools and template.render(messages, (), complete=True) == whole:
+        raise _dropped(place, "the tools")
+    parts = list(_parts(messages))
+    marked = list(messages)
+    for part in parts:
+        marked[part.at] = part.change(marked[part.at])
+    shown = _rendered(template, marked, tools)
+    for part in parts:
+        if shown is None or part.mark not in shown:
+            alone = list(messages)
+            alone[part.at] = part.change(alone[part.at])
+            if _rendered(template, alone, tools) == whole:
+                raise _dropped(place, part.what)
+
+
+def _parts(messages: Sequence[ChatMessage]) -> Iterator[Part]:
+    """What a template must show of a conversation."""
+    number = 0
+
+    def part(at: int, what: str, change: Callable[[ChatMessage, str], ChatMessage]) -> Part:
+        nonlocal number
+        number += 1
+        mark = f"q7Zx{number}y"
+        told = f"{what} of message {at + 1} ({messages[at].role})"
+        return Part(at, told, mark, lambda message: change(message, mark))
+
+    for at, message in enumerate(messages):
+        if (message.content or "").strip():
+            yield part(at, "the content", lambda m, mark: replace(m, content=mark))
+        # What was thought before earlier answers is left out on purpose by many templates.
+        if at == len(messages) - 1 and (message.reasoning or "").strip():
+            yield part(at, "the reasoning", lambda m, mark: replace(m, reasoning=mark))
+        for place, call in enumerate(message.tool_calls):
+
+            def named(m: ChatMessage, mark: str, place: int = place) -> ChatMessage:
+                return _with_call(m, place, name=mark)
+
+            def filled(m: ChatMessage, mark: str, place: int = place) -> ChatMessage:
+                return _with_call(m, place, arguments=f'{{"{mark}": "{mark}"}}')
+
+            yield part(at, f"the tool call {call.name!r}", named)
+            yield part(at, f"the tool call {call.name!r}", filled)
+
+
+def _with_call(message: ChatMessage, place: int, **changes: str) -> ChatMessage:
+    calls = list(message.tool_calls)
+    calls[place] = replace(calls[place], **changes)
+    return replace(message, tool_calls=tuple(calls))
+
+
+def _rendered(
+    template: Template, messages: Sequence[ChatMessage], tools: Sequence[Tool]
+) -> str | None:
+    """The conversation as a text, None where the template does not take it."""
+    try:
+        return template.render(messages, tools, complete=True)
+    except InvalidInput:
+        return None
 
 
 def _dropped(place: str, what: str) -> InvalidInput:

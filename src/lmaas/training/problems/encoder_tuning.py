@@ -67,6 +67,7 @@ class EncoderTuning(LabelledTexts):
         elif length > known.context_length:
             raise InvalidInput(
                 f"max_length is {length}; the base model takes {known.context_length} tokens.",
+                hint=f"Leave it out, or give at most {known.context_length}.",
                 param="data.options.max_length",
             )
         self._language = msgspec.structs.replace(known, context_length=length)

@@ -207,8 +207,12 @@ def columns_of(recipe: Recipe, table: Table, fields: Sequence[str]) -> dict[str,
             param="data.columns",
         )
     columns = {field: recipe.data.columns.get(field, field) for field in fields}
-    for column in columns.values():
-        table.require(column)
+    for field, column in columns.items():
+        table.require(
+            column,
+            f"Say in which column the {field} is: --set data.columns.{field}=COLUMN, or "
+            f"data.columns: {{{field}: COLUMN}} in the recipe.",
+        )
     twice = [name for name, count in Counter(columns.values()).items() if count > 1]
     if twice:
         raise InvalidInput(f"data.columns gives {twice[0]!r} to two fields.", param="data.columns")

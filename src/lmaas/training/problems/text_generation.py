@@ -43,7 +43,7 @@ CHATML: Final = (
     "{%- endif %}"
     "{%- for message in messages %}"
     "{%- if not (tools and system and loop.first) %}"
-    "{{ '<|im_start|>' + message.role + '\n' + message.content }}"
+    "{{ '<|im_start|>' + message.role + '\n' + (message.content or '') }}"
     "{%- for call in message.tool_calls or [] %}"
     "{%- if message.content or not loop.first %}{{ '\n' }}{% endif %}"
     "{{ '<tool_call>\n{\"name\": ' + call.function.name | tojson }}"
@@ -344,6 +344,7 @@ def _new(recipe: Recipe, examples: list[Example], folder: Path) -> Path:
             json.dumps(told, ensure_ascii=False)
             for tool in example.tools
             for told in (tool.name, tool.description, tool.parameters)
+            if told
         ]
         texts += [
             f'<tool_call>\n{{"name": "{call.name}", "arguments": {call.arguments}}}\n</tool_call>'
