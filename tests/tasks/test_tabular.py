@@ -14,15 +14,16 @@ from lmaas.tasks.columns import (
     Columns,
     Number,
     category,
-    fit_category,
-    fit_number,
 )
+from lmaas.tasks.fitting import fit_category, fit_number
 from lmaas.types import Payload, Signature, TensorSpec
 
 AGE = Number(name="age", mean=40, std=10, missing=True)
 HEIGHT = Number(name="height", mean=1.7, std=0.1, missing=False)
 JOB = Category(name="job", values=("nurse", "pilot"))
-COLUMNS = Columns(columns=(AGE, JOB, HEIGHT), target="pay", mean=1000.0, std=100.0)
+COLUMNS = Columns(
+    columns=(AGE, JOB, HEIGHT), target="pay", mean=1000.0, std=100.0, left_out=("id",)
+)
 VALUE = Signature(
     inputs=(TensorSpec(name="features", dtype="float32", shape=(-1, 6)),),
     outputs=(TensorSpec(name="y", dtype="float32", shape=(-1, 1)),),
@@ -49,7 +50,7 @@ def test_rows_become_features_and_values_come_in_the_targets_units(tmp_path: Pat
     rows = [
         {"age": 60, "job": "pilot", "height": 1.8},
         {"age": None, "job": "poet", "height": None},
-        {"height": 1.7, "job": " nurse ", "age": 40.0},
+        {"height": "1.7", "job": " nurse ", "age": " 40 ", "pay": 3, "id": "x"},
     ]
     features, answer = ask(tmp_path, rows, VALUE, [[1.5], [0], [-2]])
     np.testing.assert_allclose(
@@ -70,7 +71,7 @@ def test_a_classifier_answers_scores_best_first(tmp_path: Path) -> None:
     [
         ({"age": 1, "job": "x"}, r"inputs\[0\]: lacks 'height'"),
         ({"age": 1, "job": "x", "height": 1, "size": 2}, "unknown column 'size'"),
-        ({"age": "31", "job": "x", "height": 1}, "'age' must be a number or null; received '31'"),
+        ({"age": "old", "job": "x", "height": 1}, "'age' must be a number or null; received 'old'"),
         ({"age": True, "job": "x", "height": 1}, "'age' must be a number"),
         ({"age": 1, "job": ["x"], "height": 1}, "'job' must be a text, number or null"),
         ([1, 2, 3], "must be an object; received int"),

@@ -19,7 +19,17 @@ from lmaas.errors import CorruptBlob, InvalidInput
 from lmaas.job import CURVES_FILE, METRICS_FILE, RESULT_FOLDER, RUN_FILE, JobEvent
 from lmaas.recipe import ModelChoice, Recipe
 from lmaas.runtime import cpu
-from lmaas.training import card, checkpoint, curves, distributed, learners, loop, memory, problems
+from lmaas.training import (
+    card,
+    cautions,
+    checkpoint,
+    curves,
+    distributed,
+    learners,
+    loop,
+    memory,
+    problems,
+)
 from lmaas.training.base import Boosting, Counted, Facts, Group, Learner, Problem
 from lmaas.training.early_stopping import mode_of
 from lmaas.training.group import ALONE
@@ -75,8 +85,12 @@ def run(
     sizes = {split: problem.size(split) for split in ("train", "validation", "test")}
     told = ", ".join(f"{count} {split}" for split, count in sizes.items() if count)
     _tell(tell, "message", f"Samples: {told}.", **facts)
+    for text in _chosen(facts):
+        _tell(tell, "message", text)
     for warning in overlap_warnings(facts):
         tell(warning)
+    facts["warnings"] = cautions.of_data(recipe, facts)
+    _warn(tell, facts["warnings"])
     if isinstance(problem, Counted) and (count := problem.num_parameters()):
         _tell(tell, "message", f"Memory: {memory.check(recipe, count, memory_bytes)}")
     command = [sys.executable, "-P", "-m", "lmaas.training.run", str(folder), str(base or "")]
@@ -89,6 +103,17 @@ def run(
         if outcome.best_step is not None:
             text += f" The model has the weights of step {outcome.best_step}."
         _tell(tell, "message", text)
+    more = cautions.of_result(facts, outcome.metrics)
+    _warn(tell, more)
+    facts["warnings"] += more
+    _tell(
+        tell,
+        "metrics",
+        _scores(outcome.metrics),
+        step=outcome.steps,
+        warnings=facts["warnings"],
+        **outcome.metrics,
+    )
     _tell(tell, "message", "Packaging the model.", metrics=outcome.metrics)
     known = Facts(recipe=recipe, metrics=outcome.metrics, data=facts, job=job_id)
     package = folder / RESULT_FOLDER
@@ -238,6 +263,30 @@ def _same_as_before(folder: Path, recipe: Recipe, facts: dict[str, Any]) -> None
             hint="Put the old data back, or start a new run.",
             param="data",
         )
+
+
+def _chosen(facts: dict[str, Any]) -> list[str]:
+    """What a table's columns were taken for, in words."""
+    left_out = "; ".join(f"{name!r}: {why}" for name, why in facts.get("left_out", {}).items())
+    return [
+        *([facts["target"]] if "target" in facts else []),
+        *facts.get("read", ()),
+        *([f"Left out, and ignored when the model is asked: {left_out}."] if left_out else []),
+    ]
+
+
+def _scores(metrics: dict[str, float]) -> str:
+    told = []
+    for prefix, split in cautions.SPLITS.items():
+        own = {n.partition("_")[2]: v for n, v in metrics.items() if n.startswith(f"{prefix}_")}
+        if own:
+            told.append(f"{split}: {', '.join(f'{n} {v:.4g}' for n, v in own.items())}")
+    return "; ".join(told).capitalize() or "Nothing was held out to measure the model on."
+
+
+def _warn(tell: Tell, texts: list[str]) -> None:
+    for text in texts:
+        tell(JobEvent(type="message", level="warn", message=text, created_at=time.time()))
 
 
 def _tell(tell: Tell, kind: Any, text: str, **data: Any) -> None:

@@ -3,7 +3,7 @@
 import importlib
 from collections import Counter
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, cast
 
 import msgspec
 import numpy as np
@@ -14,9 +14,10 @@ from lmaas.frameworks import package
 from lmaas.recipe import ModelChoice, Recipe, TrainingFramework
 from lmaas.tasks import Row
 from lmaas.tasks.base import softmax
-from lmaas.tasks.columns import Category, Columns, Number, Values, fit_category, fit_number
+from lmaas.tasks.columns import Columns, Form, Values
+from lmaas.tasks.fitting import fit_number
 from lmaas.training.base import Facts, Feed, Loss, Meter, Problem, Split
-from lmaas.training.problems import architectures
+from lmaas.training.problems import architectures, reading_table
 from lmaas.training.problems.base_model import BaseModel, read_manifest
 from lmaas.training.problems.classification import ClassMeter, lineage
 from lmaas.training.problems.counting import Shape
@@ -26,17 +27,13 @@ from lmaas.training.problems.sized import SizedNetwork
 from lmaas.training.problems.splits import Splits
 from lmaas.training.rows import take
 
-FEW: Final = 20
-"""Whole numbers with no more different values are taken for classes."""
-NEARLY: Final = 0.9
-"""A column with this share of numbers is one of numbers, and the others are errors."""
 SAMPLE: Final = 64
 
 
 class Tabular(SizedNetwork):
     """The problem of one recipe."""
 
-    _form: Literal["dense", "trees"] = "dense"
+    _form: Form = "dense"
 
     def __init__(self, recipe: Recipe, folder: Path, base: Path | None) -> None:
         self._framework: TrainingFramework = framework_of(recipe, base)
@@ -50,7 +47,8 @@ class Tabular(SizedNetwork):
                 raise InvalidInput(f"tabular has no {name}.", param=name)
         self._recipe = recipe
         table, target = _target(recipe, folder)
-        self.classifies = _classifies(table, target, options)
+        self._target = reading_table.target_of(table, target, options)
+        self.classifies = self._target.classifies
         self._splits = Splits(
             recipe,
             folder,
@@ -61,20 +59,28 @@ class Tabular(SizedNetwork):
         self._base = BaseModel(base, recipe, self._framework) if base is not None else None
         if self._base is not None:
             self._base.read_as()
-        self.left_out: dict[str, str] = {}
+        self._chosen = reading_table.Chosen()
         self.columns = self._fit(table, target, options, base)
+        tables = {id(part.table): part.table for part in self._splits.parts.values()}
+        values = {key: reading_table.values_of(each, self.columns) for key, each in tables.items()}
         self._features = {
-            id(part.table): self.columns.encode(_values(part.table, self.columns), len(part.table))
-            for part in self._splits.parts.values()
+            key: self.columns.encode(values[key], len(each)) for key, each in tables.items()
         }
         self.labels: tuple[str, ...] | None = None
         if self.classifies:
             self.labels, self._targets = self._splits.labels("target")
         else:
             self._targets = {
-                split: _numbers(part.table, target)[part.rows]
+                split: self._numbers(part.table)[part.rows]
                 for split, part in self._splits.parts.items()
             }
+        rows = self._splits.train.rows
+        self._leaks = reading_table.leaks(
+            {name: _rows(column, rows) for name, column in values[id(table)].items()},
+            self._targets["train"],
+            target,
+            classes=len(self.labels or ()),
+        )
         choice = self._base.model if self._base else recipe.model
         if choice.architecture in (None, "auto") and self._form == "trees":
             choice = msgspec.structs.replace(choice, architecture=architectures.TREES)
@@ -95,7 +101,7 @@ class Tabular(SizedNetwork):
         self, table: Table, target: str, options: TableDataOptions, base: Path | None
     ) -> Columns:
         """What is read of a row: the base's columns, or those of the training samples."""
-        for name in (*options.kinds, *options.ignore):
+        for name in (*options.kinds, *options.decimals, *options.ignore):
             table.require(name)
         if base is not None:
             columns = Columns.load(package.served_in(base, read_manifest(base)))
@@ -103,35 +109,22 @@ class Tabular(SizedNetwork):
                 raise InvalidInput(f"The base model tells {columns.target!r}.", param="model.base")
             return columns
         rows = self._splits.train.rows
-        found: list[Number | Category] = []
-        for name in table.columns:
-            if name == target or name in options.ignore:
-                continue
-            share = table.number_share(name)
-            if share is None:
-                self.left_out[name] = "no value is there"
-                continue
-            kind = options.kinds.get(name) or ("number" if share >= NEARLY else "category")
-            if kind == "number":
-                numbers = _numbers(table, name, missing=True)[rows]
-                if np.isnan(numbers).all():
-                    self.left_out[name] = "no value is there"
-                else:
-                    found.append(fit_number(name, numbers))
-                continue
-            cells = table.categories(name)
-            names = [cells[row] for row in rows]
-            if len(rows) > FEW and len(set(names)) == len(names):
-                self.left_out[name] = "every row has another value"
-            else:
-                found.append(fit_category(name, names))
-        if not found:
-            raise InvalidInput(f"{table.name} has no column to learn from.", param="data")
+        self._chosen = chosen = reading_table.choose(table, rows, target, options)
+        columns = Columns(
+            columns=tuple(chosen.columns),
+            target=target,
+            form=self._form,
+            left_out=tuple(chosen.left_out),
+        )
         if self.classifies:
-            return Columns(columns=tuple(found), target=target, form=self._form)
-        scale = fit_number(target, _numbers(table, target)[rows])
-        return Columns(
-            columns=tuple(found), target=target, mean=scale.mean, std=scale.std, form=self._form
+            return columns
+        scale = fit_number(target, self._numbers(table)[rows])
+        return msgspec.structs.replace(columns, mean=scale.mean, std=scale.std)
+
+    def _numbers(self, table: Table) -> np.ndarray:
+        """The target's values of a whole table."""
+        return reading_table.numbers_of(
+            table, self._splits.columns["target"], self._target.notation
         )
 
     def size(self, split: Split) -> int:
@@ -196,7 +189,10 @@ class Tabular(SizedNetwork):
         told = {
             **self._splits.facts(),
             "columns": msgspec.to_builtins(self.columns),
-            "left_out": self.left_out,
+            "left_out": self._chosen.left_out,
+            "target": self._target.told,
+            "read": self._chosen.told,
+            "doubts": [*self._chosen.doubts, *self._leaks],
         }
         if self.labels is not None:
             counts = Counter(self._targets["train"].tolist())
@@ -275,35 +271,8 @@ def _target(recipe: Recipe, folder: Path) -> tuple[Table, str]:
     return table, columns_of(recipe, table, FIELDS[recipe.task])["target"]
 
 
-def _classifies(table: Table, target: str, options: TableDataOptions) -> bool:
-    """Whether the target is one of few names."""
-    if options.kind != "auto":
-        return options.kind == "classification"
-    share = table.number_share(target)
-    if share is None or share < NEARLY:
-        return True
-    values = np.unique(_numbers(table, target))
-    return len(values) <= FEW and bool((values == np.rint(values)).all())
-
-
-def _numbers(table: Table, name: str, *, missing: bool = False) -> np.ndarray:
-    """A column of numbers. Raises InvalidInput, with the place, where one is missing."""
-    numbers = table.numbers(name)
-    if not missing and np.isnan(numbers).any():
-        place = table.place(int(np.isnan(numbers).argmax()))
-        raise InvalidInput(f"{place}: the target {name!r} is missing.", param="data")
-    return numbers
-
-
-def _values(table: Table, columns: Columns) -> dict[str, Values]:
-    return {
-        column.name: (
-            table.numbers(column.name)
-            if isinstance(column, Number)
-            else table.categories(column.name)
-        )
-        for column in columns.columns
-    }
+def _rows(values: Values, rows: np.ndarray) -> Values:
+    return values[rows] if isinstance(values, np.ndarray) else [values[row] for row in rows]
 
 
 def open_problem(recipe: Recipe, folder: Path, base: Path | None) -> Problem:
