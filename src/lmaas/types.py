@@ -21,6 +21,7 @@ FrameworkName = Literal[
     "lightgbm",
     "xgboost",
     "scikit-learn",
+    "stack",
     "upstream",
 ]
 EngineName = Literal["openvino", "torch", "tensorflow", "keras", "onnxruntime"]

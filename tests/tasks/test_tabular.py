@@ -87,9 +87,13 @@ def test_what_is_fitted() -> None:
     assert number == Number(name="n", mean=2.0, std=1.0, missing=True)
     assert fit_number("n", np.array([7.0, 7.0])).std == 1.0
     names = [*("a" * 3), *("b" * 2), None, *(str(i) for i in range(100, 200))]
-    kept = fit_category("c", names).values
-    assert len(kept) == 64
-    assert {"a", "b", "100"} < set(kept)
+    column = fit_category("c", names)
+    assert column.values[:3] == ("a", "b", "100")
+    assert (len(column.values), column.width("dense"), column.width("trees")) == (102, 65, 1)
+    dense = column.features(["a", "199", None, "new"], "dense")
+    np.testing.assert_array_equal(dense.argmax(1), [0, 64, 64, 64])
+    trees = column.features(["a", "199", None, "new"], "trees")
+    np.testing.assert_array_equal(trees[:, 0], [0, 101, 103, 102])
     assert [category(v) for v in (True, 1, 1.0, 0.1, " x ", "", None, float("nan"))] == [
         "true", "1", "1", "0.1", "x", None, None, None,
     ]  # fmt: skip

@@ -24,6 +24,7 @@ from lmaas.types import Record
 FILE: Final = "columns.json"
 DAYS_A_YEAR: Final = 365.2425
 MONTHS, WEEKDAYS = 12, 7
+MOST_DENSE: Final = 64
 
 Form = Literal["dense", "trees", "stack"]
 Values = np.ndarray | Sequence[str | None]
@@ -80,19 +81,20 @@ class Number(Record, frozen=True, kw_only=True, tag="number", tag_field="kind"):
 
 
 class Category(Record, frozen=True, kw_only=True, tag="category", tag_field="kind"):
-    """A column of names."""
+    """A column of names; the first `MOST_DENSE` of `values` have a dense feature of their own."""
 
     name: str
     values: tuple[str, ...]
 
     def width(self, form: Form) -> int:
         """How many features it has in one form."""
-        return 1 if form == "trees" else len(self.values) + 1
+        return 1 if form == "trees" else min(MOST_DENSE, len(self.values)) + 1
 
     def features(self, values: Values, form: Form) -> np.ndarray:
         """Its features (N, width)."""
-        others = len(self.values)
-        known: dict[str | None, int] = {value: number for number, value in enumerate(self.values)}
+        read = self.values if form == "trees" else self.values[:MOST_DENSE]
+        others = len(read)
+        known: dict[str | None, int] = {value: number for number, value in enumerate(read)}
         known[None] = others + 1 if form == "trees" else others
         places = np.array([known.get(value, others) for value in values], np.int64)
         if form == "trees":

@@ -10,8 +10,8 @@ from lmaas.tasks import dates
 from lmaas.tasks.columns import Category, Date, Number
 from lmaas.tasks.numerals import Notation
 
-MAX_VALUES: Final = 64
-"""How many values of a category, the most frequent, have a feature of their own."""
+MAX_VALUES: Final = 256
+"""How many values of a category, the most frequent, are told apart by trees."""
 
 
 def fit_number(name: str, values: np.ndarray, notation: Notation | None = None) -> Number:
@@ -27,10 +27,10 @@ def fit_number(name: str, values: np.ndarray, notation: Notation | None = None) 
 
 
 def fit_category(name: str, values: Sequence[str | None]) -> Category:
-    """The most frequent values, in order of their names."""
+    """The most frequent values first."""
     counts = Counter(value for value in values if value is not None)
     best = sorted(counts, key=lambda value: (-counts[value], value))[:MAX_VALUES]
-    return Category(name=name, values=tuple(sorted(best)))
+    return Category(name=name, values=tuple(best))
 
 
 def fit_date(name: str, parts: np.ndarray, form: str) -> Date:

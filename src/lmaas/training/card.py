@@ -186,7 +186,9 @@ def _evaluation(manifest: Manifest, facts: Facts) -> str:
     counts = facts.data.get("samples", {})
     sizes = ", ".join(f"{counts[split]} {split}" for split in SPLITS.values() if counts.get(split))
     table = "\n".join(("| samples | metric | value |", "|---|---|---|", *rows))
-    return f"On {sizes} samples that were not trained on:\n\n{table}"
+    compared = facts.data.get("compared")
+    more = f"\n\n{literal(compared, 1000)}" if compared else ""
+    return f"On {sizes} samples that were not trained on:\n\n{table}{more}"
 
 
 def _warnings(facts: Facts) -> list[str]:

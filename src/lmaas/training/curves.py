@@ -13,7 +13,7 @@ import msgspec
 from lmaas.job import CURVES_FILE, EVENTS_FILE, METRICS_FILE, JobEvent
 
 FIRST: Final[tuple[str, ...]] = ("step", "epoch", "train_loss", "learning_rate", "samples_per_s")
-LEFT_OUT: Final = ("total_steps", "warnings")
+LEFT_OUT: Final = "total_steps"
 LOSSES: Final[tuple[str, ...]] = ("train_loss", "valid_loss")
 INCHES: Final = (10.0, 6.0)
 DPI: Final = 110
@@ -34,7 +34,7 @@ class Rows:
             return
         if self._rows and step < next(reversed(self._rows)):
             self._rows = {known: row for known, row in self._rows.items() if known < step}
-        told = {name: value for name, value in event.data.items() if name not in LEFT_OUT}
+        told = {name: value for name, value in event.data.items() if name != LEFT_OUT}
         self._rows.setdefault(step, {}).update(told)
 
     def all(self) -> list[dict[str, Any]]:

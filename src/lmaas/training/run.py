@@ -17,7 +17,7 @@ import msgspec
 
 from lmaas.errors import CorruptBlob, InvalidInput
 from lmaas.job import CURVES_FILE, METRICS_FILE, RESULT_FOLDER, RUN_FILE, JobEvent
-from lmaas.recipe import ModelChoice, Recipe
+from lmaas.recipe import EarlyStopping, ModelChoice, Recipe
 from lmaas.runtime import cpu
 from lmaas.training import (
     card,
@@ -30,7 +30,7 @@ from lmaas.training import (
     memory,
     problems,
 )
-from lmaas.training.base import Boosting, Counted, Facts, Group, Learner, Problem
+from lmaas.training.base import Boosting, Comparing, Counted, Facts, Group, Learner, Problem
 from lmaas.training.early_stopping import mode_of
 from lmaas.training.group import ALONE
 from lmaas.training.problems.frameworks import framework_of
@@ -40,6 +40,8 @@ TARGET_STEPS = 1500
 """So many steps does a network learn from nothing, where the epochs are left open."""
 FEWEST_EPOCHS, MOST_EPOCHS = 3, 30
 FINE_TUNE_EPOCHS = 3
+PATIENCE = 4
+"""So many evaluations without a gain end a run, where that is left open."""
 LEAST_BATCH, MOST_BATCH = 8, 64
 LANGUAGE_BATCH = 8
 BATCHES_AN_EPOCH = 50
@@ -72,7 +74,7 @@ def run(
     """
     _share_cores(recipe.distribution.workers)
     framework = framework_of(recipe, base)
-    if framework != "lightgbm":
+    if framework in learners.LEARNERS:
         learners.get(framework)
     recipe = msgspec.structs.replace(recipe, framework=framework)
     if base is None:
@@ -95,7 +97,7 @@ def run(
         _tell(tell, "message", f"Memory: {memory.check(recipe, count, memory_bytes)}")
     command = [sys.executable, "-P", "-m", "lmaas.training.run", str(folder), str(base or "")]
     with _group(recipe.distribution.workers, command) as group:
-        model, outcome = _train(problem, recipe, folder, tell, group)
+        outcome = _train(problem, recipe, folder, tell, group)
     if outcome.paused:
         return False
     if outcome.stopped_early:
@@ -103,21 +105,18 @@ def run(
         if outcome.best_step is not None:
             text += f" The model has the weights of step {outcome.best_step}."
         _tell(tell, "message", text)
+    if isinstance(outcome.learner, Comparing):
+        facts["compared"] = outcome.learner.verdict()
+        _tell(tell, "message", facts["compared"])
     more = cautions.of_result(facts, outcome.metrics)
     _warn(tell, more)
     facts["warnings"] += more
-    _tell(
-        tell,
-        "metrics",
-        _scores(outcome.metrics),
-        step=outcome.steps,
-        warnings=facts["warnings"],
-        **outcome.metrics,
-    )
+    measured = {**outcome.metrics, "warnings": facts["warnings"]}
+    _tell(tell, "message", _scores(outcome.metrics), measured=measured)
     _tell(tell, "message", "Packaging the model.", metrics=outcome.metrics)
     known = Facts(recipe=recipe, metrics=outcome.metrics, data=facts, job=job_id)
     package = folder / RESULT_FOLDER
-    problem.package(model, package, known)
+    problem.package(outcome.learner.model, package, known)
     if missing := curves.write(folder):
         _tell(tell, "message", missing)
     for name in (METRICS_FILE, CURVES_FILE):
@@ -157,11 +156,9 @@ def follow(folder: Path, base: Path | None) -> None:
 
 def _train(
     problem: Problem, recipe: Recipe, folder: Path, tell: Tell, group: Group
-) -> tuple[Any, loop.Outcome]:
-    assert recipe.framework != "auto"
+) -> loop.Outcome:
     learner = _learner(problem, recipe, group)
-    outcome = loop.train(problem, learner, recipe, folder, tell, group)
-    return outcome.learner.model, outcome
+    return loop.train(problem, learner, recipe, folder, tell, group)
 
 
 def _learner(problem: Problem, recipe: Recipe, group: Group) -> Learner:
@@ -210,6 +207,9 @@ def resolve(recipe: Recipe, problem: Problem) -> Recipe:
         rate = _learning_rate(recipe, tuned=tuned)
         optimizer = msgspec.structs.replace(optimizer, learning_rate=rate)
     stopping = recipe.early_stopping
+    if stopping == "auto":
+        stops = recipe.task != "text-generation" and problem.size("validation")
+        stopping = EarlyStopping(patience=PATIENCE) if stops else None
     if stopping is not None:
         stopping = msgspec.structs.replace(stopping, mode=mode_of(stopping))
     every = recipe.checkpoints.every_steps

@@ -11,7 +11,7 @@ import msgspec
 
 from lmaas.data.augmentation import image, text
 from lmaas.recipe import Recipe
-from lmaas.training.problems.architectures import KNOWN, TREES
+from lmaas.training.problems.architectures import KNOWN
 from lmaas.training.problems.metrics import METRICS
 from lmaas.training.problems.options import FIELDS, OPTIONS
 
@@ -92,8 +92,8 @@ def _of_task(task: str, ref_of: Mapping[type[msgspec.Struct], dict[str, str]]) -
     steps = {"properties": {"name": {"enum": list(AUGMENTATIONS[task])}}}
     models = []
     for number, (name, kind) in enumerate(KNOWN[task].items()):
-        # Left open, it is the first; in LightGBM it is the trees.
-        open_too = number == 0 or name == TREES
+        # Left open, it is the first; of a table, what the framework and the options ask for.
+        open_too = number == 0 or task == "tabular"
         named = {"enum": [name, *(["auto", None] if open_too else [])]}
         models.append(
             {

@@ -3,7 +3,7 @@
 import importlib
 from collections import Counter
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 import msgspec
 import numpy as np
@@ -28,12 +28,19 @@ from lmaas.training.problems.splits import Splits
 from lmaas.training.rows import take
 
 SAMPLE: Final = 64
+OPEN: Final[dict[Form, str]] = {
+    "dense": "mlp",
+    "trees": architectures.TREES,
+    "stack": architectures.STACK,
+}
+"""The architecture where a recipe leaves it open, by how its model reads rows."""
 
 
 class Tabular(SizedNetwork):
     """The problem of one recipe."""
 
     _form: Form = "dense"
+    _outputs_are: Literal["logits", "probabilities"] = "logits"
 
     def __init__(self, recipe: Recipe, folder: Path, base: Path | None) -> None:
         self._framework: TrainingFramework = framework_of(recipe, base)
@@ -82,8 +89,8 @@ class Tabular(SizedNetwork):
             classes=len(self.labels or ()),
         )
         choice = self._base.model if self._base else recipe.model
-        if choice.architecture in (None, "auto") and self._form == "trees":
-            choice = msgspec.structs.replace(choice, architecture=architectures.TREES)
+        if choice.architecture in (None, "auto"):
+            choice = msgspec.structs.replace(choice, architecture=OPEN[self._form])
         self._name, self._sizes = architectures.resolve(recipe.task, choice)
         self.model: ModelChoice = msgspec.structs.replace(
             architectures.noted(self._name, self._sizes), base=recipe.model.base
@@ -177,7 +184,7 @@ class Tabular(SizedNetwork):
             sample=sample.inputs["features"],
             folder=folder,
             labels=self.labels,
-            outputs_are="logits" if self.classifies else None,
+            outputs_are=self._outputs_are if self.classifies else None,
             metrics=facts.metrics,
             card=facts.card or recipe.card,
             lineage=lineage(recipe, facts),
@@ -277,7 +284,7 @@ def _rows(values: Values, rows: np.ndarray) -> Values:
 
 def open_problem(recipe: Recipe, folder: Path, base: Path | None) -> Problem:
     """The problem of a recipe."""
-    if framework_of(recipe, base) == "lightgbm":
-        module = importlib.import_module("lmaas.training.problems.boosted_trees")
-        return cast(Problem, module.BoostedTable(recipe, folder, base))
-    return Tabular(recipe, folder, base)
+    kinds = {"lightgbm": "boosted_trees.BoostedTable", "stack": "stacked_table.StackedTable"}
+    module, _, name = kinds.get(framework_of(recipe, base), "tabular.Tabular").partition(".")
+    make = getattr(importlib.import_module(f"lmaas.training.problems.{module}"), name)
+    return cast(Problem, make(recipe, folder, base))
