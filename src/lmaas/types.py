@@ -22,6 +22,7 @@ FrameworkName = Literal[
     "xgboost",
     "scikit-learn",
     "stack",
+    "ngrams",
     "upstream",
 ]
 EngineName = Literal["openvino", "torch", "tensorflow", "keras", "onnxruntime"]

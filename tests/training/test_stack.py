@@ -1,6 +1,7 @@
 """A table of which nothing is said: models are compared, and the best or a mixture is served."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,14 @@ def test_paused_between_two_candidates_it_ends_as_undisturbed(table: Path, tmp_p
         for each in (tmp_path / "whole", folder)
     )
     assert one == other
+    # The first checkpoint is a model as well, without what was fitted later.
+    exported = tmp_path / "exported"
+    shutil.copytree(
+        next((folder / "checkpoints").glob("step-*")), exported / "checkpoints" / "step-00000001"
+    )
+    resolved = next(e.data["recipe"] for e in events if e.type == "resolved")
+    training.export(recipe_of(resolved), exported, "job-1", base=None)
+    assert verified(exported / RESULT_FOLDER).metrics["test_rmse"] > 0
     metrics = [verified(each / RESULT_FOLDER).metrics for each in (tmp_path / "whole", folder)]
     assert metrics[0] == metrics[1]
 
@@ -138,7 +147,7 @@ def test_what_auto_takes(table: Path, tmp_path: Path, more: Any, architecture: s
 @pytest.mark.parametrize(
     ("more", "word"),
     [
-        ({"epochs": 3, "model": {"architecture": "stack"}}, "cannot honour epochs"),
+        ({"epochs": 3, "model": {"architecture": "stack"}}, "cannot honour this epochs"),
         ({"epochs": 3, "framework": "stack"}, "framework stack trains stack"),
         ({"framework": "pytorch", "model": {"architecture": "stack"}}, "no other does"),
         ({"model": {"architecture": "stack", "options": {"members": ["forest"]}}}, "forest"),
@@ -148,7 +157,7 @@ def test_what_a_stack_cannot_honour_is_refused(
     table: Path, tmp_path: Path, more: Any, word: str
 ) -> None:
     with pytest.raises(InvalidInput, match=word):
-        problems.open(recipe(table, "sold", **more), tmp_path)
+        run(recipe(table, "sold", **more), tmp_path, [])
 
 
 def test_a_table_too_small_to_compare_on_is_refused(tmp_path: Path) -> None:

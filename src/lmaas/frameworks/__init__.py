@@ -22,6 +22,7 @@ FRAMEWORKS: dict[FrameworkName, str] = {
     "xgboost": "lmaas.frameworks.xgboost",
     "scikit-learn": "lmaas.frameworks.sklearn",
     "stack": "lmaas.frameworks.stack",
+    "ngrams": "lmaas.frameworks.ngrams",
 }
 """Each framework's module, imported on first use; the module's `FRAMEWORK` has the verbs.
 
@@ -44,6 +45,7 @@ def of_object(model: Any) -> FrameworkName:
         "xgboost": "xgboost",
         "scikit-learn": "sklearn",
         "stack": "lmaas.frameworks.stack",
+        "ngrams": "lmaas.frameworks.ngrams",
     }
     for name in FRAMEWORKS:
         if modules.get(name) in sys.modules and get(name).owns(model):

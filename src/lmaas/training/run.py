@@ -33,7 +33,7 @@ from lmaas.training import (
 from lmaas.training.base import Boosting, Comparing, Counted, Facts, Group, Learner, Problem
 from lmaas.training.early_stopping import mode_of
 from lmaas.training.group import ALONE
-from lmaas.training.problems.frameworks import framework_of
+from lmaas.training.problems.frameworks import check, framework_of
 from lmaas.training.problems.splits import overlap_warnings
 
 TARGET_STEPS = 1500
@@ -74,6 +74,7 @@ def run(
     """
     _share_cores(recipe.distribution.workers)
     framework = framework_of(recipe, base)
+    check(recipe, base)
     if framework in learners.LEARNERS:
         learners.get(framework)
     recipe = msgspec.structs.replace(recipe, framework=framework)

@@ -11,7 +11,7 @@ import msgspec
 
 from lmaas.data.augmentation import image, text
 from lmaas.recipe import Recipe
-from lmaas.training.problems.architectures import KNOWN
+from lmaas.training.problems.architectures import KNOWN, TREES
 from lmaas.training.problems.metrics import METRICS
 from lmaas.training.problems.options import FIELDS, OPTIONS
 
@@ -22,6 +22,9 @@ AUGMENTATIONS: Final[Mapping[str, Mapping[str, type[msgspec.Struct]]]] = {
     "text-generation": {},
 }
 """Each task's augmentations with their options."""
+
+LEFT_OPEN: Final = ("mlp", "bag", TREES)
+"""What an architecture that is left open can be, beside the first of each task."""
 
 Parts = dict[str, Any]
 
@@ -93,7 +96,7 @@ def _of_task(task: str, ref_of: Mapping[type[msgspec.Struct], dict[str, str]]) -
     models = []
     for number, (name, kind) in enumerate(KNOWN[task].items()):
         # Left open, it is the first; of a table, what the framework and the options ask for.
-        open_too = number == 0 or task == "tabular"
+        open_too = number == 0 or name in LEFT_OPEN
         named = {"enum": [name, *(["auto", None] if open_too else [])]}
         models.append(
             {

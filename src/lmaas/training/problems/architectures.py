@@ -127,6 +127,10 @@ class Stack(Architecture, frozen=True, kw_only=True):
     folds: Annotated[int, Meta(ge=1, le=20)] | Literal["auto"] = "auto"
 
 
+class Compared(Architecture, frozen=True, kw_only=True):
+    """A linear model over n-grams of characters and a bag; the better one on held-out samples."""
+
+
 class Decoder(Architecture, frozen=True, kw_only=True):
     """A language model shaped as its family's, with a vocabulary learned from the data."""
 
@@ -154,16 +158,17 @@ def _fill(options: Architecture, field: str, widths: list[int]) -> None:
 
 TREES: Final = "boosted-trees"
 STACK: Final = "stack"
+COMPARED: Final = "compared"
 
 KNOWN: dict[str, dict[str, type[Architecture]]] = {
     "image-classification": {"cnn": Cnn, "mlp": Mlp, "resnet18": ResNet18, "vit": Vit},
     "tabular": {STACK: Stack, "mlp": Mlp, TREES: BoostedTrees},
-    "text-classification": {"bag": Bag, "transformer": Transformer},
+    "text-classification": {COMPARED: Compared, "bag": Bag, "transformer": Transformer},
     "text-generation": {"qwen3": Decoder, "llama": Decoder},
 }
 """Each task's architectures; the first is the one that "auto" takes.
 
-Of a table, "auto" is mlp where the framework or an option of networks is named.
+Where the framework or an option of networks is named, "auto" is mlp of a table and bag of texts.
 """
 
 FREE: dict[type[Architecture], tuple[str, int]] = {

@@ -8,7 +8,7 @@ import msgspec
 
 from lmaas.errors import InvalidInput
 from lmaas.recipe import Optimizer, Recipe, Schedule, TrainingFramework
-from lmaas.training.problems.architectures import STACK, TREES
+from lmaas.training.problems.architectures import COMPARED, STACK, TREES
 from lmaas.types import Manifest
 
 NETWORK_OPTIONS: Final[dict[str, Callable[[Recipe], bool]]] = {
@@ -26,6 +26,8 @@ NETWORK_OPTIONS: Final[dict[str, Callable[[Recipe], bool]]] = {
     "distribution": lambda recipe: recipe.distribution.workers > 1,
 }
 """What says how one network learns, and whether a recipe has it: then auto is a network."""
+ALONE: Final = {"tabular": "mlp or boosted-trees", "text-classification": "bag or transformer"}
+"""What can be named instead of several models."""
 
 
 def framework_of(recipe: Recipe, base: Path | None) -> TrainingFramework:
@@ -69,6 +71,43 @@ def framework_of(recipe: Recipe, base: Path | None) -> TrainingFramework:
             param="framework",
         )
     return recipe.framework
+
+
+def check(recipe: Recipe, base: Path | None) -> None:
+    """Raise InvalidInput where several models are asked for by name and an option is of one.
+
+    Of a recipe as it was given: a resolved one has numbers for all of them.
+    """
+    if recipe.model.architecture not in (STACK, COMPARED):
+        return
+    for name, is_set in _of_one_model(recipe, base).items():
+        if is_set:
+            raise InvalidInput(
+                f"{recipe.model.architecture} cannot honour this {name}: several models are "
+                "compared on held-out samples, each trained in its own way.",
+                hint=f"Leave it out, or name one: model.architecture {ALONE[recipe.task]}.",
+                param=name,
+            )
+
+
+def compares(recipe: Recipe, base: Path | None) -> bool:
+    """Whether a classifier of texts is to be the better of several, as where nothing is said."""
+    if recipe.model.architecture in (None, "auto"):
+        told = _of_one_model(recipe, base)
+        return not any(told.values()) and not recipe.model.options
+    return recipe.model.architecture == COMPARED
+
+
+def _of_one_model(recipe: Recipe, base: Path | None) -> dict[str, bool]:
+    """What says how one model learns, by name, and whether the recipe says it."""
+    texts = recipe.task == "text-classification"
+    return {
+        **{name: is_set(recipe) for name, is_set in NETWORK_OPTIONS.items()},
+        "augmentation": bool(recipe.augmentation),
+        "model.base": base is not None,
+        "framework": texts and recipe.framework not in ("auto", "pytorch"),
+        "data.validation": texts and not recipe.data.validation,
+    }
 
 
 def stacks(recipe: Recipe) -> bool:

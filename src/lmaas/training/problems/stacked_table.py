@@ -15,7 +15,6 @@ from lmaas.recipe import Recipe, TrainingFramework
 from lmaas.training.base import Feed, Learner, Split
 from lmaas.training.candidates import FITS, Kind, Rows
 from lmaas.training.problems.architectures import Stack
-from lmaas.training.problems.frameworks import NETWORK_OPTIONS
 from lmaas.training.problems.tabular import Tabular
 from lmaas.training.stacking import StackLearner
 
@@ -36,7 +35,6 @@ class StackedTable(Tabular):
     _outputs_are = "probabilities"
 
     def __init__(self, recipe: Recipe, folder: Path, base: Path | None) -> None:
-        _refuse(recipe)
         super().__init__(recipe, folder, base)
         assert isinstance(self._sizes, Stack)
         parts = self._splits.parts
@@ -138,14 +136,3 @@ class StackedTable(Tabular):
             classes=len(self.labels) if self.labels is not None else 0,
             categorical=self.columns.categorical(),
         )
-
-
-def _refuse(recipe: Recipe) -> None:
-    """Raise InvalidInput for the first option that only a network honours."""
-    for name, is_set in NETWORK_OPTIONS.items():
-        if is_set(recipe):
-            raise InvalidInput(
-                f"A stack cannot honour {name}: each of its candidates is trained in its own way.",
-                hint="Leave it out, or name one: model.architecture mlp or boosted-trees.",
-                param=name,
-            )
