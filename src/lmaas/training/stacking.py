@@ -6,6 +6,7 @@ candidates; no task, no schedule and no files but its own.
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from lmaas.errors import InvalidInput
 from lmaas.frameworks.stack import FRAMEWORK, Member, Part, Stack, outputs
+from lmaas.runtime import cpu
 from lmaas.tasks import Row
 from lmaas.training.base import Feed
 from lmaas.training.candidates import FITS, Kind, Rows, answers, loss
@@ -49,6 +51,7 @@ class StackLearner:
         self._pool, self._others = pool, others
         self._folds, self._kinds, self._seed = folds, kinds, seed
         self._parts: list[Part | None] = []
+        self._ready: dict[tuple[int, int], Part] = {}
         width = pool.classes or 1
         self._told = np.full((len(kinds), len(pool), width), np.nan)
 
@@ -58,15 +61,36 @@ class StackLearner:
         A candidate that was far behind on the first fold is fitted on no other.
         """
         fold, number = divmod(len(self._parts), len(self._kinds))
-        fit, held = self._folds[fold]
         if fold and number not in self._runs():
             self._parts.append(None)
             return self._fold_loss(number, 0) * weight
-        apart = self._pool.take(held)
-        part = FITS[self._kinds[number]](self._pool.take(fit), apart, self._seed + fold)
+        part = self._fitted(number, fold)
+        held = self._folds[fold][1]
         self._parts.append(part)
-        self._told[number, held] = answers(part, apart)
+        self._told[number, held] = answers(part, self._pool.take(held))
         return self._fold_loss(number, fold) * weight
+
+    def _fitted(self, number: int, fold: int) -> Part:
+        """A candidate on a fold. Those after it are fitted beside it, for their own steps.
+
+        Most candidates of a small table use one core. What each comes to does not depend on it.
+        """
+        from threadpoolctl import threadpool_limits
+
+        if (number, fold) not in self._ready:
+            kinds = [n for n in range(number, len(self._kinds)) if not fold or n in self._runs()]
+            # Many small products take longer in threads that wait for each other.
+            with (
+                threadpool_limits(1, user_api="blas"),
+                ThreadPoolExecutor(cpu.threads(), "candidates") as workers,
+            ):
+                found = workers.map(lambda n: self._fit(n, fold), kinds)
+                self._ready = {(n, fold): part for n, part in zip(kinds, found, strict=True)}
+        return self._ready.pop((number, fold))
+
+    def _fit(self, number: int, fold: int) -> Part:
+        fit, held = (self._pool.take(rows) for rows in self._folds[fold])
+        return FITS[self._kinds[number]](fit, held, self._seed + fold)
 
     @property
     def model(self) -> Stack:
