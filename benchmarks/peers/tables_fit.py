@@ -5,6 +5,7 @@ alone: no import, no reading, nothing made ready to be served.
 """
 
 import json
+import os
 import sys
 import time
 import warnings
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-THREADS = 2
+THREADS = int(os.environ["OMP_NUM_THREADS"])
 FLAML_S = 15
 CLASSES = 20
 MOST_CATEGORIES = 255

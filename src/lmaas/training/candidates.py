@@ -4,7 +4,6 @@ Each is fitted on some rows and stops where it is best on others. Knows arrays, 
 files. The same rows and seed give the same model.
 """
 
-import os
 from collections.abc import Callable
 from typing import Any, Final, Literal
 
@@ -14,6 +13,7 @@ import numpy as np
 from lmaas.frameworks.lightgbm import text_of
 from lmaas.frameworks.stack import Dense, Layer, Part, Trees
 from lmaas.recipe import Recipe, recipe_of
+from lmaas.runtime import cpu
 from lmaas.tasks.base import softmax
 
 Kind = Literal["trees", "random-trees", "linear", "net"]
@@ -99,7 +99,7 @@ def _boosted(fit: Rows, held: Rows, seed: int, more: dict[str, Any]) -> Trees:
         "bagging_fraction": 0.8,
         "bagging_freq": 1,
         "feature_fraction": 0.8,
-        "num_threads": max(1, min(os.cpu_count() or 1, cells // CELLS_A_THREAD)),
+        "num_threads": max(1, min(cpu.threads(), cells // CELLS_A_THREAD)),
         "seed": seed,
         "deterministic": True,
         "force_col_wise": True,
