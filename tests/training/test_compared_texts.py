@@ -90,7 +90,8 @@ def test_paused_it_ends_as_undisturbed(
 ) -> None:
     monkeypatch.setattr(compared_texts, "EPOCHS", 2)
     assert run(recipe(names), tmp_path / "whole", [])
-    folder, events = tmp_path / "paused", []
+    folder = tmp_path / "paused"
+    events: list[JobEvent] = []
     folder.mkdir()
     (folder / CONTROL_FILE).write_text("pause")
     assert not run(recipe(names), folder, events)

@@ -104,7 +104,8 @@ def test_paused_between_two_candidates_it_ends_as_undisturbed(table: Path, tmp_p
     )
     whole: list[JobEvent] = []
     assert run(given, tmp_path / "whole", whole)
-    folder, events = tmp_path / "paused", []
+    folder = tmp_path / "paused"
+    events: list[JobEvent] = []
     folder.mkdir()
     (folder / CONTROL_FILE).write_text("pause")
     assert not run(given, folder, events)
@@ -190,7 +191,8 @@ def test_a_candidate_far_behind_is_fitted_once(tmp_path: Path) -> None:
     learner = problem.learner(None, training.resolve(given, problem))
     for _ in range(6):
         assert learner.step([], learning_rate=1, weight=1) > 0
-    assert isinstance(learner, Comparing)
+    found: object = learner
+    assert isinstance(found, Comparing)
     assert "linear" in learner.verdict()
     assert "first fold, no further" in learner.verdict()
     assert [member.name for member in learner.model.members] == ["trees"]

@@ -71,7 +71,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     weight: float
-    parts: list[Part]
+    parts: Sequence[Part]
 
 
 class Stack(msgspec.Struct, frozen=True, kw_only=True):

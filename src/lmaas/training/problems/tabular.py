@@ -66,13 +66,6 @@ class Tabular(SizedNetwork):
         self._base = BaseModel(base, recipe, self._framework) if base is not None else None
         if self._base is not None:
             self._base.read_as()
-        self._chosen = reading_table.Chosen()
-        self.columns = self._fit(table, target, options, base)
-        tables = {id(part.table): part.table for part in self._splits.parts.values()}
-        values = {key: reading_table.values_of(each, self.columns) for key, each in tables.items()}
-        self._features = {
-            key: self.columns.encode(values[key], len(each)) for key, each in tables.items()
-        }
         self.labels: tuple[str, ...] | None = None
         if self.classifies:
             self.labels, self._targets = self._splits.labels("target")
@@ -81,6 +74,13 @@ class Tabular(SizedNetwork):
                 split: self._numbers(part.table)[part.rows]
                 for split, part in self._splits.parts.items()
             }
+        self._chosen = reading_table.Chosen()
+        self.columns = self._fit(table, target, options, base)
+        tables = {id(part.table): part.table for part in self._splits.parts.values()}
+        values = {key: reading_table.values_of(each, self.columns) for key, each in tables.items()}
+        self._features = {
+            key: self.columns.encode(values[key], len(each)) for key, each in tables.items()
+        }
         rows = self._splits.train.rows
         self._leaks = reading_table.leaks(
             {name: _rows(column, rows) for name, column in values[id(table)].items()},
