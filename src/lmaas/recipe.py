@@ -212,7 +212,7 @@ class Recipe(Record, frozen=True, kw_only=True):
     in memory at a time. `steps`, where given, bounds the run instead of `epochs`. `clip_norm`
     bounds the norm of the gradients of all weights together. `early_stopping` "auto" stops where
     the loss of the held-out samples stays higher than it was and keeps the best weights; a language
-    model, and a run with nothing held out, goes on to its end, as every run does with null.
+    model, and a run with fewer than 20 of them, goes on to its end, as every run does with null.
     """
 
     name: str

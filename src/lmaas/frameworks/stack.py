@@ -30,6 +30,8 @@ INPUT: Final = "features"
 BEND: Final = 3.0
 """From about so many deviations on a net sees little difference."""
 
+CELLS_A_THREAD: Final = 100_000
+"""With fewer cells threads wait for each other longer than they work; 0 threads are all."""
 LEAVES: Final = re.compile(r"^num_leaves=(\d+)$", re.MULTILINE)
 
 Layer = tuple[np.ndarray, np.ndarray]
@@ -59,7 +61,9 @@ class Trees(msgspec.Struct, frozen=True, kw_only=True):
 
     def run(self, features: np.ndarray) -> np.ndarray:
         """Raw scores, or logits of two classes (N, K)."""
-        scores = _booster(self.text).predict(features, raw_score=True).reshape(len(features), -1)
+        threads = 1 if features.size < CELLS_A_THREAD else 0
+        found = _booster(self.text).predict(features, raw_score=True, num_threads=threads)
+        scores = found.reshape(len(features), -1)
         return logits(scores, binary=" binary " in f" {_objective(self.text)} ")
 
 

@@ -207,6 +207,8 @@ def _limits(facts: Facts) -> str:
     ]
     if facts.data.get("overlap"):
         told.append("Samples that are also trained on flatter the numbers above.")
+    if "compared" in facts.data:
+        told.append("Held-out samples chose between models, which flatters their numbers.")
     if recipe.early_stopping is not None:
         told.append("The validation samples chose when to stop, which flatters their numbers.")
     return "\n".join(f"- {line}" for line in told)

@@ -17,7 +17,7 @@ import msgspec
 
 from lmaas.errors import CorruptBlob, InvalidInput
 from lmaas.job import CURVES_FILE, METRICS_FILE, RESULT_FOLDER, RUN_FILE, JobEvent
-from lmaas.recipe import EarlyStopping, ModelChoice, Recipe
+from lmaas.recipe import ModelChoice, Recipe
 from lmaas.runtime import cpu
 from lmaas.training import (
     card,
@@ -25,13 +25,13 @@ from lmaas.training import (
     checkpoint,
     curves,
     distributed,
+    early_stopping,
     learners,
     loop,
     memory,
     problems,
 )
 from lmaas.training.base import Boosting, Comparing, Counted, Facts, Group, Learner, Problem
-from lmaas.training.early_stopping import mode_of
 from lmaas.training.group import ALONE
 from lmaas.training.problems.frameworks import check, framework_of
 from lmaas.training.problems.splits import overlap_warnings
@@ -207,12 +207,11 @@ def resolve(recipe: Recipe, problem: Problem) -> Recipe:
     if optimizer.learning_rate == "auto":
         rate = _learning_rate(recipe, tuned=tuned)
         optimizer = msgspec.structs.replace(optimizer, learning_rate=rate)
-    stopping = recipe.early_stopping
-    if stopping == "auto":
-        stops = recipe.task != "text-generation" and problem.size("validation")
-        stopping = EarlyStopping(patience=PATIENCE) if stops else None
+    # A copy of a language model's weights is as large as it is.
+    held = problem.size("validation") if recipe.task != "text-generation" else 0
+    stopping = early_stopping.chosen(recipe.early_stopping, held, PATIENCE)
     if stopping is not None:
-        stopping = msgspec.structs.replace(stopping, mode=mode_of(stopping))
+        stopping = msgspec.structs.replace(stopping, mode=early_stopping.mode_of(stopping))
     every = recipe.checkpoints.every_steps
     looks = recipe.evaluation.every_steps
     chosen = getattr(problem, "model", None)

@@ -96,8 +96,9 @@ class RivalLearner:
 
     @property
     def linear_wins(self) -> bool:
-        """Whether the network has not told the held-out samples better."""
-        return min(self._losses[1:], default=float("inf")) >= self._losses[0]
+        """Whether the network has not told the held-out samples better, by more than chance."""
+        margin = 1 - 1 / np.sqrt(self._texts.size("validation"))
+        return bool(min(self._losses[1:], default=float("inf")) >= margin * self._losses[0])
 
     def verdict(self) -> str:
         """Which one won, and by how much, in words."""
@@ -106,11 +107,15 @@ class RivalLearner:
             return f"Compared by log loss of held-out samples: {told}."
         net = min(self._losses[1:])
         low, high = sorted((self._losses[0], net))
-        name = "n-grams win" if self.linear_wins else "the network wins"
         ahead = 1 - low / high if high else 0.0
+        name = f"n-grams win, {ahead:.1%} below"
+        if not self.linear_wins:
+            name = f"the network wins, {ahead:.1%} below"
+        elif net < self._losses[0]:
+            name = f"n-grams are taken: {ahead:.1%} may be chance with so few samples"
         return (
             f"Compared by log loss of held-out samples: {told}, a network over tokens {net:.4g} "
-            f"after {self._epochs} epochs; {name}, {ahead:.1%} below."
+            f"after {self._epochs} epochs; {name}."
         )
 
     def evaluate(self, feed: Feed) -> tuple[float, Row]:

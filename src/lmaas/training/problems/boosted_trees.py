@@ -8,7 +8,8 @@ import numpy as np
 
 from lmaas.errors import InvalidInput
 from lmaas.frameworks.lightgbm import FILE
-from lmaas.recipe import EarlyStopping, Optimizer, Recipe, TrainingFramework
+from lmaas.recipe import Optimizer, Recipe, TrainingFramework
+from lmaas.training import early_stopping
 from lmaas.training.base import Feed, Learner, Split
 from lmaas.training.boosting import Samples, TreeLearner
 from lmaas.training.problems.architectures import TREES, BoostedTrees
@@ -49,10 +50,9 @@ class BoostedTable(Tabular):
     def resolved(self, recipe: Recipe) -> Recipe:
         """A batch is all samples, an epoch one round."""
         rate, every = recipe.optimizer.learning_rate, recipe.checkpoints.every_steps
-        stopping = recipe.early_stopping
-        if stopping == "auto":
-            stops = bool(self.size("validation"))
-            stopping = EarlyStopping(patience=PATIENCE_ROUNDS) if stops else None
+        stopping = early_stopping.chosen(
+            recipe.early_stopping, self.size("validation"), PATIENCE_ROUNDS
+        )
         most = ROUNDS if stopping is None else MOST_ROUNDS
         return msgspec.structs.replace(
             recipe,
