@@ -12,9 +12,9 @@ import numpy as np
 
 from lmaas.frameworks.lightgbm import text_of
 from lmaas.frameworks.stack import Dense, Layer, Part, Trees
-from lmaas.recipe import Recipe, recipe_of
 from lmaas.runtime import cpu
 from lmaas.tasks.base import softmax
+from lmaas.training.dense_net import Net
 
 Kind = Literal["trees", "random-trees", "linear", "net"]
 LEAST_ROUNDS, MOST_ROUNDS, ROUND_CELLS = 200, 1500, 200_000_000
@@ -30,7 +30,7 @@ PENALTIES: Final = (0.3, 3.0, 30.0, 300.0)
 """Of a linear model's squared weights, beside the sum of the losses."""
 LINEAR_CELLS: Final = 1_000_000
 """A linear model learns from so many cells at most, counted once for each class."""
-NET_STEPS, NET_EPOCHS, NET_LOOKS, NET_PATIENCE = 1000, 50, 24, 4
+NET_STEPS, NET_EPOCHS, NET_LOOKS, NET_PATIENCE = 1500, 60, 24, 5
 NET_RATE: Final = 2e-3
 LEAST_BATCH, MOST_BATCH = 16, 256
 
@@ -179,75 +179,33 @@ def _ridge(fit: Rows) -> list[Layer]:
 
 
 def net(fit: Rows, held: Rows, seed: int) -> Dense:
-    """Two hidden layers, trained by AdamW in PyTorch to the weights that are best for `held`."""
-    from lmaas.training.base import Loss
-    from lmaas.training.group import ALONE
-    from lmaas.training.problems.architectures import Mlp
-    from lmaas.training.pytorch.learner import LEARNER
-    from lmaas.training.pytorch.table import build
-
+    """Two hidden layers, trained to the weights that are best for `held`."""
     hidden = (128, 64) if len(fit) > 1000 else (64, 32)
-    widths = fit.dense.shape[1], fit.classes or 1
-    model = build("mlp", Mlp(hidden=hidden), *widths, seed)
-    name: Any = "cross-entropy" if fit.classes else "mean-squared-error"
-    learner = LEARNER(model, Loss(name=name), _net_recipe(seed), ALONE)
+    learning = Net((fit.dense.shape[1], *hidden, fit.classes or 1), fit.classes, seed)
     bent = Dense(layers=[], bends=True).run(fit.dense)
     batch = min(MOST_BATCH, max(LEAST_BATCH, len(fit) // 32))
     batch = min(batch, len(fit))
     per_epoch = len(fit) // batch
     total = min(NET_STEPS, NET_EPOCHS * per_epoch)
     look = max(per_epoch // 2, total // NET_LOOKS, 1)
-    best, lowest, waited = _dense(learner.weights()), float("inf"), 0
+    best, lowest, waited = Dense(layers=learning.layers(), bends=True), float("inf"), 0
     order = np.arange(0)
     for step in range(total):
         epoch, at = divmod(step, per_epoch)
         if not at:
             order = np.random.default_rng([seed, epoch]).permutation(len(fit))
-        rows = np.sort(order[at * batch : (at + 1) * batch])
+        rows = order[at * batch : (at + 1) * batch]
         rate = NET_RATE * min(1.0, (step + 1) / 50) * (0.05 + 0.95 * (1 - step / total))
-        learner.step([_feed(bent[rows], fit.take(rows))], learning_rate=rate, weight=len(rows))
+        learning.step(bent[rows], fit.targets[rows], rate)
         if (step + 1) % look and step + 1 < total:
             continue
-        now = _dense(learner.weights())
+        now = Dense(layers=learning.layers(), bends=True)
         found = float(loss(answers(now, held), held).mean())
         if found < lowest:
             best, lowest, waited = now, found, 0
         elif (waited := waited + 1) >= NET_PATIENCE:
             break
     return best
-
-
-def _net_recipe(seed: int) -> Recipe:
-    return recipe_of(
-        {
-            "name": "net",
-            "task": "tabular",
-            "data": {"train": "rows"},
-            "seed": seed,
-            "optimizer": {"weight_decay": 0.02, "learning_rate": NET_RATE},
-        }
-    )
-
-
-def _feed(features: np.ndarray, rows: Rows) -> Any:
-    from lmaas.training.base import Feed
-
-    if rows.classes:
-        targets = {"labels": rows.targets}
-    else:
-        targets = {"values": rows.targets[:, None].astype(np.float32)}
-    size = len(rows)
-    return Feed(inputs={"features": features}, targets=targets, size=size, weight=size)
-
-
-def _dense(weights: dict[str, np.ndarray]) -> Dense:
-    """The layers of a network of PyTorch, in order."""
-    names = [name.removesuffix(".weight") for name in weights if name.endswith(".weight")]
-    layers = [
-        (np.ascontiguousarray(weights[f"{name}.weight"].T), weights[f"{name}.bias"].copy())
-        for name in names
-    ]
-    return Dense(layers=layers, bends=True)
 
 
 FITS: Final[dict[Kind, Callable[[Rows, Rows, int], Part]]] = {
