@@ -94,6 +94,7 @@ def train(data: Path, folder: Path, network: str, pruning: dict[str, Any] | None
             "optimizer": {"learning_rate": 1e-3},
             "schedule": {"name": "cosine", "warmup": 0.05},
             "pruning": pruning,
+            "early_stopping": None,
         }
     )
     folder.mkdir()

@@ -4,6 +4,7 @@ A framework is tested by adding an example. Keras has one backend a process, so 
 as a script: `python framework_kit.py EXAMPLE FOLDER` ends with 0 when everything holds.
 """
 
+import itertools
 import os
 import sys
 from collections.abc import Callable
@@ -207,6 +208,62 @@ def lightgbm() -> Example:
         lambda: boosted(ids, ids.sum(1), "regression"),
         trains=False,
     )
+
+
+def stack() -> Example:
+    """Trees of two folds, a net and a linear model over the features of both forms."""
+    import lightgbm as lgb
+
+    from lmaas.frameworks.lightgbm import text_of
+    from lmaas.frameworks.stack import Dense, Member, Stack, Trees
+
+    def grown(x: np.ndarray, y: np.ndarray, objective: str, width: int) -> list[Any]:
+        options = {"objective": objective, "min_data_in_leaf": 3, "verbosity": -1, "num_threads": 1}
+        told = []
+        for fold in (0, 1):
+            # Another category is missing in each fold.
+            part = x[:, :width].copy()
+            part[part[:, 0] == fold, 0] = 7
+            data = lgb.Dataset(part, y, categorical_feature=[0])
+            told.append(Trees(text=text_of(lgb.train(options, data, num_boost_round=10))))
+        return told
+
+    def layers(*widths: int) -> list[Any]:
+        random = np.random.default_rng(1)
+        pairs = itertools.pairwise(widths)
+        return [
+            (random.normal(size=(a, b)).astype(np.float32), np.zeros(b, np.float32))
+            for a, b in pairs
+        ]
+
+    def classifier() -> Any:
+        x = X.copy()
+        x[:, 0] = np.arange(len(x)) % 5
+        width = X.shape[1] - 3
+        classes = int(Y.max()) + 1
+        parts = grown(x, Y, "binary", width)
+        net = [Dense(layers=layers(3, 8, classes), bends=True) for _ in range(2)]
+        line = [Dense(layers=layers(3, classes))]
+        return Stack(
+            widths=(width, 3),
+            classes=classes,
+            members=[
+                Member(name="trees", weight=0.5, parts=parts),
+                Member(name="net", weight=0.3, parts=net),
+                Member(name="linear", weight=0.2, parts=line),
+            ],
+        )
+
+    def regression() -> Any:
+        ids = (np.resize(IDS, (64, 7)) + np.arange(64)[:, None] % 3).astype(float)
+        parts = grown(ids, ids.sum(1), "regression", 5)
+        members = [
+            Member(name="trees", weight=0.7, parts=parts),
+            Member(name="linear", weight=0.3, parts=[Dense(layers=layers(2, 1))]),
+        ]
+        return Stack(widths=(5, 2), classes=0, members=members)
+
+    return Example("stack", classifier, None, regression, trains=False)
 
 
 def named(framework: Framework, model: Any, x: np.ndarray) -> dict[str, np.ndarray]:

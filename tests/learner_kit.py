@@ -25,6 +25,7 @@ def recipe(framework: TrainingFramework = "pytorch", **more: Any) -> Recipe:
         "epochs": 3,
         "batch_size": 16,
         "optimizer": {"learning_rate": 0.01},
+        "early_stopping": None,
     }
     return recipe_of(given | more)
 

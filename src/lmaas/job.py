@@ -44,7 +44,8 @@ class JobEvent(Record, frozen=True, kw_only=True):
     `type` "metrics" has numbers in `data`: `step`, `total_steps`, `epoch`, `train_loss`,
     `learning_rate`, `samples_per_s`, and after an evaluation `valid_…`. "resolved" carries the
     recipe with every "auto" replaced, "checkpoint" the `step` and `folder` of one that can be
-    resumed from, "error" a `JobError`.
+    resumed from, "error" a `JobError`. The message with `measured` in `data` has the metrics of the
+    model that becomes of the run, `valid_…` and `test_…`, and its `warnings`.
     """
 
     type: Literal["message", "metrics", "resolved", "checkpoint", "error"]

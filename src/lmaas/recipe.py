@@ -15,7 +15,7 @@ from lmaas.types import Record
 
 Auto = Literal["auto"]
 TaskName = Literal["text-classification", "text-generation", "image-classification", "tabular"]
-TrainingFramework = Literal["pytorch", "keras", "tensorflow", "lightgbm"]
+TrainingFramework = Literal["pytorch", "keras", "tensorflow", "lightgbm", "stack"]
 Count = Annotated[int, Meta(ge=1)]
 Positive = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -212,7 +212,9 @@ class Recipe(Record, frozen=True, kw_only=True):
 
     A batch has `batch_size` samples over all workers, in `accumulate` equal parts of which one is
     in memory at a time. `steps`, where given, bounds the run instead of `epochs`. `clip_norm`
-    bounds the norm of the gradients of all weights together.
+    bounds the norm of the gradients of all weights together. `early_stopping` "auto" stops where
+    the loss of the held-out samples stays higher than it was and keeps the best weights; a language
+    model, and a run with fewer than 20 of them, goes on to its end, as every run does with null.
     """
 
     name: str
@@ -231,7 +233,7 @@ class Recipe(Record, frozen=True, kw_only=True):
     label_smoothing: BelowOne = 0.0
     precision: Literal["f32", "bf16"] = "f32"
     seed: Annotated[int, Meta(ge=0, lt=1 << 31)] = 0
-    early_stopping: EarlyStopping | None = None
+    early_stopping: EarlyStopping | Auto | None = "auto"
     augmentation: tuple[Transform, ...] = ()
     pruning: Pruning | None = None
     distribution: Distribution = Distribution()

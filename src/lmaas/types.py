@@ -21,6 +21,8 @@ FrameworkName = Literal[
     "lightgbm",
     "xgboost",
     "scikit-learn",
+    "stack",
+    "ngrams",
     "upstream",
 ]
 EngineName = Literal["openvino", "torch", "tensorflow", "keras", "onnxruntime"]

@@ -245,6 +245,7 @@ def test_a_checkpoint_of_this_machine_is_trained_on(folder: Path, run: Run) -> N
 def test_an_interrupted_command_leaves_its_job_to_the_next_server(folder: Path, run: Run) -> None:
     argv = [sys.executable, "-m", "lmaas", "--home", str(folder / "home"), "train", "bars.yaml"]
     argv += ["--set", "epochs=20000", "--set", "checkpoints.every_steps=50"]
+    argv += ["--set", "early_stopping=null"]
     process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:

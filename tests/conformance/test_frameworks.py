@@ -10,7 +10,7 @@ import pytest
 import framework_kit as kit
 
 
-@pytest.fixture(params=["pytorch", "keras", "tensorflow", "onnx", "lightgbm"])
+@pytest.fixture(params=["pytorch", "keras", "tensorflow", "onnx", "lightgbm", "stack"])
 def example(request: pytest.FixtureRequest, tmp_path: Path) -> kit.Example:
     if request.param == "onnx":
         return kit.onnx(tmp_path / "files")

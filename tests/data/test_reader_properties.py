@@ -131,7 +131,7 @@ def written_to(name: str, data: bytes) -> Path:
 def everything(table: Table) -> None:
     """All that tasks ask of a table."""
     calls: list[Callable[[str], Any]] = [
-        table.values, table.number_share, table.numbers, table.categories, table.texts,
+        table.values, table.numerals, table.dates, table.numbers, table.categories, table.texts,
         table.labeled, lambda column: table.labels(column, table.labeled(column)),
         lambda column: table.content(column, 0), lambda column: table.values(column, [0]),
     ]  # fmt: skip

@@ -93,7 +93,9 @@ def test_csv_with_mark_quotes_and_line_breaks(tmp_path: Path) -> None:
     assert table.columns == ("name", "age")
     assert table.values("name")[:2] == ['Ann; "x"\nB', "Bob"]
     np.testing.assert_array_equal(table.numbers("age"), [31, 4.5, np.nan, np.nan])
-    assert table.number_share("age") == 1
+    found = table.numerals("age")
+    assert found is not None
+    assert found.share == 1
     assert [table.place(i) for i in range(2)] == ["a.csv, line 2", "a.csv, line 5"]
     assert load(tmp_path, "b.tsv", "a,b\tc\n1,5\t2\n").columns == ("a,b", "c")
 
@@ -159,7 +161,9 @@ def test_rows_are_read_in_any_order_across_batches(tmp_path: Path) -> None:
 
 def test_a_value_of_another_kind_is_told_with_its_line(tmp_path: Path) -> None:
     table = load(tmp_path, "a.csv", "x,y,t\n1,inf,a\n2,1,\nthree,2,b\n")
-    assert table.number_share("x") == pytest.approx(2 / 3)
+    found = table.numerals("x")
+    assert found is not None
+    assert found.share == pytest.approx(2 / 3)
     for call, words in (
         (lambda: table.numbers("x"), "line 4: 'x' must be a number; received 'three'"),
         (lambda: table.texts("t"), "line 3: 't'"),

@@ -273,7 +273,7 @@ def test_a_job_is_paused_resumed_and_cancelled(client: openai.OpenAI) -> None:
     job = client.fine_tuning.jobs.create(
         model="new:auto",
         training_file=upload(client),
-        extra_body={"recipe": {**RECIPE, "epochs": 100_000}},
+        extra_body={"recipe": {**RECIPE, "epochs": 100_000, "early_stopping": None}},
     )
     assert job.estimated_finish is None
     deadline = time.monotonic() + 90

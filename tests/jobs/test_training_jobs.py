@@ -142,7 +142,7 @@ def test_a_run_that_loses_a_worker_is_started_again(tmp_path: Path, data: Path) 
         await bench.runner.start()
         try:
             # Far more steps than it takes until the worker is killed: it is cancelled in the end.
-            job = add(bench, data, distribution={"workers": 2}, epochs=20_000)
+            job = add(bench, data, distribution={"workers": 2}, epochs=20_000, early_stopping=None)
             await at_step(bench, job, 60)
             leader, worker = group_of(bench, job)
             worker.kill()

@@ -15,15 +15,16 @@ from lmaas.tasks.columns import (
     Columns,
     Number,
     category,
-    fit_category,
-    fit_number,
 )
+from lmaas.tasks.fitting import fit_category, fit_number
 from lmaas.types import Payload, Signature, TensorSpec
 
 AGE = Number(name="age", mean=40, std=10, missing=True)
 HEIGHT = Number(name="height", mean=1.7, std=0.1, missing=False)
 JOB = Category(name="job", values=("nurse", "pilot"))
-COLUMNS = Columns(columns=(AGE, JOB, HEIGHT), target="pay", mean=1000.0, std=100.0)
+COLUMNS = Columns(
+    columns=(AGE, JOB, HEIGHT), target="pay", mean=1000.0, std=100.0, left_out=("id",)
+)
 VALUE = Signature(
     inputs=(TensorSpec(name="features", dtype="float32", shape=(-1, 6)),),
     outputs=(TensorSpec(name="y", dtype="float32", shape=(-1, 1)),),
@@ -84,7 +85,7 @@ def test_rows_become_features_and_values_come_in_the_targets_units(tmp_path: Pat
     rows = [
         {"age": 60, "job": "pilot", "height": 1.8},
         {"age": None, "job": "poet", "height": None},
-        {"height": 1.7, "job": " nurse ", "age": 40.0},
+        {"height": "1.7", "job": " nurse ", "age": " 40 ", "pay": 3, "id": "x"},
     ]
     features, answer = ask(tmp_path, rows, VALUE, [[1.5], [0], [-2]])
     np.testing.assert_allclose(
@@ -121,9 +122,13 @@ def test_what_is_fitted() -> None:
     assert number == Number(name="n", mean=2.0, std=1.0, missing=True)
     assert fit_number("n", np.array([7.0, 7.0])).std == 1.0
     names = [*("a" * 3), *("b" * 2), None, *(str(i) for i in range(100, 200))]
-    kept = fit_category("c", names).values
-    assert len(kept) == 64
-    assert {"a", "b", "100"} < set(kept)
+    column = fit_category("c", names)
+    assert column.values[:3] == ("a", "b", "100")
+    assert (len(column.values), column.width("dense"), column.width("trees")) == (102, 65, 1)
+    dense = column.features(["a", "199", None, "new"], "dense")
+    np.testing.assert_array_equal(dense.argmax(1), [0, 64, 64, 64])
+    trees = column.features(["a", "199", None, "new"], "trees")
+    np.testing.assert_array_equal(trees[:, 0], [0, 101, 103, 102])
     assert [category(v) for v in (True, 1, 1.0, 0.1, " x ", "", None, float("nan"))] == [
         "true", "1", "1", "0.1", "x", None, None, None,
     ]  # fmt: skip

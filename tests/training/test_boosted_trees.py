@@ -284,8 +284,10 @@ def test_a_learning_rate_that_is_too_high_is_told(loans: Path, tmp_path: Path) -
 
 def test_a_table_too_small_to_split_gives_the_mean(tmp_path: Path) -> None:
     data = tmp_path / "small.csv"
-    data.write_text("x,target\n1,1.5\n1,2.5\n1,3.5\n", "utf-8")
-    run(recipe_of({**BARE, "data": {"train": str(data), "validation": 0.0}}), tmp_path / "job")
+    data.write_text("x,target\n1,1.5\n2,2.5\n3,3.5\n", "utf-8")
+    whole = {"architecture": "boosted-trees", "options": {"leaf_samples": 20}}
+    given = {**BARE, "model": whole, "data": {"train": str(data), "validation": 0.0}}
+    run(recipe_of(given), tmp_path / "job")
     assert ask(tmp_path / "job", {"x": 7})["value"] == pytest.approx(2.5)
 
 

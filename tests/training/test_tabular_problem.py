@@ -53,15 +53,19 @@ def test_classes_are_learned_packaged_and_served(
 ) -> None:
     told = recipe(patients, framework, data=classes())
     problem = problems.open(told, tmp_path / "job")
-    assert problem.facts()["left_out"] == {"id": "every row has another value"}
+    assert problem.facts()["left_out"] == {
+        "id": "every row has another value",
+        "clinic": "one value only",
+        "days": "as data.options.ignore says",
+    }
     assert problem.facts()["labels"].keys() == {"no", "yes"}
     model = problem.build(framework)
     assert learn(problem, framework, model, 25) > 0.85
     manifest = packaged(problem, model, tmp_path / "result", told)
     assert manifest.signature.labels == ("no", "yes")
     rows = [
-        {"age": 80, "ward": "heart", "clinic": "north"},
-        {"age": 30, "ward": "bone", "clinic": "south"},
+        {"age": 80, "ward": "heart", "clinic": "north", "stays": "no", "id": "p1", "days": 3},
+        {"age": "30", "ward": "bone"},
     ]
     body = json.dumps({"inputs": rows}).encode()
     answer = served(manifest, tmp_path / "result", Payload(format="json", body=body))

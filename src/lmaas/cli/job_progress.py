@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 SHOWN = ("train_loss", "learning_rate", "samples_per_s")
 """What the line of a run shows beside the metrics of the last evaluation."""
+HELD_OUT = ("valid_", "test_")
 
 
 @contextmanager
@@ -71,13 +72,18 @@ def watched(as_json: bool) -> "Iterator[Callable[[StoredEvent], None]]":
 
 def line(seen: dict[str, Any]) -> str:
     """The numbers of a run in one line."""
-    names = [*SHOWN, *(name for name in seen if name.startswith("valid_"))]
-    told = {"train_loss": "loss", "learning_rate": "lr", "samples_per_s": "samples/s"}
+    names = [*SHOWN, *(name for name in seen if name.startswith(HELD_OUT))]
     return "  ".join(
-        f"{told.get(name, name.removeprefix('valid_') + ' (valid)')} {seen[name]:.4g}"
+        f"{_called(name)} {seen[name]:.4g}"
         for name in names
         if isinstance(seen.get(name), int | float)
     )
+
+
+def _called(name: str) -> str:
+    told = {"train_loss": "loss", "learning_rate": "lr", "samples_per_s": "samples/s"}
+    split, _, metric = name.partition("_")
+    return told.get(name, f"{metric} ({split})")
 
 
 def result_lines(job: "Job") -> list[str]:
@@ -87,6 +93,7 @@ def result_lines(job: "Job") -> list[str]:
         lines.append(f"Registered as {job.model}: `lmaas predict {job.model} …`")
     if numbers := line(job.progress):
         lines.append(numbers)
+    lines += [f"Warning: {printable(text)}" for text in job.progress.get("warnings", ())]
     if job.error is not None:
         lines.append(f"Error: {printable(job.error.message)}")
         if job.error.hint:

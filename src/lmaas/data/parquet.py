@@ -51,6 +51,9 @@ def _field(source: Path, field: pa.Field) -> pa.Field:
         kind = pa.string()
     if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
         kind = pa.binary()
+    if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
+        # As they are written: 2024-01-31, with the time after it.
+        kind = pa.string()
     nested = pa.types.is_nested(kind)
     plain = (
         pa.types.is_primitive(kind) or pa.types.is_string(kind) or pa.types.is_binary(kind)
@@ -68,7 +71,13 @@ def _field(source: Path, field: pa.Field) -> pa.Field:
 def _batches(file: pq.ParquetFile, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     for batch in file.iter_batches(table.BATCH_ROWS):
         columns = [
-            column if column.type == field.type else column.cast(field.type)
+            column if column.type == field.type else _cast(column, field.type)
             for column, field in zip(batch.columns, schema, strict=True)
         ]
         yield pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.timestamp("us"), safe=False)
+    return column.cast(kind)

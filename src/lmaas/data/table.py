@@ -15,7 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lmaas.errors import InvalidInput
-from lmaas.tasks.columns import MISSING, NUMBER, category
+from lmaas.tasks import dates, numerals
+from lmaas.tasks.columns import category
+from lmaas.tasks.numerals import NO_NUMBER, PLAIN, Notation
 
 LINE: Final = "\x00line"
 """The column with each sample's line number; no file can have a column of that name."""
@@ -27,7 +29,7 @@ NOTES: Final = b"notes"
 BATCH_ROWS: Final = 16_384
 MAX_COLUMNS: Final = 4096
 UNLABELED: Final = ("", "NA", "N/A", "#N/A", "NaN", "nan", "null", "NULL")
-"""What a cell says that has no label; "None" and "?" are labels. Of numbers all of `MISSING`."""
+"""What a cell says that has no label; "None" and "?" are labels. Of numbers all of `NO_NUMBER`."""
 
 
 class Table:
@@ -123,7 +125,7 @@ class Table:
         self.require(column)
         cells = self._arrow[column]
         if _is_text(cells.type):
-            words = pa.array(MISSING if numbers else UNLABELED, cells.type)
+            words = pa.array(NO_NUMBER if numbers else UNLABELED, cells.type)
             there = pc.invert(pc.is_in(pc.utf8_trim_whitespace(cells), words))
             there = pc.and_(there, pc.is_valid(cells))
         elif pa.types.is_floating(cells.type):
@@ -166,39 +168,42 @@ class Table:
             )
         return value
 
-    def number_share(self, column: str) -> float | None:
-        """Which share of the values that are there are numbers; None where no value is there."""
+    def numerals(
+        self, column: str, decimal: numerals.Decimal | None = None
+    ) -> numerals.Found | None:
+        """Which share of the values that are there are numbers, and how they are written.
+
+        None where no value is there. `decimal` is the decimal mark where it is known.
+        """
         self.require(column)
         cells = self._arrow[column]
-        if pa.types.is_boolean(cells.type):
-            return 0.0
         if _is_number(cells.type):
-            return 1.0 if cells.null_count < len(cells) else None
+            there = cells.null_count < len(cells)
+            return numerals.Found(share=1.0, notation=Notation()) if there else None
         if not _is_text(cells.type):
-            return 0.0
-        known = _present(cells).drop_null()
-        if not len(known):
-            return None
-        return float(pc.mean(pc.match_substring_regex(known, NUMBER)).as_py())
+            return numerals.Found(share=0.0, notation=Notation())
+        return numerals.find(self._counted(column), decimal)
 
-    def numbers(self, column: str) -> np.ndarray:
-        """The values as float64 (N,), NaN where there is none.
+    def dates(self, column: str) -> dates.Found | None:
+        """Which share of the values that are there are dates, and in which form; None: none."""
+        self.require(column)
+        return dates.find(self._counted(column)) if _is_text(self._arrow[column].type) else None
+
+    def _counted(self, column: str) -> list[tuple[str, int]]:
+        """The different texts of a column, each with how often it stands there."""
+        counts = pc.value_counts(self._arrow[column].drop_null())
+        values, numbers = counts.field("values"), counts.field("counts")
+        return list(zip(values.to_pylist(), numbers.to_pylist(), strict=True))
+
+    def numbers(self, column: str, notation: Notation | None = None) -> np.ndarray:
+        """The values as float64 (N,), NaN where there is none; texts read as `notation` says.
 
         Raises InvalidInput, with the place, for a value that is no finite number.
         """
         self.require(column)
         cells = self._arrow[column]
         if _is_text(cells.type):
-            cells = _present(cells)
-            good = pc.fill_null(pc.match_substring_regex(cells, NUMBER), True)
-            if not pc.all(good).as_py():
-                index = pc.index(good, False).as_py()
-                raise InvalidInput(
-                    f"{self.place(index)}: {column!r} must be a number; received "
-                    f"{str(cells[index].as_py())[:80]!r}.",
-                    hint=f"A missing value is one of {', '.join(filter(None, MISSING))} or empty.",
-                    param="data",
-                )
+            cells = self._read_numbers(column, notation or Notation())
         elif not (_is_number(cells.type) or pa.types.is_boolean(cells.type)):
             raise InvalidInput(
                 f"{self.name}: {column!r} must hold numbers; it holds {cells.type}.", param="data"
@@ -211,10 +216,47 @@ class Table:
             )
         return np.asarray(values, np.float64)
 
+    def _read_numbers(self, column: str, notation: Notation) -> Any:
+        cells = _present(self._arrow[column])
+        good = pc.fill_null(pc.match_substring_regex(cells, PLAIN), True)
+        if notation.decimal == "." and pc.all(good).as_py():
+            return cells
+        known: dict[str | None, float | None] = {None: float("nan")}
+        read = []
+        for index, text in enumerate(cells.to_pylist()):
+            if text not in known:
+                known[text] = numerals.parse(text, notation)
+                if known[text] is None:
+                    raise InvalidInput(
+                        f"{self.place(index)}: {column!r} must be a number; received "
+                        f"{text[:80]!r}.",
+                        hint=f"Numbers of the column are read with {notation.told()}; a missing "
+                        "value is empty or NA. `data.options.kinds` makes it a category.",
+                        param="data",
+                    )
+            read.append(known[text])
+        return pa.array(read, pa.float64())
+
+    def dated(self, column: str, form: str) -> np.ndarray:
+        """The dates' parts (N, `dates.PARTS`), NaN where there is none.
+
+        Raises InvalidInput, with the place, for a value that is no date in this form.
+        """
+        texts = self.categories(column)
+        parts = dates.parts(texts, form)
+        for index, text in enumerate(texts):
+            if text is not None and np.isnan(parts[index, dates.YEAR]):
+                raise InvalidInput(
+                    f"{self.place(index)}: {column!r} must be a date; received {text[:80]!r}.",
+                    hint=f"Dates of the column are read as {form}. `data.options.kinds` makes it "
+                    "a category.",
+                    param="data",
+                )
+        return parts
+
     def categories(self, column: str) -> list[str | None]:
         """The values as names of categories, None where there is none."""
-        names = (category(value) for value in self.values(column))
-        return [None if name in MISSING else name for name in names]
+        return [category(value) for value in self.values(column)]
 
     def hashes(self, columns: Sequence[str]) -> Iterator[bytes]:
         """A digest of each sample's content in `columns`: equal content, equal digest."""
@@ -295,7 +337,7 @@ def _label(value: Any) -> str | None:
 
 def _present(cells: Any) -> Any:
     trimmed = pc.utf8_trim_whitespace(cells)
-    return pc.if_else(pc.is_in(trimmed, pa.array(MISSING, trimmed.type)), None, trimmed)
+    return pc.if_else(pc.is_in(trimmed, pa.array(NO_NUMBER, trimmed.type)), None, trimmed)
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -21,6 +21,8 @@ FRAMEWORKS: dict[FrameworkName, str] = {
     "lightgbm": "lmaas.frameworks.lightgbm",
     "xgboost": "lmaas.frameworks.xgboost",
     "scikit-learn": "lmaas.frameworks.sklearn",
+    "stack": "lmaas.frameworks.stack",
+    "ngrams": "lmaas.frameworks.ngrams",
 }
 """Each framework's module, imported on first use; the module's `FRAMEWORK` has the verbs.
 
@@ -42,6 +44,8 @@ def of_object(model: Any) -> FrameworkName:
         "lightgbm": "lightgbm",
         "xgboost": "xgboost",
         "scikit-learn": "sklearn",
+        "stack": "lmaas.frameworks.stack",
+        "ngrams": "lmaas.frameworks.ngrams",
     }
     for name in FRAMEWORKS:
         if modules.get(name) in sys.modules and get(name).owns(model):

@@ -6,6 +6,7 @@ whose only way leads to itself. LightGBM compares float64; thresholds are rounde
 here, which changes no comparison with a number that is a float32.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -69,6 +70,31 @@ class Forest(msgspec.Struct, kw_only=True):
 
 def parse(text: str) -> Forest:
     """The trees in a model's text. Raises InvalidInput for what is no such text, or other trees."""
+    return mean([text])
+
+
+def mean(texts: Sequence[str]) -> Forest:
+    """One forest whose scores are the means of those of the models, all of the same features.
+
+    Raises InvalidInput for what is no such text, or other trees.
+    """
+    read = [_read(text) for text in texts]
+    trees = [tree for _, each in read for tree in each]
+    forest = msgspec.structs.replace(
+        read[0][0], sizes=_sizes(trees), roots=[], nodes=[], members=[]
+    )
+    for tree in trees:
+        _grow(forest, tree)
+    if len(forest.members) >= MOST_MEMBERS:
+        raise InvalidInput("The trees tell too many categories apart to be compiled.")
+    if len(texts) > 1:
+        for node in forest.nodes:
+            node.value /= len(texts)
+    return forest
+
+
+def _read(text: str) -> tuple[Forest, list[dict[str, str]]]:
+    """A forest with nothing in it yet, and the fields of its trees."""
     head, *blocks = text.partition("\nend of trees")[0].split("\nTree=")
     known = _fields(head)
     if known.get("version") != VERSION or not blocks or "average_output" in head.split():
@@ -85,18 +111,13 @@ def parse(text: str) -> Forest:
             hint="Take regression, binary or multiclass.",
             param="objective",
         )
-    trees = [_fields(block) for block in blocks]
     forest = Forest(
         features=int(known["max_feature_idx"]) + 1,
         scores=int(known["num_tree_per_iteration"]),
         binary="binary" in objective,
-        sizes=_sizes(trees),
+        sizes={},
     )
-    for tree in trees:
-        _grow(forest, tree)
-    if len(forest.members) >= MOST_MEMBERS:
-        raise InvalidInput("The trees tell too many categories apart to be compiled.")
-    return forest
+    return forest, [_fields(block) for block in blocks]
 
 
 def _grow(forest: Forest, tree: dict[str, str]) -> None:
@@ -197,11 +218,17 @@ def graph(forest: Forest) -> Any:
     import openvino
     from openvino import opset13 as ops
 
+    features = ops.parameter([-1, forest.features], np.float32, name="features")
+    return openvino.Model([scores(ops, features, forest)], [features], "trees")
+
+
+def scores(ops: Any, features: Any, forest: Forest) -> Any:
+    """The node of the outputs in a graph where `features` is the node of the features."""
+
     def constant(values: Any, dtype: Any) -> Any:
         return ops.constant(np.ascontiguousarray(values, dtype))
 
     count, trees = forest.features, len(forest.roots)
-    features = ops.parameter([-1, count], np.float32, name="features")
     columns = _columns(ops, features, forest)
     rows = ops.gather(ops.shape_of(features, "i32"), constant([0], np.int32), constant(0, np.int32))
     shape = ops.concat([rows, constant([trees], np.int32)], 0)
@@ -231,7 +258,7 @@ def graph(forest: Forest) -> Any:
     sums = ops.reduce_sum(ops.reshape(values, rounds, special_zero=True), constant([1], np.int64))
     if forest.binary:
         sums = ops.concat([ops.multiply(sums, constant(0, np.float32)), sums], 1)
-    return openvino.Model([sums], [features], "trees")
+    return sums
 
 
 def _columns(ops: Any, features: Any, forest: Forest) -> Any:

@@ -202,7 +202,8 @@ def _consequences(
 ) -> dict[str, Any]:
     """What events say of the job itself: its newest numbers, its recipe, its checkpoints."""
     values: dict[str, Any] = {}
-    told = [event for event in events if event.type in ("metrics", "checkpoint", "resolved")]
+    kinds = ("metrics", "checkpoint", "resolved")
+    told = [event for event in events if event.type in kinds or "measured" in event.data]
     if not told:
         return values
     row = connection.execute(sa.select(jobs.c.progress).where(jobs.c.id == job_id)).one()
@@ -210,6 +211,8 @@ def _consequences(
     for event in told:
         if event.type == "metrics":
             progress |= event.data
+        elif "measured" in event.data:
+            progress |= event.data["measured"]
         elif event.type == "resolved":
             values["resolved"] = text(event.data["recipe"])
         else:

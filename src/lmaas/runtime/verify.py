@@ -115,7 +115,7 @@ def _tensors(folder: Path, manifest: Manifest, signature: Signature) -> ParityRe
     tasks.get(manifest.task).bind(files)
     # A threshold is passed or not: in half the digits rows end in other leaves, if not those of
     # the sample then others.
-    bf16 = manifest.framework != "lightgbm"
+    bf16 = manifest.framework not in ("lightgbm", "stack")
     return parity.measure(folder, signature, manifest.task, engine, bf16=bf16)
 
 

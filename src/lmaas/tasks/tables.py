@@ -11,7 +11,6 @@ import msgspec
 
 from lmaas.codecs import json
 from lmaas.errors import InvalidInput
-from lmaas.tasks.columns import Category, Number
 
 HINT = 'Send JSON {"inputs": [{"COLUMN": VALUE, …}]}.'
 Shape = Literal["row", "rows", "table", "data"]
@@ -32,44 +31,39 @@ class Rows(msgspec.Struct, kw_only=True):
     shape: Shape
 
 
-def read(body: bytes, columns: Sequence[Number | Category]) -> tuple[Rows, Sequence[str]]:
+def read(body: bytes) -> tuple[Rows, Sequence[str]]:
     """The rows, and the names of the parameters. Raises InvalidInput."""
     call = json.read(body, TableCall)
     if (call.inputs is None) == (call.table is None):
         raise InvalidInput("Send either inputs or table.", hint=HINT, param="inputs")
-    return _rows(call, columns), tuple(call.parameters or ())
+    return _rows(call), tuple(call.parameters or ())
 
 
-def _rows(call: TableCall, columns: Sequence[Number | Category]) -> Rows:
+def _rows(call: TableCall) -> Rows:
     inputs = call.inputs
     if call.table is not None:
-        return Rows(rows=_of_table(call.table, columns), shape="table")
+        return Rows(rows=_of_table(call.table), shape="table")
     if isinstance(inputs, dict):
         if inputs.keys() == {"data"} and isinstance(inputs["data"], dict):
-            return Rows(rows=_of_table(inputs["data"], columns), shape="data")
+            return Rows(rows=_of_table(inputs["data"]), shape="data")
         return Rows(rows=[inputs], shape="row")
     if not isinstance(inputs, list) or not inputs:
         raise InvalidInput("inputs must be an object or a list of them.", hint=HINT, param="inputs")
     return Rows(rows=inputs, shape="rows")
 
 
-def _of_table(table: Any, columns: Sequence[Number | Category]) -> list[dict[str, Any]]:
+def _of_table(table: Any) -> list[dict[str, Any]]:
     if not isinstance(table, dict) or not all(isinstance(cells, list) for cells in table.values()):
         raise InvalidInput("A table is an object with a list of cells for each column.")
     lengths = {name: len(cells) for name, cells in table.items()}
     if len(set(lengths.values())) != 1 or 0 in lengths.values():
         shown = dict(list(lengths.items())[:20])
         raise InvalidInput(f"A table's columns have one length, not 0; received {shown}.")
-    numbers = {column.name for column in columns if isinstance(column, Number)}
-    told = [
-        [_number(cell) for cell in cells] if name in numbers else cells
-        for name, cells in table.items()
-    ]
-    return [dict(zip(table, row, strict=True)) for row in zip(*told, strict=True)]
+    return [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
 
 
 def _number(cell: Any) -> Any:
-    """A text that is a number as one; all else as it is, to be refused with its row."""
+    """A text that is a number as one; all else as it is."""
     if not isinstance(cell, str):
         return cell
     try:

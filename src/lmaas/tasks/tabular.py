@@ -94,7 +94,7 @@ class Tabular:
             return read_tensors(payload, signature, limits)
         if payload.format != "json":
             raise InvalidInput("This model takes rows of named values.", hint=tables.HINT)
-        given, parameters = tables.read(payload.body, self.columns.columns)
+        given, parameters = tables.read(payload.body)
         for name in (*parameters, *payload.parameters):
             raise InvalidInput(f"Parameter {name!r} is not supported by this task.", param=name)
         rows = given.rows

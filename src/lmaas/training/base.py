@@ -149,6 +149,15 @@ class Boosting(Protocol):
         ...
 
 
+@runtime_checkable
+class Comparing(Protocol):
+    """A learner that has tried several models."""
+
+    def verdict(self) -> str:
+        """Which one won, and by how much, in words."""
+        ...
+
+
 class Facts(msgspec.Struct, kw_only=True):
     """What the run has found out about the trained model."""
 
@@ -177,7 +186,10 @@ class Group(Protocol):
 class Learner(Protocol):
     """A live model in training. Arrays are numpy's on the outside."""
 
-    model: Any
+    @property
+    def model(self) -> Any:
+        """The model as it is now."""
+        ...
 
     def step(self, feeds: Sequence[Feed], *, learning_rate: float, weight: float) -> float:
         """One update from micro-batches that are in the end one batch; the summed loss over it.

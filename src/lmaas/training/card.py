@@ -50,6 +50,7 @@ def render(manifest: Manifest, facts: Facts, *, curves: bool) -> str:
         _curves(curves),
         "## Evaluation",
         _evaluation(manifest, facts),
+        *_warnings(facts),
         "## Limits",
         _limits(facts),
         "## Lineage",
@@ -135,8 +136,11 @@ def _data(facts: Facts) -> str:
         told = [f"{literal(label, 80)} {count}" for label, count in labels.items()]
         more = f" and {len(told) - MAX_LABELS} more" if len(told) > MAX_LABELS else ""
         lines.append(f"- training samples of each class: {', '.join(told[:MAX_LABELS])}{more}")
+    told = [data["target"]] if "target" in data else []
+    lines += [f"- {literal(text, 500)}" for text in (*told, *data.get("read", ()))]
     if left_out := data.get("left_out"):
-        lines.append(f"- columns left out: {literal(', '.join(map(str, left_out)))}")
+        why = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        lines.append(f"- columns left out: {literal(why, 2000)}")
     lines += [f"- {text}" for text in _overlap(facts)]
     lines += [f"- {literal(note, 500)}" for note in data.get("notes", ())]
     return "\n".join(lines)
@@ -183,7 +187,14 @@ def _evaluation(manifest: Manifest, facts: Facts) -> str:
     counts = facts.data.get("samples", {})
     sizes = ", ".join(f"{counts[split]} {split}" for split in SPLITS.values() if counts.get(split))
     table = "\n".join(("| samples | metric | value |", "|---|---|---|", *rows))
-    return f"On {sizes} samples that were not trained on:\n\n{table}"
+    compared = facts.data.get("compared")
+    more = f"\n\n{literal(compared, 1000)}" if compared else ""
+    return f"On {sizes} samples that were not trained on:\n\n{table}{more}"
+
+
+def _warnings(facts: Facts) -> list[str]:
+    told = facts.data.get("warnings")
+    return ["## Warnings", "\n".join(f"- {literal(text, 500)}" for text in told)] if told else []
 
 
 def _limits(facts: Facts) -> str:
@@ -197,6 +208,8 @@ def _limits(facts: Facts) -> str:
     ]
     if facts.data.get("overlap"):
         told.append("Samples that are also trained on flatter the numbers above.")
+    if "compared" in facts.data:
+        told.append("Held-out samples chose between models, which flatters their numbers.")
     if recipe.early_stopping is not None:
         told.append("The validation samples chose when to stop, which flatters their numbers.")
     return "\n".join(f"- {line}" for line in told)

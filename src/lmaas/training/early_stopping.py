@@ -1,7 +1,7 @@
 """When a run has learned what it can: patience, min_delta, mode, and which weights were best."""
 
 import math
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -9,6 +9,19 @@ from lmaas.errors import InvalidInput
 from lmaas.recipe import EarlyStopping
 
 FALLING = ("loss", "perplexity", "rmse", "mae", "log_loss", "wer", "cer")
+
+
+LEAST_WATCHED: Final = 20
+"""With fewer held-out samples their loss is chance, and stops nothing by itself."""
+
+
+def chosen(
+    rule: EarlyStopping | Literal["auto"] | None, held: int, patience: int
+) -> EarlyStopping | None:
+    """The rule of a run with so many `held` out samples; `patience` is that of "auto"."""
+    if rule != "auto":
+        return rule
+    return EarlyStopping(patience=patience) if held >= LEAST_WATCHED else None
 
 
 def mode_of(rule: EarlyStopping) -> Literal["min", "max"]:

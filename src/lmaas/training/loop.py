@@ -83,6 +83,7 @@ class _Run:
         assert recipe.batch_size != "auto"
         assert recipe.epochs != "auto"
         assert recipe.optimizer.learning_rate != "auto"
+        assert recipe.early_stopping != "auto"
         self.problem, self.learner, self.recipe = problem, learner, recipe
         self.folder, self.group = folder, group
         self.leads = group.rank == 0
@@ -91,6 +92,7 @@ class _Run:
         self.batch = min(recipe.batch_size, self.rows)
         self.per_epoch = -(-self.rows // self.batch)
         self.total = recipe.steps or recipe.epochs * self.per_epoch
+        self.rule = recipe.early_stopping
         self.peak = recipe.optimizer.learning_rate * recipe.optimizer.learning_rate_multiplier
         every = recipe.evaluation.every_steps
         self.evaluate_every = self.per_epoch if every == "auto" else every
@@ -147,7 +149,7 @@ class _Run:
                 raise Cancelled("The job was cancelled.")
             if step % self.save_every == 0 and step < self.total and not stopped:
                 self._save()
-        rule = self.recipe.early_stopping
+        rule = self.rule
         best_step = None
         if rule is not None and rule.restore_best and self.best is not None:
             self.learner.set_weights(self.best)
@@ -257,7 +259,7 @@ class _Run:
         )
         if self.recipe.schedule.name == "plateau":
             self.state.plateau.seen(metrics["loss"], self.recipe.schedule)
-        rule = self.recipe.early_stopping
+        rule = self.rule
         # Weights from before the last of them is taken out are not those that were asked for.
         if rule is None or (self.pruner is not None and not self.pruner.done(step)):
             return False

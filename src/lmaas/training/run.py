@@ -19,17 +19,29 @@ from lmaas.errors import CorruptBlob, InvalidInput
 from lmaas.job import CURVES_FILE, METRICS_FILE, RESULT_FOLDER, RUN_FILE, JobEvent
 from lmaas.recipe import ModelChoice, Recipe
 from lmaas.runtime import cpu
-from lmaas.training import card, checkpoint, curves, distributed, learners, loop, memory, problems
-from lmaas.training.base import Boosting, Counted, Facts, Group, Learner, Problem
-from lmaas.training.early_stopping import mode_of
+from lmaas.training import (
+    card,
+    cautions,
+    checkpoint,
+    curves,
+    distributed,
+    early_stopping,
+    learners,
+    loop,
+    memory,
+    problems,
+)
+from lmaas.training.base import Boosting, Comparing, Counted, Facts, Group, Learner, Problem
 from lmaas.training.group import ALONE
-from lmaas.training.problems.frameworks import framework_of
+from lmaas.training.problems.frameworks import check, framework_of
 from lmaas.training.problems.splits import noted, overlap_warnings
 
 TARGET_STEPS = 1500
 """So many steps does a network learn from nothing, where the epochs are left open."""
 FEWEST_EPOCHS, MOST_EPOCHS = 3, 30
 FINE_TUNE_EPOCHS = 3
+PATIENCE = 4
+"""So many evaluations without a gain end a run, where that is left open."""
 LEAST_BATCH, MOST_BATCH = 8, 64
 LANGUAGE_BATCH = 8
 BATCHES_AN_EPOCH = 50
@@ -62,7 +74,8 @@ def run(
     """
     _share_cores(recipe.distribution.workers)
     framework = framework_of(recipe, base)
-    if framework != "lightgbm":
+    check(recipe, base)
+    if framework in learners.LEARNERS:
         learners.get(framework)
     recipe = msgspec.structs.replace(recipe, framework=framework)
     if base is None:
@@ -75,13 +88,17 @@ def run(
     sizes = {split: problem.size(split) for split in ("train", "validation", "test")}
     told = ", ".join(f"{count} {split}" for split, count in sizes.items() if count)
     _tell(tell, "message", f"Samples: {told}.", **facts)
+    for text in _chosen(facts):
+        _tell(tell, "message", text)
     for warning in (*overlap_warnings(facts), *noted(facts)):
         tell(warning)
+    facts["warnings"] = cautions.of_data(recipe, facts)
+    _warn(tell, facts["warnings"])
     if isinstance(problem, Counted) and (count := problem.num_parameters()):
         _tell(tell, "message", f"Memory: {memory.check(recipe, count, memory_bytes)}")
     command = [sys.executable, "-P", "-m", "lmaas.training.run", str(folder), str(base or "")]
     with _group(recipe.distribution.workers, command) as group:
-        model, outcome = _train(problem, recipe, folder, tell, group)
+        outcome = _train(problem, recipe, folder, tell, group)
     if outcome.paused:
         return False
     if outcome.stopped_early:
@@ -89,10 +106,18 @@ def run(
         if outcome.best_step is not None:
             text += f" The model has the weights of step {outcome.best_step}."
         _tell(tell, "message", text)
+    if isinstance(outcome.learner, Comparing):
+        facts["compared"] = outcome.learner.verdict()
+        _tell(tell, "message", facts["compared"])
+    more = cautions.of_result(facts, outcome.metrics)
+    _warn(tell, more)
+    facts["warnings"] += more
+    measured = {**outcome.metrics, "warnings": facts["warnings"]}
+    _tell(tell, "message", _scores(outcome.metrics), measured=measured)
     _tell(tell, "message", "Packaging the model.", metrics=outcome.metrics)
     known = Facts(recipe=recipe, metrics=outcome.metrics, data=facts, job=job_id)
     package = folder / RESULT_FOLDER
-    problem.package(model, package, known)
+    problem.package(outcome.learner.model, package, known)
     if missing := curves.write(folder):
         _tell(tell, "message", missing)
     for name in (METRICS_FILE, CURVES_FILE):
@@ -132,11 +157,9 @@ def follow(folder: Path, base: Path | None) -> None:
 
 def _train(
     problem: Problem, recipe: Recipe, folder: Path, tell: Tell, group: Group
-) -> tuple[Any, loop.Outcome]:
-    assert recipe.framework != "auto"
+) -> loop.Outcome:
     learner = _learner(problem, recipe, group)
-    outcome = loop.train(problem, learner, recipe, folder, tell, group)
-    return outcome.learner.model, outcome
+    return loop.train(problem, learner, recipe, folder, tell, group)
 
 
 def _learner(problem: Problem, recipe: Recipe, group: Group) -> Learner:
@@ -184,9 +207,11 @@ def resolve(recipe: Recipe, problem: Problem) -> Recipe:
     if optimizer.learning_rate == "auto":
         rate = _learning_rate(recipe, tuned=tuned)
         optimizer = msgspec.structs.replace(optimizer, learning_rate=rate)
-    stopping = recipe.early_stopping
+    # A copy of a language model's weights is as large as it is.
+    held = problem.size("validation") if recipe.task != "text-generation" else 0
+    stopping = early_stopping.chosen(recipe.early_stopping, held, PATIENCE)
     if stopping is not None:
-        stopping = msgspec.structs.replace(stopping, mode=mode_of(stopping))
+        stopping = msgspec.structs.replace(stopping, mode=early_stopping.mode_of(stopping))
     every = recipe.checkpoints.every_steps
     looks = recipe.evaluation.every_steps
     chosen = getattr(problem, "model", None)
@@ -238,6 +263,30 @@ def _same_as_before(folder: Path, recipe: Recipe, facts: dict[str, Any]) -> None
             hint="Put the old data back, or start a new run.",
             param="data",
         )
+
+
+def _chosen(facts: dict[str, Any]) -> list[str]:
+    """What a table's columns were taken for, in words."""
+    left_out = "; ".join(f"{name!r}: {why}" for name, why in facts.get("left_out", {}).items())
+    return [
+        *([facts["target"]] if "target" in facts else []),
+        *facts.get("read", ()),
+        *([f"Left out, and ignored when the model is asked: {left_out}."] if left_out else []),
+    ]
+
+
+def _scores(metrics: dict[str, float]) -> str:
+    told = []
+    for prefix, split in cautions.SPLITS.items():
+        own = {n.partition("_")[2]: v for n, v in metrics.items() if n.startswith(f"{prefix}_")}
+        if own:
+            told.append(f"{split}: {', '.join(f'{n} {v:.4g}' for n, v in own.items())}")
+    return "; ".join(told).capitalize() or "Nothing was held out to measure the model on."
+
+
+def _warn(tell: Tell, texts: list[str]) -> None:
+    for text in texts:
+        tell(JobEvent(type="message", level="warn", message=text, created_at=time.time()))
 
 
 def _tell(tell: Tell, kind: Any, text: str, **data: Any) -> None:

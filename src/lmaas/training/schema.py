@@ -23,6 +23,9 @@ AUGMENTATIONS: Final[Mapping[str, Mapping[str, type[msgspec.Struct]]]] = {
 }
 """Each task's augmentations with their options."""
 
+LEFT_OPEN: Final = ("mlp", "bag", TREES)
+"""What an architecture that is left open can be, beside the first of each task."""
+
 Parts = dict[str, Any]
 
 
@@ -92,8 +95,8 @@ def _of_task(task: str, ref_of: Mapping[type[msgspec.Struct], dict[str, str]]) -
     steps = {"properties": {"name": {"enum": list(AUGMENTATIONS[task])}}}
     models = []
     for number, (name, kind) in enumerate(KNOWN[task].items()):
-        # Left open, it is the first; in LightGBM it is the trees.
-        open_too = number == 0 or name == TREES
+        # Left open, it is the first; of a table, what the framework and the options ask for.
+        open_too = number == 0 or name in LEFT_OPEN
         named = {"enum": [name, *(["auto", None] if open_too else [])]}
         models.append(
             {

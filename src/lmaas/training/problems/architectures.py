@@ -109,6 +109,28 @@ class BoostedTrees(Architecture, frozen=True, kw_only=True):
     l2: Annotated[float, Meta(ge=0)] = 0.0
 
 
+class Stack(Architecture, frozen=True, kw_only=True):
+    """Boosted trees, a linear model and a net, and a mixture of them where that is better.
+
+    Each of the `members` is fitted on all but one of `folds` parts of the samples in turn, and what
+    it says of that part decides. "auto": all members ("random-trees" draw their thresholds), and
+    the more folds the fewer samples there are; 1 holds a part out.
+    """
+
+    members: (
+        Annotated[
+            tuple[Literal["trees", "random-trees", "linear", "net"], ...],
+            Meta(min_length=1, max_length=4),
+        ]
+        | Literal["auto"]
+    ) = "auto"
+    folds: Annotated[int, Meta(ge=1, le=20)] | Literal["auto"] = "auto"
+
+
+class Compared(Architecture, frozen=True, kw_only=True):
+    """A linear model over n-grams of characters and a bag; the better one on held-out samples."""
+
+
 class Decoder(Architecture, frozen=True, kw_only=True):
     """A language model shaped as its family's, with a vocabulary learned from the data."""
 
@@ -135,14 +157,19 @@ def _fill(options: Architecture, field: str, widths: list[int]) -> None:
 
 
 TREES: Final = "boosted-trees"
+STACK: Final = "stack"
+COMPARED: Final = "compared"
 
 KNOWN: dict[str, dict[str, type[Architecture]]] = {
     "image-classification": {"cnn": Cnn, "mlp": Mlp, "resnet18": ResNet18, "vit": Vit},
-    "tabular": {"mlp": Mlp, TREES: BoostedTrees},
-    "text-classification": {"bag": Bag, "transformer": Transformer},
+    "tabular": {STACK: Stack, "mlp": Mlp, TREES: BoostedTrees},
+    "text-classification": {COMPARED: Compared, "bag": Bag, "transformer": Transformer},
     "text-generation": {"qwen3": Decoder, "llama": Decoder},
 }
-"""Each task's architectures; the first is the one that "auto" takes."""
+"""Each task's architectures; the first is the one that "auto" takes.
+
+Where the framework or an option of networks is named, "auto" is mlp of a table and bag of texts.
+"""
 
 FREE: dict[type[Architecture], tuple[str, int]] = {
     Mlp: ("hidden", 1),

@@ -9,13 +9,15 @@ import numpy as np
 from lmaas.errors import InvalidInput
 from lmaas.frameworks.lightgbm import FILE
 from lmaas.recipe import Optimizer, Recipe, TrainingFramework
-from lmaas.tasks.columns import Category
+from lmaas.training import early_stopping
 from lmaas.training.base import Feed, Learner, Split
 from lmaas.training.boosting import Samples, TreeLearner
 from lmaas.training.problems.architectures import TREES, BoostedTrees
 from lmaas.training.problems.tabular import Tabular
 
-ROUNDS: Final = 200
+ROUNDS, MOST_ROUNDS = 200, 2000
+"""Without and with held-out samples that say when it is enough."""
+PATIENCE_ROUNDS: Final = 40
 LEARNING_RATE: Final = 0.1
 CHECKPOINT_ROUNDS: Final = 25
 LEAF_SAMPLES: Final = 20
@@ -48,10 +50,15 @@ class BoostedTable(Tabular):
     def resolved(self, recipe: Recipe) -> Recipe:
         """A batch is all samples, an epoch one round."""
         rate, every = recipe.optimizer.learning_rate, recipe.checkpoints.every_steps
+        stopping = early_stopping.chosen(
+            recipe.early_stopping, self.size("validation"), PATIENCE_ROUNDS
+        )
+        most = ROUNDS if stopping is None else MOST_ROUNDS
         return msgspec.structs.replace(
             recipe,
             batch_size=self.size("train"),
-            epochs=ROUNDS if recipe.epochs == "auto" else recipe.epochs,
+            epochs=most if recipe.epochs == "auto" else recipe.epochs,
+            early_stopping=stopping,
             optimizer=msgspec.structs.replace(
                 recipe.optimizer, learning_rate=LEARNING_RATE if rate == "auto" else rate
             ),
@@ -93,11 +100,7 @@ class BoostedTable(Tabular):
             targets=targets,
             held=np.concatenate([parts["validation"], parts["test"]]),
             classes=len(self.labels) if self.labels is not None else 0,
-            categorical=[
-                index
-                for index, column in enumerate(self.columns.columns)
-                if isinstance(column, Category)
-            ],
+            categorical=self.columns.categorical(),
         )
         return TreeLearner(samples, self._sizes, recipe, model)
 

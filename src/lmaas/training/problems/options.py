@@ -36,10 +36,13 @@ class TableDataOptions(DataOptions, frozen=True, kw_only=True):
     """What the target is, what columns are, and which are left out.
 
     "auto": a target of few whole numbers or of names is one of classes, another one a number.
+    `kinds` says what a column is, where it is another thing than it looks like, `decimals` which
+    mark its numbers have before the fraction.
     """
 
     kind: Literal["auto", "classification", "regression"] = "auto"
-    kinds: dict[str, Literal["number", "category"]] = msgspec.field(default_factory=dict)
+    kinds: dict[str, Literal["number", "category", "date"]] = msgspec.field(default_factory=dict)
+    decimals: dict[str, Literal[".", ","]] = msgspec.field(default_factory=dict)
     ignore: tuple[str, ...] = ()
 
 

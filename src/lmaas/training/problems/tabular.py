@@ -14,9 +14,10 @@ from lmaas.frameworks import package
 from lmaas.recipe import ModelChoice, Recipe, TrainingFramework
 from lmaas.tasks import Row
 from lmaas.tasks.base import softmax
-from lmaas.tasks.columns import Category, Columns, Number, Values, fit_category, fit_number
+from lmaas.tasks.columns import Columns, Form, Values
+from lmaas.tasks.fitting import fit_number
 from lmaas.training.base import Facts, Feed, Loss, Meter, Problem, Split
-from lmaas.training.problems import architectures
+from lmaas.training.problems import architectures, reading_table
 from lmaas.training.problems.base_model import BaseModel, read_manifest
 from lmaas.training.problems.classification import ClassMeter, lineage
 from lmaas.training.problems.counting import Shape
@@ -26,17 +27,20 @@ from lmaas.training.problems.sized import SizedNetwork
 from lmaas.training.problems.splits import Splits
 from lmaas.training.rows import take
 
-FEW: Final = 20
-"""Whole numbers with no more different values are taken for classes."""
-NEARLY: Final = 0.9
-"""A column with this share of numbers is one of numbers, and the others are errors."""
 SAMPLE: Final = 64
+OPEN: Final[dict[Form, str]] = {
+    "dense": "mlp",
+    "trees": architectures.TREES,
+    "stack": architectures.STACK,
+}
+"""The architecture where a recipe leaves it open, by how its model reads rows."""
 
 
 class Tabular(SizedNetwork):
     """The problem of one recipe."""
 
-    _form: Literal["dense", "trees"] = "dense"
+    _form: Form = "dense"
+    _outputs_are: Literal["logits", "probabilities"] = "logits"
 
     def __init__(self, recipe: Recipe, folder: Path, base: Path | None) -> None:
         self._framework: TrainingFramework = framework_of(recipe, base)
@@ -50,7 +54,8 @@ class Tabular(SizedNetwork):
                 raise InvalidInput(f"tabular has no {name}.", param=name)
         self._recipe = recipe
         table, target = _target(recipe, folder)
-        self.classifies = _classifies(table, target, options)
+        self._target = reading_table.target_of(table, target, options)
+        self.classifies = self._target.classifies
         self._splits = Splits(
             recipe,
             folder,
@@ -62,23 +67,31 @@ class Tabular(SizedNetwork):
         self._base = BaseModel(base, recipe, self._framework) if base is not None else None
         if self._base is not None:
             self._base.read_as()
-        self.left_out: dict[str, str] = {}
-        self.columns = self._fit(table, target, options, base)
-        self._features = {
-            id(part.table): self.columns.encode(_values(part.table, self.columns), len(part.table))
-            for part in self._splits.parts.values()
-        }
         self.labels: tuple[str, ...] | None = None
         if self.classifies:
             self.labels, self._targets = self._splits.labels("target")
         else:
             self._targets = {
-                split: part.table.numbers(target)[part.rows]
+                split: self._numbers(part.table)[part.rows]
                 for split, part in self._splits.parts.items()
             }
+        self._chosen = reading_table.Chosen()
+        self.columns = self._fit(table, target, options, base)
+        tables = {id(part.table): part.table for part in self._splits.parts.values()}
+        values = {key: reading_table.values_of(each, self.columns) for key, each in tables.items()}
+        self._features = {
+            key: self.columns.encode(values[key], len(each)) for key, each in tables.items()
+        }
+        rows = self._splits.train.rows
+        self._leaks = reading_table.leaks(
+            {name: _rows(column, rows) for name, column in values[id(table)].items()},
+            self._targets["train"],
+            target,
+            classes=len(self.labels or ()),
+        )
         choice = self._base.model if self._base else recipe.model
-        if choice.architecture in (None, "auto") and self._form == "trees":
-            choice = msgspec.structs.replace(choice, architecture=architectures.TREES)
+        if choice.architecture in (None, "auto"):
+            choice = msgspec.structs.replace(choice, architecture=OPEN[self._form])
         self._name, self._sizes = architectures.resolve(recipe.task, choice)
         self.model: ModelChoice = msgspec.structs.replace(
             architectures.noted(self._name, self._sizes), base=recipe.model.base
@@ -96,7 +109,7 @@ class Tabular(SizedNetwork):
         self, table: Table, target: str, options: TableDataOptions, base: Path | None
     ) -> Columns:
         """What is read of a row: the base's columns, or those of the training samples."""
-        for name in (*options.kinds, *options.ignore):
+        for name in (*options.kinds, *options.decimals, *options.ignore):
             table.require(name)
         if base is not None:
             columns = Columns.load(package.served_in(base, read_manifest(base)))
@@ -104,35 +117,22 @@ class Tabular(SizedNetwork):
                 raise InvalidInput(f"The base model tells {columns.target!r}.", param="model.base")
             return columns
         rows = self._splits.train.rows
-        found: list[Number | Category] = []
-        for name in table.columns:
-            if name == target or name in options.ignore:
-                continue
-            share = table.number_share(name)
-            if share is None:
-                self.left_out[name] = "no value is there"
-                continue
-            kind = options.kinds.get(name) or ("number" if share >= NEARLY else "category")
-            if kind == "number":
-                numbers = table.numbers(name)[rows]
-                if np.isnan(numbers).all():
-                    self.left_out[name] = "no value is there"
-                else:
-                    found.append(fit_number(name, numbers))
-                continue
-            cells = table.categories(name)
-            names = [cells[row] for row in rows]
-            if len(rows) > FEW and len(set(names)) == len(names):
-                self.left_out[name] = "every row has another value"
-            else:
-                found.append(fit_category(name, names))
-        if not found:
-            raise InvalidInput(f"{table.name} has no column to learn from.", param="data")
+        self._chosen = chosen = reading_table.choose(table, rows, target, options)
+        columns = Columns(
+            columns=tuple(chosen.columns),
+            target=target,
+            form=self._form,
+            left_out=tuple(chosen.left_out),
+        )
         if self.classifies:
-            return Columns(columns=tuple(found), target=target, form=self._form)
-        scale = fit_number(target, table.numbers(target)[rows])
-        return Columns(
-            columns=tuple(found), target=target, mean=scale.mean, std=scale.std, form=self._form
+            return columns
+        scale = fit_number(target, self._numbers(table)[rows])
+        return msgspec.structs.replace(columns, mean=scale.mean, std=scale.std)
+
+    def _numbers(self, table: Table) -> np.ndarray:
+        """The target's values of a whole table."""
+        return reading_table.numbers_of(
+            table, self._splits.columns["target"], self._target.notation
         )
 
     def size(self, split: Split) -> int:
@@ -185,7 +185,7 @@ class Tabular(SizedNetwork):
             sample=sample.inputs["features"],
             folder=folder,
             labels=self.labels,
-            outputs_are="logits" if self.classifies else None,
+            outputs_are=self._outputs_are if self.classifies else None,
             metrics=facts.metrics,
             card=facts.card or recipe.card,
             lineage=lineage(recipe, facts),
@@ -197,7 +197,10 @@ class Tabular(SizedNetwork):
         told = {
             **self._splits.facts(),
             "columns": msgspec.to_builtins(self.columns),
-            "left_out": self.left_out,
+            "left_out": self._chosen.left_out,
+            "target": self._target.told,
+            "read": self._chosen.told,
+            "doubts": [*self._chosen.doubts, *self._leaks],
         }
         if self.labels is not None:
             counts = Counter(self._targets["train"].tolist())
@@ -276,32 +279,13 @@ def _target(recipe: Recipe, folder: Path) -> tuple[Table, str]:
     return table, columns_of(recipe, table, FIELDS[recipe.task])["target"]
 
 
-def _classifies(table: Table, target: str, options: TableDataOptions) -> bool:
-    """Whether the target is one of few names."""
-    if options.kind != "auto":
-        return options.kind == "classification"
-    share = table.number_share(target)
-    if share is None or share < NEARLY:
-        return True
-    values = table.numbers(target)
-    values = np.unique(values[~np.isnan(values)])
-    return len(values) <= FEW and bool((values == np.rint(values)).all())
-
-
-def _values(table: Table, columns: Columns) -> dict[str, Values]:
-    return {
-        column.name: (
-            table.numbers(column.name)
-            if isinstance(column, Number)
-            else table.categories(column.name)
-        )
-        for column in columns.columns
-    }
+def _rows(values: Values, rows: np.ndarray) -> Values:
+    return values[rows] if isinstance(values, np.ndarray) else [values[row] for row in rows]
 
 
 def open_problem(recipe: Recipe, folder: Path, base: Path | None) -> Problem:
     """The problem of a recipe."""
-    if framework_of(recipe, base) == "lightgbm":
-        module = importlib.import_module("lmaas.training.problems.boosted_trees")
-        return cast(Problem, module.BoostedTable(recipe, folder, base))
-    return Tabular(recipe, folder, base)
+    kinds = {"lightgbm": "boosted_trees.BoostedTable", "stack": "stacked_table.StackedTable"}
+    module, _, name = kinds.get(framework_of(recipe, base), "tabular.Tabular").partition(".")
+    make = getattr(importlib.import_module(f"lmaas.training.problems.{module}"), name)
+    return cast(Problem, make(recipe, folder, base))

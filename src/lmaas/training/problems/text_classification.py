@@ -26,6 +26,7 @@ from lmaas.training.problems import architectures
 from lmaas.training.problems.base_model import BaseModel, read_manifest
 from lmaas.training.problems.classification import ClassMeter, lineage
 from lmaas.training.problems.counting import Shape
+from lmaas.training.problems.frameworks import compares
 from lmaas.training.problems.options import FIELDS, TextDataOptions, data_options
 from lmaas.training.problems.sized import SizedNetwork
 from lmaas.training.problems.splits import Splits
@@ -115,13 +116,14 @@ class LabelledTexts:
     def package(self, model: Any, folder: Path, facts: Facts) -> None:
         """A package for the task `text-classification`, with its tokenizer."""
         split: Split = "validation" if self.size("validation") else "train"
-        sample = self.feed(split, np.arange(min(SAMPLE, self.size(split))), epoch=None)
+        part, few = self._splits.parts[split], min(SAMPLE, self.size(split))
+        texts = part.table.values(self._column, part.rows[:few])
         recipe = msgspec.structs.replace(facts.recipe, model=self.model)
         manifest = package.build(
             model,
             name=recipe.name,
             task=recipe.task,
-            sample=sample.inputs,
+            sample=encode(self._tokenizer, texts, self._language, cut=True),
             folder=folder,
             labels=self.labels,
             language=self._language,
@@ -160,9 +162,11 @@ class TextClassification(LabelledTexts, SizedNetwork):
             )
         super().__init__(recipe, folder)
         self._base = BaseModel(base, recipe, self._framework) if base is not None else None
-        self._name, self._sizes = architectures.resolve(
-            recipe.task, self._base.model if self._base else recipe.model
-        )
+        choice = self._base.model if self._base else recipe.model
+        if choice.architecture in (None, "auto"):
+            name = architectures.COMPARED if compares(recipe, base) else "bag"
+            choice = msgspec.structs.replace(choice, architecture=name)
+        self._name, self._sizes = architectures.resolve(recipe.task, choice)
         if base is None:
             self._train_tokenizer(self._options)
         else:
@@ -235,4 +239,8 @@ def open_problem(recipe: Recipe, folder: Path, base: Path | None) -> Problem:
         from lmaas.training.problems.encoder_tuning import EncoderTuning
 
         return EncoderTuning(recipe, folder, base)
+    if compares(recipe, base):
+        from lmaas.training.problems.compared_texts import ComparedTexts
+
+        return ComparedTexts(recipe, folder, base)
     return TextClassification(recipe, folder, base)
