@@ -98,7 +98,7 @@ def test_what_is_wrong_is_refused_by_name(idle: Running, client: Client) -> None
         response = httpx.post(url, json=body, headers=idle.admin)
         assert response.status_code == 400
         assert told in response.json()["detail"]
-    for query in ("limit=0", "limit=x", "state=lost", "page=2"):
+    for query in ("limit=0", "limit=x", "state=lost"):
         assert httpx.get(f"{url}?{query}", headers=idle.admin).status_code == 400
     assert httpx.get(url, headers=idle.caller).status_code == 403
 

@@ -16,6 +16,7 @@ from lmaas.http.ollama_body import (
     OllamaGenerate,
     chat_request,
     generate_request,
+    model_of,
 )
 from lmaas.http.ollama_models import repo_of
 from lmaas.language import CallDelta, Delta, Format, GenerateRequest, Usage
@@ -193,6 +194,7 @@ def test_a_stream_has_whole_calls() -> None:
 
 
 def test_what_is_pulled_is_the_hubs() -> None:
+    assert model_of("hf.co/org/Name") == model_of("name:latest") == model_of("name") == "name"
     assert repo_of("hf.co/org/name") == repo_of("huggingface.co/org/name:latest") == "org/name"
     for wrong in ("llama3", "hf.co/org/name:Q4_K_M"):
         with pytest.raises(InvalidInput):

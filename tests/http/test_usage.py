@@ -130,7 +130,6 @@ def test_an_owner_sees_its_own_usage_and_the_operator_all(counted: Running, admi
     [
         ("GET", "/v1/usage?start=yesterday", None, "start"),
         ("GET", "/v1/usage?group_by=tenant", None, "tenant"),
-        ("GET", "/v1/usage?since=2030-01-01", None, "since"),
         ("PUT", "/api/limits", {"rpm": 3}, "rpm"),
         ("PUT", "/api/limits", {"requests_per_minute": 0}, "requests_per_minute"),
         ("PUT", "/api/limits", {"budget_micro": 1.5}, "budget_micro"),

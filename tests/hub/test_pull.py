@@ -15,6 +15,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from ollama import Client as Ollama
+from ollama import ResponseError
 from safetensors.numpy import save_file
 
 from checkpoints import make_encoder, make_qwen3
@@ -199,6 +201,12 @@ def test_onto_a_server(hub: Hub, tmp_path: Path) -> None:
         refused = httpx.post(f"{server.url}/api/pulls", json=body, headers=server.admin)
         assert refused.status_code == 400
         assert "endpoint" in refused.text
+        with Ollama(host=server.url, headers=server.admin) as ollama:
+            told = list(ollama.pull("hf.co/acme/encoder", stream=True))
+            assert (told[0].status, told[-1].status) == ("pulling manifest", "success")
+            assert ollama.show("hf.co/acme/encoder").capabilities == ["embedding"]
+            with pytest.raises(ResponseError, match="acme/nothing"):
+                list(ollama.pull("hf.co/acme/nothing", stream=True))
         sent = {"model": "finder", "input": "hello"}
         answer = httpx.post(f"{server.url}/v1/embeddings", json=sent, headers=server.caller)
         assert len(answer.json()["data"][0]["embedding"]) == 32

@@ -36,6 +36,7 @@ from lmaas.language import (
 from lmaas.recipe import recipe_of
 from lmaas.service import Service
 from lmaas.serving.generation import Generation
+from lmaas.serving.upstream_body import body_of
 from lmaas.serving.upstream_error import broken_off
 from lmaas.types import (
     TENANT,
@@ -508,6 +509,38 @@ def test_no_other_secret_can_be_named() -> None:
     body = b'{"name": "x", "upstream": {"url": "http://h", "model": "m", "key_env": "PATH"}}'
     with pytest.raises(msgspec.ValidationError, match="key_env"):
         msgspec.json.decode(body, type=ConnectBody)
+
+
+SPEC = UpstreamSpec(url="http://127.0.0.1:9/v1", model="m", context_length=4096)
+VLLM = msgspec.structs.replace(SPEC, dialect="vllm")
+
+
+def asked_of(spec: UpstreamSpec, **fields: Any) -> dict[str, Any]:
+    request = GenerateRequest(**{"messages": HELLO.messages, **fields})
+    told: dict[str, Any] = msgspec.json.decode(body_of(request, spec)[1])
+    return told
+
+
+def test_a_ceiling_beyond_the_context_is_not_sent() -> None:
+    for most, sent in ((100, 100), (4095, 4095), (4096, None), (128_000, None)):
+        assert asked_of(SPEC, sampling=Sampling(max_tokens=most)).get("max_tokens") == sent
+    prompt = {"messages": (), "prompt": "a", "sampling": Sampling(max_tokens=128_000)}
+    assert asked_of(SPEC, **prompt)["max_tokens"] == 128_000
+
+
+def test_an_answer_that_is_begun_is_vllms_to_continue() -> None:
+    begun = (*HELLO.messages, ChatMessage(role="assistant", content="It is"))
+    told = asked_of(VLLM, messages=begun, continued=True)
+    assert (told["continue_final_message"], told["add_generation_prompt"]) == (True, False)
+    assert "continue_final_message" not in asked_of(VLLM, messages=begun)
+    with pytest.raises(InvalidInput, match="begun"):
+        asked_of(SPEC, messages=begun, continued=True)
+
+
+def test_no_reasoning_that_nobody_named_is_not_asked_for() -> None:
+    assert "chat_template_kwargs" not in asked_of(SPEC, template={"enable_thinking": False})
+    with pytest.raises(InvalidInput, match="chat_template_kwargs"):
+        asked_of(SPEC, template={"enable_thinking": False}, named=("enable_thinking",))
 
 
 def test_it_has_no_files_to_compress_and_no_tokens_to_count(

@@ -24,6 +24,8 @@ MAX_CALLS: Final = 128
 TEMPERATURE, TOP_K, TOP_P = 0.8, 40, 0.9
 """What Ollama takes where a request does not say."""
 LATEST: Final = ":latest"
+HOSTS: Final = ("hf.co/", "huggingface.co/")
+"""Where models of the hub are, in names of Ollama's clients."""
 
 
 class OllamaOptions(Body, frozen=True, kw_only=True):
@@ -273,5 +275,11 @@ def _or(value: float | None, default: float) -> float:
 
 
 def model_of(name: str) -> str:
-    """Our name of a model that Ollama's clients name: `tiny:latest` is `tiny`."""
-    return name.removesuffix(LATEST)
+    """Our name of a model that Ollama's clients name.
+
+    `tiny:latest` is `tiny`; what was pulled as `hf.co/ORG/NAME` is NAME in lower case.
+    """
+    name = name.removesuffix(LATEST)
+    if name.startswith(HOSTS):
+        return name.rpartition("/")[2].lower()
+    return name

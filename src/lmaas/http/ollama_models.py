@@ -11,7 +11,7 @@ from lmaas.codecs.json import read
 from lmaas.errors import InvalidInput, LMaaSError
 from lmaas.http.exchange import Exchange
 from lmaas.http.ollama_answer import NDJSON
-from lmaas.http.ollama_body import LATEST, model_of
+from lmaas.http.ollama_body import HOSTS, LATEST, model_of
 from lmaas.http.openai_types import Body
 from lmaas.service import Service
 from lmaas.types import ModelVersion, PullProgress
@@ -20,7 +20,6 @@ SPOKEN: Final = "0.12.0"
 """The version of Ollama's interface that is spoken here: some clients want a least one."""
 TASKS: Final = {"text-generation": "completion", "embedding": "embedding"}
 """The tasks that Ollama's clients call, and what they call them."""
-HOSTS: Final = ("hf.co/", "huggingface.co/")
 MAX_BODY_BYTES: Final = 65_536
 PROGRESS_S: Final = 0.5
 
