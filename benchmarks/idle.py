@@ -1,11 +1,12 @@
 """What an idle server with ten loaded models takes of a core.
 
-`make bench BENCH=idle` runs it and rewrites results/idle.json and .md. Each model is called once, so
-that all that a first call starts is there; then nothing is asked, and processor time is read from
-the system.
+`make bench BENCH=idle` runs it and rewrites results/idle.json and .md. Each model is called once,
+so that all that a first call starts is there; then nothing is asked, and processor time is read
+from the system.
 """
 
 import argparse
+import asyncio
 import contextlib
 import os
 import platform
@@ -57,9 +58,7 @@ def prepare(home: Path, scratch: Path) -> str:
         publish(name, make_mlp(), home)
     service = Service(Settings(home=str(home)))
     try:
-        import asyncio
-
-        folder = make_checkpoint("smallest", scratch / "checkpoint")
+        folder = make_checkpoint("113m", scratch / "checkpoint")
         options = PushOptions(name=LANGUAGE, task="text-generation")
         asyncio.run(service.catalog.push(TENANT, folder, options))
         return service.create_key(TENANT, "bench", ("admin", "call"))[1]
@@ -90,11 +89,14 @@ def run(window_s: float) -> Report:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "home"
         key = prepare(home, Path(folder))
-        with running(home) as server, httpx.Client(
-            base_url=f"http://127.0.0.1:{PORT}",
-            headers={"authorization": f"Bearer {key}"},
-            timeout=120,
-        ) as client:
+        with (
+            running(home) as server,
+            httpx.Client(
+                base_url=f"http://127.0.0.1:{PORT}",
+                headers={"authorization": f"Bearer {key}"},
+                timeout=120,
+            ) as client,
+        ):
             while True:
                 with contextlib.suppress(httpx.TransportError):
                     if client.get("/health/live").is_success:

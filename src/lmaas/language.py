@@ -257,5 +257,58 @@ def _check_schemas(schemas: Sequence[dict[str, Any]], param: str) -> None:
             if isinstance(inner, (dict, list))
         ]
         if not level:
-            return
-    raise InvalidInput(f"A schema is nested deeper than {MAX_SCHEMA_DEPTH}.", param=param)
+            break
+    else:
+        raise InvalidInput(f"A schema is nested deeper than {MAX_SCHEMA_DEPTH}.", param=param)
+    if any(_follows_far(schema) for schema in schemas):
+        raise InvalidInput(
+            f"A schema's references lead over more than {MAX_SCHEMA_DEPTH} others in a row.",
+            hint="Put definitions into each other where only one place uses them.",
+            param=param,
+        )
+
+
+def _follows_far(schema: dict[str, Any]) -> bool:
+    """Whether following references one after the other, each target once, goes too deep.
+
+    Whoever reads a schema recurses over this path; here nothing does.
+    """
+    seen: set[str] = set()
+    stack = [iter(_references(schema))]
+    while stack:
+        pointer = next(stack[-1], None)
+        if pointer is None:
+            stack.pop()
+        elif pointer not in seen:
+            seen.add(pointer)
+            stack.append(iter(_references(_target(schema, pointer))))
+            if len(stack) > MAX_SCHEMA_DEPTH + 1:
+                return True
+    return False
+
+
+def _references(value: Any) -> list[str]:
+    """What a part of a schema refers to, in its order, without following it."""
+    found, waiting = [], [value]
+    while waiting:
+        inner = waiting.pop()
+        if isinstance(inner, dict):
+            pointer = inner.get("$ref")
+            if isinstance(pointer, str):
+                found.append(pointer)
+            waiting += [
+                part for name, part in inner.items() if name not in ("$defs", "definitions")
+            ]
+        elif isinstance(inner, list):
+            waiting += inner
+    return found
+
+
+def _target(schema: Any, pointer: str) -> Any:
+    """What a JSON pointer in a fragment names; None where it names nothing."""
+    for part in pointer.removeprefix("#").split("/")[1:]:
+        name = part.replace("~1", "/").replace("~0", "~")
+        if not isinstance(schema, dict):
+            return None
+        schema = schema.get(name)
+    return schema
