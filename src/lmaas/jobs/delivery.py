@@ -75,13 +75,20 @@ class Deliverer:
             await asyncio.wait(tasks)
 
     async def _keep_working(self) -> None:
-        tidied = 0.0
+        tidied, seen, wake = 0.0, -1, 0.0
         while True:
             try:
+                # Nothing becomes due but by a commit or by its time.
+                version = self._database.data_version()
+                if version == seen and time.time() < wake:
+                    await asyncio.sleep(POLL_S)
+                    continue
+                seen = version
                 if time.monotonic() - tidied > TIDY_S or not tidied:
                     tidied = time.monotonic()
                     await asyncio.to_thread(self._tidy)
-                for row in await asyncio.to_thread(self._due, tuple(self._sending)):
+                due, wake = await asyncio.to_thread(self._due, tuple(self._sending))
+                for row in due:
                     self._begin(row)
             except LMaaSError as error:
                 log.error("The messages of webhooks cannot be read or written: %s", error)
@@ -96,8 +103,10 @@ class Deliverer:
             self._sending[row.webhook] = task
             task.add_done_callback(lambda _: self._sending.pop(row.webhook))
 
-    def _due(self, busy: Sequence[str]) -> Sequence[Any]:
-        """The oldest message that is due for each webhook that is not being called."""
+    def _due(self, busy: Sequence[str]) -> tuple[Sequence[Any], float]:
+        """The oldest message that is due for each webhook that is not being called, and when to
+        look again though nothing changes.
+        """
         # Beside min(), SQLite gives the other columns of the row that has it.
         first = sa.func.min(deliveries.c.next_at)
         query = (
@@ -109,7 +118,9 @@ class Deliverer:
             .limit(MAX_AT_ONCE)
         )
         with self._database.read() as connection:
-            return connection.execute(query).all()
+            next_at = connection.scalar(sa.select(sa.func.min(deliveries.c.next_at)))
+            soonest = time.time() + TIDY_S
+            return connection.execute(query).all(), min(soonest, next_at or soonest)
 
     def _tidy(self) -> None:
         old = deliveries.c.created_at < time.time() - KEPT_S
