@@ -215,6 +215,38 @@ def test_a_script_that_reads_files(tmp_path: Path) -> None:
     refuse("torch", tmp_path, "from_file")
 
 
+def test_a_saver_that_writes_where_it_should_restore(tmp_path: Path) -> None:
+    """Loading runs what restores; what that waits for runs too."""
+    import tensorflow as tf
+
+    from lmaas.runtime.native import saved_model
+
+    v1 = tf.compat.v1
+    with tf.Graph().as_default() as graph, v1.Session() as session:
+        x = v1.placeholder(tf.float32, [None, 2], "x")
+        weights = v1.get_variable("w", shape=[2, 1], use_resource=True)
+        y = tf.matmul(x, weights)
+        session.run(v1.global_variables_initializer())
+        saver = v1.train.Saver()
+        restore = graph.get_operation_by_name(saver.saver_def.restore_op_name)
+        written = tf.raw_ops.SaveV2(
+            prefix=str(tmp_path / "written"),
+            tensor_names=["p"],
+            shape_and_slices=[""],
+            tensors=[tf.constant("payload")],
+        )
+        restore._add_control_input(written)
+        builder = v1.saved_model.Builder(str(tmp_path / "saved"))
+        told = v1.saved_model.predict_signature_def({"x": x}, {"y": y})
+        builder.add_meta_graph_and_variables(
+            session, ["serve"], signature_def_map={"serving_default": told}, saver=saver
+        )
+        builder.save()
+    with pytest.raises(ModelRefused, match="SaveV2"):
+        saved_model.check(tmp_path / "saved")
+    assert not list(tmp_path.glob("written*"))
+
+
 def test_operations_that_reach_out_are_on_no_list() -> None:
     """By TensorFlow's own registry: whatever is named after files, networks or Python."""
     from tensorflow.core.framework.op_def_pb2 import OpList

@@ -16,6 +16,8 @@ SERVING: Final = "serving_default"
 SAVER_OPS: Final = {"Save", "SaveV2", "Restore", "RestoreV2", "RestoreSlice", "MergeV2Checkpoints",
                     "ShardedFilename", "ShardedFilespec", "SaveSlices"}  # fmt: skip
 """What a saver has and nothing else may."""
+WRITES: Final = {"Save", "SaveV2", "SaveSlices", "MergeV2Checkpoints"}
+"""What it has to save with. Loading runs what restores, which may not have these."""
 
 
 def is_unsafe(op: str) -> bool:
@@ -62,6 +64,10 @@ def _check_meta(meta: Any, name: str) -> None:
         ops = {node.op for node in function.node_def if is_unsafe(node.op)}
         bad |= ops - SAVER_OPS if key in own else ops
     bad |= {node.op for node in graph.node if is_unsafe(node.op)} - SAVER_OPS
+    restoring = _ancestors(nodes, {saver.restore_op_name.partition(":")[0]} - {""})
+    run = _reached(functions, (f for name in restoring for f in _called(nodes[name])))
+    bodies = [[nodes[name] for name in restoring], *(functions[key].node_def for key in run)]
+    bad |= {node.op for body in bodies for node in body} & WRITES
     _refuse(name, bad)
 
 
