@@ -117,12 +117,10 @@ def job(recipe: Recipe, folder: Path, model: Path | None) -> Run:
         kind="train",
         recipe=msgspec.to_builtins(recipe),
         reads=() if model is None else (str(model),),
-        base=model is not None,
+        base=None if model is None else str(model),
     )
     prepare(folder)
     tell(folder, task)
-    if model is not None:
-        (folder / "base").symlink_to(model)
     began = time.time()
     child = JobProcess(folder, COMMAND)
     marks, memory, offset, done = [], 0.0, 0, False

@@ -51,7 +51,6 @@ def test_a_question_on_standard_input_as_json(language: Running) -> None:
     ("arguments", "code", "text"),
     [
         (("none", "-m", "x"), 3, "none"),
-        (("tiny", "-m", "x", "--max-tokens", "99999"), 1, "context"),
         (("tiny", "-m", "x", "--temperature", "3"), 2, "temperature"),
     ],
 )

@@ -280,7 +280,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
             recipe = {
                 "name": "bars", "task": "image-classification", "data": {"train": str(bars)},
                 "model": {"architecture": "mlp", "options": {"hidden": [1000]}}, "epochs": 40,
-                "checkpoints": {"every_steps": 10}, "batch_size": 8,
+                "checkpoints": {"every_steps": 10}, "batch_size": 8, "early_stopping": None,
             }  # fmt: skip
             job = bench.jobs.add("t", "key", "train", "bars", recipe)
             found = await ended(bench, job)

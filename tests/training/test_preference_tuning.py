@@ -22,7 +22,12 @@ from lmaas.training.problems.preference_tuning import PreferenceTuning
 from lmaas.training.pytorch.losses import summed
 
 BETA = 0.2
-RUN: dict[str, Any] = {"epochs": 8, "batch_size": 8, "optimizer": {"learning_rate": 1e-3}}
+RUN: dict[str, Any] = {
+    "early_stopping": None,
+    "epochs": 8,
+    "batch_size": 8,
+    "optimizer": {"learning_rate": 1e-3},
+}
 
 
 def pair(question: str, preferred: str, other: str) -> dict[str, Any]:

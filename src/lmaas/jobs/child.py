@@ -26,7 +26,6 @@ from lmaas.types import Record
 TASK_FILE = "job.json"
 ERROR_FILE = "error.json"
 DONE_FILE = "done"
-BASE_FOLDER = "base"
 NICENESS = 10
 PROCESSES = 2048
 SHARED_BYTES = 4 << 30
@@ -36,7 +35,7 @@ Tell = Callable[[JobEvent], None]
 
 
 class Task(Record, frozen=True, kw_only=True):
-    """What the process is to do. `base`: the registered model to train on is in FOLDER/base.
+    """What the process is to do. `base` is the folder of the registered model to train on.
 
     It reads `reads` beside its folder, and writes `disk_bytes` there; `required` has it refuse to
     run where a part of its isolation is missing. `memory_bytes` is what the process and all that it
@@ -47,7 +46,7 @@ class Task(Record, frozen=True, kw_only=True):
     kind: Literal["train"]
     recipe: dict[str, Any]
     reads: tuple[str, ...] = ()
-    base: bool = False
+    base: str | None = None
     disk_bytes: int | None = None
     required: bool = False
     memory_bytes: int | None = None
@@ -102,7 +101,7 @@ def train(task: Task, folder: Path, tell: Tell) -> bool:
     from lmaas.training import curves
     from lmaas.training.run import run
 
-    base, done = folder / BASE_FOLDER if task.base else None, False
+    base, done = Path(task.base) if task.base else None, False
     try:
         done = run(
             recipe_of(task.recipe), folder, task.id, tell, base=base, memory_bytes=task.memory_bytes

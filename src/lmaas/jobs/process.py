@@ -7,7 +7,6 @@ group ends itself (`lmaas.jobs.child`).
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +17,10 @@ from pathlib import Path
 import msgspec
 
 from lmaas.job import CONTROL_FILE, EVENTS_FILE, RESULT_FOLDER, JobError, JobEvent
-from lmaas.jobs.child import BASE_FOLDER, DONE_FILE, ERROR_FILE, TASK_FILE, Task
+from lmaas.jobs.child import DONE_FILE, ERROR_FILE, TASK_FILE, Task
 from lmaas.placement import left
 from lmaas.placement.sandbox import KEEP
+from lmaas.placement.survivors import end_all, namespace_of
 
 COMMAND = (sys.executable, "-P", "-m", "lmaas.jobs.child")
 LOG_FILE = "log"
@@ -30,6 +30,8 @@ DERIVED_FOLDERS = ("data", "new", "trained")
 """What problems make of their data and models on the way; made again when it is gone."""
 TAIL_BYTES = 2000
 MAX_READ_BYTES = 1 << 20
+MAX_EVENT_BYTES = 1 << 16
+"""A longer event is not kept: they become rows of the database."""
 END_S = 5.0
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -62,6 +64,7 @@ class JobProcess:
                 env=environment,
                 start_new_session=True,
             )
+        self._namespace: str | None = None
         found = [member for member in _members(self.pid) if member[0] == self.pid]
         mark = Mark(self.pid, found[0][2] if found else 0)
         _mark(folder).write_bytes(msgspec.json.encode(mark))
@@ -73,6 +76,7 @@ class JobProcess:
 
     def poll(self) -> int | None:
         """The exit code, negative for a signal; None while it runs."""
+        self._namespace = namespace_of(self.pid) or self._namespace
         return self._child.poll()
 
     def ask(self, word: str) -> None:
@@ -85,8 +89,10 @@ class JobProcess:
 
     def kill(self) -> None:
         """End the whole group now, also what the process has left behind."""
+        namespace = namespace_of(self.pid) or self._namespace
         _kill_group(self.pid)
         self._child.wait()
+        end_all(namespace)
         assert self._child.stdin is not None
         self._child.stdin.close()
 
@@ -98,8 +104,20 @@ def prepare(folder: Path) -> None:
     for name in (CONTROL_FILE, f"{CONTROL_FILE}.new", ERROR_FILE):
         (folder / name).unlink(missing_ok=True)
     for name in ("tmp",) if (folder / DONE_FILE).exists() else ("tmp", RESULT_FOLDER):
-        shutil.rmtree(folder / name, ignore_errors=True)
+        _clear(folder / name)
     (folder / "tmp").mkdir()
+
+
+def base_folder(folder: Path) -> Path:
+    """Where a job's base model lies: beside its folder, in which it could lay another."""
+    return folder.with_name(f"{folder.name}.base")
+
+
+def _clear(path: Path) -> None:
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    else:
+        left.remove(path)
 
 
 def tell(folder: Path, task: Task) -> None:
@@ -109,8 +127,9 @@ def tell(folder: Path, task: Task) -> None:
 
 def tidy(folder: Path) -> None:
     """Remove what nobody needs after a job's end: its log, events and checkpoints stay."""
-    for name in ("tmp", RESULT_FOLDER, BASE_FOLDER, *DERIVED_FOLDERS):
-        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in ("tmp", RESULT_FOLDER, *DERIVED_FOLDERS):
+        left.remove(folder / name)
+    left.remove(base_folder(folder))
     (folder / DONE_FILE).unlink(missing_ok=True)
     _mark(folder).unlink(missing_ok=True)
 
@@ -145,6 +164,8 @@ def read_events(folder: Path, offset: int) -> tuple[list[JobEvent], int]:
         return [], offset + (len(data) if len(data) == MAX_READ_BYTES else 0)
     events = []
     for line in whole.split(b"\n"):
+        if len(line) > MAX_EVENT_BYTES:
+            continue
         with contextlib.suppress(msgspec.DecodeError):
             events.append(msgspec.json.decode(line, type=JobEvent))
     return events, offset + len(whole) + 1

@@ -48,7 +48,7 @@ class Results:
         """Where a job's `METRICS_FILE` or `CURVES_FILE` is. Raises NotFound."""
         assert name in (METRICS_FILE, CURVES_FILE)
         path = self.folder / job.id / name
-        if not path.is_file() or path.is_symlink():
+        if path.is_symlink() or not path.is_file():
             raise NotFound(
                 f"The job {job.id} has no {name}.",
                 hint="It is written when a run ends or is paused, if it told any metrics.",
@@ -93,6 +93,7 @@ class Results:
         try:
             # Links: a run that goes on may remove its older checkpoints meanwhile.
             place = folder / _place(point)
+            left.check_inside(self.folder, source / _place(point))
             shutil.copytree(source / _place(point), place, symlinks=True, copy_function=_link)
             left.check_plain(place)
             (folder / RUN_FILE).write_bytes(left.read(source / RUN_FILE, MAX_RUN_BYTES))

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from lmaas.errors import DoesNotFit, LMaaSError, PayloadTooLarge, StorageFull, Unavailable
 from lmaas.job import PAUSED_EXIT, RESULT_FOLDER, Job, JobError, JobState
 from lmaas.jobs import process
-from lmaas.jobs.child import BASE_FOLDER, DONE_FILE, Task, message
+from lmaas.jobs.child import DONE_FILE, Task, message
 from lmaas.jobs.claims import LEASE_S, Claim, Claims, Heard, LeaseLost
 from lmaas.jobs.process import JobProcess
 from lmaas.placement import left
@@ -184,11 +184,11 @@ class Runner:
             await self._fail(claim, folder, _job_error(told))
 
     def _prepare(self, job: Job, folder: Path) -> None:
-        base = folder / BASE_FOLDER
+        base = process.base_folder(folder)
         has_base = True
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not base.exists():
-            half = folder / f"{BASE_FOLDER}.new"
+            half = base.with_name(f"{base.name}.new")
             shutil.rmtree(half, ignore_errors=True)
             has_base = self._unpack(job, half)
             if has_base:
@@ -199,8 +199,8 @@ class Runner:
             id=job.id,
             kind=job.kind,
             recipe=recipe,
-            reads=tuple(map(str, (*reads, base))),
-            base=has_base,
+            reads=tuple(map(str, (*reads, *([base] if has_base else [])))),
+            base=str(base) if has_base else None,
             memory_bytes=self._memory_of(job.tenant),
             disk_bytes=self._disk_bytes,
             required=self._required,

@@ -27,6 +27,8 @@ def main(module: str, scratch: Path) -> None:
                 address_bytes=bounds.memory_bytes,
                 file_bytes=bounds.disk_bytes,
                 cpu_s=max(1, int(bounds.timeout_s * (os.cpu_count() or 1))),
+                memory_fds=False,
+                dies_with_parent=True,
                 required=bounds.required,
             )
         )

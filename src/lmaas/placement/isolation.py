@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import os
 import resource
+import signal
 import stat
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from lmaas.placement import kernel, landlock, seccomp, view
 from lmaas.placement.network import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, leave
 from lmaas.types import Record
 
+PR_SET_PDEATHSIG: Final = 1
 PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 4, 8, 38, 47
 PR_CAP_AMBIENT_RAISE: Final = 2
 READ_SEARCH: Final = 2
@@ -45,7 +47,8 @@ GUARDS: Final = {
     "network": "the kernel gives no network namespace: only sockets, or Python's own calls in "
     "jobs, are refused",
     "files": "the kernel has no Landlock: files of the machine can be read",
-    "view": "the kernel allows no mounts of its own: names of other files and processes are seen",
+    "view": "the kernel allows no mounts of its own: names of other files and processes are seen, "
+    "and local sockets can be reached",
     "user": "the server runs as root, and so does what it starts, without privileges",
     "system-calls": "the kernel has no seccomp filter for this machine",
     "privileges": "privileges cannot be given up for good",
@@ -75,6 +78,8 @@ class Confinement(Record, frozen=True, kw_only=True):
     """Threads and processes, beside some for each core."""
     shared_bytes: int = 64 << 20
     """The size of its /dev/shm."""
+    dies_with_parent: bool = False
+    """Whether it ends when the thread that started it does."""
     required: bool = False
 
 
@@ -96,6 +101,9 @@ def confine(wanted: Confinement) -> tuple[str, ...]:
         missing.append("user")
     if not _give_up_privileges(reader=reader):
         missing.append("privileges")
+    if wanted.dies_with_parent:
+        with contextlib.suppress(OSError):
+            kernel.libc("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     try:
         shared = () if seen else ("/dev/shm",) * wanted.loopback  # noqa: S108
         spare = () if wanted.spare is None or seen else (wanted.spare,)
@@ -103,7 +111,7 @@ def confine(wanted: Confinement) -> tuple[str, ...]:
         landlock.restrict((*reads, "/proc"), writes, devices, tcp=wanted.loopback)
     except OSError:
         missing.append("files")
-    families = seccomp.WITH_LOOPBACK if wanted.loopback else seccomp.LOCAL
+    families = seccomp.WITH_LOOPBACK if wanted.loopback else seccomp.NONE
     try:
         seccomp.restrict(families, () if wanted.memory_fds else ("memfd_create",))
     except OSError:

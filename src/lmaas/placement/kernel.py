@@ -17,7 +17,7 @@ MACHINE: Final = platform.machine()
 _BOTH: Final = {
     "pidfd_getfd": 438, "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427,
     "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432,
-    "fspick": 433, "clone3": 435, "mount_setattr": 442, "quotactl_fd": 443,
+    "fspick": 433, "clone3": 435, "mount_setattr": 442, "quotactl_fd": 443, "memfd_secret": 447,
     "landlock_create_ruleset": 444, "landlock_add_rule": 445, "landlock_restrict_self": 446,
 }  # fmt: skip
 """Calls that have one number on every machine, as all since Linux 5.1 have."""
@@ -33,7 +33,7 @@ NUMBERS: Final[dict[str, dict[str, int]]] = {
         "perf_event_open": 298, "fanotify_init": 300, "name_to_handle_at": 303,
         "open_by_handle_at": 304, "clock_adjtime": 305, "setns": 308, "process_vm_readv": 310,
         "process_vm_writev": 311, "kcmp": 312, "finit_module": 313, "memfd_create": 319,
-        "kexec_file_load": 320, "bpf": 321, "userfaultfd": 323,
+        "shmget": 29, "prlimit64": 302, "kexec_file_load": 320, "bpf": 321, "userfaultfd": 323,
     },
     "aarch64": _BOTH | {
         "socket": 198, "ioctl": 29, "clone": 220, "ptrace": 117, "syslog": 116, "capset": 91,
@@ -45,7 +45,8 @@ NUMBERS: Final[dict[str, dict[str, int]]] = {
         "keyctl": 219, "unshare": 97, "perf_event_open": 241, "fanotify_init": 262,
         "name_to_handle_at": 264, "open_by_handle_at": 265, "clock_adjtime": 266, "setns": 268,
         "process_vm_readv": 270, "process_vm_writev": 271, "kcmp": 272, "finit_module": 273,
-        "memfd_create": 279, "kexec_file_load": 294, "bpf": 280, "userfaultfd": 282,
+        "memfd_create": 279, "shmget": 194, "prlimit64": 261,
+        "kexec_file_load": 294, "bpf": 280, "userfaultfd": 282,
     },
 }  # fmt: skip
 

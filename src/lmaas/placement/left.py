@@ -6,13 +6,19 @@ A process that is shut in can still lay a link to anywhere in its own folder and
 may read everything, follow it. Nothing here follows links, waits, or reads more than it is told.
 """
 
+import contextlib
+import itertools
 import os
+import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from lmaas.errors import ModelRefused
+
+MOST_DEPTH: Final = 64
 
 
 def opened(path: Path) -> BinaryIO:
@@ -72,7 +78,13 @@ def needed_for(path: Path) -> list[Path]:
     For what lies on the machine because its owner put it there: links may lead anywhere.
     """
     path = path.absolute()
-    return [path, *(link.resolve() for link in (path, *_below(path)) if link.is_symlink())]
+    needed = [path]
+    for link in (path, *_below(path)):
+        if link.is_symlink():
+            # By name too, as it may lead over others.
+            ahead = os.path.normpath(link.parent / link.readlink())
+            needed += [Path(ahead), link.resolve()]
+    return needed
 
 
 def check_plain(folder: Path) -> None:
@@ -84,20 +96,62 @@ def check_plain(folder: Path) -> None:
 
 
 def size(folder: Path) -> int:
-    """Bytes that `folder` takes on its disk."""
+    """Bytes that `folder` takes on its disk, folders included. Raises ModelRefused for a tree
+    that is deeper than `MOST_DEPTH`.
+    """
     total = 0
-    for base, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(base, name)).st_blocks * 512
-            except FileNotFoundError:
-                continue
+    for path in _below(folder):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.lstat().st_blocks * 512
     return total
 
 
+def remove(folder: Path) -> None:
+    """Delete `folder` and all in it, however deep it is."""
+    with contextlib.suppress(RecursionError):
+        shutil.rmtree(folder, ignore_errors=True)
+    numbers = itertools.count()
+    while folder.is_dir() and not folder.is_symlink():
+        # Too deep for one path: what lies two folders down comes up first.
+        inner = [Path(entry) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
+        moved = False
+        for each in inner:
+            for entry in list(os.scandir(each)):
+                if entry.is_dir(follow_symlinks=False):
+                    os.rename(entry.path, folder / f".{next(numbers)}-{secrets.token_hex(4)}")
+                    moved = True
+                else:
+                    os.unlink(entry.path)
+            each.rmdir()
+        if not moved:
+            shutil.rmtree(folder, ignore_errors=True)
+            return
+
+
+def check_inside(base: Path, path: Path) -> None:
+    """Raise ModelRefused where a folder between `base` and `path`, or that itself, is a link."""
+    for each in (path, *path.parents):
+        if each == base:
+            return
+        if each.is_symlink():
+            raise _refused(each)
+
+
 def _below(folder: Path) -> Iterator[Path]:
-    for base, folders, files in os.walk(folder):
-        yield from (Path(base, name) for name in (*folders, *files))
+    """All below `folder`. Raises ModelRefused where it is too deep."""
+    waiting = [(folder, 0)]
+    while waiting:
+        here, depth = waiting.pop()
+        if depth > MOST_DEPTH:
+            raise ModelRefused(f"{folder.name} has folders that lie more than {MOST_DEPTH} deep.")
+        try:
+            entries = list(os.scandir(here))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        for entry in entries:
+            yield Path(entry.path)
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append((Path(entry.path), depth + 1))
 
 
 def _refused(path: Path) -> ModelRefused:

@@ -20,9 +20,10 @@ import msgspec
 
 from lmaas.errors import BY_CODE, Cancelled, InvalidInput, LMaaSError, PayloadTooLarge, TimedOut
 from lmaas.placement import left
+from lmaas.placement.survivors import end_all, namespace_of
 from lmaas.types import Record
 
-POLL_S = 0.1
+POLL_S = 0.05
 PROGRESS = "progress"
 """The file in its scratch folder in which a child tells how far it is, line by line."""
 MAX_PROGRESS_BYTES = 65_536
@@ -103,10 +104,13 @@ def run_child(
             env=environment,
             start_new_session=True,
         )
+    namespaces: set[str] = set()
     try:
-        _wait(child, scratch, bounds, stop, heard)
+        _wait(child, scratch, bounds, stop, heard, namespaces)
     finally:
         _kill_group(child)
+        for namespace in namespaces:
+            end_all(namespace)
     return _reply(child, scratch, bounds)
 
 
@@ -116,13 +120,17 @@ def _wait(
     bounds: Bounds,
     stop: threading.Event | None,
     heard: Callable[[bytes], None] | None,
+    namespaces: set[str],
 ) -> None:
+    """Until it ends. `namespaces` gets the one that it has gone into."""
     deadline = time.monotonic() + bounds.timeout_s
     told = 0
     while True:
         try:
             child.wait(POLL_S)
         except subprocess.TimeoutExpired:
+            if (namespace := namespace_of(child.pid)) is not None:
+                namespaces.add(namespace)
             if heard is not None:
                 told = _listen(scratch / PROGRESS, told, heard)
             if stop is not None and stop.is_set():

@@ -23,13 +23,14 @@ REFUSED: Final = (
     "finit_module", "delete_module", "reboot", "swapon", "swapoff", "acct", "quotactl",
     "quotactl_fd", "settimeofday", "clock_settime", "adjtimex", "clock_adjtime", "sethostname",
     "setdomainname", "iopl", "ioperm", "lookup_dcookie", "syslog", "vhangup", "personality",
-    "fanotify_init", "modify_ldt", "uselib",
+    "fanotify_init", "modify_ldt", "uselib", "shmget", "memfd_secret",
 )  # fmt: skip
 NAMESPACES: Final = 0x7E020000
 """All flags of clone that make a namespace."""
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
 """Typing into a terminal that one shares with others."""
-LOCAL: Final = (socket.AF_UNIX,)
+NONE: Final = ()
+"""Pairs of sockets are made by another call; what is connected stays so."""
 WITH_LOOPBACK: Final = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, 16)
 """16 is AF_NETLINK, with which one asks for one's own interfaces."""
 
@@ -84,6 +85,9 @@ def _program(machine: str, families: tuple[int, ...], refused: tuple[str, ...]) 
     program += [(_ANY_BIT, 0, 1, NAMESPACES), no, (_RETURN, 0, 0, _ALLOW)]
     program += [(_EQUAL, 0, 5, numbers["ioctl"]), (_LOAD, 0, 0, _SECOND)]
     program += [(_EQUAL, 1, 0, TIOCSTI), (_EQUAL, 0, 1, TIOCLINUX), no, (_RETURN, 0, 0, _ALLOW)]
+    # The limits of others are theirs.
+    program += [(_EQUAL, 0, 4, numbers["prlimit64"]), (_LOAD, 0, 0, _FIRST)]
+    program += [(_EQUAL, 1, 0, 0), no, (_RETURN, 0, 0, _ALLOW)]
     program += [(_EQUAL, 0, 2 + len(families), numbers["socket"]), (_LOAD, 0, 0, _FIRST)]
     for left, family in zip(range(len(families), 0, -1), families, strict=True):
         program.append((_EQUAL, left, 0, family))

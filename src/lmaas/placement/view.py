@@ -54,13 +54,14 @@ def enter(
     trees = [(path, _clone(path, read_only=kinds[path])) for path in sorted(kinds, key=len)]
     trees += [("/proc", _processes())]
     here = os.getcwd()
+    # Before anything lies over the old root.
+    ways = [(_way(path, folder=_is_folder(tree)), tree) for path, tree in trees if tree is not None]
     flags = MS_NOSUID | MS_NODEV
     kernel.libc("mount", b"tmpfs", PLACE.encode(), b"tmpfs", flags, b"mode=0755,size=4m")
     try:
-        for path, tree in trees:
-            if tree is not None:
-                _attach(tree, path)
         _own_devices(shared_bytes)
+        for way, descriptor in ways:
+            _attach(descriptor, way)
         os.chdir(PLACE)
         kernel.call("pivot_root", b".", b".")
         kernel.libc("umount2", b".", MNT_DETACH)
@@ -102,45 +103,49 @@ def _processes() -> int | None:
     return _clone("/proc", read_only=False)
 
 
-def _attach(tree: int, path: str) -> None:
-    """Mount `tree` at `path` of the new root, links on the way to it included."""
-    target = _make(path, folder=stat.S_ISDIR(os.fstat(tree).st_mode))
-    kernel.call(
-        "move_mount",
-        tree,
-        b"",
-        kernel.AT_FDCWD,
-        os.fsencode(target),
-        MOVE_FROM_DESCRIPTOR,
-    )
+Way = list[tuple[str, str | None, bool]]
+"""Places from the root on: a link's target or None, and whether it is a folder."""
 
 
-def _make(path: str, *, folder: bool) -> str:
-    """Make `path` in the new root as it is in the old one; where it lies there."""
-    found = "/"
+def _is_folder(tree: int) -> bool:
+    return stat.S_ISDIR(os.fstat(tree).st_mode)
+
+
+def _way(path: str, *, folder: bool) -> Way:
+    """How to get to `path`, links on the way included; what it names comes last."""
+    found, way, links = "/", Way(), 0
     parts = [part for part in path.split("/") if part]
-    links = 0
     while parts:
         here = os.path.join(found, parts.pop(0))
-        inside = PLACE + here
         if os.path.islink(here):
             links += 1
             if links > MAX_LINKS:
                 raise OSError(f"{path} has too many links")
             target = os.readlink(here)
-            if not os.path.lexists(inside):
-                os.symlink(target, inside)
+            way.append((here, target, False))
             ahead = os.path.normpath(os.path.join(found, target))
             parts = [part for part in ahead.split("/") if part] + parts
             found = "/"
+        else:
+            way.append((here, None, bool(parts) or folder))
+            found = here
+    return way
+
+
+def _attach(tree: int, way: Way) -> None:
+    """Mount `tree` at the end of `way` in the new root."""
+    for here, target, folder in way:
+        inside = PLACE + here
+        if os.path.lexists(inside):
             continue
-        if not os.path.lexists(inside):
-            if parts or folder:
-                os.mkdir(inside, 0o755)
-            else:
-                Path(inside).touch(0o644)
-        found = here
-    return PLACE + found
+        if target is not None:
+            os.symlink(target, inside)
+        elif folder:
+            os.mkdir(inside, 0o755)
+        else:
+            Path(inside).touch(0o644)
+    place = os.fsencode(PLACE + way[-1][0])
+    kernel.call("move_mount", tree, b"", kernel.AT_FDCWD, place, MOVE_FROM_DESCRIPTOR)
 
 
 def _own_devices(shared_bytes: int) -> None:

@@ -124,9 +124,14 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _plain(path: str, flags: int) -> int:
+    """What others have written may be a link: it is not followed."""
+    return os.open(path, flags | os.O_NOFOLLOW)
+
+
 def _copy(source: Path, target: Path) -> tuple[str, int]:
     digest, size = hashlib.sha256(), 0
-    with source.open("rb") as reader, target.open("xb") as writer:
+    with open(source, "rb", opener=_plain) as reader, target.open("xb") as writer:
         while chunk := reader.read(CHUNK_BYTES):
             digest.update(chunk)
             writer.write(chunk)

@@ -128,8 +128,13 @@ class Registry:
                 for path in _files_in(folder)
                 for sha256, size in [self.blobs.put(folder / path)]
             ]
+            before: set[str] = set()
             with self.database.write() as connection:
                 if connection.execute(sa.select(versions).where(_same(versions, key))).first():
+                    older = sa.select(files.c.sha256).where(
+                        _same(files, key) & files.c.path.startswith(top, autoescape=True)
+                    )
+                    before = set(connection.scalars(older))
                     connection.execute(
                         variants.delete().where(_same(variants, {**key, "variant": variant}))
                     )
@@ -147,8 +152,7 @@ class Registry:
                             created_at=time.time(),
                         )
                     )
-        before = {file.sha256 for file in version.files if file.role == "variant"}
-        self._collect(before)
+        self._collect(before | {str(row["sha256"]) for row in stored})
         return self.resolve(version.tenant, version.ref)
 
     def set_alias(self, tenant: str, name: str, alias: str, version: int) -> None:

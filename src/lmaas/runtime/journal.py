@@ -14,6 +14,8 @@ from typing import BinaryIO, Final
 
 SLOT_IDS: Final = 1024
 """Most ids that one slot holds."""
+MOST_SLOTS: Final = 256
+"""So many are read of a worker that has ended: it may have written anything."""
 _WORD: Final = 8
 _SLOT_BYTES: Final = _WORD * (1 + SLOT_IDS)
 
@@ -49,7 +51,8 @@ class Journal:
 def read_journal(path: Path) -> set[int]:
     """The ids that were at work when the worker ended; none if it never got to write."""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(MOST_SLOTS * _SLOT_BYTES)
     except FileNotFoundError:
         return set()
     ids: set[int] = set()

@@ -5,6 +5,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import sqlalchemy as sa
@@ -46,6 +47,9 @@ from lmaas.types import (
     Variant,
     VariantReport,
 )
+
+READ_WITH_OTHERS: Final = {".onnx", ".gguf"}
+"""Files that others may lie beside: data, and tokenizers."""
 
 
 class Verified(Record, frozen=True, kw_only=True):
@@ -165,6 +169,8 @@ class Catalog:
     ) -> ModelVersion:
         async with self._workshop.scratch(origin) as scratch:
             reads = await asyncio.to_thread(needed_for, path)
+            if path.suffix.lower() in READ_WITH_OTHERS:
+                reads.append(path.absolute().parent)
             if options.sample is not None:
                 reads += await asyncio.to_thread(needed_for, Path(options.sample))
             request = {
@@ -286,11 +292,14 @@ class Catalog:
             parent = parent or told.parent
             lineage = msgspec.structs.replace(told, origin=origin, parent=parent)
             manifest = msgspec.structs.replace(manifest, lineage=lineage)
-        await to_end(asyncio.to_thread(self._quota.check, tenant, size(folder)))
+        await to_end(asyncio.to_thread(self._check_quota, tenant, folder))
         add = asyncio.to_thread(
             self._registry.add, tenant, manifest, verified.parity, folder, beside
         )
         return await to_end(add)
+
+    def _check_quota(self, tenant: str, folder: Path) -> None:
+        self._quota.check(tenant, size(folder))
 
     async def compress(
         self,

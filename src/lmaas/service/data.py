@@ -113,7 +113,7 @@ class DataFiles:
                 path = self._files.path(job.tenant, given)
                 data[split] = str(path)
                 reads.append(path)
-            elif isinstance(given, str) and Path(given).exists():
+            elif job.tenant == TENANT and isinstance(given, str) and Path(given).exists():
                 reads += needed_for(Path(given))
         return {**job.recipe, "data": data}, reads
 

@@ -16,12 +16,13 @@ from lmaas.jobs.process import log_tail
 from lmaas.jobs.results import CheckpointModels, Results
 from lmaas.jobs.runner import Runner
 from lmaas.jobs.store import Jobs
+from lmaas.placement.left import check_plain
 from lmaas.placement.waiting import to_end
 from lmaas.recipe import Recipe
 from lmaas.registry.names import check_name
 from lmaas.registry.store import Registry
 from lmaas.service.catalog import Catalog, check_files
-from lmaas.service.data import DataFiles
+from lmaas.service.data import DATA_FILES, DataFiles
 from lmaas.service.workshop import Workshop
 from lmaas.serving.plan import machine_budget_bytes
 
@@ -210,6 +211,7 @@ class TrainingJobs:
         self, job: Job, package: Path, succeed: Callable[[sa.Connection, str], None]
     ) -> None:
         async with self._workshop.scratch("results") as scratch:
+            await to_end(asyncio.to_thread(check_plain, package))
             await to_end(asyncio.to_thread(self._results.keep, job, package, scratch))
         try:
             await self._catalog.publish(
@@ -230,7 +232,11 @@ class TrainingJobs:
             folder, base = scratch / "run", scratch / "base"
             await to_end(asyncio.to_thread(self._results.take, job, point, folder))
             has_base = await to_end(asyncio.to_thread(self._unpack_base, job, base))
-            recipe = {**(job.resolved or job.recipe), "name": point.model}
+            resolved = job.resolved or job.recipe
+            # What is read is what was asked for: a job tells itself what it has made of the rest.
+            data = {**resolved["data"], **{s: job.recipe["data"].get(s) for s in DATA_FILES}}
+            model = {**resolved["model"], "base": job.recipe["model"].get("base")}
+            recipe = {**resolved, "data": data, "model": model, "name": point.model}
             job = msgspec.structs.replace(job, recipe=recipe)
             locate = asyncio.to_thread(self._data.locate, job)
             located, reads = await to_end(locate)
@@ -240,7 +246,7 @@ class TrainingJobs:
                 "job": job.id,
                 "base": str(base) if has_base else None,
             }
-            reads.append(base)
+            reads += [base] if has_base else []
             await self._workshop.child("lmaas.training.export", request, scratch, reads=reads)
             await self._catalog.publish(job.tenant, folder / RESULT_FOLDER, origin="train")
 

@@ -1,7 +1,6 @@
 """Where a home's heavy work is done: scratch folders, and sandboxed children that work in them."""
 
 import asyncio
-import shutil
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -16,7 +15,7 @@ import msgspec
 from lmaas.aside import refuse_in_loop
 from lmaas.config import Settings
 from lmaas.errors import FULL, StorageFull
-from lmaas.placement import sandbox
+from lmaas.placement import left, sandbox
 from lmaas.placement.waiting import to_end
 
 T = TypeVar("T")
@@ -68,7 +67,7 @@ class Workshop:
                 hint="Free space on the device of LMAAS_HOME and try again.",
             ) from error
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            left.remove(folder)
 
     async def child(
         self,

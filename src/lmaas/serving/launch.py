@@ -2,14 +2,15 @@
 
 import asyncio
 import logging
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from lmaas.config import Settings
 from lmaas.errors import BY_CODE, LMaaSError, TimedOut, Unavailable
+from lmaas.placement import left
 from lmaas.placement.local import kill_worker, start_worker
+from lmaas.placement.survivors import end_all, namespace_of
 from lmaas.runtime.journal import read_journal
 from lmaas.runtime.messages import AnyMessage, Expect, Failed, Load, Loaded, ServeRecord
 from lmaas.serving.link import Link
@@ -38,6 +39,7 @@ class WorkerLife:
         self._process = process
         self._link = link
         self._journal = journal
+        self._namespace = namespace_of(process.pid)
 
     @property
     def pid(self) -> int:
@@ -71,10 +73,14 @@ class WorkerLife:
         """Reap the process; the ids of the requests it was working on."""
         kill_worker(self._process)
         await self._process.wait()
+        return await asyncio.to_thread(self._clear)
+
+    def _clear(self) -> set[int]:
+        """Who was at work; what it has left goes."""
+        end_all(self._namespace)
         ids = read_journal(self._journal)
         self._journal.unlink(missing_ok=True)
-        spare = self._journal.with_suffix(SPARE_SUFFIX)
-        await asyncio.to_thread(shutil.rmtree, spare, ignore_errors=True)
+        left.remove(self._journal.with_suffix(SPARE_SUFFIX))
         return ids
 
 

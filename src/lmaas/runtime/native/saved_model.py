@@ -52,6 +52,12 @@ def _check_meta(meta: Any, name: str) -> None:
         for signature in meta.signature_def.values()
         for tensor in signature.outputs.values()
     }
+    # What runs once after loading is named in collections.
+    started |= {
+        name.partition(":")[0]
+        for collection in meta.collection_def.values()
+        for name in collection.node_list.value
+    }
     saving -= _ancestors(nodes, started)
     rest = [node for node in graph.node if node.name not in saving]
     own = _reached(functions, (f for name in saving for f in _called(nodes[name])))

@@ -109,12 +109,8 @@ def values_of(table: Table, columns: Columns) -> dict[str, Values]:
 
 
 def numbers_of(table: Table, name: str, notation: Notation) -> np.ndarray:
-    """A target of numbers. Raises InvalidInput, with the place, where one is missing."""
-    numbers = table.numbers(name, notation)
-    if np.isnan(numbers).any():
-        place = table.place(int(np.isnan(numbers).argmax()))
-        raise InvalidInput(f"{place}: the target {name!r} is missing.", param="data")
-    return numbers
+    """A target of numbers (N,), NaN where one is missing: such rows are in no part."""
+    return table.numbers(name, notation)
 
 
 def leaks(
