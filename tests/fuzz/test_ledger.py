@@ -5,6 +5,7 @@ it cost, nothing that is held is negative, and no budget is passed.
 """
 
 import contextlib
+import functools
 import shutil
 import tempfile
 from collections import Counter
@@ -25,6 +26,7 @@ from lmaas.language import Usage
 from lmaas.registry.store import Registry
 from lmaas.types import TENANT
 
+SCRATCH = tempfile.TemporaryDirectory(prefix="lmaas-ledger-empty-")
 NOON = 1_900_000_000.0
 KEYS = st.integers(0, 1)
 LIMITS = st.builds(
@@ -34,13 +36,21 @@ LIMITS = st.builds(
     concurrent=st.none() | st.integers(1, 4),
     budget_micro=st.none() | st.integers(0, 3000),
     period=st.sampled_from(["none", "day", "month"]),
-)
+).filter(lambda limits: limits.budget_micro is not None or limits.period == "none")
 PRICES = st.builds(
     Price,
     prompt_micro=st.integers(0, 3_000_000),
     completion_micro=st.integers(0, 3_000_000),
     request_micro=st.integers(0, 20),
 )
+
+
+@functools.cache
+def _empty() -> Path:
+    """A home whose database is made already, which takes longer than a whole case."""
+    home = Path(SCRATCH.name) / "home"
+    Registry(home).close()
+    return home
 
 
 class Open(NamedTuple):
@@ -65,7 +75,9 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.home = Path(tempfile.mkdtemp(prefix="lmaas-ledger-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="lmaas-ledger-"))
+        self.home = self.folder / "home"
+        shutil.copytree(_empty(), self.home)
         self.registry = Registry(self.home)
         self.terms = Terms(self.registry.database)
         keys = Keys(self.registry)
@@ -204,7 +216,7 @@ class LedgerMachine(RuleBasedStateMachine):
             self.each_row_is_there_once()
         finally:
             self.registry.close()
-            shutil.rmtree(self.home, ignore_errors=True)
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 TestLedger = LedgerMachine.TestCase
