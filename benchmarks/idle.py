@@ -55,7 +55,7 @@ class Report(msgspec.Struct, kw_only=True):
 def prepare(home: Path, scratch: Path) -> str:
     """A home with the ten models; a key."""
     for name in PREDICTIVE:
-        publish(name, make_mlp(), home)
+        publish("mlp", make_mlp(), home, called=name)
     service = Service(Settings(home=str(home)))
     try:
         folder = make_checkpoint("113m", scratch / "checkpoint")

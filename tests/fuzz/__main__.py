@@ -32,7 +32,16 @@ CORPUS = Path(".fuzz")
 def round_of(harness: Path, left_s: float) -> int:
     """One round of a harness; a round that the end of its time cuts off has found nothing."""
     seed = random.randrange(1 << 32)
-    argv = [sys.executable, "-m", "pytest", "-q", "-x", "--timeout", "0", f"--hypothesis-seed={seed}"]
+    argv = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "--timeout",
+        "0",
+        f"--hypothesis-seed={seed}",
+    ]
     process = subprocess.Popen([*argv, str(harness)], env={**os.environ, EXAMPLES: str(CASES)})
     try:
         return process.wait(left_s + GRACE_S)

@@ -1,4 +1,4 @@
-"""How long the fuzzers look: the same few cases in `make test`, new ones for long in `make fuzz`."""
+"""How long the fuzzers look: the same few cases in `make test`, many new ones in `make fuzz`."""
 
 import os
 

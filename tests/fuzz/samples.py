@@ -44,7 +44,10 @@ def tensors() -> list[bytes]:
     told["inputs"][2] |= {"data": None, "parameters": {"binary_data_size": 5}}
     head = json.dumps(told).encode()
     parts = struct.pack("<4fI", 1, 2, 3, 4, 1) + b"a"
-    return [len(plain).to_bytes(2, "little") + plain, len(head).to_bytes(2, "little") + head + parts]
+    return [
+        len(plain).to_bytes(2, "little") + plain,
+        len(head).to_bytes(2, "little") + head + parts,
+    ]
 
 
 def schemas() -> list[bytes]:
@@ -113,7 +116,12 @@ def accounts() -> list[bytes]:
     row = b'["req-1","t","k","m",1,"chat",1,1.5,2.0,3,4,0,0,5,"ok",null]\n'
     slot = struct.pack("<5q", 3, 4, 1, 2, 3) + b"req-2".ljust(88, b"\0")
     place = b'["t","k","m:1","chat",1.5]\n'
-    return [begun + row, begun, slot * 3, struct.pack("<5q", 3, 1, 1, 1, 9) + place.ljust(472, b"\0")]
+    return [
+        begun + row,
+        begun,
+        slot * 3,
+        struct.pack("<5q", 3, 1, 1, 1, 9) + place.ljust(472, b"\0"),
+    ]
 
 
 SAMPLES: Final[dict[str, list[bytes]]] = {
@@ -136,7 +144,8 @@ SAMPLES: Final[dict[str, list[bytes]]] = {
     "connection": [
         b"GET / HTTP/1.1\r\nHost: x\r\n\r\nPOST /a HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc",
         b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nA: b\r\n\r\n",
-        b"POST / HTTP/1.0\r\nContent-Encoding: gzip\r\nContent-Length: 30\r\n\r\n" + gzip.compress(b"a"),
+        b"POST / HTTP/1.0\r\nContent-Encoding: gzip\r\nContent-Length: 30\r\n\r\n"
+        + gzip.compress(b"a"),
         b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",
     ],
     "compressed": [gzip.compress(b"a" * 500), zlib.compress(b"b" * 200_000)],
@@ -147,5 +156,6 @@ WORDS: Final = [
     b"\0", b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", b"-1", b"1e999", b"NaN", b"9" * 30, b"null",
     b"[[[[", b'{"a":', b"\\ud800", b"\xed\xa0\x80", b"\xe2\x80\xa8", b"$ref", b"#/", b"{0,99999}",
     b"(?=a)", b"</tool_call>", b"<tool_call>", b"</think>", b"END", b"\r\n", b"\r\n\r\n", b"0\r\n",
-    b"Content-Length: 18446744073709551616\r\n", b"{{", b"}}", b"{%", b"%}", b"|tojson", b".__class__",
+    b"Content-Length: 18446744073709551616\r\n", b"{{", b"}}", b"{%", b"%}",
+    b"|tojson", b".__class__",
 ]  # fmt: skip

@@ -11,6 +11,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -82,8 +83,8 @@ def checked(target: Target, data: bytes) -> None:
             # Pillow warns of damaged notes in images, which it then leaves out.
             warnings.simplefilter("ignore", UserWarning)
             target(data)
-    except REFUSALS as error:
-        assert str(error)
+    except REFUSALS:
+        pass
     assert time.process_time() - before < SLOWEST_S, f"slow: {data[:200]!r}"
 
 
@@ -138,10 +139,8 @@ def read_texts(data: bytes) -> None:
 def read_bodies(data: bytes) -> None:
     """A JSON body of each route."""
     for decoder in BODIES.values():
-        try:
+        with contextlib.suppress(LMaaSError):
             http_body.decode(data, decoder)
-        except LMaaSError as error:
-            assert error.message
 
 
 def read_frames(data: bytes) -> None:
@@ -173,16 +172,13 @@ def write_schema(data: bytes) -> None:
             format=Format(kind="json_schema", schema=schema),
         )
     )
-    for write in (
-        lambda: grammar(schema),
-        lambda: call_grammar("f", schema),
-        lambda: calls_grammar([("f", schema), ("g", schema)], parallel=True),
-    ):
-        try:
-            text = write()
-        except REFUSALS:
-            continue
-        assert text.startswith("root ::= ")
+    for text_of in (grammar, partial(call_grammar, "f"), _calls):
+        with contextlib.suppress(*REFUSALS):
+            assert text_of(schema).startswith("root ::= ")
+
+
+def _calls(schema: Any) -> str:
+    return calls_grammar([("f", schema), ("g", schema)], parallel=True)
 
 
 def write_pattern(data: bytes) -> None:
@@ -312,10 +308,8 @@ def read_compressed(data: bytes) -> None:
         assert size <= limit
 
     for encoding in ("gzip", "deflate"):
-        try:
+        with contextlib.suppress(LMaaSError):
             asyncio.run(run(encoding))
-        except LMaaSError as error:
-            assert error.message
 
 
 def break_events(data: bytes) -> None:

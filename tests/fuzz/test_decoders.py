@@ -41,9 +41,10 @@ VALUES = st.recursive(
 KEYWORDS = st.sampled_from(
     ["type", "properties", "required", "additionalProperties", "items", "prefixItems", "minItems",
      "maxItems", "enum", "const", "anyOf", "oneOf", "allOf", "$ref", "$defs", "definitions",
-     "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "pattern", "format",
-     "minLength", "maxLength", "minProperties", "maxProperties", "patternProperties", "title",
-     "description", "default", "not", "if", "uniqueItems", "propertyNames", "nullable", "$schema"]
+     "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "pattern",
+     "format", "minLength", "maxLength", "minProperties", "maxProperties", "patternProperties",
+     "title", "description", "default", "not",
+     "if", "uniqueItems", "propertyNames", "nullable", "$schema"]
 )  # fmt: skip
 LEAVES = st.one_of(
     st.sampled_from(

@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import psutil
@@ -31,12 +31,20 @@ from lmaas.types import TENANT
 from servers import Running, serving
 
 SCHEMA = schemathesis.openapi.from_dict(document(ROUTES))
-OPERATIONS = {one.ok().label: one.ok() for one in SCHEMA.get_all_operations()}
+OPERATIONS: dict[str, Any] = {
+    one.ok().label: one.ok() for one in cast(Any, SCHEMA).get_all_operations()
+}
 REFS = ("digits", "tiny", "digits:1", "tiny@none", "tiny:9", "no-such-model")
 CALLS = ("/infer", "/models/{ref}", "/pipeline/", "/completions", "/ready", "/config", "/stats",
          "/card", "/curves", "/versions")  # fmt: skip
 """Paths below which models are called or looked at. Elsewhere they would be removed or changed."""
-TOKENS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens", "num_predict")
+TOKENS = (
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "max_new_tokens",
+    "num_predict",
+)
 MOST_TOKENS = 4
 BY_DESIGN = {501, 502, 503, 504, 507}
 """What a server answers for others, or for what it lacks: each says what to do."""
@@ -98,7 +106,9 @@ def asked(draw: st.DrawFn, label: str) -> Any:
         needed = set(schema.get("required", ()))
         kept = draw(st.sets(st.sampled_from(sorted(set(body) - needed) or [""])))
         case.body = body = {name: body[name] for name in body if name in needed | kept}
-    for place in (body, body.get("parameters"), body.get("options")) if isinstance(body, dict) else ():
+    for place in (
+        (body, body.get("parameters"), body.get("options")) if isinstance(body, dict) else ()
+    ):
         if isinstance(place, dict):
             _bound(place)
     if isinstance(body, dict) and "model" in body and draw(st.integers(0, 3)):

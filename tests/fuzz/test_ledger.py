@@ -89,9 +89,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ledger = self.make()
 
     def make(self) -> Ledger:
-        ledger = Ledger(
-            self.registry, now=lambda: self.now, monotonic_ns=lambda: self.monotonic_ns
-        )
+        ledger = Ledger(self.registry, now=lambda: self.now, monotonic_ns=lambda: self.monotonic_ns)
         ledger.open()
         return ledger
 
@@ -128,7 +126,9 @@ class LedgerMachine(RuleBasedStateMachine):
     def settle(self, data: st.DataObject, share: float | None, status: str, times: int) -> None:
         name = data.draw(st.sampled_from(sorted(self.running)))
         one = self.running.pop(name)
-        usage = None if share is None else Usage(int(one.tokens * share), int(one.tokens * (1 - share)))
+        usage = (
+            None if share is None else Usage(int(one.tokens * share), int(one.tokens * (1 - share)))
+        )
         for _ in range(times):
             one.admission.settle(usage, status, None)  # type: ignore[arg-type] # one of the three
         price = one.admission.price
@@ -190,7 +190,9 @@ class LedgerMachine(RuleBasedStateMachine):
             assert level.running == len(mine)
             if level.period is not None:
                 assert level.period.spent >= 0
-                now = [a for a in mine if level.period.start <= a.begun.started_at < level.period.end]
+                now = [
+                    a for a in mine if level.period.start <= a.begun.started_at < level.period.end
+                ]
                 assert level.period.reserved == sum(a.held_micro for a in now)
 
     @invariant()

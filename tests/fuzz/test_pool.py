@@ -37,7 +37,7 @@ def add_two(folder: Path) -> Signature:
 
 
 class PoolMachine(RuleBasedStateMachine):
-    """A pool with room for two of its three versions, in an event loop that goes on between steps."""
+    """A pool with room for two of its three versions; its loop goes on between steps."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +72,11 @@ class PoolMachine(RuleBasedStateMachine):
             wanted = [[amount]] if version.name == "slow" else [[amount + version.version] * 4]
             assert json.loads(answer.body)["outputs"]["y"] == wanted
 
-    @rule(ref=st.sampled_from(NAMES), amount=st.integers(0, STEPS_PER_S // 20), count=st.integers(1, 4))
+    @rule(
+        ref=st.sampled_from(NAMES),
+        amount=st.integers(0, STEPS_PER_S // 20),
+        count=st.integers(1, 4),
+    )
     def call(self, ref: str, amount: int, count: int) -> None:
         version = self.resolve(ref)
         self.asked += [self.loop.create_task(self.ask(version, amount + i)) for i in range(count)]
@@ -123,7 +127,7 @@ class PoolMachine(RuleBasedStateMachine):
             assert not ended[1]
             for task in ended[0]:
                 if not task.cancelled() and task.exception() is not None:
-                    raise task.exception()  # type: ignore[misc] # it is there
+                    raise task.exception()
             self.run(asyncio.sleep(0.05))
             assert [worker for worker in self.pool._all() if worker.depth] == []
         finally:

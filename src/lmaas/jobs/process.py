@@ -21,6 +21,7 @@ from lmaas.job import CONTROL_FILE, EVENTS_FILE, RESULT_FOLDER, JobError, JobEve
 from lmaas.jobs.child import BASE_FOLDER, DONE_FILE, ERROR_FILE, TASK_FILE, Task
 from lmaas.placement import left
 from lmaas.placement.sandbox import KEEP
+from lmaas.types import UNREADABLE
 
 COMMAND = (sys.executable, "-P", "-m", "lmaas.jobs.child")
 LOG_FILE = "log"
@@ -119,7 +120,7 @@ def end_leftovers(folder: Path) -> None:
     """End what an earlier server has left of a job. Raises TimeoutError when it will not end."""
     try:
         mark = msgspec.json.decode(_mark(folder).read_bytes(), type=Mark)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, *UNREADABLE):
         return
     deadline = time.monotonic() + END_S
     while any(pid == mark.pid and began == mark.started for pid, _, began in _members(mark.pid)):
@@ -145,7 +146,7 @@ def read_events(folder: Path, offset: int) -> tuple[list[JobEvent], int]:
         return [], offset + (len(data) if len(data) == MAX_READ_BYTES else 0)
     events = []
     for line in whole.split(b"\n"):
-        with contextlib.suppress(msgspec.DecodeError):
+        with contextlib.suppress(*UNREADABLE):
             events.append(msgspec.json.decode(line, type=JobEvent))
     return events, offset + len(whole) + 1
 
@@ -154,7 +155,7 @@ def read_error(folder: Path) -> JobError | None:
     """The error that the work ended with, if it told one."""
     try:
         return msgspec.json.decode(left.read(folder / ERROR_FILE, MAX_READ_BYTES), type=JobError)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, *UNREADABLE):
         return None
 
 
