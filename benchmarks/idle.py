@@ -52,9 +52,9 @@ class Report(msgspec.Struct, kw_only=True):
     restarts: int
 
 
-def prepare(home: Path, scratch: Path) -> str:
-    """A home with the ten models; a key."""
-    for name in PREDICTIVE:
+def prepare(home: Path, scratch: Path, predictive: tuple[str, ...] = PREDICTIVE) -> str:
+    """A home with these models and the language model; a key."""
+    for name in predictive:
         publish("mlp", make_mlp(), home, called=name)
     service = Service(Settings(home=str(home)))
     try:

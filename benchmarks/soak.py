@@ -203,7 +203,8 @@ async def load(server: psutil.Process, key: str, minutes: float) -> tuple[Load, 
             # Calls that cost nothing are counted in sums; these get a row each.
             (await load.client.put(f"/api/prices/{model}", json=PRICE)).raise_for_status()
         tasks = [asyncio.create_task(load.go_on()) for _ in range(CLIENTS)]
-        tasks.append(asyncio.create_task(load.harm(min(30.0, minutes * 15))))
+        harm = asyncio.create_task(load.harm(min(30.0, minutes * 6)))
+        tasks.append(harm)
         end = loop.time() + minutes * 60
         while (left := end - loop.time()) > 0:
             await asyncio.wait(tasks, timeout=min(60, left), return_when=asyncio.FIRST_EXCEPTION)
@@ -212,7 +213,8 @@ async def load(server: psutil.Process, key: str, minutes: float) -> tuple[Load, 
                     task.result()
             taken.append(sample(server, load.done.total()))
         load.over = True
-        await asyncio.gather(*tasks)
+        harm.cancel()
+        await asyncio.gather(*tasks[:-1])
     return load, taken
 
 
@@ -220,7 +222,7 @@ def run(minutes: float) -> Report:
     """Load, then compare with the table."""
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "home"
-        key = prepare(home, Path(folder))
+        key = prepare(home, Path(folder), (MODEL,))
         with running(home) as server:
             load_, taken = asyncio.run(load(server, key, minutes))
         with contextlib.closing(sqlite3.connect(home / "lmaas.db")) as database:
@@ -295,9 +297,9 @@ def main() -> None:
     """Run and write; fails where a request is lost or billed twice."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--quick", action="store_true", help="two minutes, and nothing is written")
+    parser.add_argument("--quick", action="store_true", help="one minute, and nothing is written")
     given = parser.parse_args()
-    report = run(2.0 if given.quick else given.minutes)
+    report = run(1.0 if given.quick else given.minutes)
     sys.stdout.write(render(report))
     if not given.quick:
         (RESULTS / "soak.json").write_bytes(msgspec.json.format(msgspec.json.encode(report)))
