@@ -54,7 +54,7 @@ fix: $(STAMP) ## Format, and repair what the linter can
 
 BENCH ?= predictive
 bench: $(STAMP) ## Measure LMaaS beside its peers (ninety minutes; QUICK=1 for five; BENCH=generation)
-	$(BIN)/python -m benchmarks.$(BENCH) $(if $(QUICK),--quick)
+	$(BIN)/python -m benchmarks.$(BENCH) $(if $(QUICK),--quick) $(if $(MINUTES),--minutes $(MINUTES))
 
 sweep: $(STAMP) ## Publish models as people write them, and compare each answer (half an hour)
 	PYTHONPATH=tests TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m conformance.models.sweep --write docs/reference/models.md

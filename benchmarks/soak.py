@@ -222,7 +222,7 @@ def run(minutes: float) -> Report:
     """Load, then compare with the table."""
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "home"
-        key = prepare(home, Path(folder), (MODEL,))
+        key = prepare(home, Path(folder), (MODEL,), "3m")
         with running(home) as server:
             load_, taken = asyncio.run(load(server, key, minutes))
         with contextlib.closing(sqlite3.connect(home / "lmaas.db")) as database:
@@ -264,7 +264,7 @@ def render(report: Report) -> str:
     """The result file."""
     first, last = report.minutes[0], report.minutes[-1]
     lines = [
-        "# An hour of everything",
+        "# Mixed load with all that goes wrong",
         "",
         f"{report.day}, {report.machine}. `make bench BENCH=soak`, {len(report.minutes)} minutes.",
         "",
