@@ -1,7 +1,7 @@
 # The targets, the same here and in CI. `make run` and `make test` need only Python 3.11-3.13.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install run test clients check fix bench sweep docs clean lock
+.PHONY: help install run test fuzz clients check fix bench sweep docs clean lock
 
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; raise SystemExit(not (3,11) <= sys.version_info[:2] <= (3,13))' 2>/dev/null && echo $$p && break; done)
@@ -35,6 +35,10 @@ run: $(STAMP) ## Train, publish and serve three digit classifiers; Ctrl-C stops 
 test: $(STAMP) ## Run every test, two files at a time, a thread each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+FUZZ_MINUTES ?= 120
+fuzz: $(STAMP) ## Look for inputs that break it (FUZZ_MINUTES=120)
+	PYTHONPATH=tests OMP_NUM_THREADS=1 FUZZ_MINUTES=$(FUZZ_MINUTES) $(BIN)/python -m fuzz
+
 clients: $(STAMP) ## Run stock clients against a server, some in environments of their own
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m clients
 
@@ -50,7 +54,7 @@ fix: $(STAMP) ## Format, and repair what the linter can
 
 BENCH ?= predictive
 bench: $(STAMP) ## Measure LMaaS beside its peers (ninety minutes; QUICK=1 for five; BENCH=generation)
-	$(BIN)/python -m benchmarks.$(BENCH) $(if $(QUICK),--quick)
+	$(BIN)/python -m benchmarks.$(BENCH) $(if $(QUICK),--quick) $(if $(MINUTES),--minutes $(MINUTES))
 
 sweep: $(STAMP) ## Publish models as people write them, and compare each answer (half an hour)
 	PYTHONPATH=tests TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m conformance.models.sweep --write docs/reference/models.md

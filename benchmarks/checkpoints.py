@@ -14,6 +14,15 @@ SEED: Final = 11
 VOCABULARY: Final = 16_000
 SYLLABLES: Final = [a + b for a in "bdfgklmnprstvz" for b in ("a", "e", "i", "o", "u")]
 SHAPES: Final[dict[str, dict[str, int]]] = {
+    # For what is not about speed: sound in seconds.
+    "3m": {
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 64,
+    },
     "113m": {
         "hidden_size": 768,
         "intermediate_size": 2048,

@@ -52,13 +52,15 @@ class Report(msgspec.Struct, kw_only=True):
     restarts: int
 
 
-def prepare(home: Path, scratch: Path) -> str:
-    """A home with the ten models; a key."""
-    for name in PREDICTIVE:
-        publish(name, make_mlp(), home)
+def prepare(
+    home: Path, scratch: Path, predictive: tuple[str, ...] = PREDICTIVE, shape: str = "113m"
+) -> str:
+    """A home with these models and the language model; a key."""
+    for name in predictive:
+        publish("mlp", make_mlp(), home, called=name)
     service = Service(Settings(home=str(home)))
     try:
-        folder = make_checkpoint("113m", scratch / "checkpoint")
+        folder = make_checkpoint(shape, scratch / "checkpoint")
         options = PushOptions(name=LANGUAGE, task="text-generation")
         asyncio.run(service.catalog.push(TENANT, folder, options))
         return service.create_key(TENANT, "bench", ("admin", "call"))[1]

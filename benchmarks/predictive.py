@@ -75,8 +75,8 @@ class Report(msgspec.Struct, kw_only=True):
     cells: list[Cell]
 
 
-def publish(name: str, model: torch.nn.Module, home: Path) -> None:
-    """Publish one workload's network to LMaaS."""
+def publish(name: str, model: torch.nn.Module, home: Path, called: str | None = None) -> None:
+    """Publish one workload's network to LMaaS, under its name or another."""
     workload = WORKLOADS[name]
     samples = np.stack([workload.sample(workload.request(i)) for i in range(4)])
     image = {
@@ -84,7 +84,7 @@ def publish(name: str, model: torch.nn.Module, home: Path) -> None:
         "resnet18": ImageSpec(height=224, width=224, mean=MEAN, std=STD),
     }.get(name)
     task = "image-classification" if image else "tensor"
-    lmaas.publish(model, name=name, task=task, sample=samples, image=image, home=home)
+    lmaas.publish(model, name=called or name, task=task, sample=samples, image=image, home=home)
 
 
 @contextlib.contextmanager

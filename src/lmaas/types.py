@@ -4,7 +4,7 @@ This module knows no storage, no transport and no framework.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Final, Literal, TypedDict
 
 import msgspec
 
@@ -37,6 +37,10 @@ MAX_TEXT_CHARS = 1 << 20
 
 BATCH = -1
 """In a shape: any size. As the first dimension: the batch axis."""
+
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding JSON or MessagePack from outside can raise: no JSON or not of its shape; bytes that
+are no UTF-8, for which msgspec has no error of its own; nested too deeply."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

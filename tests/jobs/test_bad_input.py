@@ -194,14 +194,16 @@ def test_each_is_told_and_the_queue_goes_on(tmp_path: Path) -> None:
 
 FULL = """
 import pathlib, resource, sys, threading, time
-from lmaas.jobs.child import main
+from lmaas.jobs.child import main, train
 folder, limit = pathlib.Path(sys.argv[2]), int(sys.argv[1])
 def fill():
     while not list(folder.glob("checkpoints/step-*")):
         time.sleep(0.001)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-threading.Thread(target=fill, daemon=True).start()
-sys.exit(main(folder))
+def work(*given):
+    threading.Thread(target=fill, daemon=True).start()
+    return train(*given)
+sys.exit(main(folder, work))
 """
 """A job whose disk is full for files of more than so many bytes, once it has a checkpoint."""
 

@@ -56,3 +56,9 @@ def test_messages_survive_any_cut_of_the_stream(size: int) -> None:
 def test_a_frame_that_is_no_message_is_refused() -> None:
     with pytest.raises(msgspec.DecodeError):
         Decoder().feed((3).to_bytes(4, "little") + b"\xc1\xc1\xc1")
+
+
+def test_a_frame_that_is_no_utf8_is_no_message() -> None:
+    body = b"\x92\xa1\xff\x03"
+    with pytest.raises(msgspec.DecodeError):
+        Decoder().feed(len(body).to_bytes(4, "little") + body)

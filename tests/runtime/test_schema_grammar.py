@@ -154,6 +154,7 @@ def test_what_is_written_fits(model: Model, schema: Any, fits: Callable[[Any], b
 
 UNFIT: list[tuple[Any, str]] = [
     ({"not": {}}, "'not' cannot be kept"),
+    ({"type": "string", "format": []}, "cannot be kept"),
     ({"if": {}, "then": {}}, "'if' cannot be kept"),
     ({"type": "object", "dependentRequired": {"a": ["b"]}}, "'dependentRequired'"),
     ({"type": "array", "uniqueItems": True}, "uniqueItems"),

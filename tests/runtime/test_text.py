@@ -105,7 +105,7 @@ def test_reasoning_tokens_are_counted(tokens: Tokens) -> None:
 def test_a_tool_call_comes_in_pieces(tokens: Tokens) -> None:
     deltas = write(tokens, f"well {CALL}", tools=True)
     text, _, calls = whole(deltas)
-    assert text == "well "
+    assert text == "well"
     assert calls == [("f", '{"a": "}\\"]", "b": [1, {}]}')]
     assert json.loads(calls[0][1])["b"] == [1, {}]
     assert deltas[-1].finish == "tool_calls"

@@ -21,6 +21,7 @@ import msgspec
 
 from lmaas.accounts.records import Status
 from lmaas.errors import FULL, StorageFull
+from lmaas.types import UNREADABLE
 
 SUFFIX: Final = ".tally"
 SLOT_BYTES: Final = 512
@@ -160,7 +161,7 @@ def read_tally(path: Path) -> list[Sum]:
         running = begun - ok - failed - cancelled
         try:
             place = msgspec.json.decode(line, type=Place)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             # Cut by a kill: nothing was counted here yet.
             continue
         sums.append(Sum(f"{path.stem}-{number}", place, (ok, failed, cancelled), running, ns))

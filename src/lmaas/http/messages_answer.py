@@ -10,6 +10,7 @@ from lmaas.http import errors
 from lmaas.http.collect import Collected
 from lmaas.http.sse import encode, event
 from lmaas.language import Delta, Finish, Usage
+from lmaas.types import UNREADABLE
 
 PATH = "/v1/messages"
 STOPS: dict[Finish, Literal["end_turn", "max_tokens", "tool_use"]] = {
@@ -125,7 +126,7 @@ def _input(arguments: str) -> dict[str, Any]:
     for text, ends in (rest,) if open_ and end[-1:].isdigit() else (whole, rest):
         try:
             return msgspec.json.decode(text + "".join(reversed(ends)), type=dict[str, Any])
-        except msgspec.DecodeError:
+        except UNREADABLE:
             continue
     return {}
 

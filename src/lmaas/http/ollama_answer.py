@@ -11,6 +11,7 @@ from lmaas.http.collect import Collected
 from lmaas.http.openai_types import finite
 from lmaas.http.sse import encode
 from lmaas.language import Delta, Finish, TokenLogprob, Usage
+from lmaas.types import UNREADABLE
 
 NDJSON = b"application/x-ndjson"
 
@@ -192,7 +193,7 @@ def calls_of(choice: Collected) -> list[OllamaCall]:
 def _arguments(text: str) -> Any:
     try:
         return msgspec.json.decode(text, type=dict[str, Any])
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return {}
 
 

@@ -21,6 +21,7 @@ from lmaas.jobs.child import DONE_FILE, ERROR_FILE, TASK_FILE, Task
 from lmaas.placement import left
 from lmaas.placement.sandbox import KEEP
 from lmaas.placement.survivors import end_all, namespace_of
+from lmaas.types import UNREADABLE
 
 COMMAND = (sys.executable, "-P", "-m", "lmaas.jobs.child")
 LOG_FILE = "log"
@@ -138,7 +139,7 @@ def end_leftovers(folder: Path) -> None:
     """End what an earlier server has left of a job. Raises TimeoutError when it will not end."""
     try:
         mark = msgspec.json.decode(_mark(folder).read_bytes(), type=Mark)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, *UNREADABLE):
         return
     deadline = time.monotonic() + END_S
     while any(pid == mark.pid and began == mark.started for pid, _, began in _members(mark.pid)):
@@ -166,7 +167,7 @@ def read_events(folder: Path, offset: int) -> tuple[list[JobEvent], int]:
     for line in whole.split(b"\n"):
         if len(line) > MAX_EVENT_BYTES:
             continue
-        with contextlib.suppress(msgspec.DecodeError):
+        with contextlib.suppress(*UNREADABLE):
             events.append(msgspec.json.decode(line, type=JobEvent))
     return events, offset + len(whole) + 1
 
@@ -175,7 +176,7 @@ def read_error(folder: Path) -> JobError | None:
     """The error that the work ended with, if it told one."""
     try:
         return msgspec.json.decode(left.read(folder / ERROR_FILE, MAX_READ_BYTES), type=JobError)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, *UNREADABLE):
         return None
 
 

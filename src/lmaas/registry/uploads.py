@@ -19,7 +19,7 @@ import msgspec
 
 from lmaas.errors import Conflict, InvalidInput, NotFound, PayloadTooLarge
 from lmaas.registry.data_files import DataFile, Files, Purpose
-from lmaas.types import Record
+from lmaas.types import UNREADABLE, Record
 
 FOLDER: Final = "uploads"
 RECORD: Final = "upload.json"
@@ -204,7 +204,7 @@ class Uploads:
         for folder in self._folder.iterdir() if self._folder.exists() else ():
             try:
                 upload = self._read(folder.name)
-            except (OSError, msgspec.DecodeError):
+            except (OSError, *UNREADABLE):
                 # A crash came before it was known to anybody.
                 shutil.rmtree(folder, ignore_errors=True)
                 continue

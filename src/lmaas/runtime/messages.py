@@ -209,6 +209,9 @@ def _split(data: bytes | bytearray | memoryview) -> tuple[list[AnyMessage], int]
             end = start + LENGTH_BYTES + int.from_bytes(view[start : start + 4], "little")
             if end > size:
                 break
-            messages.append(_decoder.decode(view[start + LENGTH_BYTES : end]))
+            try:
+                messages.append(_decoder.decode(view[start + LENGTH_BYTES : end]))
+            except UnicodeDecodeError as error:
+                raise msgspec.DecodeError(str(error)) from None
             start = end
     return messages, start

@@ -17,6 +17,7 @@ from lmaas.runtime.language import parity as language
 from lmaas.runtime.language.template import Template
 from lmaas.runtime.native import script
 from lmaas.types import (
+    UNREADABLE,
     LanguageSpec,
     Manifest,
     ParityReport,
@@ -48,7 +49,7 @@ def run(body: bytes) -> bytes:
     folder = Path(msgspec.json.decode(body, type=Request).folder)
     try:
         manifest = msgspec.json.decode((folder / "manifest.json").read_bytes(), type=Manifest)
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise InvalidInput(f"The package has no valid manifest.json: {error}.") from None
     for path in folder.rglob("*"):
         if script.is_script(path):

@@ -120,8 +120,10 @@ async def launch(
     spare = socket_path.with_suffix(SPARE_SUFFIX)
     await asyncio.to_thread(_make, (*folders, spare))
     link = Link(receive)
-    server = await loop.create_unix_server(lambda: link, str(socket_path))
+    # To listen waits for the loop: who is cancelled there must still close the socket.
+    server = await loop.create_unix_server(lambda: link, str(socket_path), start_serving=False)
     try:
+        await server.start_serving()
         process = await start_worker(
             socket_path,
             journal,

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from lmaas.errors import Unavailable
 from lmaas.language import CallDelta, Delta, Ended, Finish, GenerateRequest, TokenLogprob, Usage
+from lmaas.types import UNREADABLE
 
 T = TypeVar("T")
 Byte = Annotated[int, Meta(ge=0, le=255)]
@@ -133,7 +134,7 @@ def read(decoder: msgspec.json.Decoder[T], data: bytes, origin: str) -> T:
     """What `decoder` finds in an answer. Raises Unavailable for what is not of its shape."""
     try:
         return decoder.decode(data)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise Unavailable(f"{origin} gave an answer that is not OpenAI's: {error}.") from None
 
 

@@ -15,6 +15,7 @@ from lmaas.errors import (
     QueueFull,
     Unavailable,
 )
+from lmaas.types import UNREADABLE
 
 MAX_TOLD_CHARS: Final = 500
 LONGEST_RETRY_S: Final = 3600
@@ -29,7 +30,7 @@ def error_of(
     """The error for an answer with this status (not 200)."""
     try:
         value = msgspec.json.decode(body)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         value = body.decode("utf-8", "replace")
     message, code, param = told_of(value, key)
     if status == 429 and code != "insufficient_quota":

@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from lmaas.job import CURVES_FILE, EVENTS_FILE, METRICS_FILE, JobEvent
+from lmaas.types import UNREADABLE
 
 FIRST: Final[tuple[str, ...]] = ("step", "epoch", "train_loss", "learning_rate", "samples_per_s")
 LEFT_OUT: Final = "total_steps"
@@ -55,7 +56,7 @@ def read(folder: Path) -> Rows:
             for line in lines:
                 try:
                     rows.add(msgspec.json.decode(line, type=JobEvent))
-                except msgspec.DecodeError:
+                except UNREADABLE:
                     continue
     except FileNotFoundError:
         pass

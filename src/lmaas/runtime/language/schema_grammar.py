@@ -248,7 +248,7 @@ class _Writer:
             raise Unfit(f"{place}: pattern, format and a length cannot be kept together")
         text = schema[by[0]]
         if by == ["format"]:
-            if text not in FORMATS:
+            if not isinstance(text, str) or text not in FORMATS:
                 known = ", ".join(FORMATS)
                 raise Unfit(f"{place}.format {str(text)[:60]!r} cannot be kept; {known} can")
             return pattern(FORMATS[text])

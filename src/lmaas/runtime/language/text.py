@@ -48,6 +48,8 @@ class Reader:
         self._held = ""
         self._call = Call(0)
         self._calls = 0
+        self._blank = ""
+        self._beside_call = False
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._pieces: list[CallDelta] = []
@@ -76,6 +78,7 @@ class Reader:
             self._text_of_call(held)
         else:
             self._emit(held)
+        self._emit_blank()
 
     def take(self) -> tuple[str, str, tuple[CallDelta, ...]]:
         """Text, reasoning and pieces of calls since the last time."""
@@ -120,14 +123,15 @@ class Reader:
             return
         text, self._held = self._held[:start], self._held[start + len(tag) :]
         if tag == THINK and self._may_think:
-            self._may_think = False
+            self._may_think, self._blank = False, ""
             self._mode, self._trim = Mode.REASONING, True
             return
         if tag == CALL and self._tools:
-            self._emit(text.rstrip() if not self._held.strip() else text)
+            self._emit(text)
             self._mode, self._call = Mode.CALL, Call(self._calls)
             return
         self._emit(text)
+        self._emit_blank()
         self._held = ""
         self.stop = tag
         self.stopped = True
@@ -154,7 +158,7 @@ class Reader:
         self._held = self._held[len(END_CALL) :]
         self._pieces += self._call.end()
         if self._call.named:
-            self._calls += 1
+            self._count_call()
         else:
             self._emit_text(f"{CALL}{self._call.raw}{END_CALL}")
         self._mode, self._trim = Mode.TEXT, True
@@ -164,7 +168,7 @@ class Reader:
         pieces, size, _ = self._call.feed(held)
         self._pieces += pieces
         if self._call.named:
-            self._calls += 1
+            self._count_call()
         else:
             self._emit_text(CALL + self._call.raw + held[size:])
 
@@ -180,9 +184,23 @@ class Reader:
             self._emit_text(text)
 
     def _emit_text(self, text: str) -> None:
-        if not text.strip() and self._calls:
-            return  # line breaks between calls
-        self._text.append(text)
+        """Blanks wait for what follows: beside a tag they belong to its form, not to the text."""
+        text, self._blank = self._blank + text, ""
+        if self._tools or self._calls or self._may_think:
+            shown = text.rstrip()
+            text, self._blank = shown, text[len(shown) :]
+        if text:
+            self._beside_call = False
+            self._text.append(text)
+
+    def _emit_blank(self) -> None:
+        if self._blank and not self._beside_call:
+            self._text.append(self._blank)
+        self._blank = ""
+
+    def _count_call(self) -> None:
+        self._calls += 1
+        self._blank, self._beside_call = "", True
 
 
 class Writer:

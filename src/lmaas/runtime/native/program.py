@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from lmaas.errors import InvalidInput, ModelRefused
-from lmaas.types import Record
+from lmaas.types import UNREADABLE, Record
 
 PROGRAM: Final = "program.json"
 WEIGHTS: Final = "weights.safetensors"
@@ -77,7 +77,7 @@ def read(folder: Path) -> Program:
     """The program in `folder`. Raises ModelRefused for what is none or names what it must not."""
     try:
         program = msgspec.json.decode((folder / PROGRAM).read_bytes(), type=Program)
-    except (OSError, msgspec.DecodeError, RecursionError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise ModelRefused(f"{PROGRAM} is not a program: {error}.") from None
     for graph in (program.graph, *program.graphs.values()):
         for node in graph.nodes:
