@@ -20,7 +20,7 @@ from lmaas.job import CONTROL_FILE, EVENTS_FILE, RESULT_FOLDER, JobError, JobEve
 from lmaas.jobs.child import DONE_FILE, ERROR_FILE, TASK_FILE, Task
 from lmaas.placement import left
 from lmaas.placement.sandbox import KEEP
-from lmaas.placement.survivors import end_all, namespace_of
+from lmaas.placement.survivors import Namespace, end_all, namespace_of
 from lmaas.types import UNREADABLE
 
 COMMAND = (sys.executable, "-P", "-m", "lmaas.jobs.child")
@@ -65,7 +65,7 @@ class JobProcess:
                 env=environment,
                 start_new_session=True,
             )
-        self._namespace: str | None = None
+        self._namespace: Namespace | None = None
         found = [member for member in _members(self.pid) if member[0] == self.pid]
         mark = Mark(self.pid, found[0][2] if found else 0)
         _mark(folder).write_bytes(msgspec.json.encode(mark))
@@ -77,7 +77,7 @@ class JobProcess:
 
     def poll(self) -> int | None:
         """The exit code, negative for a signal; None while it runs."""
-        self._namespace = namespace_of(self.pid) or self._namespace
+        self._namespace = self._namespace or namespace_of(self.pid)
         return self._child.poll()
 
     def ask(self, word: str) -> None:
@@ -90,7 +90,7 @@ class JobProcess:
 
     def kill(self) -> None:
         """End the whole group now, also what the process has left behind."""
-        namespace = namespace_of(self.pid) or self._namespace
+        namespace = self._namespace or namespace_of(self.pid)
         _kill_group(self.pid)
         self._child.wait()
         end_all(namespace)

@@ -20,7 +20,7 @@ import msgspec
 
 from lmaas.errors import BY_CODE, Cancelled, InvalidInput, LMaaSError, PayloadTooLarge, TimedOut
 from lmaas.placement import left
-from lmaas.placement.survivors import end_all, namespace_of
+from lmaas.placement.survivors import Namespace, end_all, namespace_of
 from lmaas.types import Record
 
 POLL_S = 0.05
@@ -104,7 +104,7 @@ def run_child(
             env=environment,
             start_new_session=True,
         )
-    namespaces: set[str] = set()
+    namespaces: list[Namespace] = []
     try:
         _wait(child, scratch, bounds, stop, heard, namespaces)
     finally:
@@ -120,7 +120,7 @@ def _wait(
     bounds: Bounds,
     stop: threading.Event | None,
     heard: Callable[[bytes], None] | None,
-    namespaces: set[str],
+    namespaces: list[Namespace],
 ) -> None:
     """Until it ends. `namespaces` gets the one that it has gone into."""
     deadline = time.monotonic() + bounds.timeout_s
@@ -129,8 +129,8 @@ def _wait(
         try:
             child.wait(POLL_S)
         except subprocess.TimeoutExpired:
-            if (namespace := namespace_of(child.pid)) is not None:
-                namespaces.add(namespace)
+            if not namespaces and (namespace := namespace_of(child.pid)) is not None:
+                namespaces.append(namespace)
             if heard is not None:
                 told = _listen(scratch / PROGRESS, told, heard)
             if stop is not None and stop.is_set():

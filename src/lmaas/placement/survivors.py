@@ -13,26 +13,48 @@ from typing import Final
 PATIENCE_S: Final = 5.0
 
 
-def namespace_of(pid: int) -> str | None:
-    """The network namespace of a process, None where it is ours or not known."""
+class Namespace:
+    """The network namespace of a process. While this is kept, no other gets its number."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.number = os.fstat(descriptor).st_ino
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+
+def namespace_of(pid: int) -> Namespace | None:
+    """Where a process is; None where that is where we are, or is not known."""
     try:
-        found = os.readlink(f"/proc/{pid}/ns/net")
-        return None if found == os.readlink("/proc/self/ns/net") else found
+        found = Namespace(os.open(_place(pid), os.O_RDONLY | os.O_CLOEXEC))
+        return None if found.number == os.stat("/proc/self/ns/net").st_ino else found
     except OSError:
         return None
 
 
-def end_all(namespace: str | None) -> None:
+def end_all(namespace: Namespace | None) -> None:
     """Kill every process of this namespace, and what they start meanwhile."""
     deadline = time.monotonic() + PATIENCE_S
     while namespace is not None and time.monotonic() < deadline:
-        found = [pid for pid in _processes() if namespace_of(pid) == namespace]
+        found = [pid for pid in _processes() if _is_in(pid, namespace.number)]
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         if not found:
             return
         time.sleep(0.005)
+
+
+def _is_in(pid: int, number: int) -> bool:
+    try:
+        return os.stat(_place(pid)).st_ino == number
+    except OSError:
+        return False
+
+
+def _place(pid: int) -> str:
+    return f"/proc/{pid}/ns/net"
 
 
 def _processes() -> list[int]:
