@@ -1,8 +1,8 @@
 """A runner of jobs whose work counts steps instead of training, for tests.
 
 Its recipe: `steps` of `step_s` seconds each, a checkpoint `every` so many, and what goes wrong:
-`crash_at` (a step; `crash_once` only the first time), `fail`, `grow_bytes`, `deaf` (control is not
-looked at), `family` (starts a process of its own). `python job_runner.py server HOME` is a runner
+`crash_at` (a step; `crash_once` only the first time), `fail`, `grow_bytes`, `fill_files` (of 1 MiB
+each), `deaf` (control is not looked at), `family` (starts a process of its own). `python job_runner.py server HOME` is a runner
 that can be killed.
 """
 
@@ -43,6 +43,8 @@ def count(task: Task, folder: Path, tell: Tell) -> bool:
     kept = bytearray(int(recipe.get("grow_bytes", 0)))
     for page in range(0, len(kept), 4096):
         kept[page] = 1
+    for number in range(int(recipe.get("fill_files", 0))):
+        (folder / f"filling{number}").write_bytes(bytes(1 << 20))
     for step in range(first + 1, int(recipe["steps"]) + 1):
         time.sleep(recipe.get("step_s", 0.02))
         _event(tell, "metrics", f"step {step}", step=step, train_loss=1 / step)

@@ -5,9 +5,8 @@ import sys
 
 RACE = """
 import sys, threading, msgspec
-from lmaas.aside import know_records
-from lmaas.types import Manifest
-know_records(msgspec.Struct)
+from lmaas.types import Manifest, know_records
+know_records()
 body = msgspec.json.encode({"name": "a", "task": "tensor", "framework": "onnx",
     "signature": {"inputs": [], "outputs": []}, "num_parameters": 1, "framework_version": "1"})
 sys.setswitchinterval(1e-6)

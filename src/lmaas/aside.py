@@ -5,7 +5,6 @@ lets in one at a time: so what waits for another process's lock holds up nobody 
 """
 
 import asyncio
-import contextlib
 import functools
 import os
 import threading
@@ -13,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, ParamSpec, TypeVar
 
-import msgspec
+from lmaas.types import know_records
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,7 +27,7 @@ class Aside:
     """The threads of one server for its database and files."""
 
     def __init__(self) -> None:
-        know_records(msgspec.Struct)
+        know_records()
         self._reads = ThreadPoolExecutor(READERS, "read")
         self._writes = ThreadPoolExecutor(WRITERS, "write")
 
@@ -47,19 +46,6 @@ class Aside:
         """Finish what is being done."""
         self._reads.shutdown(cancel_futures=True)
         self._writes.shutdown()
-
-
-def know_records(kind: type[msgspec.Struct]) -> None:
-    """Have msgspec look at every kind of record that there is, in this thread.
-
-    It does so when a kind is first decoded, and shows what it knows so far to other threads: two
-    that decode a kind for the first time at once can end the process (seen with msgspec 0.22).
-    """
-    for each in kind.__subclasses__():
-        if each.__module__.startswith("lmaas."):
-            with contextlib.suppress(TypeError, NameError):  # none that is decoded by itself
-                msgspec.json.Decoder(each)
-        know_records(each)
 
 
 def guard_this_thread() -> None:

@@ -3,6 +3,7 @@
 This module knows no storage, no transport and no framework.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, TypedDict
 
@@ -45,6 +46,20 @@ are no UTF-8, for which msgspec has no error of its own; nested too deeply."""
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of all records: immutable, keyword-only, unknown fields refused."""
+
+
+def know_records(kind: type[msgspec.Struct] = msgspec.Struct) -> None:
+    """Have msgspec look at every kind of record that there is, in this thread.
+
+    It does so when a kind is first decoded, and shows what it knows so far to other threads: two
+    that decode a kind for the first time at once can end the process (seen with msgspec 0.22). So
+    whoever decodes in threads calls this before it starts them.
+    """
+    for each in kind.__subclasses__():
+        if each.__module__.startswith("lmaas."):
+            with contextlib.suppress(TypeError, NameError):  # none that is decoded by itself
+                msgspec.json.Decoder(each)
+        know_records(each)
 
 
 class TensorSpec(Record, frozen=True, kw_only=True):

@@ -73,3 +73,20 @@ def test_near_misses_are_refused_alike(registry: Registry) -> None:
 def test_bad_keys_are_not_made(registry: Registry, name: str, scopes: Any) -> None:
     with pytest.raises(InvalidInput):
         Keys(registry).create(TENANT, name, scopes)
+
+
+def test_a_known_key_is_found_without_the_database(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An event loop asks so, also while others write."""
+    keys = Keys(registry)
+    record, text = keys.create(TENANT, "app", ("call",))
+    keys.refresh()
+    keys.create(TENANT, "another", ("call",))
+    assert not keys.fresh()
+
+    def wait() -> None:
+        raise AssertionError("It waits for the database.")
+
+    monkeypatch.setattr(registry.database, "read", wait)
+    assert keys.known(text) == record

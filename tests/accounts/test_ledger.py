@@ -12,8 +12,9 @@ from lmaas.accounts import usage
 from lmaas.accounts.admission import Admission, Counted
 from lmaas.accounts.journal import FOLDER
 from lmaas.accounts.keys import Keys
-from lmaas.accounts.ledger import SERVER_ENDED, Ledger
+from lmaas.accounts.ledger import Ledger
 from lmaas.accounts.records import FREE, Limits, Price, UsageRow
+from lmaas.accounts.rows import SERVER_ENDED
 from lmaas.accounts.tally import SLOTS
 from lmaas.accounts.terms import Terms
 from lmaas.errors import InsufficientQuota, InvalidInput, NotFound, RateLimited, Unavailable

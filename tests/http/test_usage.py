@@ -16,8 +16,8 @@ import pytest
 
 from ir_models import STEPS_PER_S, Models, slow
 from lmaas.accounts.journal import FOLDER, read_spools
-from lmaas.accounts.ledger import SERVER_ENDED
 from lmaas.accounts.records import Limits, Price
+from lmaas.accounts.rows import SERVER_ENDED
 from lmaas.client import Client
 from lmaas.errors import Forbidden, InsufficientQuota, NotFound
 from servers import Running, png, serving

@@ -200,6 +200,37 @@ def test_a_job_that_takes_too_much_memory_is_ended(tmp_path: Path) -> None:
     run(test())
 
 
+def test_a_job_that_takes_too_much_disk_is_ended(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with running(tmp_path, disk_bytes=8 << 20) as bench:
+            job = bench.add(steps=10_000, fill_files=20)
+            found = await state(bench, job, "failed", "succeeded")
+            assert found.error is not None
+            assert found.error.code == "payload_too_large"
+            assert "8 MiB" in found.error.message
+
+    run(test())
+
+
+def test_other_tenants_jobs_have_a_bound_of_their_own(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with running(tmp_path, tenant_memory_bytes=256 << 20) as bench:
+            job = bench.add(steps=10_000, grow_bytes=400 << 20)
+            found = await state(bench, job, "failed", "succeeded")
+            assert found.error is not None
+            assert "256 MiB" in found.error.message
+
+    run(test())
+
+
+def test_an_event_that_is_too_long_is_not_kept(tmp_path: Path) -> None:
+    good = '{"type":"message","message":"a","created_at":1.0}\n'
+    long = good.replace('"a"', f'"{"x" * process.MAX_EVENT_BYTES}"')
+    (tmp_path / "events.jsonl").write_text(good + long + good)
+    events, _ = process.read_events(tmp_path, 0)
+    assert [event.message for event in events] == ["a", "a"]
+
+
 def test_only_so_many_run_at_once(tmp_path: Path) -> None:
     async def test() -> None:
         async with running(tmp_path, max_running=2) as bench:

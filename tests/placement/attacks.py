@@ -8,6 +8,7 @@ import ctypes
 import json
 import mmap
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -31,7 +32,7 @@ def attempts(given: dict[str, Any]) -> dict[str, Callable[[], object]]:
         "read the server's environment": lambda: Path(f"/proc/{server}/environ").read_bytes(),
         "read the server's memory": lambda: Path(f"/proc/{server}/maps").read_bytes(),
         "read what the server has open": lambda: os.listdir(f"/proc/{server}/fd"),
-        "read through the server's root": lambda: os.listdir(f"/proc/{server}/root/etc"),
+        "read through the server's root": lambda: os.listdir(f"/proc/{server}/root"),
         "see the server": lambda: Path(f"/proc/{server}/cmdline").read_bytes(),
         "write into the home": lambda: (home / "new").write_text("x"),
         "write over a library": lambda: Path(json.__file__).with_name("new.py").write_text("x"),
@@ -42,6 +43,8 @@ def attempts(given: dict[str, Any]) -> dict[str, Callable[[], object]]:
         "connect below Python": lambda: _connect_in_other_program(given["port"]),
         "connect to a local socket": lambda: socket.socket(socket.AF_UNIX).connect(given["socket"]),
         "signal the server": lambda: os.kill(server, 0),
+        "limit the server": lambda: resource.prlimit(server, resource.RLIMIT_CORE, (0, 0)),
+        "share memory by System V": lambda: _call("shmget", 0, 4096, 0o1600),
         "trace the server": lambda: _call("ptrace", 16, server, 0, 0),
         "mount": lambda: _call("mount", b"none", b"/", b"tmpfs", 0, None),
         "make a namespace": lambda: _call("unshare", 0x10000000),

@@ -6,6 +6,8 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from lmaas.placement import left, sandbox, seccomp
 from lmaas.placement.isolation import Confinement
 from lmaas.placement.kernel import NUMBERS
 from lmaas.placement.probe import missing
+from lmaas.placement.view import SHARED_MEMORY
 
 HERE = str(Path(__file__).parent)
 MOST_BYTES = 32 << 20
@@ -195,6 +198,94 @@ def test_every_refused_call_has_its_number() -> None:
     for machine, numbers in NUMBERS.items():
         absent = set(seccomp.REFUSED) - set(numbers)
         assert absent <= (old if machine != "x86_64" else set())
+
+
+LEAVES = """
+import os, time
+
+def run(body):
+    if os.fork() == 0:
+        os.setsid()
+        while True:
+            time.sleep(0.01)
+            open(os.environ["HOME"] + "/alive", "ab").write(b"x")
+    time.sleep(0.5)
+    return b"{}"
+"""
+
+
+def test_what_leaves_its_group_ends_with_the_child(
+    asked: dict[str, Any], tmp_path: Path, lacking: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "network" in lacking:
+        pytest.skip("descendants are known by their network")
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "leaves.py").write_text(LEAVES)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "code"))
+    monkeypatch.setattr(sandbox, "KEEP", (*sandbox.KEEP, "PYTHONPATH"))
+    scratch = Path(asked["scratch"])
+    sandbox.run_child(
+        "leaves", b"", scratch=scratch, timeout_s=60.0, memory_bytes=4 << 30, disk_bytes=MOST_BYTES
+    )
+    size = (scratch / "alive").stat().st_size
+    time.sleep(0.1)
+    assert (scratch / "alive").stat().st_size == size > 0
+
+
+def test_what_is_given_is_found_wherever_it_lies(
+    asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the folder of shared memory, and by links over links."""
+    code = "def run(body):\n    return open(body.decode(), 'rb').read()"
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "reads.py").write_text(code)
+    (tmp_path / "v1").mkdir()
+    (tmp_path / "v1" / "w").write_text("weights")
+    (tmp_path / "current").symlink_to("v1")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "w").symlink_to("../current/w")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "code"))
+    monkeypatch.setattr(sandbox, "KEEP", (*sandbox.KEEP, "PYTHONPATH"))
+    with tempfile.NamedTemporaryFile(dir=SHARED_MEMORY) as shared:
+        shared.write(b"weights")
+        shared.flush()
+        for path in (tmp_path / "model" / "w", tmp_path / "current" / "w", Path(shared.name)):
+            told = sandbox.run_child(
+                "reads",
+                str(path).encode(),
+                scratch=Path(asked["scratch"]),
+                reads=left.needed_for(path),
+                timeout_s=60.0,
+                memory_bytes=4 << 30,
+                disk_bytes=MOST_BYTES,
+            )
+            assert told == b"weights"
+
+
+def test_a_tree_without_end_is_refused_and_removed(tmp_path: Path) -> None:
+    top = tmp_path / "top"
+    top.mkdir()
+    here = os.open(top, os.O_RDONLY)
+    for _ in range(2500):
+        os.mkdir("d", dir_fd=here)
+        inner = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inner
+    os.close(here)
+    for look in (left.size, left.check_plain):
+        with pytest.raises(ModelRefused, match="deep"):
+            look(top)
+    left.remove(top)
+    assert not top.exists()
+
+
+def test_a_folder_on_the_way_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "other" / "step-1").mkdir(parents=True)
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "checkpoints").symlink_to(tmp_path / "other")
+    with pytest.raises(ModelRefused):
+        left.check_inside(tmp_path, tmp_path / "job" / "checkpoints" / "step-1")
+    left.check_inside(tmp_path, tmp_path / "other" / "step-1")
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder", "socket"])

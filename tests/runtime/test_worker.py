@@ -291,6 +291,13 @@ def test_journal_names_who_was_at_work(tmp_path: Path) -> None:
     assert read_journal(path) == {3}
 
 
+def test_a_journal_without_end_is_read_in_part(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    assert read_journal(path) == set()
+
+
 def test_journal_tells_how_long_timed_work_has_gone_on(tmp_path: Path) -> None:
     with (tmp_path / "journal").open("w+b") as file:
         journal = Journal(file, 2)

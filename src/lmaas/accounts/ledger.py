@@ -12,7 +12,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Final
 
 from lmaas.accounts.admission import Admission, Counted
@@ -20,7 +19,8 @@ from lmaas.accounts.delivered import Delivered, Part
 from lmaas.accounts.journal import Begun, Journal, Row, line_of, read_spools
 from lmaas.accounts.limits import Bucket, Level, Period, bounds, duration
 from lmaas.accounts.records import FREE, Limits, Price, Status
-from lmaas.accounts.tally import STATUSES, Counter, Place, Tally, read_tally
+from lmaas.accounts.rows import SERVER_ENDED, row_of, split_name, sums_of
+from lmaas.accounts.tally import Counter, Place, Tally
 from lmaas.accounts.terms import AllLimits, AllPrices, Terms
 from lmaas.accounts.usage import insert, spent
 from lmaas.errors import InsufficientQuota, LMaaSError, RateLimited, Unavailable
@@ -34,8 +34,6 @@ log = logging.getLogger(__name__)
 FRESH_NS: Final = 50_000_000
 """For so long what `freshen` read holds, though somebody commits meanwhile."""
 FLUSH_S: Final = 2.0
-SERVER_ENDED: Final = "server_ended"
-"""The error of requests that ran when the server was killed."""
 NOTHING: Final = Usage(prompt=0)
 
 
@@ -100,10 +98,10 @@ class Ledger:
         running, rows = read_spools(left)
         parts, nothing = self._delivered.read(), Part(NOTHING, 0)
         failed = [
-            _row_of(begun, 0.0, *parts.get(begun.request_id, nothing), "failed", SERVER_ENDED)
+            row_of(begun, 0.0, *parts.get(begun.request_id, nothing), "failed", SERVER_ENDED)
             for begun in running.values()
         ]
-        insert(self._database, [*rows.values(), *failed, *_sums(tallies, ended=True)])
+        insert(self._database, [*rows.values(), *failed, *sums_of(tallies, ended=True)])
         for path in (*left, *tallies):
             path.unlink()
         self._delivered.remove()
@@ -303,7 +301,7 @@ class Ledger:
             cost = admission.price.cost(usage.prompt, usage.completion)
         elif status == "ok":
             cost = admission.price.request_micro
-        row = _row_of(
+        row = row_of(
             admission.begun, (now_ns - start_ns) / 1e6, usage or NOTHING, cost, status, error_code
         )
         with self._lock:
@@ -367,7 +365,7 @@ class Ledger:
                 self._ended = []
                 spools = self._journal.spools() if self._batch else []
                 tallies = self._tally.files()
-            insert(self._database, [*self._batch, *_sums(tallies, ended=False)])
+            insert(self._database, [*self._batch, *sums_of(tallies, ended=False)])
             self._batch = []
             for path in (*spools, *tallies):
                 path.unlink()
@@ -446,7 +444,7 @@ class Ledger:
         return levels
 
     def _find_price(self, tenant: str, model: str) -> Price:
-        price = self._prices.get((tenant, _name(model)[0]), FREE)
+        price = self._prices.get((tenant, split_name(model)[0]), FREE)
         self._price_of[tenant, model] = price
         return price
 
@@ -460,49 +458,6 @@ def _most(price: Price, tokens: int, prompt_tokens: int | None) -> int:
     if prompt_tokens is None:
         return price.most(tokens)
     return price.cost(prompt_tokens, tokens - prompt_tokens)
-
-
-def _name(model: str) -> tuple[str, int | None]:
-    name, _, number = model.partition(":")
-    return name.partition("@")[0], int(number) if number.isdigit() else None
-
-
-def _row_of(
-    begun: Begun,
-    duration_ms: float,
-    usage: Usage,
-    cost_micro: int,
-    status: Status,
-    error_code: str | None,
-) -> Row:
-    name, version = _name(begun.model)
-    return Row(
-        begun.request_id, begun.tenant, begun.key_id, name, version, begun.endpoint, 1,
-        begun.started_at, duration_ms, usage.prompt, usage.completion, usage.reasoning,
-        usage.cached, cost_micro, status, error_code,
-    )  # fmt: skip
-
-
-def _sums(tallies: Iterable[Path], *, ended: bool) -> list[Row]:
-    """The rows of counted calls; `ended`: also of those that ran when the server did not go on."""
-    rows = []
-    for one in (one for path in tallies for one in read_tally(path)):
-        name, version = _name(one.place.model)
-        counts: list[tuple[Status, int, str | None]] = [
-            (status, count, None) for status, count in zip(STATUSES, one.ended, strict=True)
-        ]
-        if ended:
-            counts.append(("failed", one.running, SERVER_ENDED))
-        total = max(1, sum(one.ended))
-        for status, count, error_code in counts:
-            if count:
-                ms = one.ns / 1e6 * count / total if error_code is None else 0.0
-                rows.append(Row(
-                    f"{one.id}-{error_code or status}", one.place.tenant, one.place.key_id, name,
-                    version, one.place.endpoint, count, one.place.started_at, ms, 0, 0, 0, 0, 0,
-                    status, error_code,
-                ))  # fmt: skip
-    return rows
 
 
 def _headers_of(kind: bytes, bucket: Bucket, now: int) -> list[tuple[bytes, bytes]]:

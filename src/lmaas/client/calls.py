@@ -30,6 +30,7 @@ from lmaas.types import (
     Scope,
     Variant,
     WorkerStatus,
+    know_records,
 )
 
 T = TypeVar("T")
@@ -47,6 +48,7 @@ class Calls:
     """What can be asked of a server, without saying how it is sent."""
 
     def __init__(self, url: str, key: str | None) -> None:
+        know_records()  # a client may be used in threads
         self.url = url.rstrip("/")
         self.key = key
         self._headers = {"authorization": f"Bearer {key}"} if key else {}

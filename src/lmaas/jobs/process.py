@@ -19,7 +19,7 @@ import msgspec
 from lmaas.job import CONTROL_FILE, EVENTS_FILE, RESULT_FOLDER, JobError, JobEvent
 from lmaas.jobs.child import DONE_FILE, ERROR_FILE, TASK_FILE, Task
 from lmaas.placement import left
-from lmaas.placement.sandbox import KEEP
+from lmaas.placement.sandbox import environment
 from lmaas.placement.survivors import Namespace, end_all, namespace_of
 from lmaas.types import UNREADABLE
 
@@ -49,12 +49,6 @@ class JobProcess:
 
     def __init__(self, folder: Path, command: Sequence[str]) -> None:
         self.folder = folder
-        environment = {name: os.environ[name] for name in KEEP if name in os.environ}
-        home = str(folder / "tmp")
-        environment |= {"USER": "lmaas"}  # libraries would look for it among the accounts
-        environment |= {"HOME": home, "TMPDIR": home, "KERAS_HOME": home, "CI": "1"}
-        environment |= {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONSAFEPATH": "1"}
-        environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
         with left.appended(folder / LOG_FILE) as log:
             self._child = subprocess.Popen(
                 [*command, str(folder)],
@@ -62,7 +56,7 @@ class JobProcess:
                 stdout=log,
                 stderr=log,
                 cwd=folder,
-                env=environment,
+                env=environment(folder / "tmp"),
                 start_new_session=True,
             )
         self._namespace: Namespace | None = None

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from lmaas.placement.isolation import Confinement, confine
+from lmaas.placement.view import SHARED_MEMORY
 
 WORKER = "lmaas.runtime.worker"
 
@@ -26,7 +27,8 @@ def main(socket_path: str, journal: Path, confinement: str) -> None:
         wanted = msgspec.json.decode(confinement, type=Confinement)
         missing = confine(wanted)
         # In memory and bounded; where it cannot be had, a folder.
-        os.environ["TMPDIR"] = wanted.spare if wanted.spare and "view" in missing else "/dev/shm"  # noqa: S108
+        in_memory = wanted.spare is None or "view" not in missing
+        os.environ["TMPDIR"] = SHARED_MEMORY if in_memory else str(wanted.spare)
         importlib.import_module(WORKER).run(connected, noted)
 
 

@@ -8,7 +8,6 @@ Knows nothing of what the program does.
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import select
 import signal
@@ -19,15 +18,14 @@ from typing import Final
 
 import psutil
 
-from lmaas.placement.network import CLONE_NEWNET, leave
+from lmaas.placement import kernel
+from lmaas.placement.network import CLONE_NEWNET, CLONE_NEWNS, leave
+from lmaas.placement.view import MS_NODEV, MS_NOSUID, MS_REC, SHARED_MEMORY
 
-PR_SET_PDEATHSIG: Final = 1
 PR_SET_CHILD_SUBREAPER: Final = 36
-CLONE_NEWNS: Final = 0x20000
-MS_NOSUID, MS_NODEV, MS_REC, MS_SLAVE = 2, 4, 1 << 14, 1 << 19
+MS_SLAVE: Final = 1 << 19
 DOWNWARDS: Final = MS_REC | MS_SLAVE
 """What is mounted outside is seen inside, and not the other way round."""
-SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 - the place that POSIX shared memory has on Linux
 SWEEP_S: Final = 5.0
 """How long killed processes get to be gone."""
 CANNOT_START: Final = 127
@@ -86,12 +84,13 @@ def hide_shared_memory() -> None:
     Whoever is killed leaves its segments in the machine's, hundreds of megabytes for vLLM; this one
     is gone with the last of us.
     """
-    library = ctypes.CDLL(None)
-    if not (hasattr(library, "unshare") and os.path.isdir(SHARED_MEMORY)):
+    if not os.path.isdir(SHARED_MEMORY):
         return
-    if library.unshare(CLONE_NEWNS) == 0 and library.mount(None, b"/", None, DOWNWARDS, None) == 0:
+    with contextlib.suppress(OSError):
+        kernel.call("unshare", CLONE_NEWNS)
+        kernel.libc("mount", None, b"/", None, DOWNWARDS, None)
         kind, flags = b"tmpfs", MS_NOSUID | MS_NODEV
-        library.mount(kind, SHARED_MEMORY.encode(), kind, flags, b"mode=1777")
+        kernel.libc("mount", kind, SHARED_MEMORY.encode(), kind, flags, b"mode=1777")
 
 
 def _start(argv: Sequence[str]) -> int:
@@ -101,7 +100,7 @@ def _start(argv: Sequence[str]) -> int:
     if child:
         return child
     try:
-        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        _prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() == guard:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -159,9 +158,8 @@ def _sweep() -> None:
 
 def _prctl(option: int, value: int) -> None:
     """Nothing on systems that have no such call."""
-    call = getattr(ctypes.CDLL(None), "prctl", None)
-    if call is not None:
-        call(option, value, 0, 0, 0)
+    with contextlib.suppress(OSError):
+        kernel.libc("prctl", option, value, 0, 0, 0)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ from typing import Final
 from lmaas.errors import ConfigError
 from lmaas.placement import kernel, landlock, seccomp, view
 from lmaas.placement.network import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, leave
+from lmaas.placement.view import SHARED_MEMORY
 from lmaas.types import Record
 
-PR_SET_PDEATHSIG: Final = 1
 PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 4, 8, 38, 47
 PR_CAP_AMBIENT_RAISE: Final = 2
 READ_SEARCH: Final = 2
@@ -103,11 +103,12 @@ def confine(wanted: Confinement) -> tuple[str, ...]:
         missing.append("privileges")
     if wanted.dies_with_parent:
         with contextlib.suppress(OSError):
-            kernel.libc("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            kernel.libc("prctl", kernel.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     try:
-        shared = () if seen else ("/dev/shm",) * wanted.loopback  # noqa: S108
+        # Its own where it has a view; else the machine's, for jobs, whose processes share.
+        shared = (SHARED_MEMORY,) if seen or wanted.loopback else ()
         spare = () if wanted.spare is None or seen else (wanted.spare,)
-        writes = (*wanted.writes, *shared, *spare, *(("/dev/shm",) if seen else ()))  # noqa: S108
+        writes = (*wanted.writes, *shared, *spare)
         landlock.restrict((*reads, "/proc"), writes, devices, tcp=wanted.loopback)
     except OSError:
         missing.append("files")

@@ -11,6 +11,7 @@ import sys
 from typing import Final
 
 AT_FDCWD: Final = -100
+PR_SET_PDEATHSIG: Final = 1
 LINUX: Final = sys.platform == "linux"
 MACHINE: Final = platform.machine()
 

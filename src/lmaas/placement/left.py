@@ -7,7 +7,7 @@ may read everything, follow it. Nothing here follows links, waits, or reads more
 """
 
 import contextlib
-import itertools
+import errno
 import os
 import secrets
 import shutil
@@ -107,25 +107,32 @@ def size(folder: Path) -> int:
 
 
 def remove(folder: Path) -> None:
-    """Delete `folder` and all in it, however deep it is."""
+    """Delete `folder` and all in it, however deep; what cannot be deleted stays."""
     with contextlib.suppress(RecursionError):
         shutil.rmtree(folder, ignore_errors=True)
-    numbers = itertools.count()
-    while folder.is_dir() and not folder.is_symlink():
-        # Too deep for one path: what lies two folders down comes up first.
-        inner = [Path(entry) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
-        moved = False
-        for each in inner:
-            for entry in list(os.scandir(each)):
-                if entry.is_dir(follow_symlinks=False):
-                    os.rename(entry.path, folder / f".{next(numbers)}-{secrets.token_hex(4)}")
-                    moved = True
-                else:
-                    os.unlink(entry.path)
-            each.rmdir()
-        if not moved:
-            shutil.rmtree(folder, ignore_errors=True)
-            return
+    with contextlib.suppress(OSError):
+        while folder.is_dir() and not folder.is_symlink() and _raise_inner(folder):
+            pass
+    with contextlib.suppress(RecursionError):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _raise_inner(folder: Path) -> bool:
+    """Have the folders that lie two below come up by one; whether there are any."""
+    found = False
+    for outer in _folders(folder):
+        os.chmod(outer, 0o700)
+        for inner in _folders(outer):
+            os.rename(inner, folder / secrets.token_hex(8))
+            found = True
+        for entry in os.scandir(outer):
+            os.unlink(entry.path)
+        os.rmdir(outer)
+    return found
+
+
+def _folders(folder: str | Path) -> list[str]:
+    return [entry.path for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
 
 
 def check_inside(base: Path, path: Path) -> None:
@@ -146,8 +153,12 @@ def _below(folder: Path) -> Iterator[Path]:
             raise ModelRefused(f"{folder.name} has folders that lie more than {MOST_DEPTH} deep.")
         try:
             entries = list(os.scandir(here))
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
             continue
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            raise ModelRefused(f"{folder.name} has folders that are too deep.") from None
         for entry in entries:
             yield Path(entry.path)
             if entry.is_dir(follow_symlinks=False):

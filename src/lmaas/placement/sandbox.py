@@ -56,6 +56,15 @@ class ChildError(Record, frozen=True, kw_only=True):
     param: str | None = None
 
 
+def environment(home: Path) -> dict[str, str]:
+    """What a process that works on strangers' files is told, and no more; `home` is its own."""
+    told = {name: os.environ[name] for name in KEEP if name in os.environ}
+    told |= dict.fromkeys(("HOME", "TMPDIR", "KERAS_HOME"), str(home))
+    told |= {"USER": "lmaas", "CI": "1"}  # libraries would look for a name among the accounts
+    told |= {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONSAFEPATH": "1"}
+    return told | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+
+
 def run_child(
     module: str,
     request: bytes,
@@ -88,12 +97,7 @@ def run_child(
     )
     (scratch / "bounds.json").write_bytes(msgspec.json.encode(bounds))
     (scratch / "request.json").write_bytes(request)
-    environment = {name: os.environ[name] for name in KEEP if name in os.environ}
     folder = str(scratch)
-    environment |= {"HOME": folder, "TMPDIR": folder, "KERAS_HOME": folder, "CI": "1"}
-    environment |= {"USER": "lmaas"}  # libraries would look for it among the machine's accounts
-    environment |= {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONSAFEPATH": "1"}
-    environment |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     with (scratch / "log").open("wb") as log:
         child = subprocess.Popen(
             [sys.executable, "-m", "lmaas.placement.child", module, folder],
@@ -101,7 +105,7 @@ def run_child(
             stdout=log,
             stderr=log,
             cwd=scratch,
-            env=environment,
+            env=environment(scratch),
             start_new_session=True,
         )
     namespaces: list[Namespace] = []

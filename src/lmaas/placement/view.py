@@ -21,6 +21,7 @@ AT_EMPTY_PATH: Final = 0x1000
 READ_ONLY, NO_SETUID = 0x1, 0x2
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE = 0x2, 0x4, 0x8, 0x4000, 0x40000
 MNT_DETACH: Final = 2
+SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 - the place that POSIX shared memory has on Linux
 PLACE: Final = "/tmp"  # noqa: S108 - any folder does: only this process sees what is mounted on it
 LINKS: Final = {
     "/dev/fd": "/proc/self/fd",
@@ -149,7 +150,7 @@ def _attach(tree: int, way: Way) -> None:
 
 
 def _own_devices(shared_bytes: int) -> None:
-    shared = f"{PLACE}/dev/shm"  # noqa: S108 - its own, from now on
+    shared = PLACE + SHARED_MEMORY
     os.makedirs(shared, 0o755, exist_ok=True)
     told = f"mode=1777,size={shared_bytes}".encode()
     kernel.libc("mount", b"tmpfs", shared.encode(), b"tmpfs", MS_NOSUID | MS_NODEV, told)

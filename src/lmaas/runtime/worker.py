@@ -42,7 +42,7 @@ from lmaas.runtime.messages import (
 )
 from lmaas.runtime.padding import Padding
 from lmaas.tasks.base import Batch, Row
-from lmaas.types import Payload
+from lmaas.types import Payload, know_records
 
 log = logging.getLogger(__name__)
 
@@ -346,6 +346,7 @@ def _run(sock: socket.socket, noted: BinaryIO) -> int:
         else:
             worker = LanguageWorker(sock, expected, noted)
         worker.warm()
+        know_records()
         load = _next(sock, decoder, messages)
         if load is None:
             return EXIT_OK

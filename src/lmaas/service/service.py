@@ -10,7 +10,6 @@ from typing import Final, NamedTuple, ParamSpec, TypeVar
 import msgspec
 
 from lmaas.accounts import usage
-from lmaas.accounts.admission import Admission
 from lmaas.accounts.keys import Keys
 from lmaas.accounts.ledger import Ledger
 from lmaas.accounts.records import NO_LIMITS, Limits, ModelPrice, Price, UsageReport
@@ -222,7 +221,8 @@ class Service:
                 return Predicted(version, answer, [])
         version = await self.router.find(tenant, ref)
         tokens = await self._text_tokens(key, version, ref, payload)
-        with await self._admit(
+        await self._freshen(key)
+        with self.ledger.admit(
             key,
             request_id=request_id,
             endpoint=endpoint,
@@ -239,27 +239,6 @@ class Service:
         """Have what bounds `key` in memory."""
         if self.ledger.stale(key):
             await self.aside.read(self.ledger.freshen, key)
-
-    async def _admit(
-        self,
-        key: KeyRecord,
-        *,
-        request_id: str,
-        endpoint: str,
-        model: str,
-        tokens: int,
-        prompt_tokens: int | None = None,
-    ) -> Admission:
-        """What `Ledger.admit` gives and raises."""
-        await self._freshen(key)
-        return self.ledger.admit(
-            key,
-            request_id=request_id,
-            endpoint=endpoint,
-            model=model,
-            tokens=tokens,
-            prompt_tokens=prompt_tokens,
-        )
 
     async def _bounded(self, key: KeyRecord, version: ModelVersion) -> bool:
         """Whether anything bounds what `key` may use. Raises what `Ledger.check` raises."""
@@ -301,7 +280,8 @@ class Service:
         kept_as = await self._cache_key(version, request, cache)
         ended = None if kept_as is None else await self.cache.get(kept_as)
         prompt, most = (0, 0) if ended else await self._most_tokens(key, ref, version, request)
-        admission = await self._admit(
+        await self._freshen(key)
+        admission = self.ledger.admit(
             key,
             request_id=request_id,
             endpoint=endpoint,
@@ -383,7 +363,8 @@ class Service:
                 f"{version.ref} runs at another service, which alone can count its tokens.",
                 param="model",
             )
-        with await self._admit(
+        await self._freshen(key)
+        with self.ledger.admit(
             key,
             request_id=request_id,
             endpoint=endpoint,
@@ -428,7 +409,7 @@ class Service:
         """The key that `text` is. Raises Unauthorized."""
         if not self.keys.fresh():
             await self.aside.read(self.keys.refresh)
-        return self.keys.check(text)
+        return self.keys.known(text)
 
     def create_key(
         self, tenant: str, name: str, scopes: Sequence[Scope], limits: Limits = NO_LIMITS

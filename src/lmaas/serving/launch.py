@@ -154,9 +154,11 @@ async def launch(
             await _first(outcome, died, record.model)
         loaded = outcome.result()
     except BaseException as error:
+        namespace = namespace_of(process.pid)
         kill_worker(process)
         link.close()
         await died
+        end_all(namespace)
         if isinstance(error, TimeoutError):
             raise TimedOut(
                 f"{record.model} was not loaded within {settings.load_timeout_s:g} s.",

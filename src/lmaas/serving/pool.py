@@ -409,6 +409,10 @@ class Pool:
 def _remove(folder: Path, unpacked: asyncio.Future[None]) -> None:
     if not unpacked.cancelled():
         unpacked.exception()  # the worker that waited for it has told it, or is gone
+    asyncio.get_running_loop().run_in_executor(None, _rmtree, folder)
+
+
+def _rmtree(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 

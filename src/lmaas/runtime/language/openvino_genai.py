@@ -201,7 +201,7 @@ class OpenVINOGenAI:
         turn = self._scorer.turn
         try:
             self._scorer.step()
-        except Exception as error:  # noqa: BLE001 - becomes the answer to this one sequence
+        except BaseException as error:  # noqa: BLE001 - becomes the answer to this one sequence
             for sequence, held in list(self._scored.items()):
                 if held.text is turn:
                     self.cancel(sequence)

@@ -365,7 +365,7 @@ class Session:
                 first = all(entry.raw is None for entry in running.prompt_logprobs)
                 told = self._tokens.scored(token, score, hidden=self._tokens.special, first=first)
                 running.prompt_logprobs.append(told)
-        except Exception as error:  # noqa: BLE001 - becomes the answer to this one request
+        except BaseException as error:  # noqa: BLE001 - becomes the answer to this one request
             self.cancel(running.id)
             step.failed.append((running.id, error))
 
