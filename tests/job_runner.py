@@ -2,8 +2,8 @@
 
 Its recipe: `steps` of `step_s` seconds each, a checkpoint `every` so many, and what goes wrong:
 `crash_at` (a step; `crash_once` only the first time), `fail`, `grow_bytes`, `fill_files` (of 1 MiB
-each), `deaf` (control is not looked at), `family` (starts a process of its own). `python job_runner.py server HOME` is a runner
-that can be killed.
+each), `deaf` (control is not looked at), `family` (starts a process of its own).
+`python job_runner.py server HOME` is a runner that can be killed.
 """
 
 import asyncio
