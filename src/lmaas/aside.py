@@ -8,9 +8,9 @@ import asyncio
 import functools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from lmaas.types import know_records
 
@@ -30,14 +30,33 @@ class Aside:
         know_records()
         self._reads = ThreadPoolExecutor(READERS, "read")
         self._writes = ThreadPoolExecutor(WRITERS, "write")
+        self._asked: dict[Hashable, asyncio.Future[Any]] = {}
+
+    async def share(
+        self, needed: Hashable, ask: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """What `ask` returns: called once for all who wait for what is `needed`."""
+        asked = self._asked.get(needed)
+        if asked is None:
+            asked = asyncio.ensure_future(self.read(ask, *args, **kwargs))
+            self._asked[needed] = asked
+
+            def answered(done: asyncio.Future[Any]) -> None:
+                del self._asked[needed]
+                if not done.cancelled():
+                    done.exception()  # whoever waited for it has it, or is gone
+
+            asked.add_done_callback(answered)
+        answer: T = await asyncio.shield(asked)
+        return answer
 
     async def read(self, ask: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What `ask` says. Cancelled, it runs on, and nobody hears of it."""
+        """What `ask` returns. If its caller is cancelled, it runs on and its result is dropped."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._reads, functools.partial(ask, *args, **kwargs))
 
     async def write(self, change: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What `change` says, once it is done; it is done though its caller goes away."""
+        """What `change` returns. If its caller is cancelled, it is done nevertheless."""
         loop = asyncio.get_running_loop()
         work = functools.partial(change, *args, **kwargs)
         return await asyncio.shield(loop.run_in_executor(self._writes, work))

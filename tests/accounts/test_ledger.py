@@ -58,10 +58,10 @@ class Books:
             tokens=tokens,
         )
 
-    def calls(self, ref: str = "m:1", key: KeyRecord | None = None) -> Counted | None:
-        return self.ledger.count(
-            key or self.key, ref, "models", f"{ref.partition(':')[0]}:{ref.partition(':')[2] or 1}"
-        )
+    def calls(self, model: str = "m:1", key: KeyRecord | None = None) -> Counted | None:
+        key = key or self.key
+        self.ledger.freshen(key)
+        return self.ledger.count(key, "models", model)
 
     def limit(self, key_id: str | None = "", **given: object) -> None:
         place = self.key.id if key_id == "" else key_id

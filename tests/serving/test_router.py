@@ -58,12 +58,13 @@ def test_last_good_version_answers_for_a_damaged_one(tmp_path: Path) -> None:
         await pool.start()
         try:
             for _ in range(2):
-                version, answer = await router.call("default", "add", PAYLOAD)
+                found = await router.find("default", "add")
+                version, answer = await router.call(found, "add", PAYLOAD)
                 assert version.ref == "add:1"
                 assert json.loads(answer.body)["outputs"]["y"] == [[1, 1, 1, 1]]
             assert models.unpacked == ["add:3", "add:2", "add:1"]
             with pytest.raises(CorruptBlob):
-                await router.call("default", "add:3", PAYLOAD)
+                await router.call(found, "add:3", PAYLOAD)
             states = {status.model: (status.state, status.reason) for status in pool.status()}
             assert states["add:1"][0] == "ready"
             assert states["add:3"][0] == "failed"

@@ -152,27 +152,21 @@ class Ledger:
         if version != self._seen and self._monotonic_ns() >= self._fresh_until_ns:
             self._refresh(version)
 
-    def count(
-        self, key: KeyRecord, ref: str, endpoint: str, model: str | None = None
-    ) -> "Counted | None":
-        """A call without tokens that nothing bounds and that costs nothing.
+    def count(self, key: KeyRecord, endpoint: str, model: str) -> "Counted | None":
+        """A call without tokens that nothing bounds and that costs nothing, or None.
 
-        `model` is the version that `ref` names. None where it is not told and was not told since
-        something changed, and where the call needs `admit`.
+        None: the call needs `admit`. Limits and prices are those of the last `freshen`.
         """
-        self._look()
         with self._lock:
-            counter = self._tally.known.get((key.id, ref, endpoint))
+            counter = self._tally.known.get((key.id, endpoint, model))
             if counter is None:
-                if model is None:
-                    return None
                 if not self._open or not self._is_free(key, model):
                     return None
                 place = Place(key.tenant, key.id, model, endpoint, self._now())
                 counter = self._tally.counter(place)
                 if counter is None:
                     return None
-                self._tally.known[key.id, ref, endpoint] = counter
+                self._tally.known[key.id, endpoint, model] = counter
             self._tally.numbers[counter.first] += 1
         return Counted(self, counter, self._monotonic_ns())
 
@@ -374,8 +368,6 @@ class Ledger:
         """Read limits and prices again; running requests count against new limits, too."""
         limits, prices = self._terms.load()
         if limits == self._limits and prices == self._prices:
-            with self._lock:
-                self._tally.known.clear()
             self._seen = version
             return
         with self._flushing, self._lock:

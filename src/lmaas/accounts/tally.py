@@ -72,7 +72,7 @@ class Tally:
         self._counters: list[Counter] = []
         self._places: dict[tuple[str, ...], Counter] = {}
         self.known: dict[tuple[str, str, str], Counter] = {}
-        """Counters by key, what was asked for, and endpoint; whoever fills it empties it."""
+        """Counters by key, endpoint and version; whoever fills it empties it."""
         self.numbers: memoryview[int] = memoryview(b"").cast("q")
         """NUMBERS for each counter, from `Counter.first` on."""
 

@@ -77,7 +77,12 @@ async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> 
     payload = Payload(format="texts", body=msgspec.msgpack.encode(call))
     assert exchange.key is not None
     version, answer, headers = await service.predict(
-        exchange.key, request.model, payload, endpoint="embeddings", request_id=exchange.id
+        exchange.key,
+        request.model,
+        payload,
+        endpoint="embeddings",
+        request_id=exchange.id,
+        version=version,
     )
     exchange.extra += headers
     exchange.model = version.ref

@@ -4,12 +4,12 @@ The model's own task answers. These clients do not say which task they mean, exc
 `/pipeline/…`; so whatever is refused names the task that the model has.
 """
 
-from lmaas.errors import InvalidInput, ModelNotFound
+from lmaas.errors import InvalidInput
 from lmaas.http import huggingface_text
 from lmaas.http.exchange import Exchange
 from lmaas.service import Service
 from lmaas.tasks import text_generation
-from lmaas.types import Payload
+from lmaas.types import ModelVersion, Payload
 
 PIPELINES = {
     "feature-extraction": "embedding",
@@ -25,31 +25,36 @@ async def infer(service: Service, exchange: Exchange, path: dict[str, str]) -> N
     """Answer with the task's own JSON, for an image `[{"label", "score"}, …]`."""
     ref = path["ref"]
     body = await exchange.body(service.settings.max_body_bytes)
-    try:
-        task = (await service.find(exchange.tenant, ref)).manifest.task
-    except ModelNotFound:
-        task = None  # a job's checkpoint becomes a model when it is called
+    version = await service.find(exchange.tenant, ref)
+    task = version.manifest.task
     asked = path.get("task")
-    if task is not None and asked is not None and PIPELINES.get(asked, asked) != task:
+    if asked is not None and PIPELINES.get(asked, asked) != task:
         raise InvalidInput(f"{ref} is a model for {task}, not for {asked[:100]}.", param="task")
     try:
         if task == text_generation.NAME:
             await huggingface_text.generate(service, exchange, ref, body)
             return
-        await _predict(service, exchange, ref, body)
+        await _predict(service, exchange, ref, version, body)
     except InvalidInput as error:
-        if type(error) is not InvalidInput or task is None or task in error.message:
+        if type(error) is not InvalidInput or task in error.message:
             raise
         hint = f"{error.hint or ''} {ref} is a model for {task}.".strip()
         raise InvalidInput(error.message, hint=hint, param=error.param) from None
 
 
-async def _predict(service: Service, exchange: Exchange, ref: str, body: bytes) -> None:
+async def _predict(
+    service: Service, exchange: Exchange, ref: str, version: ModelVersion, body: bytes
+) -> None:
     kind = exchange.headers.get(b"content-type", b"")
     payload = Payload(format="json" if _is_json(kind, body) else "image", body=body)
     assert exchange.key is not None
     version, answer, headers = await service.predict(
-        exchange.key, ref, payload, endpoint="models", request_id=exchange.id
+        exchange.key,
+        ref,
+        payload,
+        endpoint="models",
+        request_id=exchange.id,
+        version=version,
     )
     exchange.extra += headers
     exchange.model = version.ref

@@ -151,12 +151,18 @@ async def _vectors(
     service: Service, exchange: Exchange, model: str, texts: Any, dimensions: int | None
 ) -> tuple[msgspec.Raw, int]:
     ref = model_of(model)
-    require_task(await service.find(exchange.tenant, ref), "embedding", exchange.path)
+    version = await service.find(exchange.tenant, ref)
+    require_task(version, "embedding", exchange.path)
     call = TextsCall(texts=inputs_of(texts), dimensions=dimensions)
     payload = Payload(format="texts", body=msgspec.msgpack.encode(call))
     assert exchange.key is not None
     version, answer, headers = await service.predict(
-        exchange.key, ref, payload, endpoint="ollama.embed", request_id=exchange.id
+        exchange.key,
+        ref,
+        payload,
+        endpoint="ollama.embed",
+        request_id=exchange.id,
+        version=version,
     )
     exchange.extra += headers
     exchange.model = version.ref

@@ -51,14 +51,20 @@ _decoder = msgspec.json.Decoder(RerankBody)
 async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Documents by their relevance to a query."""
     request = await body.read(service, exchange, _decoder)
-    require_task(await service.find(exchange.tenant, request.model), "text-ranking", "/v1/rerank")
+    version = await service.find(exchange.tenant, request.model)
+    require_task(version, "text-ranking", "/v1/rerank")
     texts = tuple(d if isinstance(d, str) else d.text for d in request.documents)
     payload = Payload(
         format="texts", body=msgspec.msgpack.encode(TextsCall(texts=texts, query=request.query))
     )
     assert exchange.key is not None
     version, answer, headers = await service.predict(
-        exchange.key, request.model, payload, endpoint="rerank", request_id=exchange.id
+        exchange.key,
+        request.model,
+        payload,
+        endpoint="rerank",
+        request_id=exchange.id,
+        version=version,
     )
     exchange.extra += headers
     with memoryview(answer.body) as view:

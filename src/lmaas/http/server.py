@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import ipaddress
 import logging
 import os
@@ -78,6 +79,10 @@ async def serve(
     server = await loop.create_server(connections.make, sock=listener, backlog=BACKLOG)
     watch = service.supervisor.keep("connections", connections.watch)
     door = await _start_grpc(service, told)
+    # What lives from now on lives as long as the server: a full collection would stop every
+    # request to look at it.
+    gc.collect()
+    gc.freeze()
     await stop.wait()
     draining = asyncio.ensure_future(_drain(service, connections, door))
     forced = asyncio.ensure_future(force.wait())

@@ -6,6 +6,7 @@ milliseconds (images, long batches) goes to threads, so that reading and decodin
 The worker ends when the server's end of the socket closes.
 """
 
+import gc
 import logging
 import os
 import select
@@ -52,7 +53,7 @@ INLINE_BODY_BYTES: Final = 1 << 16
 """Smaller payloads are decoded where they are read: a thread hop would cost more."""
 INLINE_BATCH_S: Final = 0.003
 """Batches expected to take less run where they are read, for the same reason."""
-SPIN_S: Final = 0.0001 if (os.cpu_count() or 1) > 1 else 0.0
+SPIN_S: Final = 0.00015 if (os.cpu_count() or 1) > 1 else 0.0
 """After work, a sleeping worker would cost the next request more time than a small model does; who
 else wants the core gets it."""
 EXIT_OK: Final = 0
@@ -352,6 +353,7 @@ def _run(sock: socket.socket, noted: BinaryIO) -> int:
             return EXIT_OK
         assert isinstance(load, Load)
         worker.load()
+        gc.freeze()  # all of it lives as long as the worker: collections need not look at it
     except (LMaaSError, OSError, MemoryError) as error:
         sock.sendall(failure(None, error))
         return EXIT_LOAD_FAILED

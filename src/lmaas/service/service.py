@@ -194,32 +194,39 @@ class Service:
         return await self.aside.write(change, *args, **kwargs)
 
     async def find(self, tenant: str, ref: str) -> ModelVersion:
-        """The version that `name`, `name:3` or `name@alias` refers to. Raises ModelNotFound."""
+        """The version that `name`, `name:3` or `name@alias` refers to. Raises ModelNotFound.
+
+        What a checkpoint of a job is called becomes a model first.
+        """
+        await self.jobs.checkpoints.ensure(tenant, ref)
         return await self.router.find(tenant, ref)
 
     # Calls
 
     async def predict(
-        self, key: KeyRecord, ref: str, payload: Payload, *, endpoint: str, request_id: str
+        self,
+        key: KeyRecord,
+        ref: str,
+        payload: Payload,
+        *,
+        endpoint: str,
+        request_id: str,
+        version: ModelVersion | None = None,
     ) -> Predicted:
         """Run one request; also says which version answered.
 
-        `endpoint` and `request_id` name the request in the usage ledger. Cancelling the awaiting
-        task cancels the request, queued or running.
+        `endpoint` and `request_id` name the request in the usage ledger; `version` is what `find`
+        has just said of `ref`. Cancelling the awaiting task cancels the request, queued or running.
         """
-        tenant = key.tenant
-        await self.jobs.checkpoints.ensure(tenant, ref)
+        if version is None:
+            version = await self.find(key.tenant, ref)
+        await self._freshen(key)
         if payload.format != "texts":
-            await self._freshen(key)
-            counted = self.ledger.count(key, ref, endpoint)
-            if counted is None:
-                version = await self.find(tenant, ref)
-                counted = self.ledger.count(key, ref, endpoint, version.ref)
+            counted = self.ledger.count(key, endpoint, version.ref)
             if counted is not None:
                 with counted:
-                    version, answer = await self.router.call(tenant, ref, payload)
+                    version, answer = await self.router.call(version, ref, payload)
                 return Predicted(version, answer, [])
-        version = await self.router.find(tenant, ref)
         tokens = await self._text_tokens(key, version, ref, payload)
         await self._freshen(key)
         with self.ledger.admit(
@@ -230,7 +237,7 @@ class Service:
             tokens=tokens,
             prompt_tokens=tokens,
         ) as admission:
-            version, answer = await self.router.call(tenant, ref, payload)
+            version, answer = await self.router.call(version, ref, payload)
             if answer.tokens:
                 admission.usage = Usage(answer.tokens)
         return Predicted(version, answer, admission.headers)
@@ -238,7 +245,8 @@ class Service:
     async def _freshen(self, key: KeyRecord) -> None:
         """Have what bounds `key` in memory."""
         if self.ledger.stale(key):
-            await self.aside.read(self.ledger.freshen, key)
+            needed = ("ledger", key.id, self.registry.data_version())
+            await self.aside.share(needed, self.ledger.freshen, key)
 
     async def _bounded(self, key: KeyRecord, version: ModelVersion) -> bool:
         """Whether anything bounds what `key` may use. Raises what `Ledger.check` raises."""
@@ -252,11 +260,12 @@ class Service:
         if version.manifest.signature.language is None or not await self._bounded(key, version):
             return 0
         counting = msgspec.structs.replace(payload, count_only=True)
-        return (await self.router.call(key.tenant, ref, counting))[1].tokens
+        return (await self.router.call(version, ref, counting))[1].tokens
 
     async def predict_here(self, tenant: str, ref: str, payload: Payload) -> Answer:
         """Run one request of whoever owns this home, without a key and without accounts."""
-        return (await self.router.call(tenant, ref, payload))[1]
+        version = await self.router.find(tenant, ref)
+        return (await self.router.call(version, ref, payload))[1]
 
     async def generate(
         self,
@@ -273,8 +282,7 @@ class Service:
         `endpoint` and `request_id` name the request in the usage ledger. Raises InvalidInput,
         ModelNotFound, RateLimited, InsufficientQuota and whatever the model's worker raises.
         """
-        await self.jobs.checkpoints.ensure(key.tenant, ref)
-        version = await self.router.find(key.tenant, ref)
+        version = await self.find(key.tenant, ref)
         check_language(version)
         payload = Payload(format="generate", body=encode_request(request))
         kept_as = await self._cache_key(version, request, cache)
@@ -303,7 +311,7 @@ class Service:
         if ended is not None:
             generation.replay(ended)
             return generation
-        await generation.start(lambda to: self.router.generate(key.tenant, ref, payload, to))
+        await generation.start(lambda to: self.router.generate(version, ref, payload, to))
         return generation
 
     async def _most_tokens(
@@ -315,7 +323,7 @@ class Service:
         """
         if not await self._bounded(key, version):
             return 0, 0
-        prompt = await self._prompt_tokens(key, ref, request)
+        prompt = await self._prompt_tokens(version, ref, request)
         answer, spec = request.sampling.max_tokens, version.manifest.signature.language
         room = max(0, spec.context_length - prompt) if spec is not None else 0
         if answer is None:
@@ -355,8 +363,7 @@ class Service:
         It is a request like others for limits and the ledger, of no tokens. Raises InvalidInput for
         a model of another service: only that can count.
         """
-        await self.jobs.checkpoints.ensure(key.tenant, ref)
-        version = await self.router.find(key.tenant, ref)
+        version = await self.find(key.tenant, ref)
         check_language(version)
         if version.manifest.upstream is not None:
             raise InvalidInput(
@@ -372,12 +379,14 @@ class Service:
             tokens=0,
             prompt_tokens=0,
         ) as admission:
-            tokens = await self._prompt_tokens(key, ref, request)
+            tokens = await self._prompt_tokens(version, ref, request)
         return CountedTokens(version, tokens, admission.headers)
 
-    async def _prompt_tokens(self, key: KeyRecord, ref: str, request: GenerateRequest) -> int:
+    async def _prompt_tokens(
+        self, version: ModelVersion, ref: str, request: GenerateRequest
+    ) -> int:
         body = encode_request(msgspec.structs.replace(request, count_only=True))
-        _, answer = await self.router.call(key.tenant, ref, Payload(format="generate", body=body))
+        _, answer = await self.router.call(version, ref, Payload(format="generate", body=body))
         return int(answer.body)
 
     # Workers
@@ -388,8 +397,7 @@ class Service:
 
     async def load_model(self, tenant: str, ref: str) -> ModelVersion:
         """Load a model before its first call; a checkpoint of a job becomes one."""
-        await self.jobs.checkpoints.ensure(tenant, ref)
-        version = await self.router.find(tenant, ref)
+        version = await self.find(tenant, ref)
         await self.pool.load(version)
         return version
 
@@ -408,7 +416,7 @@ class Service:
     async def authenticate(self, text: str) -> KeyRecord:
         """The key that `text` is. Raises Unauthorized."""
         if not self.keys.fresh():
-            await self.aside.read(self.keys.refresh)
+            await self.aside.share(("keys", self.registry.data_version()), self.keys.refresh)
         return self.keys.known(text)
 
     def create_key(

@@ -56,20 +56,22 @@ class Router:
             self._data_version = data_version
         version = self._known.get((tenant, ref))
         if version is None:
-            version = await self._aside.read(self._registry.resolve, tenant, ref)
+            needed = ("version", tenant, ref, data_version)
+            version = await self._aside.share(needed, self._registry.resolve, tenant, ref)
             if len(self._known) >= KEEP_MOST:
                 self._known.clear()
             if data_version == self._data_version:  # else it may be another by now
                 self._known[tenant, ref] = version
         return version
 
-    async def call(self, tenant: str, ref: str, payload: Payload) -> tuple[ModelVersion, Answer]:
-        """The answer of the version that `ref` names, and that version.
+    async def call(
+        self, version: ModelVersion, ref: str, payload: Payload
+    ) -> tuple[ModelVersion, Answer]:
+        """The answer of `version`, which `ref` named, and which version gave it.
 
-        Raises what `find` and `Pool.call` raise, and InvalidInput for a language model, which is
-        not called with arrays; CorruptBlob only when no version is left.
+        Raises what `Pool.call` raises, and InvalidInput for a language model, which is not called
+        with arrays; CorruptBlob only when no version is left.
         """
-        version = await self.find(tenant, ref)
         if version.manifest.task == text_generation.NAME and payload.format != "generate":
             raise InvalidInput(
                 f"{version.ref} is a language model: it is not called this way.",
@@ -79,13 +81,11 @@ class Router:
         return await self._first(version, ref, lambda v: self._pool.call(v, payload))
 
     async def generate(
-        self, tenant: str, ref: str, payload: Payload, receiver: Receiver
+        self, version: ModelVersion, ref: str, payload: Payload, receiver: Receiver
     ) -> Answered:
-        """The end of a generation by the version that `ref` names. Raises as `call` does."""
+        """The end of a generation by `version`, which `ref` named. Raises as `call` does."""
         _, answered = await self._first(
-            await self.find(tenant, ref),
-            ref,
-            lambda version: self._pool.generate(version, payload, receiver),
+            version, ref, lambda each: self._pool.generate(each, payload, receiver)
         )
         return answered
 

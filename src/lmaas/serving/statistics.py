@@ -1,8 +1,8 @@
 """How often and how long each version was called since the server's start, by tenant."""
 
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from types import TracebackType
 from typing import Final
 
 import msgspec
@@ -35,21 +35,20 @@ class Statistics:
         """The numbers of a version; zeros if it was not called."""
         return self._calls.get((version.tenant, version.ref)) or Calls()
 
-    @contextmanager
-    def timing(self, version: ModelVersion) -> Iterator[None]:
-        """Count the block as a call."""
-        start = time.perf_counter_ns()
-        try:
-            yield
-        except BaseException:
-            calls = self._keep(version)
-            calls.failed += 1
-            calls.failed_ns += time.perf_counter_ns() - start
-            raise
+    def timing(self, version: ModelVersion) -> "Timing":
+        """A block that counts as a call of `version`."""
+        return Timing(self, version)
+
+    def called(self, version: ModelVersion, ns: int, *, succeeded: bool) -> None:
+        """A call of `version` has ended after so many nanoseconds."""
         calls = self._keep(version)
-        calls.succeeded += 1
-        calls.succeeded_ns += time.perf_counter_ns() - start
-        calls.last_ms = time.time_ns() // 1_000_000
+        if succeeded:
+            calls.succeeded += 1
+            calls.succeeded_ns += ns
+            calls.last_ms = time.time_ns() // 1_000_000
+        else:
+            calls.failed += 1
+            calls.failed_ns += ns
 
     def ran(self, version: ModelVersion, sizes: Iterable[int]) -> None:
         """A worker ran batches of these sizes."""
@@ -66,3 +65,25 @@ class Statistics:
                 del self._calls[min(self._calls, key=lambda each: self._calls[each].last_ms)]
             calls = self._calls[key] = Calls()
         return calls
+
+
+class Timing:
+    """A call that is timed, as a context manager."""
+
+    __slots__ = ("_start_ns", "_statistics", "_version")
+
+    def __init__(self, statistics: Statistics, version: ModelVersion) -> None:
+        self._statistics = statistics
+        self._version = version
+
+    def __enter__(self) -> None:
+        self._start_ns = time.perf_counter_ns()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        ns = time.perf_counter_ns() - self._start_ns
+        self._statistics.called(self._version, ns, succeeded=error is None)
