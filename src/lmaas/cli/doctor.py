@@ -23,6 +23,8 @@ PACKAGES = {
     "scikit-learn": "demo",
 }
 """What is looked for, and the extra that brings it; without one it is required."""
+CPU_BUILDS = {"tensorflow": "tensorflow-cpu"}
+"""The same packages under other names, without what a GPU needs."""
 
 LEAST_MEMORY = 1 << 30
 LEAST_DISK = 1 << 30
@@ -79,17 +81,25 @@ def _python() -> Check:
 
 
 def _packages() -> list[Check]:
-    from importlib.metadata import PackageNotFoundError, version
-
     checks = []
     for package, extra in PACKAGES.items():
-        try:
-            checks.append(Check(package, "ok", version(package)))
-        except PackageNotFoundError:
+        found = _version(package) or _version(CPU_BUILDS.get(package, package))
+        if found is not None:
+            checks.append(Check(package, "ok", found))
+        else:
             wanted = f"lmaas[{extra}]" if extra else package
             need = f"To use it: pip install '{wanted}'."
             checks.append(Check(package, "warn" if extra else "fail", "not installed", need))
     return checks
+
+
+def _version(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _cpu() -> Check:
