@@ -192,6 +192,7 @@ def test_engine_that_does_not_come_back_is_ended(tmp_path: Path) -> None:
             await this.pool.load(this.slow)
             with pytest.raises((TimedOut, Quarantined)):
                 await this.ask(this.slow, seconds(60))
+            await until(this.pool.ready)
             assert await this.ask(this.slow, tensors([[7]])) == [[7]]
 
     asyncio.run(run())
