@@ -44,9 +44,9 @@ class Check(NamedTuple):
 @home_options
 @click.pass_obj
 def command(flags: dict[str, Any], as_json: bool) -> int:
-    """Check this machine and the home.
+    """Check this machine and this home.
 
-    The exit code is 1 when something must be mended.
+    The exit code is 1 if a check fails.
     """
     from lmaas.config import load_settings
 
@@ -153,7 +153,7 @@ def _vllm(settings: "Settings") -> Check:
     build = "for GPUs" if install.gpu else "for CPUs"
     found = f"{install.vllm} with torch {install.torch}, built {build}"
     if problem:
-        return Check("vllm", "fail", f"{found}: {problem}", f"Mend the environment of {python}.")
+        return Check("vllm", "fail", f"{found}: {problem}", f"Repair the environment of {python}.")
     if has_gpu() and not install.gpu:
         return Check("vllm", "warn", found, "This machine has a GPU: install vLLM's build for it.")
     if not has_gpu() and settings.engine != "vllm":
