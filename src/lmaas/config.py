@@ -75,8 +75,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     worker_memory_bytes: Annotated[int, Meta(ge=0)] = 0
     """Maximum memory of one worker; 0: 70 % of the machine's."""
     isolation: Literal["auto", "required"] = "auto"
-    """What happens if the kernel lacks a part of the isolation of workers, jobs and children: "auto"
-    logs what is missing, "required" refuses to start."""
+    """What happens if the kernel lacks a part of the isolation of workers, jobs and children:
+    "auto" logs what is missing, "required" refuses to start."""
     max_batch_size: Annotated[int, Meta(ge=1, le=1024)] = 32
     """Maximum number of samples in one batch."""
     max_queue: Count = 256
