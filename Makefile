@@ -66,7 +66,7 @@ bench: $(STAMP) ## Measure LMaaS beside its peers (ninety minutes; QUICK=1 for f
 sweep: $(STAMP) ## Publish models as people write them, and compare each answer (half an hour)
 	PYTHONPATH=tests TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m conformance.models.sweep --write docs/reference/models.md
 	PYTHONPATH=tests $(BIN)/python -W ignore -m conformance.architectures
-	LMAAS_EXAMPLES=100 TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest -q tests/conformance/models/test_random_networks.py --timeout 1800
+	EXAMPLES=100 TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest -q tests/conformance/models/test_random_networks.py --timeout 1800
 
 docs: $(STAMP) ## Rewrite docs/reference from the code
 	$(BIN)/python docs/generate.py
