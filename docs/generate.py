@@ -15,7 +15,7 @@ from typing import Any
 import click
 import msgspec
 
-from lmaas import client, config, errors, recipe, types
+from lmaas import client, config, errors, recipe, tasks, types
 from lmaas.cli import cli
 from lmaas.cli.errors import EXIT_CODES_TEXT, exit_code_of
 from lmaas.config import Settings
@@ -25,10 +25,7 @@ from lmaas.http.errors import status_of
 from lmaas.http.routes import ROUTES
 from lmaas.recipe import EarlyStopping
 from lmaas.training.early_stopping import mode_of
-from lmaas.training.problems.architectures import KNOWN
-from lmaas.training.problems.metrics import METRICS
-from lmaas.training.problems.options import FIELDS, OPTIONS
-from lmaas.training.schema import AUGMENTATIONS
+from lmaas.training.schema import STEPS
 
 NOTE = "<!-- Written by docs/generate.py (`make docs`); change the code, not this page. -->\n"
 
@@ -207,17 +204,18 @@ def training() -> str:
         *_record("checkpoints", recipe.Checkpoints),
         *_record("evaluation", recipe.Evaluation),
     ]
-    for task, known in KNOWN.items():
-        fields = ", ".join(f"`{field}`" for field in FIELDS[task]) or "none: samples say all"
+    for task, told in tasks.trained().items():
+        known, steps = told.architectures, STEPS[told.augments]
+        fields = ", ".join(f"`{field}`" for field in told.columns) or "none: samples say all"
         lines += [f"## {task}", "", f"Fields for `data.columns`: {fields}.", ""]
-        lines += _record("data.options", OPTIONS[task], level="###")
+        lines += _record("data.options", told.options, level="###")
         first = next(iter(known))
         lines += ["### Architectures", "", f'"auto" is `{first}`.', ""]
         lines += _choices(known.items())
-        if AUGMENTATIONS[task]:
-            lines += ["### Augmentations", "", *_choices(AUGMENTATIONS[task].items())]
+        if steps:
+            lines += ["### Augmentations", "", *_choices(steps.items())]
         lines += ["### Metrics", "", "| metric | better | meaning |", "|---|---|---|"]
-        for name, meaning in METRICS[task].items():
+        for name, meaning in tasks.spec(task).metrics.items():
             better = {"min": "lower", "max": "higher"}[mode_of(EarlyStopping(metric=name))]
             lines.append(f"| `{name}` | {better} | {meaning} |")
         lines.append("")

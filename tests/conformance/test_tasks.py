@@ -23,7 +23,7 @@ from lmaas.codecs.limits import Limits
 from lmaas.data.reading import rows
 from lmaas.errors import InvalidInput, LMaaSError, PayloadTooLarge
 from lmaas.tasks import Task
-from lmaas.tasks.columns import Category, Columns, Number
+from lmaas.tasks.tabular.columns import Category, Columns, Number
 from lmaas.types import Answer, ImageSpec, LanguageSpec, Payload, Signature, TensorSpec
 
 

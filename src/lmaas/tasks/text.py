@@ -17,6 +17,7 @@ from lmaas.codecs.limits import Limits
 from lmaas.errors import ContextLengthExceeded, InvalidInput, PayloadTooLarge
 from lmaas.tasks import base
 from lmaas.tasks.base import Batch, Row
+from lmaas.tasks.spec import Spec
 from lmaas.types import BATCH, Answer, LanguageSpec, Payload, Signature, TensorSpec, TextsCall
 
 MAX_TEXTS: Final = 2048
@@ -99,7 +100,7 @@ class Tokenizer:
 class TextTask(ABC):
     """What both tasks do alike. Text is read by the task that `bind` gives."""
 
-    name: str
+    spec: Spec
 
     def __init__(self, tokenizer: Tokenizer | None = None) -> None:
         self._tokenizer = tokenizer
