@@ -229,6 +229,43 @@ def training() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def task_pages() -> str:
+    """What each task takes and gives, and what may be said to it."""
+    lines = [
+        "# Tasks",
+        "",
+        "What a model does. `lmaas push`, `lmaas pull` and `lmaas train` take the name as "
+        "`--task`; `POST /models/{ref}` answers a model's own task, and "
+        "`POST /models/{ref}/pipeline/{task}` takes Hugging Face's name of it too.",
+        "",
+        "| task | takes | gives | trained | checkpoints | Hugging Face |",
+        "|---|---|---|---|---|---|",
+    ]
+    for spec in tasks.specs():
+        trained = f"[yes](training.md#{spec.name})" if spec.training else "no"
+        endings = spec.checkpoint.endings if spec.checkpoint else ()
+        told = ", ".join(f"`…{ending}`" for ending in endings) or "none"
+        names = ", ".join(f"`{name}`" for name in spec.pipelines) or "none"
+        lines.append(
+            f"| `{spec.name}` | {spec.takes} | {spec.gives} | {trained} | {told} | {names} |"
+        )
+    for spec in tasks.specs():
+        fields = ", ".join(f"`{field}`" for field in spec.fields) or "the model's own"
+        lines += ["", f"## {spec.name}", "", f"Fields of a row for `lmaas predict`: {fields}.", ""]
+        if spec.parameters is not None:
+            lines += [inspect.getdoc(spec.parameters) or "", ""]
+            lines += [
+                "| parameter | takes | default |",
+                "|---|---|---|",
+                *_rows(spec.parameters),
+                "",
+            ]
+        lines += ["| metric | meaning |", "|---|---|"]
+        lines += [f"| `{name}` | {meaning} |" for name, meaning in spec.metrics.items()]
+        lines += ["", f"Models are compared by `{spec.primary}`."]
+    return "\n".join(lines) + "\n"
+
+
 def _record(
     title: str,
     kind: type[msgspec.Struct],
@@ -315,6 +352,7 @@ PAGES = {
     "cli.md": command_line,
     "errors.md": error_codes,
     "python.md": python,
+    "tasks.md": task_pages,
     "training.md": training,
 }
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmaas import tasks
 from lmaas.cli.job_progress import result_lines, watched
 from lmaas.cli.output import (
     home_options,
@@ -44,7 +45,7 @@ FLAGS = {
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path), required=False)
 @click.option("--name", help="What the model is registered as; by default after the data.")
-@click.option("--task", help="What is learned, e.g. image-classification.")
+@click.option("--task", help=f"What is learned: {', '.join(tasks.trained())}.")
 @click.option("--data", help="The samples to learn from: a file or folder.")
 @click.option("--validation", help="The samples to check on, or the share of --data to hold out.")
 @click.option("--framework", help="pytorch, keras or tensorflow; lightgbm for boosted trees.")

@@ -10,7 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from lmaas.errors import InvalidInput
-from lmaas.tasks.spec import Spec, Training
+from lmaas.tasks.spec import Checkpoint, Spec, Training
 
 if TYPE_CHECKING:
     from lmaas.tasks.base import Batch, Row, Task
@@ -26,7 +26,10 @@ TASKS: Final = (
 )
 """Every task. Its folder has its name, with underscores."""
 
-__all__ = ["TASKS", "Batch", "Row", "Spec", "Task", "Training", "get", "spec", "specs", "trained"]
+__all__ = [
+    "TASKS", "Batch", "Checkpoint", "Row", "Spec", "Task", "Training", "checkpoints", "get", "home",
+    "spec", "specs", "trained",
+]  # fmt: skip
 
 
 def get(name: str) -> "Task":
@@ -51,6 +54,12 @@ def trained() -> dict[str, Training]:
     """How each task is trained that is, by its name, in the order of names."""
     found = {each.name: each.training for each in specs() if each.training is not None}
     return dict(sorted(found.items()))
+
+
+@cache
+def checkpoints() -> dict[str, Checkpoint]:
+    """How a Hugging Face checkpoint becomes a model of each task that takes one, by its name."""
+    return {each.name: each.checkpoint for each in specs() if each.checkpoint is not None}
 
 
 def home(name: str) -> str:

@@ -61,12 +61,22 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     """How a Hugging Face checkpoint becomes a package.
 
-    `endings` are those of its architecture's name; the longest that fits wins. `builder` is a
-    function `(folder, options, target) -> Manifest`, as "module:function".
+    `endings` are those of its architecture's name; the longest that fits wins. A repository that
+    has one of `files` is of this task too, unless its architecture is `certain` of another one.
+
+    `builder` is a function `(folder, options, target) -> Manifest`, as "module:function". An
+    encoder is loaded by transformers' class `loads` and gives a `vector` or a `score` for each
+    text, or with
+    `token-scores` one of each label for each token. It reads texts, or `pairs` of them.
     """
 
     endings: tuple[str, ...]
     builder: str
+    files: tuple[str, ...] = ()
+    certain: bool = False
+    loads: str = "AutoModel"
+    gives: Literal["vector", "score", "token-scores"] = "vector"
+    pairs: bool = False
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,5 +22,7 @@ SPEC = Spec(
     parameters=Parameters,
     metrics={"cosine": "mean cosine similarity of the vectors to the expected ones"},
     primary="cosine",
-    checkpoint=Checkpoint(endings=("Model",), builder="lmaas.frameworks.encoder:build"),
+    checkpoint=Checkpoint(
+        endings=("Model",), files=("modules.json",), builder="lmaas.frameworks.encoder:build"
+    ),
 )

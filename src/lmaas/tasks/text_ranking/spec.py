@@ -12,6 +12,11 @@ SPEC = Spec(
     metrics={"ndcg": "normalised discounted cumulative gain of a query's documents"},
     primary="ndcg",
     checkpoint=Checkpoint(
-        endings=("ForSequenceClassification",), builder="lmaas.frameworks.encoder:build"
+        endings=("ForSequenceClassification",),
+        certain=True,
+        builder="lmaas.frameworks.encoder:build",
+        loads="AutoModelForSequenceClassification",
+        gives="score",
+        pairs=True,
     ),
 )
