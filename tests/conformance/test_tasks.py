@@ -100,6 +100,10 @@ def reranker(folder: Path) -> None:
     make_encoder(folder, labels=1)
 
 
+def tagger(folder: Path) -> None:
+    make_encoder(folder, tags=("O", "B-ANIMAL", "I-ANIMAL"))
+
+
 FLAT = Signature(inputs=(spec("x", -1, 16),), outputs=(spec("y", -1, 3),), outputs_are="logits")
 PAIR = Signature(
     inputs=(spec("a", -1, 2), spec("b", -1, dtype="int64")), outputs=(spec("y", -1, 2),)
@@ -120,6 +124,13 @@ SORTS = Signature(
     inputs=FIXED,
     outputs=(spec("logits", -1, 2),),
     labels=("bad", "good"),
+    outputs_are="logits",
+    language=READS,
+)
+TAGS = Signature(
+    inputs=TOKENS,
+    outputs=(spec("logits", -1, -1, 3),),
+    labels=("O", "B-X", "I-X"),
     outputs_are="logits",
     language=READS,
 )
@@ -163,6 +174,15 @@ EXAMPLES = [
         takes=(b'{"inputs": "text!"}',),
         rows=("rows.jsonl", '{"id": 1, "text": "a b"}\n' * 3),
         made=texts,
+    ),
+    Example(
+        "token-classification",
+        TAGS,
+        json.dumps({"inputs": "a b c", "parameters": {"ignore_labels": []}}).encode(),
+        msgspec.structs.replace(TAGS, labels=("O",)),
+        takes=(b'{"inputs": "text!"}',),
+        rows=("rows.csv", "id,text\n1,the quick fox\n2,a dog\n3,how are you?\n"),
+        made=tagger,
     ),
     Example(
         "tabular",

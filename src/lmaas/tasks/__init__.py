@@ -22,6 +22,7 @@ TASKS: Final = (
     "embedding",
     "text-ranking",
     "text-classification",
+    "token-classification",
     "tabular",
 )
 """Every task. Its folder has its name, with underscores."""
