@@ -13,7 +13,7 @@ from lmaas import tasks
 from lmaas.codecs.limits import Limits
 from lmaas.errors import ContextLengthExceeded, InvalidInput, PayloadTooLarge
 from lmaas.tasks import Task, text
-from lmaas.tasks.embedding import unit
+from lmaas.tasks.embedding.serving import unit
 from lmaas.types import Answer, LanguageSpec, Payload, Signature, TensorSpec, TextsCall
 
 SPEC = LanguageSpec(

@@ -10,13 +10,13 @@ import pytest
 from lmaas import tasks
 from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput
-from lmaas.tasks.columns import (
+from lmaas.tasks.cells import category
+from lmaas.tasks.tabular.columns import (
     Category,
     Columns,
     Number,
-    category,
 )
-from lmaas.tasks.fitting import fit_category, fit_number
+from lmaas.tasks.tabular.fitting import fit_category, fit_number
 from lmaas.types import Payload, Signature, TensorSpec
 
 AGE = Number(name="age", mean=40, std=10, missing=True)

@@ -10,7 +10,7 @@ import pytest
 from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput
 from lmaas.tasks.base import Batch
-from lmaas.tasks.text_generation import TASK
+from lmaas.tasks.text_generation.serving import TASK
 from lmaas.types import LanguageSpec, Payload, Signature, TensorSpec
 from servers import Running
 

@@ -13,8 +13,8 @@ from lmaas.errors import InvalidInput
 from lmaas.job import CONTROL_FILE, RESULT_FOLDER, JobEvent
 from lmaas.recipe import Recipe, recipe_of
 from lmaas.runtime import verify
+from lmaas.tasks.text_classification.training import compared_texts, rivals
 from lmaas.training import run as training
-from lmaas.training.problems import compared_texts
 from lmaas.types import Manifest, Payload
 from training_kit import served
 
@@ -72,7 +72,7 @@ def test_n_grams_win_where_words_are_new(names: Path, tmp_path: Path) -> None:
 def test_the_network_is_served_where_it_wins(
     names: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lmaas.training.text_rivals.RivalLearner.linear_wins", False)
+    monkeypatch.setattr(rivals.RivalLearner, "linear_wins", False)
     monkeypatch.setattr(compared_texts, "EPOCHS", 2)
     assert run(recipe(names), tmp_path / "one", [])
     manifest = verified(tmp_path / "one" / RESULT_FOLDER)

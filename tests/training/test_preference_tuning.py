@@ -13,12 +13,12 @@ from learner_kit import equal
 from lmaas.errors import InvalidInput
 from lmaas.job import JobEvent
 from lmaas.recipe import Recipe, recipe_of
+from lmaas.tasks.text_generation.spec import SPEC
+from lmaas.tasks.text_generation.training.preference_tuning import PreferenceTuning
 from lmaas.training import learners, problems
 from lmaas.training.base import IGNORED, Loss
 from lmaas.training.group import ALONE
 from lmaas.training.loop import Outcome, train
-from lmaas.training.problems.metrics import METRICS
-from lmaas.training.problems.preference_tuning import PreferenceTuning
 from lmaas.training.pytorch.losses import summed
 
 BETA = 0.2
@@ -137,7 +137,7 @@ def test_unseen_pairs_are_told_apart(adapter: dict[str, Any] | None, tmp_path: P
     meter = problem.meter()
     meter.add(outputs, feed)
     assert meter.result()["reward_margin"] == pytest.approx(0, abs=1e-4)
-    assert set(meter.result()) < set(METRICS["text-generation"])
+    assert set(meter.result()) < set(SPEC.metrics)
     before = log_probabilities(problem, model)
     np.testing.assert_allclose(feed.targets["reference"].reshape(2, 9).T, before, rtol=1e-4)
     assert not (before[:, 0] > before[:, 1]).all()

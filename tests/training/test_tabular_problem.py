@@ -10,9 +10,9 @@ import pytest
 from lmaas import frameworks
 from lmaas.errors import InvalidInput
 from lmaas.recipe import DataChoice, Recipe, TrainingFramework
+from lmaas.tasks.tabular.training.problem import Tabular
 from lmaas.training import problems
 from lmaas.training.base import Feed, Problem
-from lmaas.training.problems.tabular import Tabular
 from lmaas.types import Payload
 from training_kit import FRAMEWORKS, everything, learn, packaged, served
 

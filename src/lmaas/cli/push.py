@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from lmaas import tasks
 from lmaas.cli.output import (
     home_options,
     json_option,
@@ -20,7 +21,7 @@ from lmaas.cli.references import MODEL
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--name", required=True, help="The model's name.")
-@click.option("--task", help="The model's task; a checkpoint's architecture tells it.")
+@click.option("--task", help=f"{', '.join(tasks.TASKS)}; a checkpoint's architecture tells it.")
 @click.option("--labels", help="Class names, separated by commas.")
 @click.option("--image", help="How an image becomes the input (JSON, see lmaas.ImageSpec).")
 @click.option("--outputs-are", type=click.Choice(["logits", "probabilities"]))

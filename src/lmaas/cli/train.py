@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmaas import tasks
 from lmaas.cli.job_progress import result_lines, watched
 from lmaas.cli.output import (
     home_options,
@@ -44,7 +45,7 @@ FLAGS = {
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path), required=False)
 @click.option("--name", help="Name of the trained model. Default: the name of the data file.")
-@click.option("--task", help="Task to train, such as image-classification.")
+@click.option("--task", help=f"Task to train: {', '.join(tasks.trained())}.")
 @click.option("--data", help="Training data: a file or folder.")
 @click.option(
     "--validation", help="Validation data: a file or folder, or the fraction of --data to hold out."

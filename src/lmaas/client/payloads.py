@@ -14,7 +14,7 @@ from PIL import Image
 from lmaas.codecs import strings
 from lmaas.codecs.tensor import DATATYPES, DTYPES, to_bytes
 from lmaas.errors import InvalidInput
-from lmaas.tasks.image_classification import Label
+from lmaas.tasks.labels import Label
 from lmaas.types import (
     Answer,
     Payload,

@@ -4,21 +4,12 @@ The model's own task answers. These clients do not say which task they mean, exc
 `/pipeline/…`; so whatever is refused names the task that the model has.
 """
 
+from lmaas import tasks
 from lmaas.errors import InvalidInput
 from lmaas.http import huggingface_text
 from lmaas.http.exchange import Exchange
 from lmaas.service import Service
-from lmaas.tasks import text_generation
 from lmaas.types import ModelVersion, Payload
-
-PIPELINES = {
-    "feature-extraction": "embedding",
-    "sentence-similarity": "embedding",
-    "tabular-classification": "tabular",
-    "tabular-regression": "tabular",
-    "text-ranking": "text-ranking",
-}
-"""Hugging Face's names of tasks where they are not ours."""
 
 
 async def infer(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
@@ -27,11 +18,12 @@ async def infer(service: Service, exchange: Exchange, path: dict[str, str]) -> N
     body = await exchange.body(service.settings.max_body_bytes)
     version = await service.find(exchange.tenant, ref)
     task = version.manifest.task
+    spec = tasks.spec(task)
     asked = path.get("task")
-    if asked is not None and PIPELINES.get(asked, asked) != task:
+    if asked is not None and asked not in (task, *spec.pipelines):
         raise InvalidInput(f"{ref} is a model for {task}, not for {asked[:100]}.", param="task")
     try:
-        if task == text_generation.NAME:
+        if spec.generates:
             await huggingface_text.generate(service, exchange, ref, body)
             return
         await _predict(service, exchange, ref, version, body)

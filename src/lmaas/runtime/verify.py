@@ -61,7 +61,7 @@ def run(body: bytes) -> bytes:
                 hint="LMaaS writes no such file into a package.",
             )
     signature = tasks.get(manifest.task).check_signature(manifest.signature)
-    if manifest.task == "text-generation":
+    if tasks.spec(manifest.task).generates:
         assert signature.language is not None
         report = _language(folder, signature.language)
     else:

@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 import sqlalchemy as sa
 
+from lmaas import tasks
 from lmaas.config import Settings
 from lmaas.errors import Forbidden, InvalidInput, ModelNotFound, ModelRefused, NotFound
 from lmaas.hub.api import own_token
@@ -203,7 +204,7 @@ class Catalog:
             raise Forbidden(f"Only keys of the tenant {TENANT} connect models.")
         check_name(body.name)
         check_url(body.upstream.url)
-        speaks = body.task == "text-generation"
+        speaks = tasks.spec(body.task).generates
         manifest = Manifest(
             name=body.name,
             task=body.task,
@@ -317,7 +318,7 @@ class Catalog:
         """
         version = await self._router.find(tenant, ref)
         spec = version.manifest.signature.language
-        if version.manifest.task != "text-generation" or spec is None:
+        if not tasks.spec(version.manifest.task).generates or spec is None:
             raise InvalidInput(
                 f"{version.ref} is a model for {version.manifest.task}; compressed are models for "
                 "text-generation.",

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from lmaas import tasks
 from lmaas.codecs.limits import Limits
 from lmaas.config import Settings
 from lmaas.errors import ConfigError
@@ -56,7 +57,7 @@ def need_of(
     Raises ConfigError, MissingExtra, ParityFailed where a setting cannot be honoured, DoesNotFit
     where the whole budget is too small for a language model.
     """
-    if version.manifest.task == "text-generation":
+    if tasks.spec(version.manifest.task).generates:
         return _language(version, settings, budget, resolve)
     engine = version.manifest.engine
     spec = require_engine(engine, version.ref)
@@ -103,7 +104,7 @@ def choose_form(version: ModelVersion, settings: Settings) -> Form:
 
 def has_forms(version: ModelVersion) -> bool:
     """Whether a version can get another form than it is loaded in: compression makes them."""
-    return version.manifest.task == "text-generation" and version.manifest.upstream is None
+    return tasks.spec(version.manifest.task).generates and version.manifest.upstream is None
 
 
 def name_of_form(version: ModelVersion, settings: Settings) -> str:
