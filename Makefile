@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml requirements.lock
 	$(BIN)/python -m pip install -q --no-deps --upgrade --target .venv/oldest $(OLDEST)
 	@touch $@
 
-run: $(STAMP) ## Train, publish and serve three digit classifiers; Ctrl-C stops the server
+run: $(STAMP) ## Train, serve and call three digit classifiers; Ctrl-C stops the server
 	@$(BIN)/lmaas demo --serve
 
 test: $(STAMP) ## Run every test, two files at a time, a thread each

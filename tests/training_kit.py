@@ -1,17 +1,20 @@
-"""What tests of problems share: plain training, a verified package, and its answers."""
+"""What tests of problems share: the one training loop, a verified package, and its answers."""
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from lmaas import frameworks, tasks
+from lmaas import tasks
 from lmaas.codecs.limits import Limits
-from lmaas.recipe import Recipe, TrainingFramework
+from lmaas.recipe import Recipe, TrainingFramework, recipe_of
 from lmaas.runtime import verify
+from lmaas.training import learners, loop
 from lmaas.training.base import Facts, Problem, Split
+from lmaas.training.group import ALONE
 from lmaas.types import Manifest, Payload
 
 FRAMEWORKS: tuple[TrainingFramework, ...] = ("pytorch", "keras", "tensorflow")
@@ -21,16 +24,33 @@ def everything(problem: Problem, split: Split) -> Any:
     return problem.feed(split, np.arange(problem.size(split)), epoch=None)
 
 
-def learn(problem: Problem, framework: TrainingFramework, model: Any, epochs: int) -> float:
-    """Train with the framework's own verb; accuracy on the held-out part."""
-    feed = everything(problem, "train")
-    verbs = frameworks.get(framework)
-    (x,) = feed.inputs.values()
-    labels = feed.targets["labels"]
-    verbs.fit(model, x, labels, epochs=epochs, batch_size=32, learning_rate=3e-3, seed=0)
-    held, meter = everything(problem, "validation"), problem.meter()
-    meter.add(verbs.run(model, held.inputs), held)
-    return meter.result()["accuracy"]
+def learn(
+    problem: Problem,
+    framework: TrainingFramework,
+    model: Any,
+    epochs: int,
+    *,
+    batch_size: int = 32,
+    learning_rate: float = 3e-3,
+) -> float:
+    """Train `model` through the one loop; accuracy on the held-out part."""
+    told = recipe_of(
+        {
+            "name": "learned",
+            "task": "image-classification",
+            "framework": framework,
+            "data": {"train": "what the problem has"},
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "optimizer": {"learning_rate": learning_rate},
+            "early_stopping": None,
+        }
+    )
+    learner = learners.get(framework)(model, problem.loss, told, ALONE)
+    with tempfile.TemporaryDirectory() as folder:
+        outcome = loop.train(problem, learner, told, Path(folder), lambda _: None)
+    assert outcome.learner.model is model
+    return outcome.metrics["valid_accuracy"]
 
 
 def packaged(problem: Problem, model: Any, folder: Path, told: Recipe) -> Manifest:
