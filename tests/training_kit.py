@@ -10,9 +10,11 @@ import numpy as np
 
 from lmaas import tasks
 from lmaas.codecs.limits import Limits
+from lmaas.job import JobEvent
 from lmaas.recipe import Recipe, TrainingFramework, recipe_of
 from lmaas.runtime import verify
 from lmaas.training import learners, loop
+from lmaas.training import run as training
 from lmaas.training.base import Facts, Problem, Split
 from lmaas.training.group import ALONE
 from lmaas.types import Manifest, Payload
@@ -53,14 +55,25 @@ def learn(
     return outcome.metrics["valid_accuracy"]
 
 
+def run(given: Recipe, folder: Path, events: list[JobEvent]) -> bool:
+    """Run a recipe in `folder` as a job does; whether it came to its end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return training.run(given, folder, "job-1", events.append)
+
+
 def packaged(problem: Problem, model: Any, folder: Path, told: Recipe) -> Manifest:
     """The verified manifest of the problem's package."""
     facts = Facts(recipe=told, metrics={"accuracy": 0.5}, data=problem.facts(), job="job-1")
     problem.package(model, folder, facts)
+    return verified(folder)
+
+
+def verified(folder: Path) -> Manifest:
+    """The manifest of a package whose answers are its source's."""
     reply = verify.run(msgspec.json.encode(verify.Request(folder=str(folder))))
-    verified = msgspec.json.decode(reply, type=verify.Reply)
-    assert verified.parity.passed("f32")
-    return verified.manifest
+    found = msgspec.json.decode(reply, type=verify.Reply)
+    assert found.parity.passed("f32")
+    return found.manifest
 
 
 def served(manifest: Manifest, folder: Path, payload: Payload) -> Any:
