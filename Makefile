@@ -1,7 +1,7 @@
 # The targets, the same here and in CI. `make run` and `make test` need only Python 3.11-3.13.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install run test fuzz clients check fix bench sweep docs clean lock
+.PHONY: help install run test test-fast fuzz clients check fix bench sweep docs clean lock
 
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; raise SystemExit(not (3,11) <= sys.version_info[:2] <= (3,13))' 2>/dev/null && echo $$p && break; done)
@@ -17,7 +17,7 @@ RUNNABLE := .venv/.runnable
 STAMP := .venv/.installed
 
 help: ## Show the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
 install: $(STAMP) ## Make .venv with everything in it
 
@@ -36,11 +36,21 @@ $(STAMP): $(RUNNABLE)
 	$(BIN)/python -m pip install -q --no-deps --upgrade --target .venv/oldest $(OLDEST)
 	@touch $@
 
-run: $(RUNNABLE) ## Train, publish and serve three digit classifiers; Ctrl-C stops the server
+run: $(RUNNABLE) ## Train, serve and call three digit classifiers; Ctrl-C stops the server
 	@$(BIN)/lmaas demo --serve
 
-test: $(STAMP) ## Run every test, two files at a time, a thread each
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# A thread each for OpenMP and TensorFlow: more of them only wait for each other, and burn the cores.
+THREADS := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
+# Three files at a time on two cores: tests also wait, for processes that start and for time-outs.
+PYTEST := $(THREADS) $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+# What needs no server, no job and no TensorFlow.
+FAST := accounts codecs data registry tasks
+
+test: $(STAMP) ## Run every test
+	$(PYTEST)
+
+test-fast: $(STAMP) ## Run the tests that take two minutes: for the time between two edits
+	$(PYTEST) $(FAST:%=tests/%) tests/test_*.py
 
 FUZZ_MINUTES ?= 120
 fuzz: $(STAMP) ## Look for inputs that break it (FUZZ_MINUTES=120)

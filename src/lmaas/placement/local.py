@@ -15,7 +15,8 @@ from lmaas.placement.output import Output
 
 PASSED_ON: Final = (
     "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "PYTHONPATH", "VIRTUAL_ENV",
-    "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "OMP_NUM_THREADS",
+    "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
 )  # fmt: skip
 """Variables that a worker inherits. Keys, tokens and settings stay behind."""
 NOWHERE: Final = {"HOME": "/", "USER": "lmaas", "KERAS_HOME": "/"}
