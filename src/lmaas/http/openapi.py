@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 
 import lmaas
-from lmaas.http.auth import OPEN, scope_of
 from lmaas.http.route import Operation, Route
 from lmaas.training.schema import recipe_keys, recipe_parts
 
@@ -50,7 +49,7 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
     paths: dict[str, Any] = {}
     for route in routes:
         for method, operation in route.operations.items():
-            told = _operation(route.path, method, operation, schema_of)
+            told = _operation(route, method, operation, schema_of)
             paths.setdefault(route.path, {})[method.lower()] = told
     return {
         "openapi": "3.1.0",
@@ -65,8 +64,9 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
 
 
 def _operation(
-    path: str, method: str, operation: Operation, schema_of: dict[str, Any]
+    route: Route, method: str, operation: Operation, schema_of: dict[str, Any]
 ) -> dict[str, Any]:
+    path = route.path
     names = [(name, "path") for name in re.findall(r"\{(\w+)\}", path)]
     names += [(name, "query") for name in operation.query]
     told: dict[str, Any] = {
@@ -86,10 +86,10 @@ def _operation(
     }
     if operation.body:
         told["requestBody"] = {"required": True, "content": _content(operation.body, schema_of)}
-    if path in OPEN:
+    if route.access == "open":
         told["security"] = []
     else:
-        told["description"] = f"Needs a key with the scope {scope_of(path)}."
+        told["description"] = f"Needs a key with the scope {route.access}."
     return told
 
 
