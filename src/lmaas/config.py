@@ -109,9 +109,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     compile_disk_bytes: Count = 16384 * MIB
     """Disk bound of a compile's scratch folder."""
     max_running_jobs: Annotated[int, Meta(ge=0, le=64)] = 1
-    """Most jobs that run at once; more wait. 0: this server runs none."""
+    """Most training runs at once; more wait. 0: this server runs none."""
     max_tenant_jobs: Annotated[int, Meta(ge=0, le=64)] = 0
-    """Most jobs of one tenant that run at once; 0: no bound of its own."""
+    """Most training runs of one tenant at once, and most of its other jobs; 0: no bound of its
+    own."""
+    max_model_jobs: Annotated[int, Meta(ge=1, le=64)] = 4
+    """Most pulls, imports and compressions that run at once; more wait. They are jobs too, but
+    wait for no training."""
     job_memory_bytes: Annotated[int, Meta(ge=0)] = 0
     """Memory that one job may use, with all its processes; 0: 70 % of the machine's."""
     job_disk_bytes: Count = 65536 * MIB

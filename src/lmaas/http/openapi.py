@@ -11,6 +11,7 @@ import msgspec
 
 import lmaas
 from lmaas.http.route import Operation, Route
+from lmaas.job import Job
 from lmaas.training.schema import recipe_keys, recipe_parts
 
 STYLE = """
@@ -38,7 +39,7 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
         kind
         for route in routes
         for operation in route.operations.values()
-        for kind in (*operation.body, *operation.answer)
+        for kind in (*operation.body, *operation.answer, *(Job,) * operation.queues)
         if not isinstance(kind, str)
     ]
     unique = list({repr(kind): kind for kind in types}.values())
@@ -69,6 +70,7 @@ def _operation(
     path = route.path
     names = [(name, "path") for name in re.findall(r"\{(\w+)\}", path)]
     names += [(name, "query") for name in operation.query]
+    names += [("wait", "query")] * operation.queues
     told: dict[str, Any] = {
         "summary": (operation.handler.__doc__ or "").strip(),
         "operationId": f"{method.lower()}{re.sub(r'[^a-z0-9]+', '_', path.lower()).rstrip('_')}",
@@ -84,6 +86,11 @@ def _operation(
             "default": {"description": "An error, in the shape of the route's protocol."},
         },
     }
+    if operation.queues:
+        told["responses"]["202"] = {
+            "description": "With wait=false: the job, which goes on.",
+            "content": _content((Job,), schema_of),
+        }
     if operation.body:
         told["requestBody"] = {"required": True, "content": _content(operation.body, schema_of)}
     if route.access == "open":

@@ -249,7 +249,7 @@ ROUTES = [
     Route(
         "/api/pulls",
         "admin",
-        {"POST": Operation(admin.pull, (PullBody,), (ModelVersion,), status=201)},
+        {"POST": Operation(admin.pull, (PullBody,), (ModelVersion,), status=201, queues=True)},
     ),
     Route(
         "/api/upstreams",
