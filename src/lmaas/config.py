@@ -110,9 +110,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     compile_disk_bytes: Count = 16384 * MIB
     """Maximum disk space to compile a model."""
     max_running_jobs: Annotated[int, Meta(ge=0, le=64)] = 1
-    """Maximum number of jobs that run at once; others wait. 0: this server runs no jobs."""
+    """Maximum number of training jobs that run at once; others wait. 0: this server runs none."""
     max_tenant_jobs: Annotated[int, Meta(ge=0, le=64)] = 0
-    """Maximum number of jobs of one tenant that run at once; 0: no separate limit."""
+    """Maximum number of training jobs of one tenant that run at once, and of its other jobs; 0: no
+    separate limit."""
+    max_model_jobs: Annotated[int, Meta(ge=1, le=64)] = 4
+    """Maximum number of pulls, imports and compressions that run at once; others wait. They do not
+    wait for training jobs."""
     job_memory_bytes: Annotated[int, Meta(ge=0)] = 0
     """Maximum memory of a job with all its processes; 0: 70 % of the machine's."""
     job_disk_bytes: Count = 65536 * MIB

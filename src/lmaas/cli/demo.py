@@ -86,11 +86,10 @@ def command(flags: dict[str, Any], serve: bool, port: int | None, as_json: bool)
 def _trained(url: str, key: str, recipe: "Recipe") -> "ModelVersion":
     """The version that a job of the server registers, its events shown as `lmaas train` does."""
     from lmaas.client import Client
-    from lmaas.recipes import wait_for
 
     progress(f"Training {recipe.name} …")
     with Client(url, key) as client, watched(False) as heard:
-        job = wait_for(client, client.train(recipe), heard)
+        job = client.wait_for_job(client.train(recipe).id, heard)
         return client.model(str(job.model))
 
 

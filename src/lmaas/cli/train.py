@@ -19,6 +19,7 @@ from lmaas.cli.output import (
     service_of,
     show,
 )
+from lmaas.cli.queued import detach_option, interruptible, show_queued
 from lmaas.cli.references import MODEL
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ FLAGS = {
     default=0,
     help="Jobs with a higher priority run first.",
 )
-@click.option("--detach", is_flag=True, help="Queue the job and exit without waiting.")
+@detach_option
 @click.option("--schema", is_flag=True, help="Print the JSON schema of a recipe.")
 @json_option
 @home_options
@@ -104,7 +105,7 @@ def command(
     """
     from lmaas.config import load_settings
     from lmaas.errors import InvalidInput
-    from lmaas.recipes import push_base, send_data, server_for, wait_for
+    from lmaas.recipes import push_base, send_data, server_for
     from lmaas.registry.lock import HomeLock
     from lmaas.training.schema import recipe_schema
     from lmaas.types import TENANT
@@ -126,7 +127,7 @@ def command(
             )
         with service_of(flags) as service:
             job = service.jobs.add(TENANT, chosen, priority=priority)
-        show(job, as_json, [f"Queued {job.id}; the next `lmaas serve` runs it."])
+        show_queued(job, as_json, lives=False)
         return
     with _terminated_like_interrupted(), server_for(settings) as client:
         if settings.url is not None:
@@ -134,16 +135,11 @@ def command(
         chosen = push_base(client, chosen)
         job = client.train(chosen, priority=priority)
         if detach:
-            show(job, as_json, [f"Queued {job.id}: `lmaas jobs watch {job.id}`."])
+            show_queued(job, as_json, lives=True)
             return
         progress(f"Job {job.id}")
-        try:
-            with watched(as_json) as heard:
-                job = wait_for(client, job, heard)
-        except KeyboardInterrupt:
-            where = "goes on at the server" if lives else "goes on at the next `lmaas serve`"
-            progress(f"The job {job.id} {where}; `lmaas jobs cancel {job.id}` ends it.")
-            raise
+        with interruptible(job, lives=lives), watched(as_json) as heard:
+            job = client.wait_for_job(job.id, heard)
     show(job, as_json, result_lines(job))
 
 
