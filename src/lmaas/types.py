@@ -30,6 +30,10 @@ EngineName = Literal["openvino", "torch", "tensorflow", "keras", "onnxruntime"]
 """What runs a model that is not a language model. All but `openvino` are native engines."""
 FileRole = Literal["source", "compiled", "native", "sample", "variant", "curves"]
 VariantName = Literal["bf16", "int8", "int4"]
+PartKind = Literal["text", "image", "audio"]
+"""What a part of a message can be."""
+InputKind = Literal["tensors"] | PartKind
+"""What an engine can be given."""
 Scope = Literal["admin", "call"]
 KeyVariable = Annotated[str, msgspec.Meta(pattern=r"\A[A-Z][A-Z0-9_]{0,100}_API_KEY\Z")]
 
@@ -102,7 +106,8 @@ class LanguageSpec(Record, frozen=True, kw_only=True):
 
     `kv_bytes_per_token` is the size of one token's keys and values in all layers at 2 bytes an
     element, `state_bytes` what a sequence has beside them from its beginning (recurrent layers).
-    `dimensions` and `pooling` are an embedding model's.
+    `dimensions` and `pooling` are an embedding model's. `accepts` are the parts of messages that
+    the model was trained on.
     """
 
     architecture: str
@@ -117,6 +122,7 @@ class LanguageSpec(Record, frozen=True, kw_only=True):
     dimensions: int | None = None
     pooling: Literal["mean", "cls", "last"] | None = None
     normalize: bool = True
+    accepts: tuple[PartKind, ...] = ("text",)
 
 
 class Signature(Record, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ import pytest
 from checkpoints import make_falcon_h1, make_qwen3
 from lmaas.errors import ContextLengthExceeded, InvalidInput, LMaaSError
 from lmaas.language import Finish, LanguageSpec
+from lmaas.runtime.language.engine import ENGINES as SPECS
 from lmaas.runtime.language.engine import (
     EngineOptions,
     Grammar,
@@ -757,6 +758,15 @@ def test_foreign_tokens_are_refused(engine: LanguageEngine, prompt: list[int]) -
         engine.add(1, prompt, GREEDY)
     assert caught.value.param == "prompt"
     check_idle(engine)
+
+
+def test_its_spec_is_true(engine: LanguageEngine, made: Made, name: str) -> None:
+    spec = SPECS[engine.name]
+    assert spec.streams
+    assert spec.made_by.endswith(f":{type(engine).__name__}")
+    assert spec.accepts == made.spec.accepts == ("text",)
+    used = {"compiled": made.compiled, "source": made.source}[spec.files]
+    assert made.folder(name) == used
 
 
 def test_an_unknown_engine_is_named() -> None:

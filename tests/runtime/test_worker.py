@@ -16,6 +16,7 @@ from checkpoints import word_tokenizer
 from lmaas.errors import InvalidInput, LMaaSError
 from lmaas.placement.isolation import Confinement
 from lmaas.runtime.engine import make_engine
+from lmaas.runtime.engine_spec import EngineMemory, EngineSpec
 from lmaas.runtime.heart import resident_bytes
 from lmaas.runtime.journal import Journal, read_journal
 from lmaas.runtime.messages import (
@@ -100,6 +101,12 @@ class Process:
         record = ServeRecord(**(fields | changes))
         self.send(Expect(record=record, heartbeat_s=0.1, request_timeout_s=60), Load())
         return self.receive()
+
+
+def unknown(name: str) -> EngineSpec:
+    return EngineSpec(
+        name=name, made_by="", files="compiled", memory=EngineMemory(overhead_bytes=0)
+    )
 
 
 @pytest.fixture
@@ -187,7 +194,12 @@ class Gated:
     def close(self):
         pass
 
-engine.ENGINES["gated"] = engine.EngineSpec("__main__:Gated", "compiled", (), "", 0)
+engine.ENGINES["gated"] = engine.EngineSpec(
+    name="gated",
+    made_by="__main__:Gated",
+    files="compiled",
+    memory=engine.EngineMemory(overhead_bytes=0),
+)
 given = socket.socket(socket.AF_UNIX)
 given.connect(sys.argv[1])
 sys.exit(worker.main(given, open(sys.argv[2], "w+b")))
@@ -216,7 +228,7 @@ def test_parts_of_a_cancelled_request_that_wait_do_not_run(tmp_path: Path) -> No
             pooling="mean",
         ),
     )
-    process.load(tmp_path, task="embedding", signature=signature, engine="gated")
+    process.load(tmp_path, task="embedding", signature=signature, engine=unknown("gated"))
     process.send(texts(1, 40, 200))
     calls = tmp_path / "calls"
     deadline = time.monotonic() + 30
@@ -242,10 +254,11 @@ def test_model_that_cannot_be_loaded_is_reported(process: Process, model: Path) 
 
 
 @pytest.mark.parametrize(
-    ("change", "text"), [({"task": "juggling"}, "juggling"), ({"engine": "steam"}, "steam")]
+    ("change", "text"),
+    [({"task": "juggling"}, "juggling"), ({"engine": unknown("steam")}, "steam")],
 )
 def test_unknown_task_or_engine_is_reported(
-    process: Process, model: Path, change: dict[str, str], text: str
+    process: Process, model: Path, change: dict[str, Any], text: str
 ) -> None:
     failed = process.load(model, **change)
     assert isinstance(failed, Failed)

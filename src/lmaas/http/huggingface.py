@@ -4,11 +4,11 @@ The model's own task answers. These clients do not say which task they mean, exc
 `/pipeline/…`; so whatever is refused names the task that the model has.
 """
 
+from lmaas import tasks
 from lmaas.errors import InvalidInput
 from lmaas.http import huggingface_text
 from lmaas.http.exchange import Exchange
 from lmaas.service import Service
-from lmaas.tasks import text_generation
 from lmaas.types import ModelVersion, Payload
 
 PIPELINES = {
@@ -31,7 +31,7 @@ async def infer(service: Service, exchange: Exchange, path: dict[str, str]) -> N
     if asked is not None and PIPELINES.get(asked, asked) != task:
         raise InvalidInput(f"{ref} is a model for {task}, not for {asked[:100]}.", param="task")
     try:
-        if task == text_generation.NAME:
+        if tasks.streams(task):
             await huggingface_text.generate(service, exchange, ref, body)
             return
         await _predict(service, exchange, ref, version, body)

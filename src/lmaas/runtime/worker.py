@@ -74,7 +74,7 @@ class Worker:
         self._sending = threading.Lock()
         self._record = record
         self._task = tasks.get(record.task)
-        self._engine = make_engine(record.engine)
+        self._engine = make_engine(record.engine.name)
         self._padding = Padding.of(record.signature)
         self._batcher = Batcher(
             record.max_batch_size, joins=record.signature.batch, padding=self._padding
@@ -342,10 +342,8 @@ def _run(sock: socket.socket, noted: BinaryIO) -> int:
         if expected is None:
             return EXIT_OK
         assert isinstance(expected, Expect)
-        if expected.record.options is None:
-            worker = Worker(sock, expected, noted)
-        else:
-            worker = LanguageWorker(sock, expected, noted)
+        kind = LanguageWorker if expected.record.engine.streams else Worker
+        worker = kind(sock, expected, noted)
         worker.warm()
         know_records()
         load = _next(sock, decoder, messages)

@@ -29,6 +29,7 @@ from lmaas.serving.http_client import check_url
 from lmaas.serving.precision import choose_precision
 from lmaas.serving.router import Router
 from lmaas.serving.variant import require_small_rise
+from lmaas.tasks import streams
 from lmaas.types import (
     TENANT,
     CompressOptions,
@@ -203,7 +204,7 @@ class Catalog:
             raise Forbidden(f"Only keys of the tenant {TENANT} connect models.")
         check_name(body.name)
         check_url(body.upstream.url)
-        speaks = body.task == "text-generation"
+        speaks = streams(body.task)
         manifest = Manifest(
             name=body.name,
             task=body.task,
@@ -317,7 +318,7 @@ class Catalog:
         """
         version = await self._router.find(tenant, ref)
         spec = version.manifest.signature.language
-        if version.manifest.task != "text-generation" or spec is None:
+        if not streams(version.manifest.task) or spec is None:
             raise InvalidInput(
                 f"{version.ref} is a model for {version.manifest.task}; compressed are models for "
                 "text-generation.",

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
+from lmaas import tasks
 from lmaas.errors import InvalidInput
 from lmaas.language import Delta, Ended, GenerateRequest, TokenLogprob, Usage
 from lmaas.serving.metrics import Metrics
@@ -177,9 +178,9 @@ class Generation:
 
 
 def check_language(version: ModelVersion) -> None:
-    """Raises InvalidInput unless `version` is a language model."""
+    """Raises InvalidInput unless `version` generates text."""
     task = version.manifest.task
-    if task != "text-generation":
+    if not tasks.streams(task):
         raise InvalidInput(
             f"{version.ref} is a model for {task}, not for text-generation.",
             hint="`lmaas models list` shows what each model does.",

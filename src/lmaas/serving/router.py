@@ -8,6 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, TypeVar
 
+from lmaas import tasks
 from lmaas.aside import Aside
 from lmaas.errors import CorruptBlob, InvalidInput
 from lmaas.serving.generation import Answered, Receiver
@@ -72,7 +73,7 @@ class Router:
         Raises what `Pool.call` raises, and InvalidInput for a language model, which is not called
         with arrays; CorruptBlob only when no version is left.
         """
-        if version.manifest.task == text_generation.NAME and payload.format != "generate":
+        if tasks.streams(version.manifest.task) and payload.format != "generate":
             raise InvalidInput(
                 f"{version.ref} is a language model: it is not called this way.",
                 hint=text_generation.HOW,

@@ -20,7 +20,7 @@ from lmaas.serving.prepare import name_of_form
 from lmaas.serving.upstream_api import Api
 from lmaas.serving.upstream_body import estimated_tokens
 from lmaas.serving.upstream_vectors import estimated_tokens as tokens_of_texts
-from lmaas.tasks import embedding
+from lmaas.tasks import streams
 from lmaas.types import Answer, ModelVersion, Payload, TextsCall, UpstreamSpec, WorkerStatus
 
 _decoder = msgspec.msgpack.Decoder(GenerateRequest)
@@ -91,7 +91,7 @@ class Upstream:
 
         Raises as `generate` does.
         """
-        if self.version.manifest.task != embedding.TASK.name:
+        if streams(self.version.manifest.task):
             return Answer(body=b"%d" % estimated_tokens(self._request(payload)))
         if payload.format != "texts":
             raise InvalidInput(

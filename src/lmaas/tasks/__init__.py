@@ -4,7 +4,7 @@ Knows signatures and codecs; knows no frameworks, engines or transport.
 """
 
 import importlib
-from typing import cast
+from typing import Final, cast
 
 from lmaas.errors import InvalidInput
 from lmaas.tasks.base import Batch, Row, Task
@@ -20,7 +20,16 @@ TASKS = {
 }
 """Each task's module, imported on first use; the module's `TASK` is the task."""
 
-__all__ = ["TASKS", "Batch", "Row", "Task", "get"]
+STREAMING: Final = frozenset({"text-generation"})
+"""The tasks that generate text as a stream: their requests are `language.GenerateRequest`s, and
+an engine that streams serves them."""
+
+__all__ = ["STREAMING", "TASKS", "Batch", "Row", "Task", "get", "streams"]
+
+
+def streams(name: str) -> bool:
+    """Whether models for the task `name` generate text as a stream."""
+    return name in STREAMING
 
 
 def get(name: str) -> Task:
