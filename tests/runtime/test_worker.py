@@ -36,7 +36,7 @@ from lmaas.runtime.messages import (
 )
 from lmaas.runtime.openvino_engine import OpenVINOEngine
 from lmaas.tasks.text import PART_TOKENS
-from lmaas.types import LanguageSpec, Payload, Signature, TensorSpec, TextsCall
+from lmaas.types import JSON, TEXTS, LanguageSpec, Payload, Signature, TensorSpec, TextsCall
 
 SIGNATURE = Signature(
     inputs=(TensorSpec(name="x", dtype="float32", shape=(-1, 4)),),
@@ -119,7 +119,7 @@ def process(tmp_path: Path) -> Iterator[Process]:
 
 def call(id_: int, inputs: Any) -> Call:
     return Call(
-        id=id_, payload=Payload(format="json", body=json.dumps({"inputs": inputs}).encode())
+        id=id_, payload=Payload(media_type=JSON, body=json.dumps({"inputs": inputs}).encode())
     )
 
 
@@ -208,7 +208,7 @@ sys.exit(worker.main(given, open(sys.argv[2], "w+b")))
 
 def texts(id_: int, count: int, tokens: int) -> Call:
     given = TextsCall(texts=((4,) * tokens,) * count)
-    return Call(id=id_, payload=Payload(format="texts", body=msgspec.msgpack.encode(given)))
+    return Call(id=id_, payload=Payload(media_type=TEXTS, body=msgspec.msgpack.encode(given)))
 
 
 def test_parts_of_a_cancelled_request_that_wait_do_not_run(tmp_path: Path) -> None:

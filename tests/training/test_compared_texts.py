@@ -15,7 +15,7 @@ from lmaas.recipe import Recipe, recipe_of
 from lmaas.runtime import verify
 from lmaas.training import run as training
 from lmaas.training.problems import compared_texts
-from lmaas.types import Manifest, Payload
+from lmaas.types import JSON, Manifest, Payload
 from training_kit import served
 
 TEXTS = 240
@@ -65,7 +65,7 @@ def test_n_grams_win_where_words_are_new(names: Path, tmp_path: Path) -> None:
     assert "n-grams win" in told
     texts = ["Takkarinen 7", "petrucello", "Åsa Ålesson", "x"]
     body = json.dumps({"inputs": texts}).encode()
-    answers = served(manifest, tmp_path / RESULT_FOLDER, Payload(format="json", body=body))
+    answers = served(manifest, tmp_path / RESULT_FOLDER, Payload(media_type=JSON, body=body))
     assert [answer[0]["label"] for answer in answers[:3]] == ["north", "south", "north"]
 
 

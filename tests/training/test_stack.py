@@ -16,7 +16,7 @@ from lmaas.runtime import verify
 from lmaas.training import problems
 from lmaas.training import run as training
 from lmaas.training.base import Comparing
-from lmaas.types import Manifest, Payload
+from lmaas.types import JSON, Manifest, Payload
 from training_kit import served
 
 ROWS = 240
@@ -86,7 +86,7 @@ def test_what_wins_is_served_as_it_was_measured(table: Path, tmp_path: Path, tar
     rows = problem._splits.parts["test"].rows.tolist()  # type: ignore[attr-defined]
     sent = [dict(zip(names, lines[1 + row].split(","), strict=True)) for row in rows]
     body = json.dumps({"inputs": sent}).encode()
-    answers = served(manifest, tmp_path / RESULT_FOLDER, Payload(format="json", body=body))
+    answers = served(manifest, tmp_path / RESULT_FOLDER, Payload(media_type=JSON, body=body))
     if target == "level":
         right = [a[0]["label"] == row[target] for a, row in zip(answers, sent, strict=True)]
         assert np.mean(right) == pytest.approx(manifest.metrics["test_accuracy"])

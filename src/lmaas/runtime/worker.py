@@ -43,13 +43,13 @@ from lmaas.runtime.messages import (
 )
 from lmaas.runtime.padding import Padding
 from lmaas.tasks.base import Batch, Row
-from lmaas.types import Payload, know_records
+from lmaas.types import JSON, TENSORS, TEXTS, Payload, know_records
 
 log = logging.getLogger(__name__)
 
 READ_BYTES: Final = 1 << 20
-INLINE_BYTES: Final = {"image": 4096, "texts": 8192}
-INLINE_BODY_BYTES: Final = 1 << 16
+INLINE_BYTES: Final = {JSON: 1 << 16, TENSORS: 1 << 16, TEXTS: 8192}
+INLINE_FILE_BYTES: Final = 4096
 """Smaller payloads are decoded where they are read: a thread hop would cost more."""
 INLINE_BATCH_S: Final = 0.003
 """Batches expected to take less run where they are read, for the same reason."""
@@ -307,7 +307,7 @@ class Worker:
 
 
 def _is_cheap(payload: Payload) -> bool:
-    return len(payload.body) <= INLINE_BYTES.get(payload.format, INLINE_BODY_BYTES)
+    return len(payload.body) <= INLINE_BYTES.get(payload.media_type or "", INLINE_FILE_BYTES)
 
 
 def _row_cost(request: Request) -> int:

@@ -46,6 +46,8 @@ from lmaas.serving.pool import Pool
 from lmaas.serving.router import Router
 from lmaas.supervision import Supervisor
 from lmaas.types import (
+    GENERATE,
+    TEXTS,
     Answer,
     KeyRecord,
     ModelVersion,
@@ -221,7 +223,7 @@ class Service:
         if version is None:
             version = await self.find(key.tenant, ref)
         await self._freshen(key)
-        if payload.format != "texts":
+        if payload.media_type != TEXTS:
             counted = self.ledger.count(key, endpoint, version.ref)
             if counted is not None:
                 with counted:
@@ -284,7 +286,7 @@ class Service:
         """
         version = await self.find(key.tenant, ref)
         check_language(version)
-        payload = Payload(format="generate", body=encode_request(request))
+        payload = Payload(media_type=GENERATE, body=encode_request(request))
         kept_as = await self._cache_key(version, request, cache)
         ended = None if kept_as is None else await self.cache.get(kept_as)
         prompt, most = (0, 0) if ended else await self._most_tokens(key, ref, version, request)
@@ -386,7 +388,7 @@ class Service:
         self, version: ModelVersion, ref: str, request: GenerateRequest
     ) -> int:
         body = encode_request(msgspec.structs.replace(request, count_only=True))
-        _, answer = await self.router.call(version, ref, Payload(format="generate", body=body))
+        _, answer = await self.router.call(version, ref, Payload(media_type=GENERATE, body=body))
         return int(answer.body)
 
     # Workers

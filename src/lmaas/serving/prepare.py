@@ -77,7 +77,10 @@ def need_of(
             reason=reason,
             max_batch_size=settings.max_batch_size,
             engine=engine,
-            limits=Limits(max_image_pixels=settings.max_image_pixels),
+            limits=Limits(
+                max_image_pixels=settings.max_image_pixels,
+                max_media_bytes=settings.max_body_bytes,
+            ),
         ),
     )
 

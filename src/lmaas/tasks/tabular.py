@@ -24,12 +24,13 @@ from lmaas.tasks.base import (
     Task,
     label_records,
     read_tensors,
+    refuse_file,
     show_labels,
     softmax,
 )
 from lmaas.tasks.columns import Columns
 from lmaas.tasks.image_classification import Label
-from lmaas.types import BATCH, Answer, Payload, Signature
+from lmaas.types import BATCH, JSON, TENSORS, Answer, Payload, Signature
 
 
 class Value(msgspec.Struct, frozen=True):
@@ -90,10 +91,10 @@ class Tabular:
 
     def read(self, payload: Payload, signature: Signature, limits: Limits) -> Batch:
         """Rows to features."""
-        if payload.format == "tensors":
+        if payload.media_type == TENSORS:
             return read_tensors(payload, signature, limits)
-        if payload.format != "json":
-            raise InvalidInput("This model takes rows of named values.", hint=tables.HINT)
+        if payload.media_type != JSON:
+            raise refuse_file(payload, "rows of named values", tables.HINT)
         given, parameters = tables.read(payload.body)
         for name in (*parameters, *payload.parameters):
             raise InvalidInput(f"Parameter {name!r} is not supported by this task.", param=name)

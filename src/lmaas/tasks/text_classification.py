@@ -22,12 +22,13 @@ from lmaas.tasks.base import (
     Shown,
     Task,
     label_records,
+    refuse_file,
     show_labels,
     softmax,
     texts_of,
 )
 from lmaas.tasks.image_classification import Label, apply, check_function
-from lmaas.types import BATCH, Answer, LanguageSpec, Payload, Signature
+from lmaas.types import BATCH, JSON, TENSORS, Answer, LanguageSpec, Payload, Signature
 
 
 class Parameters(msgspec.Struct, forbid_unknown_fields=True):
@@ -86,10 +87,10 @@ class TextClassification(text.TextTask):
     def read_all(self, payload: Payload, signature: Signature, limits: Limits) -> Batch:
         """Texts to rows of token ids, all of the model's length."""
         assert signature.language is not None
-        if payload.format == "tensors":
+        if payload.media_type == TENSORS:
             return text.read_tensors(payload, signature, limits)
-        if payload.format != "json":
-            raise InvalidInput("This model takes text.", hint='Send JSON {"inputs": "a text"}.')
+        if payload.media_type != JSON:
+            raise refuse_file(payload, "text", 'Send {"inputs": "a text"}.')
         call = json.read_call(payload.body)
         parameters = _parameters(payload.parameters | (call.parameters or {}))
         check_function(parameters.function_to_apply, signature)
