@@ -4,14 +4,14 @@ import json
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import pytest
 
 from checkpoints import make_falcon_h1, make_qwen3
 from lmaas.errors import ContextLengthExceeded, InvalidInput, LMaaSError
-from lmaas.language import Finish, LanguageSpec
+from lmaas.language import FilePart, Finish, LanguageSpec
 from lmaas.runtime.language.engine import ENGINES as SPECS
 from lmaas.runtime.language.engine import (
     EngineOptions,
@@ -757,6 +757,16 @@ def test_foreign_tokens_are_refused(engine: LanguageEngine, prompt: list[int]) -
     with pytest.raises(InvalidInput) as caught:
         engine.add(1, prompt, GREEDY)
     assert caught.value.param == "prompt"
+    check_idle(engine)
+
+
+@pytest.mark.parametrize("kind", ["image", "audio"])
+def test_files_are_refused_by_name(
+    engine: LanguageEngine, made: Made, kind: Literal["image", "audio"]
+) -> None:
+    file = FilePart(kind=kind, data="AAAA", place="messages[3].content[1]")
+    with pytest.raises(InvalidInput, match=f"'{kind}'; the engine {engine.name} takes text only"):
+        engine.add(1, prompts(made)[0], GREEDY, [file])
     check_idle(engine)
 
 

@@ -86,7 +86,7 @@ async def chat(service: Service, exchange: Exchange, path: dict[str, str]) -> No
 async def generate(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Answer a prompt: Ollama's generate, streamed or whole."""
     body = await read(service, exchange, _generate_decoder)
-    request = generate_request(body) if body.prompt else None
+    request = generate_request(body) if body.prompt or body.images else None
     await _answer(service, exchange, body, request, "generate")
 
 

@@ -39,7 +39,13 @@ from lmaas.service.jobs import TrainingJobs
 from lmaas.service.quota import Quota
 from lmaas.service.workshop import Workshop
 from lmaas.serving.cache import ResponseCache, key_of
-from lmaas.serving.generation import Answered, Generation, check_language, encode_request
+from lmaas.serving.generation import (
+    Answered,
+    Generation,
+    check_language,
+    check_parts,
+    encode_request,
+)
 from lmaas.serving.metrics import Metrics
 from lmaas.serving.outside import Outside
 from lmaas.serving.pool import Pool
@@ -286,6 +292,7 @@ class Service:
         """
         version = await self.find(key.tenant, ref)
         check_language(version)
+        check_parts(version, request)
         payload = Payload(media_type=GENERATE, body=encode_request(request))
         kept_as = await self._cache_key(version, request, cache)
         ended = None if kept_as is None else await self.cache.get(kept_as)
@@ -367,6 +374,7 @@ class Service:
         """
         version = await self.find(key.tenant, ref)
         check_language(version)
+        check_parts(version, request)
         if version.manifest.upstream is not None:
             raise InvalidInput(
                 f"{version.ref} runs at another service, which alone can count its tokens.",

@@ -1,4 +1,4 @@
-"""The contract of a language engine: token ids in, token ids out, many sequences at once.
+"""The contract of a language engine: token ids and files in, token ids out, many at once.
 
 An engine knows no text, no requests and no protocols: `runtime.language.session` turns requests
 into sequences and tokens into text. Every engine passes the kit in tests/conformance.
@@ -11,8 +11,8 @@ from typing import Final, Literal, Protocol, cast
 
 import msgspec
 
-from lmaas.errors import LMaaSError
-from lmaas.language import Finish, LanguageSpec
+from lmaas.errors import InvalidInput, LMaaSError
+from lmaas.language import FilePart, Finish, LanguageSpec
 from lmaas.runtime.engine_spec import MIB, EngineMemory, EngineSpec
 from lmaas.types import Precision, Record
 
@@ -120,8 +120,17 @@ class LanguageEngine(Protocol):
         """Make the model in `folder` ready. Raises DoesNotFit, LMaaSError."""
         ...
 
-    def add(self, sequence: int, prompt: Sequence[int], sampling: TokenSampling) -> None:
-        """Begin to continue `prompt`. Raises InvalidInput; then nothing was added."""
+    def add(
+        self,
+        sequence: int,
+        prompt: Sequence[int],
+        sampling: TokenSampling,
+        files: Sequence[FilePart] = (),
+    ) -> None:
+        """Begin to continue `prompt`, in which each of `files` has a placeholder, in their order.
+
+        Raises InvalidInput, also for files that its spec does not accept; then nothing was added.
+        """
         ...
 
     def step(self) -> list[Output]:
@@ -196,6 +205,18 @@ ENGINES: Final[dict[str, EngineSpec]] = {
     )
 }
 """Every engine that generates text; its class is imported when it is chosen."""
+
+
+def check_files(engine: str, files: Sequence[FilePart]) -> None:
+    """Raise InvalidInput naming the first file that the engine of this name does not accept."""
+    accepts = ENGINES[engine].accepts
+    for file in files:
+        if file.kind not in accepts:
+            raise InvalidInput(
+                f"{file.place} is of the type {file.kind!r}; the engine {engine} takes "
+                f"{' and '.join(accepts)} only.",
+                param=file.place,
+            )
 
 
 def make_language_engine(name: str) -> LanguageEngine:
