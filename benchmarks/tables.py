@@ -33,7 +33,7 @@ from lmaas.jobs.child import Task
 from lmaas.jobs.process import COMMAND, JobProcess, log_tail, prepare, read_events, tell
 from lmaas.recipe import recipe_of
 from lmaas.runtime import ov
-from lmaas.types import Manifest, Payload
+from lmaas.types import JSON, Manifest, Payload
 
 METRICS: Final = {
     "breast_cancer": "auc", "attrition": "auc", "credit": "auc",
@@ -140,7 +140,7 @@ def asked(folder: Path, rows: Sequence[dict[str, str]]) -> Any:
     answers = []
     for start in range(0, len(rows), BATCH):
         body = json.dumps({"inputs": rows[start : start + BATCH]}).encode()
-        payload = Payload(format="json", body=body)
+        payload = Payload(media_type=JSON, body=body)
         batch = task.read(payload, manifest.signature, Limits())
         found = model(batch.arrays)
         outputs = {s.name: np.asarray(found[s.name]) for s in manifest.signature.outputs}

@@ -22,7 +22,7 @@ from lmaas.data.lines import GZIP
 from lmaas.data.reading import Row, rows
 from lmaas.errors import InvalidInput, LMaaSError, PayloadTooLarge
 from lmaas.tasks import Task
-from lmaas.types import Answer, Payload
+from lmaas.types import JSON, Answer, Payload
 
 COMMA, TAB, LINES = ",", "\t", "lines"
 FORMATS: Final = {".csv": COMMA, ".tsv": TAB, ".jsonl": LINES, ".ndjson": LINES}
@@ -154,7 +154,7 @@ def _ask(
     try:
         inputs = task.collect([asked.given for asked in batch], folder)
         body = {"inputs": inputs, **({"parameters": parameters} if parameters else {})}
-        answer = call(Payload(format="json", body=msgspec.json.encode(body)))
+        answer = call(Payload(media_type=JSON, body=msgspec.json.encode(body)))
         return task.records(msgspec.json.decode(answer.body))
     except PayloadTooLarge as error:
         if len(batch) == 1:

@@ -4,14 +4,15 @@ import json
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import pytest
 
 from checkpoints import make_falcon_h1, make_qwen3
 from lmaas.errors import ContextLengthExceeded, InvalidInput, LMaaSError
-from lmaas.language import Finish, LanguageSpec
+from lmaas.language import FilePart, Finish, LanguageSpec
+from lmaas.runtime.language.engine import ENGINES as SPECS
 from lmaas.runtime.language.engine import (
     EngineOptions,
     Grammar,
@@ -748,6 +749,25 @@ def test_foreign_tokens_are_refused(engine: LanguageEngine, prompt: list[int]) -
         engine.add(1, prompt, GREEDY)
     assert caught.value.param == "prompt"
     check_idle(engine)
+
+
+@pytest.mark.parametrize("kind", ["image", "audio"])
+def test_files_are_refused_by_name(
+    engine: LanguageEngine, made: Made, kind: Literal["image", "audio"]
+) -> None:
+    file = FilePart(kind=kind, data="AAAA", place="messages[3].content[1]")
+    with pytest.raises(InvalidInput, match=f"'{kind}'; the engine {engine.name} takes text only"):
+        engine.add(1, prompts(made)[0], GREEDY, [file])
+    check_idle(engine)
+
+
+def test_its_spec_is_true(engine: LanguageEngine, made: Made, name: str) -> None:
+    spec = SPECS[engine.name]
+    assert spec.streams
+    assert spec.made_by.endswith(f":{type(engine).__name__}")
+    assert spec.accepts == made.spec.accepts == ("text",)
+    used = {"compiled": made.compiled, "source": made.source}[spec.files]
+    assert made.folder(name) == used
 
 
 def test_an_unknown_engine_is_named() -> None:

@@ -1,5 +1,6 @@
 """The kit that every task passes. A new task is tested by adding an example to EXAMPLES."""
 
+import base64
 import contextlib
 import csv
 import gzip
@@ -30,6 +31,8 @@ from lmaas.tasks import Task
 from lmaas.tasks.tabular.columns import Category, Columns, Number
 from lmaas.training import run as training
 from lmaas.types import (
+    JSON,
+    TENSORS,
     Answer,
     ImageSpec,
     LanguageSpec,
@@ -271,7 +274,7 @@ def test_a_signature_that_does_not_fit_is_refused(example: Example) -> None:
 
 def test_a_body_becomes_arrays_of_the_signature_and_an_answer(example: Example, task: Task) -> None:
     signature = task.check_signature(example.signature)
-    batch = task.read(Payload(format="json", body=example.body), signature, Limits())
+    batch = task.read(Payload(media_type=JSON, body=example.body), signature, Limits())
     assert batch.size == 1
     assert batch.single or example.task == "text-ranking"
     for tensor in signature.inputs:
@@ -309,7 +312,7 @@ def test_tensors_pass_through_as_json_and_as_binary(example: Example, task: Task
     head = json.dumps(
         {"id": "7", "inputs": described, "parameters": {"binary_data_output": True}}
     ).encode()
-    payload = Payload(format="tensors", body=head + b"".join(blobs), json_bytes=len(head))
+    payload = Payload(media_type=TENSORS, body=head + b"".join(blobs), json_bytes=len(head))
     batch = task.read(payload, signature, Limits())
     assert batch.size == 2
     outputs = outputs_for(signature, 2)
@@ -348,7 +351,7 @@ def test_a_bad_body_is_an_error_for_the_caller(example: Example, task: Task, bod
         return
     signature = task.check_signature(example.signature)
     with pytest.raises(InvalidInput):
-        task.read(Payload(format="json", body=body), signature, Limits())
+        task.read(Payload(media_type=JSON, body=body), signature, Limits())
 
 
 @pytest.mark.parametrize("change", ["name", "datatype", "shape", "missing", "size", "twice"])
@@ -379,18 +382,60 @@ def test_wrong_tensors_are_refused(example: Example, task: Task, change: str) ->
             inputs.append(inputs[0])
     body = json.dumps({"inputs": inputs}).encode()
     with pytest.raises(InvalidInput):
-        task.read(Payload(format="tensors", body=body), signature, Limits())
+        task.read(Payload(media_type=TENSORS, body=body), signature, Limits())
 
 
 def test_more_elements_than_the_limit_are_refused(example: Example, task: Task) -> None:
     signature = task.check_signature(example.signature)
     with pytest.raises(PayloadTooLarge):
-        task.read(Payload(format="json", body=example.body), signature, Limits(max_elements=1))
+        task.read(Payload(media_type=JSON, body=example.body), signature, Limits(max_elements=1))
+
+
+def picture() -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (4, 4), 7).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("said", [None, "image/png", "audio/wav", "text/plain"])
+@pytest.mark.parametrize("kind", ["image/png", "audio/flac"])
+def test_a_file_is_judged_by_the_task(
+    example: Example, task: Task, kind: str, said: str | None
+) -> None:
+    """Whatever a header says of it: a task takes the files that it reads, and names the others."""
+    signature = task.check_signature(example.signature)
+    payload = Payload(media_type=said, body=picture() if kind == "image/png" else b"fLaC" * 9)
+    if (example.task, kind) == ("image-classification", "image/png"):
+        assert task.read(payload, signature, Limits()).size == 1
+        return
+    with pytest.raises(InvalidInput, match=kind) as caught:
+        task.read(payload, signature, Limits())
+    taken = {
+        "image-classification": "not an image",
+        "tensor": "takes arrays",
+        "tabular": "takes rows of named values",
+    }
+    assert taken.get(example.task, "takes text") in caught.value.message
+    assert caught.value.hint
+
+
+def test_what_images_become_is_bounded() -> None:
+    task = tasks.get("image-classification")
+    signature = task.check_signature(FLAT)
+    small = base64.b64encode(picture()).decode()
+    call = json.dumps({"inputs": [small] * 4}).encode()
+    payload = Payload(media_type=JSON, body=call)
+    elements = 4 * int(np.prod(signature.inputs[0].shape[1:]))
+    assert task.read(payload, signature, Limits(max_elements=elements)).size == 4
+    with pytest.raises(PayloadTooLarge, match="4 images"):
+        task.read(payload, signature, Limits(max_elements=elements - 1))
+    with pytest.raises(PayloadTooLarge, match=r"inputs\[0\]"):
+        task.read(payload, signature, Limits(max_media_bytes=len(picture()) - 3))
 
 
 def test_nan_from_a_model_is_an_error_never_a_null(example: Example, task: Task) -> None:
     signature = task.check_signature(example.signature)
-    batch = task.read(Payload(format="json", body=example.body), signature, Limits())
+    batch = task.read(Payload(media_type=JSON, body=example.body), signature, Limits())
     outputs = {name: np.full_like(v, np.nan) for name, v in outputs_for(signature, 1).items()}
     with pytest.raises(LMaaSError):
         task.write(outputs, batch, signature, "model:1")
@@ -416,12 +461,12 @@ def test_image_file_array_and_pixels_give_one_answer() -> None:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     bodies = {
-        "file": Payload(format="image", body=file.getvalue()),
+        "file": Payload(body=file.getvalue()),
         "model input": Payload(
-            format="json", body=json.dumps({"inputs": (pixels / 255).ravel().tolist()}).encode()
+            media_type=JSON, body=json.dumps({"inputs": (pixels / 255).ravel().tolist()}).encode()
         ),
         "pixels": Payload(
-            format="json",
+            media_type=JSON,
             body=json.dumps({"inputs": pixels.tolist(), "parameters": {"pixels": True}}).encode(),
         ),
     }
@@ -436,7 +481,7 @@ def test_top_k_and_function() -> None:
 
     def ask(**parameters: Any) -> Any:
         body = json.dumps({"inputs": [[0.5] * 16] * 2, "parameters": parameters}).encode()
-        batch = task.read(Payload(format="json", body=body), signature, Limits())
+        batch = task.read(Payload(media_type=JSON, body=body), signature, Limits())
         logits = {"y": np.array([[0.0, 2.0, 1.0]] * 2, np.float32)}
         return json.loads(task.write(logits, batch, signature, "m:1").body)
 
@@ -497,13 +542,13 @@ def test_predict_prints_every_task(
     assert out.strip()
     code, out, err = predict(stub, file, "--json")
     assert (code, err) == (0, "")
-    told = read_answer(stub.answer("model", Payload(format="json", body=example.body)))
+    told = read_answer(stub.answer("model", Payload(media_type=JSON, body=example.body)))
     told = {"outputs": told} if isinstance(told, dict) else told
     assert json.loads(out) == msgspec.to_builtins(told)
 
 
 def test_the_client_reads_every_answer(example: Example, task: Task) -> None:
-    payload = Payload(format="json", body=example.body)
+    payload = Payload(media_type=JSON, body=example.body)
     told = read_answer(Stub(example, task).answer("model", payload))
     assert told or told == 0.0
     assert json.loads(msgspec.json.encode(told))
@@ -584,10 +629,10 @@ def test_parameters_are_those_of_the_spec(example: Example, task: Task) -> None:
     known = {} if parameters is None else msgspec.to_builtins(parameters())
     body = json.loads(example.body)
     good = json.dumps(body | {"parameters": known}).encode()
-    assert task.read(Payload(format="json", body=good), signature, Limits()).size
+    assert task.read(Payload(media_type=JSON, body=good), signature, Limits()).size
     bad = json.dumps(body | {"parameters": {"no_such": 1}}).encode()
     with pytest.raises(InvalidInput, match="no_such"):
-        task.read(Payload(format="json", body=bad), signature, Limits())
+        task.read(Payload(media_type=JSON, body=bad), signature, Limits())
 
 
 @pytest.mark.parametrize("example", [e for e in EXAMPLES if e.made], ids=lambda each: each.task)
@@ -612,7 +657,7 @@ def test_from_a_file_of_data_or_a_checkpoint_to_an_answer(example: Example, tmp_
     asked = [row.values for row in rows(file)][:2]
     task = tasks.get(example.task)
     given = task.collect(asked, tmp_path)
-    payload = Payload(format="json", body=json.dumps({"inputs": given}).encode())
+    payload = Payload(media_type=JSON, body=json.dumps({"inputs": given}).encode())
     answer = served(reply.manifest, package, payload)
     assert len(task.records(answer)) == len(asked)
     assert task.shown(answer).rows

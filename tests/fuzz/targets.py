@@ -40,7 +40,7 @@ from lmaas.runtime.language.template import Loaded, Refused, Rendered, Rendering
 from lmaas.runtime.language.template_helper import Service
 from lmaas.runtime.language.text import Reader
 from lmaas.runtime.messages import Decoder
-from lmaas.types import ImageSpec, Payload, Signature, TensorSpec
+from lmaas.types import TENSORS, ImageSpec, Payload, Signature, TensorSpec
 
 Target = Callable[[bytes], None]
 
@@ -121,7 +121,7 @@ def read_tensors(data: bytes) -> None:
     """A body of the Open Inference Protocol; the first two bytes say where its JSON ends."""
     ends = int.from_bytes(data[:2], "little")
     for json_bytes in (None, ends):
-        payload = Payload(format="tensors", body=data[2:], json_bytes=json_bytes)
+        payload = Payload(media_type=TENSORS, body=data[2:], json_bytes=json_bytes)
         try:
             arrays, _ = tensor.read(payload, SIGNATURE, LIMITS)
         except LMaaSError:

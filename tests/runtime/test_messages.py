@@ -17,7 +17,7 @@ from lmaas.runtime.messages import (
     Stop,
     encode,
 )
-from lmaas.types import Answer, Payload, Signature, TensorSpec
+from lmaas.types import JSON, Answer, Payload, Signature, TensorSpec
 
 RECORD = ServeRecord(
     model="m:1",
@@ -34,7 +34,7 @@ RECORD = ServeRecord(
 MESSAGES: list[AnyMessage] = [
     Expect(record=RECORD, heartbeat_s=1.0, request_timeout_s=5.0),
     Load(),
-    Call(id=1, payload=Payload(format="json", body=b"{}" * 1000, parameters={"k": [1]})),
+    Call(id=1, payload=Payload(media_type=JSON, body=b"{}" * 1000, parameters={"k": [1]})),
     Cancel(id=1),
     Stop(deadline_s=0.5),
     Loaded(precision="f32", reason="small", memory_bytes=1, load_s=0.1),

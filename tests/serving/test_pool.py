@@ -36,11 +36,11 @@ from lmaas.serving.metrics import Metrics
 from lmaas.serving.plan import MIB, needed_bytes
 from lmaas.serving.pool import Pool
 from lmaas.serving.worker import Worker
-from lmaas.types import TENANT, FileRef, LanguageSpec, ModelVersion, Payload, WorkerStatus
+from lmaas.types import JSON, TENANT, FileRef, LanguageSpec, ModelVersion, Payload, WorkerStatus
 
 
 def tensors(values: Any) -> Payload:
-    return Payload(format="json", body=json.dumps({"inputs": values}).encode())
+    return Payload(media_type=JSON, body=json.dumps({"inputs": values}).encode())
 
 
 def seconds(amount: float) -> Payload:

@@ -39,7 +39,9 @@ from lmaas.serving.generation import Generation
 from lmaas.serving.upstream_body import body_of
 from lmaas.serving.upstream_error import broken_off
 from lmaas.types import (
+    JSON,
     TENANT,
+    TEXTS,
     ConnectBody,
     KeyRecord,
     ModelVersion,
@@ -90,7 +92,7 @@ class Gateway:
         predicted = await self.service.predict(
             self.key,
             "far",
-            Payload(format="texts", body=body),
+            Payload(media_type=TEXTS, body=body),
             endpoint="embeddings",
             request_id=f"r{next(ids)}",
         )
@@ -669,7 +671,7 @@ def test_what_embeds_does_not_talk(tmp_path: Path, back_end: Running) -> None:
             await gateway.service.predict(
                 gateway.key,
                 "far",
-                Payload(format="json", body=b'{"inputs": "a"}'),
+                Payload(media_type=JSON, body=b'{"inputs": "a"}'),
                 endpoint="predict",
                 request_id="one",
             )

@@ -13,7 +13,7 @@ from lmaas.job import CONTROL_FILE, RESULT_FOLDER, JobEvent
 from lmaas.recipe import Recipe, recipe_of
 from lmaas.tasks.text_classification.training import compared_texts, rivals
 from lmaas.training import run as training
-from lmaas.types import Payload
+from lmaas.types import JSON, Payload
 from training_kit import run, served, verified
 
 TEXTS = 240
@@ -51,7 +51,7 @@ def test_n_grams_win_where_words_are_new(names: Path, tmp_path: Path) -> None:
     assert "n-grams win" in told
     texts = ["Takkarinen 7", "petrucello", "Åsa Ålesson", "x"]
     body = json.dumps({"inputs": texts}).encode()
-    answers = served(manifest, tmp_path / RESULT_FOLDER, Payload(format="json", body=body))
+    answers = served(manifest, tmp_path / RESULT_FOLDER, Payload(media_type=JSON, body=body))
     assert [answer[0]["label"] for answer in answers[:3]] == ["north", "south", "north"]
 
 

@@ -14,7 +14,7 @@ from lmaas.recipe import Recipe, recipe_of
 from lmaas.training import problems
 from lmaas.training import run as training
 from lmaas.training.base import Comparing
-from lmaas.types import Payload
+from lmaas.types import JSON, Payload
 from training_kit import run, served, verified
 
 ROWS = 240
@@ -72,7 +72,7 @@ def test_what_wins_is_served_as_it_was_measured(table: Path, tmp_path: Path, tar
     rows = problem._splits.parts["test"].rows.tolist()  # type: ignore[attr-defined]
     sent = [dict(zip(names, lines[1 + row].split(","), strict=True)) for row in rows]
     body = json.dumps({"inputs": sent}).encode()
-    answers = served(manifest, tmp_path / RESULT_FOLDER, Payload(format="json", body=body))
+    answers = served(manifest, tmp_path / RESULT_FOLDER, Payload(media_type=JSON, body=body))
     if target == "level":
         right = [a[0]["label"] == row[target] for a, row in zip(answers, sent, strict=True)]
         assert np.mean(right) == pytest.approx(manifest.metrics["test_accuracy"])

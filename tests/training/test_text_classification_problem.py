@@ -11,7 +11,7 @@ from lmaas import frameworks
 from lmaas.errors import InvalidInput
 from lmaas.recipe import DataChoice, ModelChoice, Recipe, TrainingFramework, Transform
 from lmaas.training import problems
-from lmaas.types import Payload
+from lmaas.types import JSON, Payload
 from training_kit import FRAMEWORKS, everything, learn, packaged, served
 
 GOOD = ("lovely", "brilliant", "warm", "delightful")
@@ -69,7 +69,7 @@ def test_sentiment_is_learned_packaged_served_and_trained_on(
     manifest = packaged(problem, model, tmp_path / "result", told)
     texts = ["The plot was lovely and the music felt warm.", "an AWFUL, boring film"]
     body = json.dumps({"inputs": texts}).encode()
-    answer = served(manifest, tmp_path / "result", Payload(format="json", body=body))
+    answer = served(manifest, tmp_path / "result", Payload(media_type=JSON, body=body))
     assert [each[0]["label"] for each in answer] == ["5", "1"]
     again = problems.open(told, tmp_path / "again", tmp_path / "result").build(framework)
     verbs, feed = frameworks.get(framework), everything(problem, "validation")

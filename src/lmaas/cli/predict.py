@@ -182,7 +182,7 @@ def read_file(file: Path, parameters: dict[str, Any]) -> "Payload":
     import numpy as np
 
     from lmaas.client import to_payload
-    from lmaas.types import Payload
+    from lmaas.types import JSON, Payload
 
     data = _content(file)
     match _kind(file, data):
@@ -196,7 +196,7 @@ def read_file(file: Path, parameters: dict[str, Any]) -> "Payload":
             if parameters:
                 given = value.get("parameters", {})
                 value["parameters"] = {**given, **parameters}
-            return Payload(format="json", body=msgspec.json.encode(value))
+            return Payload(media_type=JSON, body=msgspec.json.encode(value))
         case "npy":
             return to_payload(_read_npy(file, data), parameters)
         case "safetensors":

@@ -12,6 +12,8 @@ import msgspec
 from lmaas.codecs.limits import Limits
 from lmaas.errors import LMaaSError
 from lmaas.language import Delta, Ended
+from lmaas.runtime.engine import ENGINES
+from lmaas.runtime.engine_spec import EngineSpec
 from lmaas.runtime.language.engine import EngineOptions
 from lmaas.types import Answer, Payload, Precision, Record, Signature
 
@@ -23,9 +25,9 @@ MAX_FRAME_BYTES: Final = 1 << 30
 class ServeRecord(Record, frozen=True, kw_only=True):
     """All that a worker is told of the model it holds.
 
-    `model` is "name:version"; `folder` contains `model.xml` and `model.bin`; `reason` says why this
-    `precision` was chosen; `threads` 0 means all cores. `options` are a language engine's,
-    `variant` the compressed form that is served, if it is one.
+    `model` is "name:version"; `folder` contains the files that `engine` needs; `reason` says why
+    this `precision` was chosen; `threads` 0 means all cores. `options` are those of an engine that
+    streams, `variant` the compressed form that is served, if it is one.
     """
 
     model: str
@@ -37,7 +39,7 @@ class ServeRecord(Record, frozen=True, kw_only=True):
     max_batch_size: int
     threads: int = 0
     limits: Limits = Limits()
-    engine: str = "openvino"
+    engine: EngineSpec = ENGINES["openvino"]
     options: EngineOptions | None = None
     variant: str | None = None
 

@@ -14,7 +14,7 @@ from lmaas.errors import CorruptBlob, InvalidInput
 from lmaas.serving.generation import Answered, Receiver
 from lmaas.serving.pool import Pool
 from lmaas.tasks.text_generation.serving import HOW
-from lmaas.types import Answer, ModelVersion, Payload
+from lmaas.types import GENERATE, Answer, ModelVersion, Payload
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Router:
         Raises what `Pool.call` raises, and InvalidInput for a language model, which is not called
         with arrays; CorruptBlob only when no version is left.
         """
-        if tasks.spec(version.manifest.task).generates and payload.format != "generate":
+        if tasks.spec(version.manifest.task).generates and payload.media_type != GENERATE:
             raise InvalidInput(
                 f"{version.ref} is a language model: it is not called this way.",
                 hint=HOW,

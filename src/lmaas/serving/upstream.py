@@ -21,7 +21,16 @@ from lmaas.serving.upstream_api import Api
 from lmaas.serving.upstream_body import estimated_tokens
 from lmaas.serving.upstream_vectors import estimated_tokens as tokens_of_texts
 from lmaas.tasks.embedding.spec import SPEC as EMBEDDING
-from lmaas.types import Answer, ModelVersion, Payload, TextsCall, UpstreamSpec, WorkerStatus
+from lmaas.types import (
+    GENERATE,
+    TEXTS,
+    Answer,
+    ModelVersion,
+    Payload,
+    TextsCall,
+    UpstreamSpec,
+    WorkerStatus,
+)
 
 _decoder = msgspec.msgpack.Decoder(GenerateRequest)
 _texts_decoder = msgspec.msgpack.Decoder(TextsCall)
@@ -93,7 +102,7 @@ class Upstream:
         """
         if self.version.manifest.task != EMBEDDING.name:
             return Answer(body=b"%d" % estimated_tokens(self._request(payload)))
-        if payload.format != "texts":
+        if payload.media_type != TEXTS:
             raise InvalidInput(
                 f"{self.version.ref} runs at an upstream: it is asked at /v1/embeddings only.",
                 param="model",
@@ -194,7 +203,7 @@ class Upstream:
         return self._api
 
     def _request(self, payload: Payload) -> GenerateRequest:
-        if payload.format != "generate":
+        if payload.media_type != GENERATE:
             raise InvalidInput(
                 f"{self.version.ref} runs at an upstream: it takes messages and prompts only.",
                 param="model",

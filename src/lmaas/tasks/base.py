@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 import numpy as np
 
-from lmaas.codecs import tensor
+from lmaas.codecs import media, tensor
 from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput
 from lmaas.tasks.spec import Spec
@@ -95,6 +95,12 @@ def read_tensors(payload: Payload, signature: Signature, limits: Limits) -> Batc
     """An Open Inference Protocol request, the same for every task."""
     arrays, wanted = tensor.read(payload, signature, limits)
     return Batch(arrays=arrays, size=batch_size(arrays, signature), tensors=wanted)
+
+
+def refuse_file(payload: Payload, takes: str, hint: str) -> InvalidInput:
+    """What tells that a model takes JSON only, and what came instead."""
+    received = media.told(payload.body, payload.media_type)
+    return InvalidInput(f"This model takes {takes} as JSON; received {received}.", hint=hint)
 
 
 def batch_size(arrays: Row, signature: Signature) -> int:

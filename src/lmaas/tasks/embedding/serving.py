@@ -16,9 +16,9 @@ from lmaas.codecs import json
 from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput, LMaaSError
 from lmaas.tasks import text
-from lmaas.tasks.base import Batch, Row, Shown, Task, texts_of
+from lmaas.tasks.base import Batch, Row, Shown, Task, refuse_file, texts_of
 from lmaas.tasks.embedding.spec import SPEC, Parameters
-from lmaas.types import Answer, LanguageSpec, Payload, Signature, TextsCall
+from lmaas.types import JSON, TENSORS, TEXTS, Answer, LanguageSpec, Payload, Signature, TextsCall
 
 
 class JsonCall(msgspec.Struct, forbid_unknown_fields=True):
@@ -57,19 +57,19 @@ class Embedding(text.TextTask):
 
     def read_all(self, payload: Payload, signature: Signature, limits: Limits) -> Batch:
         """Texts or token ids to padded batches."""
-        if payload.format == "tensors":
+        if payload.media_type == TENSORS:
             return text.read_tensors(payload, signature, limits)
         assert signature.language is not None
         spec = signature.language
-        if payload.format == "texts":
+        if payload.media_type == TEXTS:
             call = text.read_call(payload.body)
             tokens = self._tokens(call, spec)
             check_dimensions(call.dimensions, spec)
             return text.batch(
                 tokens, signature, limits, param="input", raw=True, dimensions=call.dimensions
             )
-        if payload.format != "json":
-            raise InvalidInput("This model takes text.", hint='Send JSON {"inputs": "a text"}.')
+        if payload.media_type != JSON:
+            raise refuse_file(payload, "text", 'Send {"inputs": "a text"}.')
         return self._read_json(payload, signature, limits)
 
     def _tokens(self, call: TextsCall, spec: LanguageSpec) -> list[text.Tokens]:

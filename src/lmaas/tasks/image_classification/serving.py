@@ -1,12 +1,12 @@
 """The task `image-classification`: any image file or array in, labels with scores out.
 
-A JSON call gives `inputs` as a base64 image file (or a list of them), as an array in the shape
-of the model's own input (used as it is), or, with `parameters.pixels` true, as an array of
-0-255 pixels of any size. Answers have the Hugging Face shape: `[{"label", "score"}]`, best first.
+A body that is no JSON is an image file, whatever its header says. A JSON call gives `inputs` as a
+base64 image file (or a list of them), as an array in the shape of the model's own input (used as it
+is), or, with `parameters.pixels` true, as an array of 0-255 pixels of any size. Answers have the
+Hugging Face shape: `[{"label", "score"}]`, best first.
 """
 
 import base64
-import binascii
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,13 +15,13 @@ from typing import Any, Final, Literal
 import msgspec
 import numpy as np
 
-from lmaas.codecs import image, json, tensor
+from lmaas.codecs import image, json, media, tensor
 from lmaas.codecs.limits import Limits
-from lmaas.errors import InvalidInput, LMaaSError
+from lmaas.errors import InvalidInput, LMaaSError, PayloadTooLarge
 from lmaas.tasks.base import Batch, Row, Shown, Task, read_tensors, texts_of
 from lmaas.tasks.image_classification.spec import SPEC, Parameters
 from lmaas.tasks.labels import Label, apply, check_function, label_records, show_labels
-from lmaas.types import BATCH, Answer, ImageSpec, Payload, Signature
+from lmaas.types import BATCH, JSON, TENSORS, Answer, ImageSpec, Payload, Signature
 
 MAX_FILE_BYTES: Final = 256 << 20
 """How long an image that a row names may be."""
@@ -70,10 +70,10 @@ class ImageClassification:
 
     def read(self, payload: Payload, signature: Signature, limits: Limits) -> Batch:
         """Images or arrays to the model's input, one row for each image."""
-        if payload.format == "tensors":
+        if payload.media_type == TENSORS:
             return read_tensors(payload, signature, limits)
         given = payload.parameters
-        if payload.format == "image":
+        if payload.media_type != JSON:
             rows, single = [_from_file(payload.body, signature, limits)], True
         else:
             call = json.read_call(payload.body)
@@ -246,12 +246,18 @@ def _from_json(
     spec = signature.inputs[0]
     assert signature.image is not None
     if isinstance(inputs, str):
-        return [_from_file(_unbase64(inputs), signature, limits)], True
+        data = media.from_base64(inputs, limits, param="inputs")
+        return [_from_file(data, signature, limits)], True
     if isinstance(inputs, list) and inputs and isinstance(inputs[0], str):
         texts = [text for text in inputs if isinstance(text, str)]
         if len(texts) != len(inputs):
             raise InvalidInput("inputs mixes images and other values.", param="inputs")
-        return [_from_file(_unbase64(text), signature, limits) for text in texts], False
+        _check_count(len(texts), signature.image, limits)
+        files = (
+            media.from_base64(text, limits, param=f"inputs[{index}]")
+            for index, text in enumerate(texts)
+        )
+        return [_from_file(data, signature, limits) for data in files], False
     if parameters.pixels:
         pixels = json.to_array(inputs, "float64", limits, name="inputs")
         return [image.from_numbers(pixels, signature.image, spec.dtype)], True
@@ -263,15 +269,16 @@ def _from_json(
     return list(array), single
 
 
-def _unbase64(text: str) -> bytes:
-    if text.startswith("data:"):
-        text = text.partition(",")[2]
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise InvalidInput(
-            "inputs is not base64.", hint="Send the image file's bytes as base64.", param="inputs"
-        ) from None
+def _check_count(images: int, spec: ImageSpec, limits: Limits) -> None:
+    """Bound what images become, which small files do not tell. Raises PayloadTooLarge."""
+    elements = images * spec.height * spec.width * spec.channels
+    if elements > limits.max_elements:
+        raise PayloadTooLarge(
+            f"inputs has {images} images, which become {elements} elements; at most "
+            f"{limits.max_elements} are accepted.",
+            hint="Send them in several requests.",
+            param="inputs",
+        )
 
 
 DEFAULTS = Parameters()

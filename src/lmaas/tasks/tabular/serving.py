@@ -16,12 +16,12 @@ import numpy as np
 from lmaas.codecs import tensor
 from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput, LMaaSError, PayloadTooLarge
-from lmaas.tasks.base import Batch, Row, Shown, Task, read_tensors, softmax
+from lmaas.tasks.base import Batch, Row, Shown, Task, read_tensors, refuse_file, softmax
 from lmaas.tasks.labels import Label, label_records, show_labels
 from lmaas.tasks.tabular import tables
 from lmaas.tasks.tabular.columns import Columns
 from lmaas.tasks.tabular.spec import SPEC
-from lmaas.types import BATCH, Answer, Payload, Signature
+from lmaas.types import BATCH, JSON, TENSORS, Answer, Payload, Signature
 
 
 class Value(msgspec.Struct, frozen=True):
@@ -79,10 +79,10 @@ class Tabular:
 
     def read(self, payload: Payload, signature: Signature, limits: Limits) -> Batch:
         """Rows to features."""
-        if payload.format == "tensors":
+        if payload.media_type == TENSORS:
             return read_tensors(payload, signature, limits)
-        if payload.format != "json":
-            raise InvalidInput("This model takes rows of named values.", hint=tables.HINT)
+        if payload.media_type != JSON:
+            raise refuse_file(payload, "rows of named values", tables.HINT)
         given, parameters = tables.read(payload.body)
         for name in (*parameters, *payload.parameters):
             raise InvalidInput(f"Parameter {name!r} is not supported by this task.", param=name)

@@ -14,9 +14,9 @@ import numpy as np
 from lmaas.codecs import json, tensor
 from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput
-from lmaas.tasks.base import Batch, Row, Shown, Task, batch_size, read_tensors
+from lmaas.tasks.base import Batch, Row, Shown, Task, batch_size, read_tensors, refuse_file
 from lmaas.tasks.tensor.spec import SPEC
-from lmaas.types import Answer, Payload, Signature, TensorSpec
+from lmaas.types import JSON, TENSORS, Answer, Payload, Signature, TensorSpec
 
 
 class TensorTask:
@@ -46,10 +46,10 @@ class TensorTask:
 
     def read(self, payload: Payload, signature: Signature, limits: Limits) -> Batch:
         """Arrays from an Open Inference Protocol or a JSON body."""
-        if payload.format == "tensors":
+        if payload.media_type == TENSORS:
             return read_tensors(payload, signature, limits)
-        if payload.format != "json":
-            raise InvalidInput("This model takes arrays, not an image.", hint=_how(signature))
+        if payload.media_type != JSON:
+            raise refuse_file(payload, "arrays", _how(signature))
         call = json.read_call(payload.body)
         for name in (*(call.parameters or ()), *payload.parameters):
             raise InvalidInput(f"Parameter {name!r} is not supported by this task.", param=name)

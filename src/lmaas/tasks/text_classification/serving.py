@@ -16,10 +16,10 @@ from lmaas.codecs import json
 from lmaas.codecs.limits import Limits
 from lmaas.errors import ContextLengthExceeded, InvalidInput, LMaaSError, PayloadTooLarge
 from lmaas.tasks import text
-from lmaas.tasks.base import Batch, Row, Shown, Task, softmax, texts_of
+from lmaas.tasks.base import Batch, Row, Shown, Task, refuse_file, softmax, texts_of
 from lmaas.tasks.labels import Label, apply, check_function, label_records, show_labels
 from lmaas.tasks.text_classification.spec import SPEC, Parameters
-from lmaas.types import BATCH, Answer, LanguageSpec, Payload, Signature
+from lmaas.types import BATCH, JSON, TENSORS, Answer, LanguageSpec, Payload, Signature
 
 
 class TextClassification(text.TextTask):
@@ -64,10 +64,10 @@ class TextClassification(text.TextTask):
     def read_all(self, payload: Payload, signature: Signature, limits: Limits) -> Batch:
         """Texts to rows of token ids, all of the model's length."""
         assert signature.language is not None
-        if payload.format == "tensors":
+        if payload.media_type == TENSORS:
             return text.read_tensors(payload, signature, limits)
-        if payload.format != "json":
-            raise InvalidInput("This model takes text.", hint='Send JSON {"inputs": "a text"}.')
+        if payload.media_type != JSON:
+            raise refuse_file(payload, "text", 'Send {"inputs": "a text"}.')
         call = json.read_call(payload.body)
         parameters = _parameters(payload.parameters | (call.parameters or {}))
         check_function(parameters.function_to_apply, signature)

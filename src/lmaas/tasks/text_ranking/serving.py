@@ -15,9 +15,9 @@ from lmaas.codecs import json
 from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput, LMaaSError
 from lmaas.tasks import text
-from lmaas.tasks.base import Batch, Row, Shown, Task, texts_of
+from lmaas.tasks.base import Batch, Row, Shown, Task, refuse_file, texts_of
 from lmaas.tasks.text_ranking.spec import SPEC
-from lmaas.types import Answer, Payload, Signature
+from lmaas.types import JSON, TENSORS, TEXTS, Answer, Payload, Signature
 
 
 class Ranking(msgspec.Struct, forbid_unknown_fields=True):
@@ -50,16 +50,14 @@ class TextRanking(text.TextTask):
 
     def read_all(self, payload: Payload, signature: Signature, limits: Limits) -> Batch:
         """Each document with the query before it, to padded batches."""
-        if payload.format == "tensors":
+        if payload.media_type == TENSORS:
             return text.read_tensors(payload, signature, limits)
-        if payload.format == "texts":
+        if payload.media_type == TEXTS:
             call = text.read_call(payload.body)
             return self._batch(call.query, call.texts, signature, limits, raw=True)
-        if payload.format != "json":
-            raise InvalidInput(
-                "This model takes text.",
-                hint='Send JSON {"inputs": {"query": "…", "documents": ["…"]}}.',
-            )
+        if payload.media_type != JSON:
+            hint = 'Send {"inputs": {"query": "…", "documents": ["…"]}}.'
+            raise refuse_file(payload, "text", hint)
         body = json.read_call(payload.body)
         for name in (*(body.parameters or ()), *payload.parameters):
             raise InvalidInput(f"Parameter {name!r} is not supported by this task.", param=name)

@@ -18,9 +18,9 @@ from lmaas.codecs import json
 from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput, LMaaSError, PayloadTooLarge
 from lmaas.tasks import text
-from lmaas.tasks.base import Batch, Row, Shown, Task, softmax, texts_of
+from lmaas.tasks.base import Batch, Row, Shown, Task, refuse_file, softmax, texts_of
 from lmaas.tasks.token_classification.spec import SPEC, Parameters
-from lmaas.types import BATCH, Answer, Payload, Signature
+from lmaas.types import BATCH, JSON, TENSORS, Answer, Payload, Signature
 
 IGNORED: Final = ("O",)
 """The labels that are left out where a call names none."""
@@ -78,10 +78,10 @@ class TokenClassification(text.TextTask):
 
     def read_all(self, payload: Payload, signature: Signature, limits: Limits) -> Batch:
         """Texts to rows of token ids, all padded to the longest."""
-        if payload.format == "tensors":
+        if payload.media_type == TENSORS:
             return text.read_tensors(payload, signature, limits)
-        if payload.format != "json":
-            raise InvalidInput("This model takes text.", hint='Send JSON {"inputs": "a text"}.')
+        if payload.media_type != JSON:
+            raise refuse_file(payload, "text", 'Send {"inputs": "a text"}.')
         call = json.read_call(payload.body)
         parameters = _parameters(payload.parameters | (call.parameters or {}))
         single = isinstance(call.inputs, str)

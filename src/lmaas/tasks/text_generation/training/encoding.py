@@ -173,7 +173,7 @@ def _parts(messages: Sequence[ChatMessage]) -> Iterator[Part]:
         return Part(at, told, mark, lambda message: change(message, mark))
 
     for at, message in enumerate(messages):
-        if (message.content or "").strip():
+        if "".join(message.texts).strip():
             yield part(at, "the content", lambda m, mark: replace(m, content=mark))
         # What was thought before earlier answers is left out on purpose by many templates.
         if at == len(messages) - 1 and (message.reasoning or "").strip():

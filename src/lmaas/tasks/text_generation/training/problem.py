@@ -334,7 +334,7 @@ def _new(recipe: Recipe, examples: list[Example], folder: Path) -> Path:
         return folder
     from lmaas.training.pytorch.language import create
 
-    texts = [message.content or "" for e in examples for message in e.messages]
+    texts = [text for e in examples for message in e.messages for text in message.texts]
     texts += [text for e in examples for text in (e.prompt, e.completion) if text]
     for example in examples:
         texts += [
