@@ -1,14 +1,16 @@
 """The records of a job, shared by the queue, the process that does the work and the doors."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
+from lmaas.errors import BY_CODE, Cancelled, LMaaSError, QueueFull, RateLimited
 from lmaas.types import Record
 
 JobState = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
-JobKind = Literal["train"]
+JobKind = Literal["train", "pull", "import", "compress"]
+KINDS: tuple[JobKind, ...] = get_args(JobKind)
 ENDED: tuple[JobState, ...] = ("succeeded", "failed", "cancelled")
 
 EVENTS_FILE = "events.jsonl"
@@ -36,6 +38,7 @@ class JobError(Record, frozen=True, kw_only=True):
     message: str
     hint: str | None = None
     param: str | None = None
+    retry_after_s: int | None = None
 
 
 class JobEvent(Record, frozen=True, kw_only=True):
@@ -135,6 +138,20 @@ class Job(Record, frozen=True, kw_only=True):
         if self.state != "running" or self.resolved is None:
             return None
         return left_s(self.progress, self.resolved["batch_size"])
+
+
+def raise_error(job: Job) -> None:
+    """Raise what a job failed with, and Cancelled for a cancelled one."""
+    if job.state == "cancelled":
+        raise Cancelled(f"The job {job.id} was cancelled.")
+    told = job.error
+    if told is None:
+        return
+    error = BY_CODE.get(told.code, LMaaSError)(told.message, hint=told.hint)
+    error.param = told.param
+    if told.retry_after_s is not None and isinstance(error, QueueFull | RateLimited):
+        error.retry_after_s = told.retry_after_s
+    raise error
 
 
 WebhookEvent = Literal[

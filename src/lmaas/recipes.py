@@ -12,7 +12,7 @@ import msgspec
 from lmaas import tasks
 from lmaas.client import Client
 from lmaas.config import Settings, load_settings
-from lmaas.errors import BY_CODE, Cancelled, InvalidInput, LMaaSError
+from lmaas.errors import InvalidInput
 from lmaas.job import Job, StoredEvent
 from lmaas.own_server import local
 from lmaas.recipe import Recipe, recipe_of
@@ -22,7 +22,6 @@ from lmaas.types import TENANT, PushOptions
 
 KEY_NAME = "lmaas.train"
 MAX_RECIPE_BYTES = 1 << 20
-WAITING = ("queued", "running")
 
 
 def train(
@@ -55,7 +54,7 @@ def train(
             chosen = send_data(client, chosen)
         chosen = push_base(client, chosen)
         job = client.train(chosen, priority=priority)
-        return wait_for(client, job, heard)
+        return client.wait_for_job(job.id, heard)
 
 
 def make_recipe(
@@ -188,27 +187,3 @@ def server_for(settings: Settings) -> Iterator[Client]:
                 yield client
         finally:
             service.revoke_key(TENANT, record.id)
-
-
-def wait_for(
-    client: Client, job: Job, heard: Callable[[StoredEvent], None], *, after: int = 0
-) -> Job:
-    """The job at its end, or once it is paused; raises what it failed with."""
-    while True:
-        for event in client.follow_job(job.id, after=after):
-            after = event.seq
-            heard(event)
-        job = client.job(job.id)
-        if job.state not in WAITING:
-            raise_error(job)
-            return job
-
-
-def raise_error(job: Job) -> None:
-    """Raise what a job failed with, and Cancelled for a cancelled one."""
-    if job.state == "cancelled":
-        raise Cancelled(f"The job {job.id} was cancelled.")
-    if job.error is not None:
-        error = BY_CODE.get(job.error.code, LMaaSError)(job.error.message, hint=job.error.hint)
-        error.param = job.error.param
-        raise error

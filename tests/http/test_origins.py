@@ -6,11 +6,11 @@ import socket
 import httpx
 import pytest
 
-from lmaas.http.auth import OPEN
 from lmaas.http.route import Route
 from lmaas.http.routes import ROUTES
 from servers import Running, png
 
+OPEN = {route.path for route in ROUTES if route.access == "open"}
 ORIGIN = "https://app.example"
 ALLOWED = "access-control-allow-origin"
 

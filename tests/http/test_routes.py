@@ -4,21 +4,65 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import msgspec
 import pytest
 
-from lmaas.http.auth import OPEN, scope_of
 from lmaas.http.doors import door_of
 from lmaas.http.openapi import COMPONENT
-from lmaas.http.route import Route
+from lmaas.http.route import Access, Route
 from lmaas.http.routes import ROUTES
 from lmaas.training.schema import recipe_parts, recipe_schema
 from servers import Running, png
 
 OPERATIONS = [(method, route.path) for route in ROUTES for method in route.operations]
+OPEN = {route.path for route in ROUTES if route.access == "open"}
+ADMIN = {route.path for route in ROUTES if route.access == "admin"}
+
+
+def test_who_may_ask_what() -> None:
+    """Each route says it; what is asked of none, and what callers may, is listed here again."""
+    assert {route.access for route in ROUTES} == set(get_args(Access))
+    assert {"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"} == OPEN
+    below_api = {route.path for route in ROUTES if route.path.startswith("/api/")}
+    assert below_api - ADMIN == {
+        f"/api/{name}"
+        for name in ("chat", "embed", "embeddings", "generate", "ps", "show", "tags", "version")
+    }
+    others = {path for path in ADMIN - below_api if not path.startswith("/v2/repository/models/")}
+    parts = ("files", "uploads", "fine_tuning")
+    assert {path.split("/")[2] for path in others - {"/metrics"}} == set(parts)
+    assert all(path.startswith("/v1/") for path in others - {"/metrics"})
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/nope", 404),
+        ("/v1/nope", 404),
+        ("/v2/nope", 404),
+        ("/v2/repository/nope", 404),
+        ("/models/a/b/c/d", 404),
+        ("/api", 404),
+        ("/api/", 403),
+        ("/api/nope", 403),
+        ("/api/chat/nope", 403),
+        ("/v1/files/a/b/c", 403),
+        ("/v1/uploads/a/b/c", 403),
+        ("/v1/fine_tuning/nope", 403),
+        ("/v2/repository/models/x/nope", 403),
+        ("/metrics/nope", 403),
+    ],
+)
+def test_a_path_that_is_no_route_asks_for_a_key_first(
+    server: Running, path: str, status: int
+) -> None:
+    assert httpx.get(server.url + path).status_code == 401
+    assert httpx.get(server.url + path, headers=server.caller).status_code == status
+    assert httpx.get(server.url + path, headers=server.admin).status_code == 404
+    assert httpx.get(server.url + path, headers={"host": "evil.example"}).status_code == 403
 
 
 def filled(path: str) -> str:
@@ -37,17 +81,16 @@ def test_every_route_but_health_needs_a_key(server: Running, method: str, path: 
 def test_admin_routes_refuse_a_key_that_may_only_call(
     server: Running, method: str, path: str
 ) -> None:
-    if scope_of(path) == "admin":
+    if path in ADMIN:
         response = httpx.request(method, server.url + filled(path), headers=server.caller)
         assert response.status_code == 403
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.path)
 def test_other_methods_are_named(server: Running, route: Route) -> None:
-    path, operations = route
-    response = httpx.patch(server.url + filled(path), headers=server.admin)
+    response = httpx.patch(server.url + filled(route.path), headers=server.admin)
     assert response.status_code == 405
-    assert response.headers["allow"] == ", ".join(operations)
+    assert response.headers["allow"] == ", ".join(route.operations)
 
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)

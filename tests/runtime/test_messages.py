@@ -2,6 +2,7 @@ import msgspec
 import pytest
 
 from lmaas.runtime.messages import (
+    MAX_FRAME_BYTES,
     AnyMessage,
     Beat,
     Call,
@@ -56,6 +57,11 @@ def test_messages_survive_any_cut_of_the_stream(size: int) -> None:
 def test_a_frame_that_is_no_message_is_refused() -> None:
     with pytest.raises(msgspec.DecodeError):
         Decoder().feed((3).to_bytes(4, "little") + b"\xc1\xc1\xc1")
+
+
+def test_a_frame_without_end_is_refused_at_its_head() -> None:
+    with pytest.raises(msgspec.DecodeError, match="too long"):
+        Decoder().feed((MAX_FRAME_BYTES + 1).to_bytes(4, "little"))
 
 
 def test_a_frame_that_is_no_utf8_is_no_message() -> None:

@@ -440,7 +440,8 @@ def test_the_queue_is_bounded_and_a_stop_breaks_off(tmp_path: Path, back_end: Ru
     async def work(gateway: Gateway) -> None:
         await gateway.connect("silent", max_connections=1)
         asking = [asyncio.ensure_future(gateway.ask(HELLO)) for _ in range(2)]
-        await asyncio.sleep(0.05)
+        while [status.queued for status in gateway.service.ps(TENANT)] != [2]:
+            await asyncio.sleep(0.01)
         with pytest.raises(QueueFull):
             await gateway.ask(HELLO)
         await gateway.service.stop_model(TENANT, "far")

@@ -5,18 +5,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 
 from lmaas.errors import InvalidInput
 from lmaas.job import CONTROL_FILE, RESULT_FOLDER, JobEvent
 from lmaas.recipe import Recipe, recipe_of
-from lmaas.runtime import verify
 from lmaas.tasks.text_classification.training import compared_texts, rivals
 from lmaas.training import run as training
-from lmaas.types import Manifest, Payload
-from training_kit import served
+from lmaas.types import Payload
+from training_kit import run, served, verified
 
 TEXTS = 240
 
@@ -41,18 +39,6 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipe(data: Path, **more: Any) -> Recipe:
     choice = {"train": str(data), "validation": 0.2, "test": 0.2}
     return recipe_of({"name": "names", "task": "text-classification", "data": choice, **more})
-
-
-def run(given: Recipe, folder: Path, events: list[JobEvent]) -> bool:
-    folder.mkdir(parents=True, exist_ok=True)
-    return training.run(given, folder, "job-1", events.append)
-
-
-def verified(folder: Path) -> Manifest:
-    reply = verify.run(msgspec.json.encode(verify.Request(folder=str(folder))))
-    found = msgspec.json.decode(reply, type=verify.Reply)
-    assert found.parity.passed("f32")
-    return found.manifest
 
 
 def test_n_grams_win_where_words_are_new(names: Path, tmp_path: Path) -> None:

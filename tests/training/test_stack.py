@@ -5,19 +5,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 
 from lmaas.errors import InvalidInput
 from lmaas.job import CONTROL_FILE, RESULT_FOLDER, JobEvent
 from lmaas.recipe import Recipe, recipe_of
-from lmaas.runtime import verify
 from lmaas.training import problems
 from lmaas.training import run as training
 from lmaas.training.base import Comparing
-from lmaas.types import Manifest, Payload
-from training_kit import served
+from lmaas.types import Payload
+from training_kit import run, served, verified
 
 ROWS = 240
 
@@ -50,18 +48,6 @@ def recipe(table: Path, target: str, **more: Any) -> Recipe:
         "options": {"ignore": [other]},
     }
     return recipe_of({"name": "sales", "task": "tabular", "data": data, **more})
-
-
-def run(given: Recipe, folder: Path, events: list[JobEvent]) -> bool:
-    folder.mkdir(parents=True, exist_ok=True)
-    return training.run(given, folder, "job-1", events.append)
-
-
-def verified(folder: Path) -> Manifest:
-    reply = verify.run(msgspec.json.encode(verify.Request(folder=str(folder))))
-    found = msgspec.json.decode(reply, type=verify.Reply)
-    assert found.parity.passed("f32")
-    return found.manifest
 
 
 @pytest.mark.parametrize("target", ["level", "sold"])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmaas.cli.output import is_quiet, printable
+from lmaas.cli.output import is_quiet, printable, size
 
 if TYPE_CHECKING:
     from lmaas.job import Job, StoredEvent
@@ -56,6 +56,11 @@ def watched(as_json: bool) -> "Iterator[Callable[[StoredEvent], None]]":
             nonlocal batch_size
             if event.type == "metrics":
                 seen.update(event.data)
+                if "step" not in seen:
+                    done, total = _done(seen)
+                    bar.update(task, completed=done, total=total)
+                    live.update(Group(bar, Text(line(seen))))
+                    return
                 left = left_s(seen, batch_size)
                 told = "" if left is None else f"{timedelta(seconds=round(left))} left"
                 bar.update(
@@ -71,13 +76,24 @@ def watched(as_json: bool) -> "Iterator[Callable[[StoredEvent], None]]":
 
 
 def line(seen: dict[str, Any]) -> str:
-    """The numbers of a run in one line."""
+    """The numbers of a job in one line."""
+    if "total_bytes" in seen:
+        return f"{size(seen['done_bytes'])} of {size(seen['total_bytes'])}"
+    if "stage" in seen:
+        return f"{printable(str(seen['stage']))} {seen['done']:.0%}"
     names = [*SHOWN, *(name for name in seen if name.startswith(HELD_OUT))]
     return "  ".join(
         f"{_called(name)} {seen[name]:.4g}"
         for name in names
         if isinstance(seen.get(name), int | float)
     )
+
+
+def _done(seen: dict[str, Any]) -> tuple[int, int]:
+    """How much of how much a job that is no training has done."""
+    if "total_bytes" in seen:
+        return seen["done_bytes"], seen["total_bytes"]
+    return round(100 * seen.get("done", 0)), 100
 
 
 def _called(name: str) -> str:

@@ -1,4 +1,4 @@
-"""`lmaas jobs`: the queue of training runs, on this home or at a server."""
+"""`lmaas jobs`: the queue of jobs, on this home or at a server."""
 
 import time
 from collections.abc import Callable
@@ -17,7 +17,7 @@ STATES = ["queued", "running", "paused", "succeeded", "failed", "cancelled"]
 @home_options
 @server_options
 def command() -> None:
-    """The queue of training runs: list, show, logs, cancel, pause, resume, watch."""
+    """The queue of jobs: list, show, logs, cancel, pause, resume, watch."""
 
 
 @command.command("list")
@@ -33,10 +33,18 @@ def list_(flags: dict[str, Any], state: Any, limit: int, after: str | None, as_j
     with operator_of(flags) as operator:
         jobs = operator.jobs(state=state, limit=limit, after=after)
     rows = [
-        (job.id, job.name, job.state, job.model or "", _age(job.created_at), line(job.progress))
+        (
+            job.id,
+            job.kind,
+            job.name,
+            job.state,
+            job.model or "",
+            _age(job.created_at),
+            line(job.progress),
+        )
         for job in jobs
     ]
-    show_table(jobs, as_json, ("ID", "NAME", "STATE", "MODEL", "CREATED", "PROGRESS"), rows)
+    show_table(jobs, as_json, ("ID", "KIND", "NAME", "STATE", "MODEL", "CREATED", "PROGRESS"), rows)
 
 
 @command.command("show")
@@ -97,7 +105,7 @@ def _verb(name: str, text: str) -> Callable[..., None]:
 
 
 cancel = _verb("cancel", "End a job within seconds.")
-pause = _verb("pause", "Hold a job, with a checkpoint of where it is.")
+pause = _verb("pause", "Hold a training run, with a checkpoint of where it is, or a pull.")
 resume = _verb("resume", "Put a paused job back into the queue.")
 
 
@@ -109,7 +117,7 @@ resume = _verb("resume", "Put a paused job back into the queue.")
 @click.pass_obj
 def watch(flags: dict[str, Any], job_id: str, as_json: bool) -> None:
     """Follow a job until it ends or is paused; Ctrl-C leaves it alone."""
-    from lmaas.recipes import raise_error
+    from lmaas.job import raise_error
 
     with operator_of(flags) as operator:
         with watched(as_json) as heard:

@@ -1,9 +1,6 @@
 """`lmaas pull`."""
 
-import asyncio
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,17 +8,24 @@ import click
 from lmaas import tasks
 from lmaas.cli.output import (
     home_options,
-    is_quiet,
     json_option,
     printable,
-    progress,
     server_options,
     service_of,
     show,
 )
+from lmaas.cli.queued import (
+    detach_option,
+    lives,
+    paused,
+    show_queued,
+    shown,
+    wait_at,
+    wait_here,
+)
 
 if TYPE_CHECKING:
-    from lmaas.types import PullProgress
+    from rich.progress import ProgressColumn
 
 
 @click.command()
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
     help=f"{', '.join(tasks.checkpoints())}; default: what the model's configs say.",
 )
 @click.option("--keep", is_flag=True, help="Keep the downloaded files, in LMAAS_HOME/hub.")
+@detach_option
 @json_option
 @home_options
 @server_options
@@ -42,75 +47,75 @@ def command(
     name: str | None,
     task: str | None,
     keep: bool,
+    detach: bool,
     as_json: bool,
 ) -> None:
     """Download a model from a Hugging Face compatible hub and publish it.
 
     HF_ENDPOINT says which hub, HF_TOKEN who asks. Only safetensors, tokenizer and config files are
     downloaded, of one commit, and checked against the hub's digests. What broke off is continued.
-    Into this home, or with --url onto a server, which downloads itself.
+    Into this home, or with --url onto a server, which downloads itself. It is a job: this home's
+    server runs it, or without one this command. After Ctrl-C the server goes on with it, or the
+    next one, or the same command.
     """
     from lmaas.client import Client
     from lmaas.config import load_settings
-    from lmaas.types import TENANT
+    from lmaas.hub.api import own_endpoint, own_token
+    from lmaas.types import TENANT, PullBody
 
     settings = load_settings(flags)
     if settings.url is not None:
         if keep:
             raise click.UsageError("--keep is not for --url: a server keeps no downloaded files.")
-        progress(f"{settings.url} downloads {repo} …")
         with Client(settings.url, settings.key) as client:
-            version = client.pull(repo, name=name, task=task)
+            job = client.start_pull(repo, name=name, task=task)
+            if detach:
+                show_queued(job, as_json, lives=True)
+                return
+            waiting = f"{settings.url} downloads {repo} …"
+            with shown(waiting, as_json, _columns, _told) as heard:
+                job = wait_at(client, job, heard)
+            if paused(job, as_json):
+                return
+            version = client.model(str(job.model))
     else:
-        with service_of(flags) as service, _shown(repo, as_json) as heard:
-            pull = service.catalog.pull(TENANT, repo, name=name, task=task, keep=keep, heard=heard)
-            version = asyncio.run(pull)
+        with service_of(flags) as service:
+            body = PullBody(repo=repo, name=name, task=task, token=own_token())
+            job = service.model_jobs.pull(TENANT, body, keep=keep, endpoint=own_endpoint())
+            if detach:
+                show_queued(job, as_json, lives=lives(flags))
+                return
+            with shown(f"Downloading {repo} …", as_json, _columns, _told) as heard:
+                job = wait_here(flags, service, job, heard)
+            if paused(job, as_json):
+                return
+            version = service.catalog.get(TENANT, str(job.model))
     source = version.manifest.lineage.parent
     show(version, as_json, [f"Published {version.ref} ({version.manifest.task}) from {source}."])
 
 
-@contextmanager
-def _shown(repo: str, as_json: bool) -> "Iterator[Callable[[PullProgress], None]]":
-    """Progress on stderr: a bar on a terminal, JSON lines with --json, nothing with --quiet."""
-    import msgspec
-
-    if is_quiet():
-        yield lambda _: None
-        return
-    if as_json:
-        yield lambda told: click.echo(msgspec.json.encode(told).decode(), err=True)
-        return
-    if not sys.stderr.isatty():
-        progress(f"Downloading {printable(repo)} …")
-        yield lambda _: None
-        return
-    from rich.console import Console
+def _columns() -> "Sequence[ProgressColumn]":
     from rich.progress import (
         BarColumn,
         DownloadColumn,
-        Progress,
         TextColumn,
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
 
-    columns = (
+    return (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(binary_units=True),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("asking the hub", total=None)
 
-        def heard(told: "PullProgress") -> None:
-            done = told.done_bytes >= told.total_bytes
-            bar.update(
-                task,
-                description="compiling and checking" if done else printable(told.file),
-                completed=told.done_bytes,
-                total=told.total_bytes,
-            )
 
-        yield heard
+def _told(data: dict[str, Any]) -> dict[str, Any]:
+    done = data["done_bytes"] >= data["total_bytes"]
+    return {
+        "description": "compiling and checking" if done else printable(data["file"]),
+        "completed": data["done_bytes"],
+        "total": data["total_bytes"],
+    }

@@ -19,6 +19,7 @@ from lmaas.cli.output import (
     service_of,
     show,
 )
+from lmaas.cli.queued import detach_option, interruptible, show_queued
 from lmaas.cli.references import MODEL
 
 if TYPE_CHECKING:
@@ -44,17 +45,23 @@ FLAGS = {
 
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path), required=False)
-@click.option("--name", help="What the model is registered as; by default after the data.")
-@click.option("--task", help=f"What is learned: {', '.join(tasks.trained())}.")
-@click.option("--data", help="The samples to learn from: a file or folder.")
-@click.option("--validation", help="The samples to check on, or the share of --data to hold out.")
-@click.option("--framework", help="pytorch, keras or tensorflow; lightgbm for boosted trees.")
+@click.option("--name", help="Name of the trained model. Default: the name of the data file.")
+@click.option("--task", help=f"Task to train: {', '.join(tasks.trained())}.")
+@click.option("--data", help="Training data: a file or folder.")
 @click.option(
-    "--base", type=MODEL, help="A registered model to train on, or a checkpoint's folder."
+    "--validation", help="Validation data: a file or folder, or the fraction of --data to hold out."
 )
-@click.option("--architecture", help="A new model of this kind.")
-@click.option("--epochs", type=click.IntRange(1), help="How often to go through the samples.")
-@click.option("--steps", type=click.IntRange(1), help="So many updates, instead of --epochs.")
+@click.option("--framework", help="pytorch, keras or tensorflow, or lightgbm for boosted trees.")
+@click.option(
+    "--base",
+    type=MODEL,
+    help="Model to fine-tune: a registered model or the folder of a checkpoint.",
+)
+@click.option("--architecture", help="Architecture of a new model.")
+@click.option("--epochs", type=click.IntRange(1), help="Number of passes over the training data.")
+@click.option(
+    "--steps", type=click.IntRange(1), help="Number of optimizer steps, instead of --epochs."
+)
 @click.option("--batch-size", type=click.IntRange(1))
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True))
 @click.option("--precision", type=click.Choice(["f32", "bf16"]))
@@ -64,10 +71,15 @@ FLAGS = {
     "assignments",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Any key of a recipe, e.g. --set early_stopping.patience=2; the value is YAML.",
+    help="Set any recipe key, such as early_stopping.patience=2. The value is YAML.",
 )
-@click.option("--priority", type=click.IntRange(-100, 100), default=0, help="Higher runs first.")
-@click.option("--detach", is_flag=True, help="Queue the job and return.")
+@click.option(
+    "--priority",
+    type=click.IntRange(-100, 100),
+    default=0,
+    help="Jobs with a higher priority run first.",
+)
+@detach_option
 @click.option("--schema", is_flag=True, help="Print the JSON schema of a recipe.")
 @json_option
 @home_options
@@ -84,7 +96,7 @@ def command(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Train a model as RECIPE (a YAML file) and the flags say, and register it.
+    """Train a model from RECIPE (a YAML file) and options, and register it.
 
     The live server of this home runs it, or one that is started for it, or with --url another,
     which is sent the data files. With --detach and no server it waits in the queue for the next
@@ -93,7 +105,7 @@ def command(
     """
     from lmaas.config import load_settings
     from lmaas.errors import InvalidInput
-    from lmaas.recipes import push_base, send_data, server_for, wait_for
+    from lmaas.recipes import push_base, send_data, server_for
     from lmaas.registry.lock import HomeLock
     from lmaas.training.schema import recipe_schema
     from lmaas.types import TENANT
@@ -115,7 +127,7 @@ def command(
             )
         with service_of(flags) as service:
             job = service.jobs.add(TENANT, chosen, priority=priority)
-        show(job, as_json, [f"Queued {job.id}; the next `lmaas serve` runs it."])
+        show_queued(job, as_json, lives=False)
         return
     with _terminated_like_interrupted(), server_for(settings) as client:
         if settings.url is not None:
@@ -123,16 +135,11 @@ def command(
         chosen = push_base(client, chosen)
         job = client.train(chosen, priority=priority)
         if detach:
-            show(job, as_json, [f"Queued {job.id}: `lmaas jobs watch {job.id}`."])
+            show_queued(job, as_json, lives=True)
             return
         progress(f"Job {job.id}")
-        try:
-            with watched(as_json) as heard:
-                job = wait_for(client, job, heard)
-        except KeyboardInterrupt:
-            where = "goes on at the server" if lives else "goes on at the next `lmaas serve`"
-            progress(f"The job {job.id} {where}; `lmaas jobs cancel {job.id}` ends it.")
-            raise
+        with interruptible(job, lives=lives), watched(as_json) as heard:
+            job = client.wait_for_job(job.id, heard)
     show(job, as_json, result_lines(job))
 
 
@@ -168,7 +175,7 @@ def _recipe(
         try:
             _put(plain, key, yaml.safe_load(value))
         except yaml.YAMLError:
-            raise InvalidInput(f"--set {key}: {value!r} is no YAML.", param=key) from None
+            raise InvalidInput(f"--set {key}: {value!r} is not valid YAML.", param=key) from None
     if "name" not in plain and given["data"] is not None:
         stem = Path(given["data"]).name.partition(".")[0].lower()
         plain["name"] = re.sub(r"[^a-z0-9-]+", "-", stem).strip("-") or "model"

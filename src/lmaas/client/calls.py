@@ -4,7 +4,7 @@ So `Client` and `AsyncClient` share every line but the sending.
 """
 
 import contextlib
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -34,13 +34,18 @@ from lmaas.types import (
 )
 
 T = TypeVar("T")
+Heard = Callable[[StoredEvent], object]
+"""Is told each event of a job."""
 Call = Generator[httpx.Request, httpx.Response, T]
 LENGTH = "inference-header-content-length"
+NOT_WAITING = {"wait": "false"}
+"""Has the answer be the job that was queued."""
 OCTETS = "application/octet-stream"
 TIMEOUT_S = 150.0
 PUBLISH_TIMEOUT_S = 1200.0
-PULL_TIMEOUT_S = 24 * 3600.0
 RETRIES = 2
+WAITING = ("queued", "running")
+"""States of a job that goes on by itself."""
 LONGEST_PAUSE_S = 10.0
 
 
@@ -108,16 +113,16 @@ class Calls:
         check(response)
         return msgspec.json.decode(response.content, type=ModelVersion)
 
-    def _pull(self, body: PullBody) -> Call[ModelVersion]:
+    def _start_pull(self, body: PullBody) -> Call[Job]:
         response = yield self._request(
             "POST",
             "/api/pulls",
+            params=NOT_WAITING,
             content=msgspec.json.encode(body),
             headers={"content-type": "application/json"},
-            extensions={"timeout": httpx.Timeout(TIMEOUT_S, read=PULL_TIMEOUT_S).as_dict()},
         )
         check(response)
-        return msgspec.json.decode(response.content, type=ModelVersion)
+        return msgspec.json.decode(response.content, type=Job)
 
     def _connect_upstream(self, body: ConnectBody) -> Call[ModelVersion]:
         response = yield self._request(
@@ -340,6 +345,10 @@ def check(response: httpx.Response) -> None:
     if isinstance(error, dict):
         code, message = error.get("code"), error.get("message")
     raise BY_CODE.get(str(code), LMaaSError)(str(message), hint=told.get("hint"))
+
+
+def ignore(event: StoredEvent) -> None:
+    """Hears nothing."""
 
 
 def event_of(line: str) -> StoredEvent | None:

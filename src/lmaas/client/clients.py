@@ -14,20 +14,23 @@ import httpx
 from lmaas.accounts.records import NO_LIMITS, Limits, ModelPrice, Price, UsageReport
 from lmaas.client.calls import (
     TIMEOUT_S,
+    WAITING,
     Call,
     Calls,
     ChatPiece,
+    Heard,
     T,
     build_package,
     check,
     event_of,
     explained,
+    ignore,
     pause_s,
     piece_of,
     whole_of,
 )
 from lmaas.config import load_settings
-from lmaas.job import Job, JobState, StoredEvent
+from lmaas.job import Job, JobState, StoredEvent, raise_error
 from lmaas.recipe import Recipe
 from lmaas.registry.lock import HomeLock
 from lmaas.types import (
@@ -122,13 +125,28 @@ class Client(Calls):
         name: str | None = None,
         task: str | None = None,
         token: str | None = None,
+        heard: Heard = ignore,
     ) -> ModelVersion:
         """Let the server download `ORG/NAME[@revision]` from its hub and register it.
 
-        Returns when it is done; needs a key with the scope admin. Broken off, the next call
-        continues the download. `token` is yours for the hub; the server does not keep it.
+        Returns when it is done; `heard` is told each event of its job, which goes on at the server
+        when you go away. Needs a key with the scope admin. `token` is yours for the hub; the server
+        keeps it until the job has ended.
         """
-        return self._run(self._pull(PullBody(repo=repo, name=name, task=task, token=token)))
+        job = self.start_pull(repo, name=name, task=task, token=token)
+        return self.model(str(self.wait_for_job(job.id, heard).model))
+
+    def start_pull(
+        self,
+        repo: str,
+        *,
+        name: str | None = None,
+        task: str | None = None,
+        token: str | None = None,
+    ) -> Job:
+        """Queue a pull and return its job; one of the same that has not ended is returned."""
+        body = PullBody(repo=repo, name=name, task=task, token=token)
+        return self._run(self._start_pull(body))
 
     def connect_upstream(self, body: ConnectBody) -> ModelVersion:
         """Serve a model that another service runs; needs a key with the scope admin."""
@@ -261,6 +279,20 @@ class Client(Calls):
                     if event := event_of(line):
                         yield event
 
+    def wait_for_job(self, job_id: str, heard: Heard = ignore, *, after: int = 0) -> Job:
+        """The job at its end, or once it is paused; `heard` is told each event as it comes.
+
+        Raises what the job failed with, and Cancelled when somebody cancelled it.
+        """
+        while True:
+            for event in self.follow_job(job_id, after=after):
+                after = event.seq
+                heard(event)
+            job = self.job(job_id)
+            if job.state not in WAITING:
+                raise_error(job)
+                return job
+
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
@@ -390,9 +422,23 @@ class AsyncClient(Calls):
         name: str | None = None,
         task: str | None = None,
         token: str | None = None,
+        heard: Heard = ignore,
     ) -> ModelVersion:
         """See `Client.pull`."""
-        return await self._run(self._pull(PullBody(repo=repo, name=name, task=task, token=token)))
+        job = await self.start_pull(repo, name=name, task=task, token=token)
+        return await self.model(str((await self.wait_for_job(job.id, heard)).model))
+
+    async def start_pull(
+        self,
+        repo: str,
+        *,
+        name: str | None = None,
+        task: str | None = None,
+        token: str | None = None,
+    ) -> Job:
+        """See `Client.start_pull`."""
+        body = PullBody(repo=repo, name=name, task=task, token=token)
+        return await self._run(self._start_pull(body))
 
     async def connect_upstream(self, body: ConnectBody) -> ModelVersion:
         """See `Client.connect_upstream`."""
@@ -520,6 +566,17 @@ class AsyncClient(Calls):
                 async for line in response.aiter_lines():
                     if event := event_of(line):
                         yield event
+
+    async def wait_for_job(self, job_id: str, heard: Heard = ignore, *, after: int = 0) -> Job:
+        """See `Client.wait_for_job`."""
+        while True:
+            async for event in self.follow_job(job_id, after=after):
+                after = event.seq
+                heard(event)
+            job = await self.job(job_id)
+            if job.state not in WAITING:
+                raise_error(job)
+                return job
 
     async def close(self) -> None:
         """Close the connections."""

@@ -7,7 +7,7 @@ import msgspec
 from lmaas.accounts.records import NO_LIMITS, Limits
 from lmaas.codecs.json import read
 from lmaas.errors import InvalidInput
-from lmaas.http import download
+from lmaas.http import download, jobs
 from lmaas.http.exchange import Exchange
 from lmaas.job import CURVES_FILE
 from lmaas.service import Service
@@ -103,12 +103,17 @@ async def stop(service: Service, exchange: Exchange, path: dict[str, str]) -> No
 
 
 async def pull(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
-    """Download a model from the server's hub (HF_ENDPOINT) and register it; answers when done."""
+    """Download a model from the server's hub (HF_ENDPOINT) and register it; answers when done.
+
+    It is a job, which goes on when its caller goes away; with wait=false the answer is the job.
+    """
     body = read(await exchange.body(MAX_BODY_BYTES), PullBody)
-    version = await service.catalog.pull(
-        exchange.tenant, body.repo, name=body.name, task=body.task, token=body.token
-    )
-    exchange.send_json(version, status=201)
+    assert exchange.key is not None
+    pull = service.model_jobs.pull
+    job = await service.write(pull, exchange.tenant, body, key_id=exchange.key.id)
+    if done := await jobs.finished(service, exchange, job):
+        version = await service.find(exchange.tenant, str(done.model))
+        exchange.send_json(version, status=201)
 
 
 async def connect(service: Service, exchange: Exchange, path: dict[str, str]) -> None:

@@ -13,35 +13,11 @@ from urllib.parse import urlsplit
 from lmaas.config import Settings
 from lmaas.errors import Forbidden, InvalidInput, Unauthorized
 from lmaas.http.bounds import BOUNDS
-from lmaas.http.exchange import Exchange
 from lmaas.service import Service
 from lmaas.types import KeyRecord, Scope
 
 Headers = list[tuple[bytes, bytes]]
-OPEN = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"})
-"""The only routes without a key, and whatever the Host: a probe knows an address, not a name."""
-ADMIN_PREFIXES = (
-    "/api/", "/metrics", "/v1/files", "/v1/uploads", "/v1/fine_tuning", "/v2/repository/models/",
-)  # fmt: skip
-CALLS_BELOW_API = frozenset(
-    f"/api/{name}" for name in ("chat", "embed", "embeddings", "generate", "ps", "show", "tags",
-                                "version")
-)  # fmt: skip
-"""Ollama's routes for who calls models; all else below /api/ is for who keeps them."""
 HINT = "Send `Authorization: Bearer sk-lmaas-…`; `lmaas keys create` makes a key."
-
-
-def scope_of(path: str) -> Scope:
-    """What a key must be allowed to do for `path`."""
-    return "admin" if path.startswith(ADMIN_PREFIXES) and path not in CALLS_BELOW_API else "call"
-
-
-async def authorize(service: Service, exchange: Exchange) -> KeyRecord | None:
-    """The key of this request; None for the open routes. Raises Unauthorized, Forbidden."""
-    path = exchange.path
-    if path in OPEN:
-        return None
-    return await identify(service, exchange.pairs, exchange.method, scope_of(path))
 
 
 async def identify(service: Service, headers: Headers, method: str, needed: Scope) -> KeyRecord:

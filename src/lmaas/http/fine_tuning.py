@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from lmaas.errors import InvalidInput
+from lmaas.errors import InvalidInput, NotFound
 from lmaas.http import sse
 from lmaas.http.body import decode
 from lmaas.http.exchange import Exchange
@@ -27,6 +27,8 @@ MAX_PAGE = 100
 PAGE_QUERY = ("after", "limit")
 EVENTS_QUERY = (*PAGE_QUERY, "stream")
 NEW = "new:"
+TRAINS = "ftjob-"
+"""What the ids of training runs begin with."""
 OWNED = ("name", "seed")
 """Keys of a recipe that the body's own fields say."""
 
@@ -175,7 +177,11 @@ async def page(service: Service, exchange: Exchange, path: dict[str, str]) -> No
     """Jobs, newest first; `after` is the last id of the page before."""
     limit = _limit(exchange)
     found = await service.read(
-        service.jobs.page, exchange.tenant, after=exchange.query.get("after"), limit=limit + 1
+        service.jobs.page,
+        exchange.tenant,
+        after=exchange.query.get("after"),
+        limit=limit + 1,
+        kind="train",
     )
     exchange.send_json(
         JobPage(
@@ -187,25 +193,25 @@ async def page(service: Service, exchange: Exchange, path: dict[str, str]) -> No
 
 async def get(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """One job."""
-    job = await service.read(service.jobs.get, exchange.tenant, path["id"])
+    job = await service.read(service.jobs.get, exchange.tenant, _id(path))
     exchange.send_json(await service.read(told, service, job))
 
 
 async def cancel(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """End a job within seconds."""
-    job = await service.write(service.jobs.cancel, exchange.tenant, path["id"])
+    job = await service.write(service.jobs.cancel, exchange.tenant, _id(path))
     exchange.send_json(await service.read(told, service, job))
 
 
 async def pause(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Hold a job, with a checkpoint of where it is."""
-    job = await service.write(service.jobs.pause, exchange.tenant, path["id"])
+    job = await service.write(service.jobs.pause, exchange.tenant, _id(path))
     exchange.send_json(await service.read(told, service, job))
 
 
 async def resume(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Put a paused job back into the queue."""
-    job = await service.write(service.jobs.resume, exchange.tenant, path["id"])
+    job = await service.write(service.jobs.resume, exchange.tenant, _id(path))
     exchange.send_json(await service.read(told, service, job))
 
 
@@ -218,7 +224,7 @@ async def events(service: Service, exchange: Exchange, path: dict[str, str]) -> 
     if stream not in ("true", "false"):
         raise InvalidInput(f"stream is true or false; received {stream[:50]!r}.", param="stream")
     if stream == "true":
-        await _stream(service, exchange, path["id"])
+        await _stream(service, exchange, _id(path))
         return
     limit, before = _limit(exchange), None
     if after := exchange.query.get("after"):
@@ -227,12 +233,12 @@ async def events(service: Service, exchange: Exchange, path: dict[str, str]) -> 
             raise InvalidInput(f"There is no event {after[:100]!r} of this job.", param="after")
         before = int(matched[1])
     found = await service.read(
-        service.jobs.last_events, exchange.tenant, path["id"], limit + 1, before=before
+        service.jobs.last_events, exchange.tenant, _id(path), limit + 1, before=before
     )
     found.reverse()
     exchange.send_json(
         EventPage(
-            data=[_event(path["id"], event) for event in found[:limit]],
+            data=[_event(_id(path), event) for event in found[:limit]],
             has_more=len(found) > limit,
         )
     )
@@ -254,7 +260,7 @@ async def _stream(service: Service, exchange: Exchange, job_id: str) -> None:
 async def checkpoints(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """A job's checkpoints, newest first; each can be called as a model."""
     limit = _limit(exchange)
-    job = await service.read(service.jobs.get, exchange.tenant, path["id"])
+    job = await service.read(service.jobs.get, exchange.tenant, _id(path))
     found = list(reversed(job.checkpoints))
     if after := exchange.query.get("after"):
         place = [point.id for point in found]
@@ -280,6 +286,14 @@ async def checkpoints(service: Service, exchange: Exchange, path: dict[str, str]
             last_id=page[-1].id if page else None,
         )
     )
+
+
+def _id(path: dict[str, str]) -> str:
+    """The id of a training run. Raises NotFound for jobs of other kinds, which OpenAI has not."""
+    job_id = path["id"]
+    if not job_id.startswith(TRAINS):
+        raise NotFound(f"There is no fine-tuning job {job_id[:100]!r}.", param="job")
+    return job_id
 
 
 def to_recipe(body: FineTuningBody) -> Recipe:

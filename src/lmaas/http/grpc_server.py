@@ -21,8 +21,9 @@ from lmaas.errors import AlreadyRunning, InvalidInput, LMaaSError, ModelNotFound
 from lmaas.http import errors, grpc_messages, oip_models
 from lmaas.http.auth import identify
 from lmaas.http.grpc_infer import payload_of, response_of
+from lmaas.http.route import Access
 from lmaas.service import Service
-from lmaas.types import KeyRecord, Scope
+from lmaas.types import KeyRecord
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +37,22 @@ WINDOW: Final = 16
 IDLE_MS: Final = 300_000
 PING_MS: Final = 60_000
 MAX_TOLD: Final = 2000
-OPEN: Final = frozenset({"ServerLive", "ServerReady"})
-ADMIN: Final = frozenset({"RepositoryModelLoad", "RepositoryModelUnload"})
+STREAM: Final = "ModelStreamInfer"
+METHODS: Final[dict[str, Access]] = {
+    "ServerLive": "open",
+    "ServerReady": "open",
+    "ServerMetadata": "call",
+    "ModelReady": "call",
+    "ModelMetadata": "call",
+    "ModelConfig": "call",
+    "ModelStatistics": "call",
+    "ModelInfer": "call",
+    STREAM: "call",
+    "RepositoryIndex": "call",
+    "RepositoryModelLoad": "admin",
+    "RepositoryModelUnload": "admin",
+}
+"""All methods that are served, and what each asks of a key."""
 CODES: Final = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
@@ -160,9 +175,12 @@ class Door:
             maximum_concurrent_rpcs=settings.max_connections,
             options=_options(settings),
         )
-        names = [name for name in vars(Methods) if name[0].isupper()]
-        handlers = {name: grpc.unary_unary_rpc_method_handler(self._unary(name)) for name in names}
-        handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
+        handlers = {
+            name: grpc.unary_unary_rpc_method_handler(self._unary(name))
+            for name in METHODS
+            if name != STREAM
+        }
+        handlers[STREAM] = grpc.stream_stream_rpc_method_handler(self._stream)
         handler = grpc.method_handlers_generic_handler(grpc_messages.SERVICE, handlers)
         self._server.add_generic_rpc_handlers((handler,))
 
@@ -204,9 +222,7 @@ class Door:
         start, status, id_ = time.perf_counter(), 500, f"{_PREFIX}{next(_numbers):010x}"
         headers.append(("x-request-id", id_))
         try:
-            key = None
-            if name not in OPEN:
-                key = await who(self._service, context.invocation_metadata(), name)
+            key = await who(self._service, context.invocation_metadata(), name)
             request = await _apart(len(raw), _read, f"{name}Request", raw)
             told = await getattr(self._methods, name)(Call(key, id_, request, headers))
             message = told if hasattr(told, "SerializeToString") else _write(name, told)
@@ -268,28 +284,32 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-ignore]
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
         """The method's own handler, or one that reads nothing and refuses."""
         name = details.method.rpartition("/")[2]
-        if name not in OPEN:
-            try:
-                await who(self._service, details.invocation_metadata, name)
-            except LMaaSError as error:
-                refusal = error
+        try:
+            await who(self._service, details.invocation_metadata, name)
+        except LMaaSError as error:
+            refusal = error
 
-                async def refuse(requests: Any, context: Any) -> AsyncIterator[bytes]:
-                    await _abort(context, refusal, [])
-                    yield b""
+            async def refuse(requests: Any, context: Any) -> AsyncIterator[bytes]:
+                await _abort(context, refusal, [])
+                yield b""
 
-                return grpc.stream_stream_rpc_method_handler(refuse)
+            return grpc.stream_stream_rpc_method_handler(refuse)
         return await continuation(details)
 
 
-async def who(service: Service, metadata: Any, name: str) -> KeyRecord:
-    """The key of a call. Raises Unauthorized, Forbidden."""
+async def who(service: Service, metadata: Any, name: str) -> KeyRecord | None:
+    """The key of a call; None for the open methods. Raises Unauthorized, Forbidden.
+
+    A method that is none is told only to who has a key.
+    """
+    access = METHODS.get(name, "call")
+    if access == "open":
+        return None
     pairs = [
         (key.encode(), value if isinstance(value, bytes) else value.encode("latin-1", "replace"))
         for key, value in metadata or ()
     ]
-    scope: Scope = "admin" if name in ADMIN else "call"
-    return await identify(service, pairs, "POST", scope)
+    return await identify(service, pairs, "POST", access)
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:

@@ -9,7 +9,7 @@ from lmaas.errors import InvalidInput
 from lmaas.http import sse
 from lmaas.http.download import send
 from lmaas.http.exchange import Exchange
-from lmaas.job import CURVES_FILE, METRICS_FILE, JobState
+from lmaas.job import CURVES_FILE, KINDS, METRICS_FILE, Job, JobState
 from lmaas.jobs.store import MAX_PRIORITY
 from lmaas.recipe import Recipe
 from lmaas.service import Service
@@ -17,7 +17,7 @@ from lmaas.training.schema import recipe_schema
 from lmaas.types import Record
 
 MAX_BODY_BYTES = 1 << 20
-LIST_QUERY = ("after", "limit", "state")
+LIST_QUERY = ("after", "limit", "state", "kind")
 EVENTS_QUERY = ("after", "limit", "stream")
 
 
@@ -48,6 +48,21 @@ async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> 
     exchange.send_json(job, status=201)
 
 
+async def finished(service: Service, exchange: Exchange, job: Job) -> Job | None:
+    """The job once it has succeeded. None where its caller does not wait: it has its answer.
+
+    Whoever goes away meanwhile leaves the job alone. Raises what it failed with.
+    """
+    wait = exchange.query.get("wait", "true")
+    if wait not in ("true", "false"):
+        raise InvalidInput(f"wait is true or false; received {wait[:50]!r}.", param="wait")
+    if wait == "false":
+        exchange.extra.append((b"location", f"/api/jobs/{job.id}".encode()))
+        exchange.send_json(job, status=202)
+        return None
+    return await service.jobs.finished(exchange.tenant, job.id)
+
+
 async def page(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Jobs, newest first; `after` is the last id of the page before."""
     query = exchange.query
@@ -56,12 +71,18 @@ async def page(service: Service, exchange: Exchange, path: dict[str, str]) -> No
         raise InvalidInput(
             f"state is one of {', '.join(get_args(JobState))}; received {state!r}.", param="state"
         )
+    kind = query.get("kind")
+    if kind is not None and kind not in KINDS:
+        raise InvalidInput(
+            f"kind is one of {', '.join(KINDS)}; received {kind[:50]!r}.", param="kind"
+        )
     jobs = await service.read(
         service.jobs.page,
         exchange.tenant,
         after=query.get("after"),
         limit=number(exchange, "limit", 20),
         state=cast(JobState | None, state),
+        kind=kind,
     )
     exchange.send_json(jobs)
 
@@ -82,7 +103,7 @@ async def cancel(service: Service, exchange: Exchange, path: dict[str, str]) -> 
 
 
 async def pause(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
-    """Hold a job, with a checkpoint of where it is."""
+    """Hold a training run, with a checkpoint of where it is, or a pull."""
     exchange.send_json(await service.write(service.jobs.pause, exchange.tenant, path["id"]))
 
 

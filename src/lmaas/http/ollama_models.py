@@ -14,7 +14,7 @@ from lmaas.http.ollama_answer import NDJSON
 from lmaas.http.ollama_body import HOSTS, LATEST, model_of
 from lmaas.http.openai_types import Body
 from lmaas.service import Service
-from lmaas.types import ModelVersion, PullProgress
+from lmaas.types import ModelVersion, PullBody, PullProgress
 
 SPOKEN: Final = "0.12.0"
 """The version of Ollama's interface that is spoken here: some clients want a least one."""
@@ -180,29 +180,31 @@ async def ps(service: Service, exchange: Exchange, path: dict[str, str]) -> None
 
 
 async def pull(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
-    """Download a model of the server's hub and register it, told as it goes."""
+    """Download a model of the server's hub and register it, told as it goes.
+
+    It is a job, which goes on when its caller goes away.
+    """
     body = read(await exchange.body(MAX_BODY_BYTES), OllamaPull)
     repo = repo_of(body.model or body.name or "")
-    if body.stream is False:
-        await service.catalog.pull(exchange.tenant, repo)
-        exchange.send_json(OllamaStatus(status="success"))
-        return
-    latest: list[PullProgress] = []
-
-    def heard(progress: PullProgress) -> None:
-        latest[:] = [progress]
-
-    task = asyncio.ensure_future(service.catalog.pull(exchange.tenant, repo, heard=heard))
+    assert exchange.key is not None
+    job = await service.write(
+        service.model_jobs.pull, exchange.tenant, PullBody(repo=repo), key_id=exchange.key.id
+    )
+    finished = asyncio.ensure_future(service.jobs.finished(exchange.tenant, job.id))
     try:
+        if body.stream is False:
+            await finished
+            exchange.send_json(OllamaStatus(status="success"))
+            return
         # What is refused at once is refused with a status.
-        await asyncio.wait((task,), timeout=PROGRESS_S)
-        if task.done():
-            task.result()
+        await asyncio.wait((finished,), timeout=PROGRESS_S)
+        if finished.done():
+            await finished
         exchange.start(kind=NDJSON)
         _push(exchange, OllamaStatus(status="pulling manifest"))
-        while not task.done():
-            if latest:
-                told = latest.pop()
+        async for event in service.jobs.follow(exchange.tenant, job.id):
+            if event.type == "metrics":
+                told = msgspec.convert(event.data, PullProgress)
                 _push(
                     exchange,
                     OllamaStatus(
@@ -213,17 +215,16 @@ async def pull(service: Service, exchange: Exchange, path: dict[str, str]) -> No
                     ),
                 )
                 await exchange.flowing()
-            await asyncio.wait((task,), timeout=PROGRESS_S)
         try:
-            task.result()
+            await finished
             _push(exchange, OllamaStatus(status="success"))
         except LMaaSError as error:
             exchange.push(msgspec.json.encode({"error": str(error)}) + b"\n")
         exchange.finish()
     finally:
-        task.cancel()
+        finished.cancel()
         with contextlib.suppress(asyncio.CancelledError, LMaaSError):
-            await task
+            await finished
 
 
 def repo_of(name: str) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 import lmaas
-from lmaas.http.auth import OPEN, scope_of
 from lmaas.http.route import Operation, Route
+from lmaas.job import Job
 from lmaas.training.schema import recipe_keys, recipe_parts
 
 STYLE = """
@@ -39,7 +39,7 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
         kind
         for route in routes
         for operation in route.operations.values()
-        for kind in (*operation.body, *operation.answer)
+        for kind in (*operation.body, *operation.answer, *(Job,) * operation.queues)
         if not isinstance(kind, str)
     ]
     unique = list({repr(kind): kind for kind in types}.values())
@@ -50,7 +50,7 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
     paths: dict[str, Any] = {}
     for route in routes:
         for method, operation in route.operations.items():
-            told = _operation(route.path, method, operation, schema_of)
+            told = _operation(route, method, operation, schema_of)
             paths.setdefault(route.path, {})[method.lower()] = told
     return {
         "openapi": "3.1.0",
@@ -65,10 +65,12 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
 
 
 def _operation(
-    path: str, method: str, operation: Operation, schema_of: dict[str, Any]
+    route: Route, method: str, operation: Operation, schema_of: dict[str, Any]
 ) -> dict[str, Any]:
+    path = route.path
     names = [(name, "path") for name in re.findall(r"\{(\w+)\}", path)]
     names += [(name, "query") for name in operation.query]
+    names += [("wait", "query")] * operation.queues
     told: dict[str, Any] = {
         "summary": (operation.handler.__doc__ or "").strip(),
         "operationId": f"{method.lower()}{re.sub(r'[^a-z0-9]+', '_', path.lower()).rstrip('_')}",
@@ -84,12 +86,17 @@ def _operation(
             "default": {"description": "An error, in the shape of the route's protocol."},
         },
     }
+    if operation.queues:
+        told["responses"]["202"] = {
+            "description": "With wait=false: the job, which goes on.",
+            "content": _content((Job,), schema_of),
+        }
     if operation.body:
         told["requestBody"] = {"required": True, "content": _content(operation.body, schema_of)}
-    if path in OPEN:
+    if route.access == "open":
         told["security"] = []
     else:
-        told["description"] = f"Needs a key with the scope {scope_of(path)}."
+        told["description"] = f"Needs a key with the scope {route.access}."
     return told
 
 

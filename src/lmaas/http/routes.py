@@ -85,6 +85,7 @@ ROUTES = [
     *(
         Route(
             path,
+            "call",
             {
                 "POST": Operation(
                     huggingface.infer,
@@ -97,16 +98,19 @@ ROUTES = [
     ),
     Route(
         "/v2/models/{ref}/infer",
+        "call",
         {"POST": Operation(oip.infer, (InferRequest, OCTETS), (dict[str, Any], OCTETS))},
     ),
     Route(
         "/v2/models/{ref}/versions/{version}/infer",
+        "call",
         {"POST": Operation(oip.infer, (InferRequest, OCTETS), (dict[str, Any], OCTETS))},
     ),
-    Route("/v1/chat/completions", {"POST": CHAT}),
-    Route("/models/{ref}/v1/chat/completions", {"POST": CHAT}),
+    Route("/v1/chat/completions", "call", {"POST": CHAT}),
+    Route("/models/{ref}/v1/chat/completions", "call", {"POST": CHAT}),
     Route(
         "/v1/completions",
+        "call",
         {
             "POST": Operation(
                 completions.create, (completions.CompletionBody,), (Completion, EVENTS)
@@ -115,6 +119,7 @@ ROUTES = [
     ),
     Route(
         "/v1/embeddings",
+        "call",
         {
             "POST": Operation(
                 embeddings.create, (embeddings.EmbeddingsBody,), (embeddings.Embeddings,)
@@ -122,23 +127,31 @@ ROUTES = [
         },
     ),
     *(
-        Route(path, {"POST": Operation(rerank.create, (rerank.RerankBody,), (rerank.Reranked,))})
+        Route(
+            path,
+            "call",
+            {"POST": Operation(rerank.create, (rerank.RerankBody,), (rerank.Reranked,))},
+        )
         for path in ("/v1/rerank", "/rerank")
     ),
     Route(
         "/v1/messages",
+        "call",
         {"POST": Operation(messages.create, (MessagesBody,), (AnswerMessage, EVENTS))},
     ),
     Route(
         "/v1/messages/count_tokens",
+        "call",
         {"POST": Operation(messages.count_tokens, (CountBody,), (TokenCount,))},
     ),
     Route(
         "/v1/responses",
+        "call",
         {"POST": Operation(responses.create, (ResponsesBody,), (Response, EVENTS))},
     ),
     Route(
         "/v1/responses/{id}",
+        "call",
         {
             "GET": Operation(responses.get, (), (Response,)),
             "DELETE": Operation(responses.delete, (), (Deleted,)),
@@ -146,6 +159,7 @@ ROUTES = [
     ),
     Route(
         "/v1/responses/{id}/input_items",
+        "call",
         {
             "GET": Operation(
                 responses.input_items, (), (ItemList,), query=("after", "limit", "order")
@@ -154,6 +168,7 @@ ROUTES = [
     ),
     Route(
         "/v1/models",
+        "call",
         {
             "GET": Operation(
                 openai.models, (), (openai.ModelList, ModelPage), query=messages_models.QUERY
@@ -162,14 +177,15 @@ ROUTES = [
     ),
     Route(
         "/v1/models/{ref}",
+        "call",
         {"GET": Operation(openai.model, (), (openai.ModelObject, ModelInfo))},
     ),
-    Route("/v2", {"GET": Operation(oip.server, (), (oip_models.ServerMetadata,))}),
-    Route("/v2/health/live", {"GET": Operation(health.live, (), (dict[str, bool],))}),
-    Route("/v2/health/ready", {"GET": Operation(health.ready, (), (dict[str, bool],))}),
-    Route("/v2/models/stats", {"GET": Operation(oip.statistics, (), (STATISTICS,))}),
+    Route("/v2", "call", {"GET": Operation(oip.server, (), (oip_models.ServerMetadata,))}),
+    Route("/v2/health/live", "open", {"GET": Operation(health.live, (), (dict[str, bool],))}),
+    Route("/v2/health/ready", "open", {"GET": Operation(health.ready, (), (dict[str, bool],))}),
+    Route("/v2/models/stats", "call", {"GET": Operation(oip.statistics, (), (STATISTICS,))}),
     *(
-        Route(f"{model}{rest}", {"GET": operation})
+        Route(f"{model}{rest}", "call", {"GET": operation})
         for model in ("/v2/models/{ref}", "/v2/models/{ref}/versions/{version}")
         for rest, operation in (
             ("", Operation(oip.model, (), (oip_models.ModelMetadata,))),
@@ -180,25 +196,29 @@ ROUTES = [
     ),
     Route(
         "/v2/repository/index",
+        "call",
         {"POST": Operation(oip.index, (oip_models.IndexBody,), (list[oip_models.IndexEntry],))},
     ),
     Route(
         "/v2/repository/models/{ref}/load",
+        "admin",
         {"POST": Operation(oip.load, (oip.ControlBody,), (dict[str, Any],))},
     ),
     Route(
         "/v2/repository/models/{ref}/unload",
+        "admin",
         {"POST": Operation(oip.unload, (oip.ControlBody,), (dict[str, Any],))},
     ),
-    Route("/health/live", {"GET": Operation(health.live, (), (dict[str, bool],))}),
-    Route("/health/ready", {"GET": Operation(health.ready, (), (dict[str, bool],))}),
-    Route("/metrics", {"GET": Operation(health.metrics, (), ("text/plain",))}),
-    Route("/openapi.json", {"GET": Operation(describe, (), (dict[str, Any],))}),
-    Route("/docs", {"GET": Operation(page, (), ("text/html",))}),
-    Route("/api/workers", {"GET": Operation(admin.ps, (), (list[WorkerStatus],))}),
-    Route("/api/whoami", {"GET": Operation(admin.whoami, (), (KeyRecord,))}),
+    Route("/health/live", "open", {"GET": Operation(health.live, (), (dict[str, bool],))}),
+    Route("/health/ready", "open", {"GET": Operation(health.ready, (), (dict[str, bool],))}),
+    Route("/metrics", "admin", {"GET": Operation(health.metrics, (), ("text/plain",))}),
+    Route("/openapi.json", "call", {"GET": Operation(describe, (), (dict[str, Any],))}),
+    Route("/docs", "call", {"GET": Operation(page, (), ("text/html",))}),
+    Route("/api/workers", "admin", {"GET": Operation(admin.ps, (), (list[WorkerStatus],))}),
+    Route("/api/whoami", "admin", {"GET": Operation(admin.whoami, (), (KeyRecord,))}),
     Route(
         "/api/models",
+        "admin",
         {
             "GET": Operation(admin.models, (), (list[ModelVersion],)),
             "POST": Operation(
@@ -208,29 +228,43 @@ ROUTES = [
     ),
     Route(
         "/api/models/{ref}",
+        "admin",
         {
             "GET": Operation(admin.model, (), (ModelVersion,)),
             "DELETE": Operation(admin.remove, (), (list[ModelVersion],), query=("force",)),
         },
     ),
     Route(
-        "/api/models/{ref}/versions", {"GET": Operation(admin.versions, (), (list[ModelVersion],))}
+        "/api/models/{ref}/versions",
+        "admin",
+        {"GET": Operation(admin.versions, (), (list[ModelVersion],))},
     ),
-    Route("/api/models/{ref}/card", {"GET": Operation(admin.card, (), ("text/markdown",))}),
-    Route("/api/models/{ref}/curves", {"GET": Operation(admin.curves, (), ("image/png",))}),
-    Route("/api/models/{ref}/load", {"POST": Operation(admin.load, (), (ModelVersion,))}),
-    Route("/api/pulls", {"POST": Operation(admin.pull, (PullBody,), (ModelVersion,), status=201)}),
+    Route(
+        "/api/models/{ref}/card", "admin", {"GET": Operation(admin.card, (), ("text/markdown",))}
+    ),
+    Route(
+        "/api/models/{ref}/curves", "admin", {"GET": Operation(admin.curves, (), ("image/png",))}
+    ),
+    Route("/api/models/{ref}/load", "admin", {"POST": Operation(admin.load, (), (ModelVersion,))}),
+    Route(
+        "/api/pulls",
+        "admin",
+        {"POST": Operation(admin.pull, (PullBody,), (ModelVersion,), status=201, queues=True)},
+    ),
     Route(
         "/api/upstreams",
+        "admin",
         {"POST": Operation(admin.connect, (ConnectBody,), (ModelVersion,), status=201)},
     ),
     Route(
         "/api/models/{ref}/compress",
+        "admin",
         {"POST": Operation(admin.compress, (CompressOptions,), (Variant,), status=201)},
     ),
-    Route("/api/models/{ref}/stop", {"POST": Operation(admin.stop, (), (ModelVersion,))}),
+    Route("/api/models/{ref}/stop", "admin", {"POST": Operation(admin.stop, (), (ModelVersion,))}),
     Route(
         "/api/models/{ref}/aliases/{alias}",
+        "admin",
         {
             "PUT": Operation(admin.set_alias, (admin.AliasBody,), (ModelVersion,)),
             "DELETE": Operation(admin.remove_alias, (), (dict[str, str],)),
@@ -238,14 +272,16 @@ ROUTES = [
     ),
     Route(
         "/api/keys",
+        "admin",
         {
             "GET": Operation(admin.keys, (), (list[KeyRecord],)),
             "POST": Operation(admin.create_key, (admin.KeyBody,), (admin.NewKey,), status=201),
         },
     ),
-    Route("/api/keys/{id}", {"DELETE": Operation(admin.revoke_key, (), (KeyRecord,))}),
+    Route("/api/keys/{id}", "admin", {"DELETE": Operation(admin.revoke_key, (), (KeyRecord,))}),
     Route(
         "/v1/files",
+        "admin",
         {
             "GET": Operation(files.page, (), (files.FileList,), query=files.LIST_QUERY),
             "POST": Operation(files.create, ("multipart/form-data",), (files.FileObject,)),
@@ -253,31 +289,39 @@ ROUTES = [
     ),
     Route(
         "/v1/files/{id}",
+        "admin",
         {
             "GET": Operation(files.get, (), (files.FileObject,)),
             "DELETE": Operation(files.delete, (), (files.DeletedFile,)),
         },
     ),
-    Route("/v1/files/{id}/content", {"GET": Operation(files.content, (), (OCTETS,))}),
+    Route("/v1/files/{id}/content", "admin", {"GET": Operation(files.content, (), (OCTETS,))}),
     Route(
         "/v1/uploads",
+        "admin",
         {"POST": Operation(uploads.create, (uploads.UploadBody,), (uploads.UploadObject,))},
     ),
-    Route("/v1/uploads/{id}", {"GET": Operation(uploads.get, (), (uploads.UploadObject,))}),
+    Route(
+        "/v1/uploads/{id}", "admin", {"GET": Operation(uploads.get, (), (uploads.UploadObject,))}
+    ),
     Route(
         "/v1/uploads/{id}/parts",
+        "admin",
         {"POST": Operation(uploads.add_part, ("multipart/form-data",), (uploads.UploadPart,))},
     ),
     Route(
         "/v1/uploads/{id}/complete",
+        "admin",
         {"POST": Operation(uploads.complete, (uploads.CompleteBody,), (uploads.UploadObject,))},
     ),
     Route(
         "/v1/uploads/{id}/cancel",
+        "admin",
         {"POST": Operation(uploads.cancel, (), (uploads.UploadObject,))},
     ),
     Route(
         "/v1/fine_tuning/jobs",
+        "admin",
         {
             "GET": Operation(
                 fine_tuning.page, (), (fine_tuning.JobPage,), query=fine_tuning.PAGE_QUERY
@@ -289,17 +333,20 @@ ROUTES = [
     ),
     Route(
         "/v1/fine_tuning/jobs/{id}",
+        "admin",
         {"GET": Operation(fine_tuning.get, (), (fine_tuning.FineTuningJob,))},
     ),
     *(
         Route(
             f"/v1/fine_tuning/jobs/{{id}}/{verb.__name__}",
+            "admin",
             {"POST": Operation(verb, (), (fine_tuning.FineTuningJob,))},
         )
         for verb in (fine_tuning.cancel, fine_tuning.pause, fine_tuning.resume)
     ),
     Route(
         "/v1/fine_tuning/jobs/{id}/checkpoints",
+        "admin",
         {
             "GET": Operation(
                 fine_tuning.checkpoints,
@@ -311,6 +358,7 @@ ROUTES = [
     ),
     Route(
         "/v1/fine_tuning/jobs/{id}/events",
+        "admin",
         {
             "GET": Operation(
                 fine_tuning.events,
@@ -322,25 +370,28 @@ ROUTES = [
     ),
     Route(
         "/api/jobs",
+        "admin",
         {
             "GET": Operation(jobs.page, (), (list[Job],), query=jobs.LIST_QUERY),
             "POST": Operation(jobs.create, (jobs.TrainBody,), (Job,), status=201),
         },
     ),
-    Route("/api/recipes/schema", {"GET": Operation(jobs.schema, (), (dict[str, Any],))}),
-    Route("/api/jobs/{id}", {"GET": Operation(jobs.get, (), (Job,))}),
-    Route("/api/jobs/{id}/cancel", {"POST": Operation(jobs.cancel, (), (Job,))}),
-    Route("/api/jobs/{id}/pause", {"POST": Operation(jobs.pause, (), (Job,))}),
-    Route("/api/jobs/{id}/resume", {"POST": Operation(jobs.resume, (), (Job,))}),
-    Route("/api/jobs/{id}/log", {"GET": Operation(jobs.log, (), (jobs.JobLog,))}),
-    Route("/api/jobs/{id}/metrics", {"GET": Operation(jobs.metrics, (), ("text/csv",))}),
-    Route("/api/jobs/{id}/curves", {"GET": Operation(jobs.curves, (), ("image/png",))}),
+    Route("/api/recipes/schema", "admin", {"GET": Operation(jobs.schema, (), (dict[str, Any],))}),
+    Route("/api/jobs/{id}", "admin", {"GET": Operation(jobs.get, (), (Job,))}),
+    Route("/api/jobs/{id}/cancel", "admin", {"POST": Operation(jobs.cancel, (), (Job,))}),
+    Route("/api/jobs/{id}/pause", "admin", {"POST": Operation(jobs.pause, (), (Job,))}),
+    Route("/api/jobs/{id}/resume", "admin", {"POST": Operation(jobs.resume, (), (Job,))}),
+    Route("/api/jobs/{id}/log", "admin", {"GET": Operation(jobs.log, (), (jobs.JobLog,))}),
+    Route("/api/jobs/{id}/metrics", "admin", {"GET": Operation(jobs.metrics, (), ("text/csv",))}),
+    Route("/api/jobs/{id}/curves", "admin", {"GET": Operation(jobs.curves, (), ("image/png",))}),
     Route(
         "/api/jobs/{id}/events",
+        "admin",
         {"GET": Operation(jobs.events, (), (list[StoredEvent], EVENTS), query=jobs.EVENTS_QUERY)},
     ),
     Route(
         "/api/webhooks",
+        "admin",
         {
             "GET": Operation(webhooks.page, (), (list[Webhook],)),
             "POST": Operation(
@@ -348,9 +399,10 @@ ROUTES = [
             ),
         },
     ),
-    Route("/api/webhooks/{id}", {"DELETE": Operation(webhooks.delete, (), (Webhook,))}),
+    Route("/api/webhooks/{id}", "admin", {"DELETE": Operation(webhooks.delete, (), (Webhook,))}),
     Route(
         "/api/webhooks/{id}/deliveries",
+        "admin",
         {
             "GET": Operation(
                 webhooks.deliveries, (), (list[WebhookDelivery],), query=webhooks.DELIVERIES_QUERY
@@ -359,28 +411,42 @@ ROUTES = [
     ),
     Route(
         "/api/chat",
+        "call",
         {"POST": Operation(ollama.chat, (OllamaChat,), (OllamaAnswer, LINES))},
     ),
     Route(
         "/api/generate",
+        "call",
         {"POST": Operation(ollama.generate, (OllamaGenerate,), (OllamaAnswer, LINES))},
     ),
     Route(
         "/api/embed",
+        "call",
         {"POST": Operation(ollama.embed, (ollama.OllamaEmbed,), (ollama.OllamaVectors,))},
     ),
     Route(
         "/api/embeddings",
+        "call",
         {"POST": Operation(ollama.embeddings, (ollama.OllamaPrompt,), (ollama.OllamaVector,))},
     ),
-    Route("/api/tags", {"GET": Operation(ollama_models.tags, (), (ollama_models.OllamaModels,))}),
-    Route("/api/ps", {"GET": Operation(ollama_models.ps, (), (ollama_models.OllamaProcesses,))}),
+    Route(
+        "/api/tags",
+        "call",
+        {"GET": Operation(ollama_models.tags, (), (ollama_models.OllamaModels,))},
+    ),
+    Route(
+        "/api/ps",
+        "call",
+        {"GET": Operation(ollama_models.ps, (), (ollama_models.OllamaProcesses,))},
+    ),
     Route(
         "/api/version",
+        "call",
         {"GET": Operation(ollama_models.version, (), (ollama_models.OllamaVersion,))},
     ),
     Route(
         "/api/show",
+        "call",
         {
             "POST": Operation(
                 ollama_models.show, (ollama_models.OllamaShow,), (ollama_models.OllamaShown,)
@@ -389,6 +455,7 @@ ROUTES = [
     ),
     Route(
         "/api/pull",
+        "admin",
         {
             "POST": Operation(
                 ollama_models.pull,
@@ -397,9 +464,12 @@ ROUTES = [
             )
         },
     ),
-    Route("/v1/usage", {"GET": Operation(usage.usage, (), (UsageReport,), query=usage.QUERY)}),
+    Route(
+        "/v1/usage", "call", {"GET": Operation(usage.usage, (), (UsageReport,), query=usage.QUERY)}
+    ),
     Route(
         "/api/keys/{id}/limits",
+        "admin",
         {
             "GET": Operation(usage.limits, (), (Limits,)),
             "PUT": Operation(usage.set_limits, (Limits,), (Limits,)),
@@ -407,11 +477,14 @@ ROUTES = [
     ),
     Route(
         "/api/limits",
+        "admin",
         {
             "GET": Operation(usage.limits, (), (Limits,)),
             "PUT": Operation(usage.set_limits, (Limits,), (Limits,)),
         },
     ),
-    Route("/api/prices", {"GET": Operation(usage.prices, (), (list[ModelPrice],))}),
-    Route("/api/prices/{model}", {"PUT": Operation(usage.set_price, (Price,), (ModelPrice,))}),
+    Route("/api/prices", "admin", {"GET": Operation(usage.prices, (), (list[ModelPrice],))}),
+    Route(
+        "/api/prices/{model}", "admin", {"PUT": Operation(usage.set_price, (Price,), (ModelPrice,))}
+    ),
 ]

@@ -1,7 +1,7 @@
 """Requests to a hub. Knows addresses, the token and what errors mean; knows no folder.
 
-`HF_ENDPOINT` says where the hub is, a token who asks. The token goes to the hub only: on the way
-to another host httpx drops it.
+`HF_ENDPOINT`, or the caller, says where the hub is; a token who asks. The token goes to the hub
+only: on the way to another host httpx drops it.
 """
 
 import os
@@ -59,8 +59,8 @@ def own_token() -> str | None:
 class Hub:
     """One hub; a context manager. Not for several threads at once."""
 
-    def __init__(self, token: str | None) -> None:
-        self.endpoint = _endpoint()
+    def __init__(self, token: str | None, endpoint: str | None = None) -> None:
+        self.endpoint = _endpoint(endpoint)
         headers = {"user-agent": f"lmaas/{__version__}", "accept-encoding": "identity"}
         if token:
             headers["authorization"] = f"Bearer {token}"
@@ -162,10 +162,15 @@ def told(error: Exception) -> str:
     return str(error).rstrip(".") or type(error).__name__
 
 
-def _endpoint() -> str:
+def own_endpoint() -> str | None:
+    """Where the hub of this process's environment is, if it is said there."""
+    return os.environ.get("HF_ENDPOINT", "").strip() or None
+
+
+def _endpoint(given: str | None) -> str:
     # Before huggingface_hub is imported by anybody here: LMaaS tells nobody how it is used.
     os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
-    endpoint = (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
+    endpoint = (given or own_endpoint() or DEFAULT_ENDPOINT).rstrip("/")
     try:
         parts = urlsplit(endpoint)
         fits = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query

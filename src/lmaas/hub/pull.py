@@ -3,7 +3,7 @@
 import fcntl
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -57,15 +57,20 @@ def download(
     task: str | None,
     heard: Heard,
     stop: threading.Event,
+    endpoint: str | None = None,
+    check: Callable[[int], None] = lambda _: None,
 ) -> Pulled:
     """Download one commit of a repository. Hold `locked` meanwhile.
 
-    `token` says to the hub who asks. `heard` is told how far it is, in this thread; `stop` ends it
-    with Cancelled. Raises ModelRefused, StorageFull and what `api.Hub` raises.
+    `token` says to the hub who asks; `endpoint` where it is, if not in `HF_ENDPOINT`. `check` is
+    told the bytes of all files before any is downloaded, and may raise. `heard` is told how far it
+    is, in this thread; `stop` ends it with Cancelled. Raises ModelRefused, StorageFull and what
+    `api.Hub` raises.
     """
-    with Hub(token) as hub:
+    with Hub(token, endpoint) as hub:
         commit, files = hub.commit(ref)
         chosen = choose(ref, files)
+        check(sum(file.size_bytes for file in chosen))
         folder = hub_folder / ref.folder / commit
         run = Download(hub, ref, commit, folder, chosen, heard, stop)
         run.require_space()

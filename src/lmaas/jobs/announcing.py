@@ -5,6 +5,7 @@ Knows rows; who sends what is written is `lmaas.jobs.delivery`.
 
 import secrets
 import time
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -13,14 +14,16 @@ from lmaas.jobs.rows import text
 from lmaas.registry.schema import webhook_deliveries, webhooks
 
 
-def announce(connection: sa.Connection, tenant: str, job_id: str, state: str) -> None:
-    """Leave word for each webhook of `tenant` that wants to hear that a job is in `state`.
+def announce(connection: sa.Connection, job: Any, state: str) -> None:
+    """Leave word for each webhook of a job's tenant that wants to hear that it is in `state`.
 
-    The body is that of OpenAI's webhooks.
+    The body is that of OpenAI's webhooks, which know training only. `job` is its row.
     """
+    if job.kind != "train":
+        return
     kind, now = f"fine_tuning.job.{state}", time.time()
     wanting = connection.execute(
-        sa.select(webhooks.c.id, webhooks.c.events).where(webhooks.c.tenant == tenant)
+        sa.select(webhooks.c.id, webhooks.c.events).where(webhooks.c.tenant == job.tenant)
     )
     for webhook in wanting.all():
         if kind not in msgspec.json.decode(webhook.events):
@@ -31,7 +34,7 @@ def announce(connection: sa.Connection, tenant: str, job_id: str, state: str) ->
             "id": event,
             "type": kind,
             "created_at": int(now),
-            "data": {"id": job_id},
+            "data": {"id": job.id},
         }
         connection.execute(
             webhook_deliveries.insert().values(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 import sqlalchemy as sa
 
-from lmaas.job import ENDED, Job, JobError, JobEvent, JobState
+from lmaas.job import ENDED, KINDS, Job, JobError, JobEvent, JobKind, JobState
 from lmaas.jobs.announcing import announce
 from lmaas.jobs.rows import job_of, message, put, tell, text
 from lmaas.registry.database import Database
@@ -47,19 +47,31 @@ class Claims:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def claim(self, owner: str, per_tenant: int) -> tuple[Claim, Job] | None:
-        """Take the next job: highest priority, then oldest, of a tenant that has room."""
+    def claim(
+        self,
+        owner: str,
+        per_tenant: int,
+        *,
+        kinds: Sequence[JobKind] = KINDS,
+        only: str | None = None,
+    ) -> tuple[Claim, Job] | None:
+        """Take the next job: highest priority, then oldest, of a tenant that has room.
+
+        Of some kinds, among which a tenant's bound counts; or `only` this job.
+        """
         now = time.time()
         other = jobs.alias()
         running = (
             sa.select(sa.func.count())
             .select_from(other)
-            .where(other.c.tenant == jobs.c.tenant, other.c.state == "running")
+            .where(
+                other.c.tenant == jobs.c.tenant, other.c.state == "running", other.c.kind.in_(kinds)
+            )
             .scalar_subquery()
         )
         first = (
             sa.select(jobs.c.id)
-            .where(jobs.c.state == "queued", running < per_tenant)
+            .where(jobs.c.state == "queued", running < per_tenant, _among(kinds, only))
             .order_by(jobs.c.priority.desc(), jobs.c.created_at, jobs.c.id)
             .limit(1)
             .scalar_subquery()
@@ -101,7 +113,13 @@ class Claims:
                     lost.append(claim)
         return lost
 
-    def requeue(self, *, all_of_others: str | None = None) -> list[str]:
+    def requeue(
+        self,
+        *,
+        all_of_others: str | None = None,
+        kinds: Sequence[JobKind] = KINDS,
+        only: str | None = None,
+    ) -> list[str]:
         """Put running jobs whose lease ran out back into the queue; their ids.
 
         `all_of_others` names an owner beside whom nobody can live: it is at the start of the
@@ -110,6 +128,7 @@ class Claims:
         stale = jobs.c.lease_until < time.time()
         if all_of_others is not None:
             stale = jobs.c.lease_owner != all_of_others
+        stale &= _among(kinds, only)
         with self._database.read() as connection:
             if (
                 connection.scalar(sa.select(jobs.c.id).where(jobs.c.state == "running", stale))
@@ -184,17 +203,27 @@ class Claims:
             put(connection, claim.job, error=text(error))
             tell(connection, claim.job, event)
 
-    def succeed(self, connection: sa.Connection, claim: Claim, model: str) -> None:
-        """End a job whose result becomes `model` in this very transaction.
+    def succeed(
+        self,
+        connection: sa.Connection,
+        claim: Claim,
+        model: str,
+        events: Sequence[JobEvent] = (),
+        *,
+        made: str = "The model is registered as",
+    ) -> None:
+        """End a job whose result becomes `model` in this very transaction; `events` come before.
 
         Raises LeaseLost, so that nothing is registered: also when the job was cancelled.
         """
         row = _claimed(connection, claim)
         if row.wanted == "cancel":
             raise LeaseLost(claim.job)
+        for event in events:
+            tell(connection, claim.job, event)
         _end_claim(connection, row, "succeeded")
-        put(connection, claim.job, model=model)
-        tell(connection, claim.job, message(f"The model is registered as {model}."))
+        put(connection, claim.job, model=model, **_consequences(connection, claim.job, events))
+        tell(connection, claim.job, message(f"{made} {model}."))
 
 
 def _consequences(
@@ -247,6 +276,10 @@ def _checkpoint(
     return last is None or step > last
 
 
+def _among(kinds: Sequence[JobKind], only: str | None) -> sa.ColumnElement[bool]:
+    return jobs.c.kind.in_(kinds) if only is None else jobs.c.id == only
+
+
 def _held(claim: Claim) -> sa.ColumnElement[bool]:
     return sa.and_(jobs.c.id == claim.job, jobs.c.fence == claim.fence, jobs.c.state == "running")
 
@@ -275,4 +308,4 @@ def _end_claim(connection: sa.Connection, row: Any, state: str) -> None:
         finished_at=time.time() if state in ENDED else None,
     )
     if state in ENDED:
-        announce(connection, row.tenant, row.id, state)
+        announce(connection, row, state)

@@ -1,4 +1,4 @@
-"""The runner of jobs: an asyncio task inside the server that gives each job a process of its own.
+"""The runner of training: an asyncio task inside the server that gives each job its own process.
 
 Knows the queue through `Claims`, processes through `JobProcess`; what a result becomes, and where
 a base model comes from, it is told. All that it writes carries its claim's fence.
@@ -7,7 +7,6 @@ a base model comes from, it is told. All that it writes carries its claim's fenc
 import asyncio
 import contextlib
 import logging
-import secrets
 import shutil
 import signal
 import time
@@ -21,14 +20,14 @@ from lmaas.errors import DoesNotFit, LMaaSError, PayloadTooLarge, StorageFull, U
 from lmaas.job import PAUSED_EXIT, RESULT_FOLDER, Job, JobError, JobState
 from lmaas.jobs import process
 from lmaas.jobs.child import DONE_FILE, Task, message
-from lmaas.jobs.claims import LEASE_S, Claim, Claims, Heard, LeaseLost
+from lmaas.jobs.claims import Claim, Claims, Heard, LeaseLost
+from lmaas.jobs.lane import POLL_S, Lane, job_error
 from lmaas.jobs.process import JobProcess
 from lmaas.placement import left
 from lmaas.placement.waiting import to_end
 from lmaas.types import TENANT
 
 log = logging.getLogger(__name__)
-POLL_S = 0.2
 WEIGH_S = 2.0
 """So often the disk that a running job takes is looked at."""
 MAX_CRASHES = 3
@@ -45,8 +44,8 @@ Unpack = Callable[[Job, Path], bool]
 """Put the base model of a job into a folder; whether it has one."""
 
 
-class Runner:
-    """Runs the jobs of one home. One lives at a time: its server holds the home's lock."""
+class Runner(Lane):
+    """Runs the training of one home. One lives at a time: its server holds the home's lock."""
 
     def __init__(
         self,
@@ -67,98 +66,23 @@ class Runner:
         cancel_grace_s: float = CANCEL_GRACE_S,
         pause_grace_s: float = PAUSE_GRACE_S,
     ) -> None:
+        super().__init__(
+            claims,
+            data_version,
+            kinds=("train",),
+            max_running=max_running,
+            max_per_tenant=max_per_tenant,
+        )
         self._folder = folder
-        self._claims = claims
-        self._data_version = data_version
         self._publish = publish
         self._unpack = unpack
         self._locate = locate
-        self._max_running = max_running
-        self._max_per_tenant = max_per_tenant
         self._memory_bytes = memory_bytes
         self._tenant_memory_bytes = tenant_memory_bytes
         self._disk_bytes = disk_bytes
         self._required = required
         self._command = command
         self._grace_s = {"cancel": cancel_grace_s, "pause": pause_grace_s}
-        self._owner = secrets.token_hex(8)
-        self._running: dict[Claim, asyncio.Task[None]] = {}
-        self._work: asyncio.Task[None] | None = None
-        self._stopping = False
-
-    async def start(self) -> None:
-        """Queue what an earlier server had running, and begin."""
-        requeued = await asyncio.to_thread(self._claims.requeue, all_of_others=self._owner)
-        if requeued:
-            log.warning("Queued again: %s", ", ".join(requeued))
-        self._work = asyncio.create_task(self._keep_working())
-
-    async def close(self, timeout_s: float) -> None:
-        """Ask running jobs to pause; those that have not within `timeout_s` are ended.
-
-        All of them are queued again, and go on from their newest checkpoint.
-        """
-        self._stopping = True
-        if self._work is not None:
-            self._work.cancel()
-            await asyncio.wait((self._work,))
-        tasks = list(self._running.values())
-        if not tasks:
-            return
-        keeping = asyncio.create_task(self._keep_leases())
-        _, late = await asyncio.wait(tasks, timeout=timeout_s)
-        for task in late:
-            task.cancel()
-        if late:
-            await asyncio.wait(late)
-        keeping.cancel()
-
-    async def _keep_working(self) -> None:
-        """Claim jobs while there is room, and keep the leases of those that run."""
-        seen, room, renewed = -1, True, time.monotonic()
-        while True:
-            try:
-                version = self._data_version()
-                free = len(self._running) < self._max_running
-                if free and (version != seen or not room):
-                    seen = version
-                    while len(self._running) < self._max_running and await self._claim():
-                        pass
-                room = free
-                if time.monotonic() - renewed > LEASE_S / 3:
-                    renewed = time.monotonic()
-                    await self._renew()
-                    await asyncio.to_thread(self._claims.requeue)
-            except LMaaSError as error:
-                log.error("The queue of jobs cannot be read or written: %s", error)
-            except Exception:
-                log.exception("The runner of jobs failed; it goes on")
-            await asyncio.sleep(POLL_S)
-
-    async def _keep_leases(self) -> None:
-        while True:
-            await asyncio.sleep(LEASE_S / 3)
-            with contextlib.suppress(LMaaSError):
-                await self._renew()
-
-    async def _claim(self) -> bool:
-        limit = self._max_per_tenant or self._max_running
-        claimed = await asyncio.to_thread(self._claims.claim, self._owner, limit)
-        if claimed is None:
-            return False
-        claim, job = claimed
-        task = asyncio.create_task(self._run(claim, job))
-        self._running[claim] = task
-        task.add_done_callback(lambda _: self._running.pop(claim))
-        return True
-
-    async def _renew(self) -> None:
-        if not self._running:
-            return
-        lost = await asyncio.to_thread(self._claims.renew, list(self._running))
-        for claim in lost:
-            if claim in self._running:
-                self._running[claim].cancel()
 
     # One job
 
@@ -177,11 +101,11 @@ class Runner:
                 await to_end(release)
             raise
         except LMaaSError as error:
-            await self._fail(claim, folder, _job_error(error))
+            await self._fail(claim, folder, job_error(error))
         except Exception as error:
             log.exception("The job %s failed", job.id)
             told = LMaaSError(f"{type(error).__name__}: {error}")
-            await self._fail(claim, folder, _job_error(told))
+            await self._fail(claim, folder, job_error(told))
 
     def _prepare(self, job: Job, folder: Path) -> None:
         base = process.base_folder(folder)
@@ -197,7 +121,7 @@ class Runner:
         recipe, reads = self._locate(job)
         task = Task(
             id=job.id,
-            kind=job.kind,
+            kind="train",
             recipe=recipe,
             reads=tuple(map(str, (*reads, *([base] if has_base else [])))),
             base=str(base) if has_base else None,
@@ -332,7 +256,3 @@ class Runner:
             hint="`lmaas jobs logs` shows all that it printed.",
         )
         await self._fail(claim, folder, error)
-
-
-def _job_error(error: LMaaSError) -> JobError:
-    return JobError(code=error.code, message=error.message, hint=error.hint, param=error.param)

@@ -5,14 +5,14 @@ Knows rows and transitions in SQL, no process; `lmaas.jobs.claims` is the runner
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
-from lmaas.errors import Conflict, InvalidInput
+from lmaas.errors import Conflict, InvalidInput, QueueFull
 from lmaas.job import (
     ENDED,
     Job,
@@ -28,6 +28,12 @@ from lmaas.registry.database import Database
 from lmaas.registry.schema import job_checkpoints, job_events, jobs
 
 MAX_PRIORITY = 100
+MAX_WAITING = 1000
+"""So many jobs of one tenant may wait and run."""
+RETRY_AFTER_S = 60
+PAUSABLE: tuple[JobKind, ...] = ("train", "pull")
+"""Kinds that go on from where they were."""
+WAITING: tuple[JobState, ...] = ("queued", "running")
 
 
 class Jobs:
@@ -46,16 +52,39 @@ class Jobs:
         *,
         priority: int = 0,
         metadata: Mapping[str, str] = MappingProxyType({}),
+        joins: bool = False,
+        beside: Callable[[str], None] = lambda _: None,
     ) -> Job:
-        """A new job at the end of the queue of its priority. Raises InvalidInput."""
+        """A new job at the end of the queue of its priority.
+
+        Where it `joins`, an unfinished one with the same recipe is it, with more `metadata`.
+        `beside` is called with its id before anybody can see it. Raises InvalidInput, QueueFull.
+        """
         if not -MAX_PRIORITY <= priority <= MAX_PRIORITY:
             raise InvalidInput(
                 f"priority is from {-MAX_PRIORITY} to {MAX_PRIORITY}; received {priority}.",
                 param="priority",
             )
-        job_id = f"ftjob-{secrets.token_hex(12)}"
+        prefix = "ftjob" if kind == "train" else "job"
+        job_id = f"{prefix}-{secrets.token_hex(12)}"
         now = time.time()
         with self._database.write() as connection:
+            waiting = sa.and_(jobs.c.tenant == tenant, jobs.c.state.in_(WAITING))
+            same = (jobs.c.kind == kind, jobs.c.name == name, jobs.c.recipe == text(recipe))
+            row = joins and connection.execute(sa.select(jobs).where(waiting, *same)).first()
+            if row:
+                beside(row.id)
+                given = {**msgspec.json.decode(row.metadata), **metadata}
+                put(connection, row.id, metadata=text(given))
+                return job_of(row)
+            count = connection.scalar(sa.select(sa.func.count()).select_from(jobs).where(waiting))
+            if int(count or 0) >= MAX_WAITING:
+                raise QueueFull(
+                    f"{count} jobs of this tenant wait or run already.",
+                    retry_after_s=RETRY_AFTER_S,
+                    hint="`lmaas jobs list --state queued` shows those that wait.",
+                )
+            beside(job_id)
             connection.execute(
                 jobs.insert().values(
                     id=job_id,
@@ -111,12 +140,15 @@ class Jobs:
         after: str | None = None,
         limit: int = 20,
         state: JobState | None = None,
+        kind: JobKind | None = None,
     ) -> list[Job]:
         """Jobs, newest first; `after` is the id of the last one of the page before."""
         check_limit(limit)
         query = sa.select(jobs).where(jobs.c.tenant == tenant)
         if state is not None:
             query = query.where(jobs.c.state == state)
+        if kind is not None:
+            query = query.where(jobs.c.kind == kind)
         with self._database.read() as connection:
             if after is not None:
                 last = row_of(connection, tenant, after)
@@ -125,11 +157,19 @@ class Jobs:
             query = query.order_by(jobs.c.created_at.desc(), jobs.c.id.desc()).limit(limit)
             return [job_of(row) for row in connection.execute(query)]
 
-    def every(self, tenant: str, state: JobState) -> list[Job]:
-        """All jobs in a state, however many."""
-        query = sa.select(jobs).where(jobs.c.tenant == tenant, jobs.c.state == state)
+    def every(self, tenant: str, state: JobState, kind: JobKind) -> list[Job]:
+        """All jobs of a kind in a state, however many."""
+        query = sa.select(jobs).where(
+            jobs.c.tenant == tenant, jobs.c.state == state, jobs.c.kind == kind
+        )
         with self._database.read() as connection:
             return [job_of(row) for row in connection.execute(query)]
+
+    def unfinished(self) -> set[str]:
+        """The ids of all tenants' jobs that may yet go on."""
+        query = sa.select(jobs.c.id).where(jobs.c.state.not_in(ENDED))
+        with self._database.read() as connection:
+            return set(connection.scalars(query))
 
     def events(
         self, tenant: str, job_id: str, *, after: int = 0, limit: int = 100
@@ -186,7 +226,7 @@ class Jobs:
                     finished_at=time.time(),
                 )
                 tell(connection, job_id, message("The job is cancelled."))
-                announce(connection, tenant, job_id, "cancelled")
+                announce(connection, row, "cancelled")
         return self.get(tenant, job_id)
 
     def pause(self, tenant: str, job_id: str) -> Job:
@@ -200,6 +240,12 @@ class Jobs:
                 raise Conflict(f"The job {job_id} has {row.state} already.", param="job")
             if row.wanted == "cancel":
                 raise Conflict(f"The job {job_id} is being cancelled.", param="job")
+            if row.kind not in PAUSABLE:
+                raise InvalidInput(
+                    f"Only training runs and pulls are paused; {job_id} is of the kind {row.kind}.",
+                    hint="Cancel it, and start it again later.",
+                    param="job",
+                )
             if row.state == "queued":
                 put(connection, job_id, state="paused")
                 tell(connection, job_id, message("The job is paused."))

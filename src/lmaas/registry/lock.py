@@ -3,6 +3,8 @@
 import fcntl
 import json
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -58,6 +60,22 @@ class HomeLock:
             except BlockingIOError:
                 return _content(path)
         return None
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[Callable[[], bool]]:
+    """Tries to be the only one to hold a lock on a file, each time it is called: whether it is."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+
+        def tried() -> bool:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+        yield tried
 
 
 def _content(path: Path) -> dict[str, Any]:

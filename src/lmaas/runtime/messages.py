@@ -16,7 +16,8 @@ from lmaas.runtime.language.engine import EngineOptions
 from lmaas.types import Answer, Payload, Precision, Record, Signature
 
 LENGTH_BYTES: Final = 4
-MAX_FRAME_BYTES: Final = (1 << 32) - 1
+MAX_FRAME_BYTES: Final = 1 << 30
+"""The largest message: a worker that was taken over must not fill the server's memory."""
 
 
 class ServeRecord(Record, frozen=True, kw_only=True):
@@ -206,7 +207,10 @@ def _split(data: bytes | bytearray | memoryview) -> tuple[list[AnyMessage], int]
     start, size = 0, len(data)
     with memoryview(data) as view:
         while size - start >= LENGTH_BYTES:
-            end = start + LENGTH_BYTES + int.from_bytes(view[start : start + 4], "little")
+            length = int.from_bytes(view[start : start + 4], "little")
+            if length > MAX_FRAME_BYTES:
+                raise msgspec.DecodeError(f"A message of {length} bytes is too long.")
+            end = start + LENGTH_BYTES + length
             if end > size:
                 break
             try:

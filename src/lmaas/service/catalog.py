@@ -3,7 +3,10 @@
 import asyncio
 import shutil
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -12,11 +15,11 @@ import sqlalchemy as sa
 
 from lmaas import tasks
 from lmaas.config import Settings
-from lmaas.errors import Forbidden, InvalidInput, ModelNotFound, ModelRefused, NotFound
+from lmaas.errors import Conflict, Forbidden, InvalidInput, ModelNotFound, ModelRefused, NotFound
 from lmaas.hub.api import own_token
 from lmaas.hub.leftovers import hub_folder
 from lmaas.hub.pull import check_task, download, locked
-from lmaas.hub.repo import default_name, parse_ref
+from lmaas.hub.repo import HubRef, default_name, parse_ref
 from lmaas.placement import sandbox
 from lmaas.placement.left import check_plain, needed_for, size
 from lmaas.placement.waiting import to_end
@@ -49,6 +52,11 @@ from lmaas.types import (
     VariantReport,
 )
 
+Beside = Callable[[sa.Connection, str], None]
+"""Writes what is to be true together with a version, whose reference it is given."""
+POLL_S: Final = 0.1
+PATIENCE_S: Final = 5.0
+"""So long a pull waits for another runner of the same to let go."""
 READ_WITH_OTHERS: Final = {".onnx", ".gguf"}
 """Files that others may lie beside: data, and tokenizers."""
 
@@ -127,35 +135,57 @@ class Catalog:
         name: str | None = None,
         task: str | None = None,
         token: str | None = None,
-        keep: bool = False,
+        keep: Callable[[], bool] = lambda: False,
+        endpoint: str | None = None,
         heard: Callable[[PullProgress], None] = lambda _: None,
+        beside: Beside | None = None,
+        log: Path | None = None,
     ) -> ModelVersion:
         """Download `ORG/NAME[@revision]` from a hub and register it.
 
         `token` says to the hub who asks; without it, the server's own does, but only for the tenant
         `default` unless `share_hub_token` is set. `name` is the hub's NAME in lower case where left
         out, `task` what the configs tell.
+        `endpoint` is another hub than that of `HF_ENDPOINT`; it is never sent the server's token.
         `heard` is told how far the download is, in a thread of its own. Broken off, the next pull
-        continues it; once registered, the downloaded files go, unless `keep`. Raises Conflict
-        while another pull of it runs, and what `hub.pull.download` raises.
+        continues it; once registered, the downloaded files go, unless they are to `keep`. `beside`
+        writes into the transaction that registers it, `log` gets what children print. Raises
+        Conflict while another pull of it runs, InsufficientQuota where the tenant's disk would be
+        too full, and what `hub.pull.download` raises.
         """
         ref = parse_ref(repo)
         name = default_name(ref) if name is None else check_name(name)
         check_task(task)
-        if token is None and (tenant == TENANT or self._settings.share_hub_token):
+        if token is None and endpoint is None and _may_share(self._settings, tenant):
             token = own_token()
         # What one tenant's token has brought is not there for another's.
         folder = hub_folder(self._settings.home_path, tenant)
         stop = threading.Event()
-        with locked(folder, ref):
+        async with _alone(folder, ref):
             work = asyncio.to_thread(
-                download, ref, folder, token=token, task=task, heard=heard, stop=stop
+                download,
+                ref,
+                folder,
+                token=token,
+                task=task,
+                heard=heard,
+                stop=stop,
+                endpoint=endpoint,
+                check=partial(self._check_download, tenant, folder, ref),
             )
             pulled = await to_end(work, stop)
             options = PushOptions(name=name, task=pulled.task, card=pulled.card)
             path = Path(pulled.folder)
-            version = await self._import(tenant, path, options, origin="pull", parent=pulled.source)
-            if not keep:
+            version = await self._import(
+                tenant,
+                path,
+                options,
+                origin="pull",
+                parent=pulled.source,
+                beside=beside,
+                log=log,
+            )
+            if not await asyncio.to_thread(keep):
                 await to_end(asyncio.to_thread(shutil.rmtree, path.parent, ignore_errors=True))
         return version
 
@@ -167,6 +197,8 @@ class Catalog:
         *,
         origin: str,
         parent: str | None = None,
+        beside: Beside | None = None,
+        log: Path | None = None,
     ) -> ModelVersion:
         async with self._workshop.scratch(origin) as scratch:
             reads = await asyncio.to_thread(needed_for, path)
@@ -190,9 +222,11 @@ class Catalog:
                 request["base"] = str(await to_end(unpack) / "source")
                 reads.append(scratch / "base")
             importer = "lmaas.frameworks.importer"
-            await self._workshop.child(importer, request, scratch, reads=reads)
+            await self._workshop.child(importer, request, scratch, reads=reads, log=log)
             package = scratch / "package"
-            return await self.publish(tenant, package, origin=origin, parent=parent)
+            return await self.publish(
+                tenant, package, origin=origin, parent=parent, beside=beside, log=log
+            )
 
     async def connect(self, tenant: str, body: ConnectBody) -> ModelVersion:
         """Register a model that another service runs. Nothing is sent to it yet.
@@ -257,13 +291,14 @@ class Catalog:
         parent: str | None = None,
         name: str | None = None,
         task: str | None = None,
-        beside: Callable[[sa.Connection, str], None] | None = None,
+        beside: Beside | None = None,
+        log: Path | None = None,
     ) -> ModelVersion:
         """Verify a package in a sandboxed child and register it.
 
         `name` renames it; another `task` than its own is refused. `beside` writes into the
-        transaction that registers it. Raises ParityFailed when the compiled model does not give
-        the source's outputs.
+        transaction that registers it, `log` gets what the child prints. Raises ParityFailed when
+        the compiled model does not give the source's outputs.
         """
         async with self._workshop.scratch("verify") as scratch:
             await to_end(asyncio.to_thread(check_plain, folder))
@@ -272,6 +307,7 @@ class Catalog:
                 {"folder": str(folder.absolute())},
                 scratch,
                 reads=(folder,),
+                log=log,
             )
         verified = msgspec.json.decode(reply, type=Verified)
         manifest = verified.manifest
@@ -301,6 +337,11 @@ class Catalog:
 
     def _check_quota(self, tenant: str, folder: Path) -> None:
         self._quota.check(tenant, size(folder))
+
+    def _check_download(self, tenant: str, folder: Path, ref: HubRef, total_bytes: int) -> None:
+        """Other downloads that broke off count too, until they are continued or deleted."""
+        others = [path for path in folder.iterdir() if path.is_dir() and path.name != ref.folder]
+        self._quota.check(tenant, total_bytes + sum(map(size, others)))
 
     async def compress(
         self,
@@ -388,6 +429,28 @@ class Catalog:
             return bool(await self._router.find(tenant, ref))
         except ModelNotFound:
             return False
+
+
+def _may_share(settings: Settings, tenant: str) -> bool:
+    """Whether the server's own token for the hub is a tenant's too."""
+    return tenant == TENANT or settings.share_hub_token
+
+
+@asynccontextmanager
+async def _alone(folder: Path, ref: HubRef) -> AsyncIterator[None]:
+    """The right to pull a repository. Raises Conflict where another keeps it."""
+    deadline = time.monotonic() + PATIENCE_S
+    held = ExitStack()
+    while True:
+        try:
+            await asyncio.to_thread(held.enter_context, locked(folder, ref))
+            break
+        except Conflict:
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(POLL_S)
+    with held:
+        yield
 
 
 def check_files(version: ModelVersion, wanted_for: str, *, param: str) -> None:

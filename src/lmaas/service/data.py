@@ -99,7 +99,7 @@ class DataFiles:
         """Delete a data file. Raises NotFound, and Conflict while a job needs it."""
         waiting: tuple[JobState, ...] = ("queued", "running", "paused")
         for state in waiting:
-            for job in self._queue.every(tenant, state):
+            for job in self._queue.every(tenant, state, "train"):
                 if file_id in [job.recipe["data"].get(split) for split in DATA_FILES]:
                     raise Conflict(f"The job {job.id} needs {file_id}.", param="file")
         return self._files.remove(tenant, file_id)

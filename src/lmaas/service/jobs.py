@@ -1,4 +1,4 @@
-"""Training jobs: put into the queue, run, followed, and what comes of them."""
+"""The queue of jobs: training is put into it and run; jobs of all kinds are followed and ended."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -10,7 +10,17 @@ import msgspec
 import sqlalchemy as sa
 
 from lmaas.config import Settings
-from lmaas.job import RESULT_FOLDER, Job, JobCheckpoint, JobState, StoredEvent
+from lmaas.errors import Unavailable
+from lmaas.job import (
+    RESULT_FOLDER,
+    Job,
+    JobCheckpoint,
+    JobKind,
+    JobState,
+    StoredEvent,
+    raise_error,
+)
+from lmaas.jobs import tokens
 from lmaas.jobs.claims import Claims
 from lmaas.jobs.process import log_tail
 from lmaas.jobs.results import CheckpointModels, Results
@@ -32,8 +42,8 @@ FOLLOW_S: Final = 0.2
 MAX_LOG_BYTES: Final = 1 << 20
 
 
-class TrainingJobs:
-    """The training jobs of one home."""
+class JobQueue:
+    """The jobs of one home, and the runner of those that train."""
 
     def __init__(
         self,
@@ -53,7 +63,7 @@ class TrainingJobs:
         self._data = data
         self._catalog = catalog
         self._workshop = workshop
-        self._folder = results.folder
+        self.folder = results.folder
         self._runner: Runner | None = None
         self._closing = False
 
@@ -63,7 +73,7 @@ class TrainingJobs:
         if not settings.max_running_jobs:
             return
         self._runner = Runner(
-            self._folder,
+            self.folder,
             Claims(self._registry.database),
             self._registry.data_version,
             publish=self._publish_result,
@@ -122,9 +132,10 @@ class TrainingJobs:
         after: str | None = None,
         limit: int = 20,
         state: JobState | None = None,
+        kind: JobKind | None = None,
     ) -> list[Job]:
         """Jobs of `tenant`, newest first; `after` is the last id of the page before."""
-        return self._queue.page(tenant, after=after, limit=limit, state=state)
+        return self._queue.page(tenant, after=after, limit=limit, state=state, kind=kind)
 
     def get(self, tenant: str, job_id: str) -> Job:
         """One job with the checkpoints that are still there. Raises NotFound."""
@@ -149,10 +160,13 @@ class TrainingJobs:
 
     def cancel(self, tenant: str, job_id: str) -> Job:
         """End a job within seconds. Raises NotFound, and Conflict for one that has ended."""
-        return self._queue.cancel(tenant, job_id)
+        job = self._queue.cancel(tenant, job_id)
+        if job.ended:
+            tokens.drop(self.folder, job_id)
+        return job
 
     def pause(self, tenant: str, job_id: str) -> Job:
-        """Hold a job, with a checkpoint of where it is. Raises NotFound, Conflict."""
+        """Hold a training run or a pull where it is. Raises NotFound, Conflict, InvalidInput."""
         return self._queue.pause(tenant, job_id)
 
     def resume(self, tenant: str, job_id: str) -> Job:
@@ -194,6 +208,21 @@ class TrainingJobs:
                     return
             await asyncio.sleep(FOLLOW_S)
 
+    async def finished(self, tenant: str, job_id: str) -> Job:
+        """A job once it has succeeded. Raises what it failed with, Cancelled, and Unavailable where
+        it is paused or waits for the next server.
+        """
+        async for _ in self.follow(tenant, job_id):
+            pass
+        job = await asyncio.to_thread(self._queue.get, tenant, job_id)
+        raise_error(job)
+        if not job.ended:
+            raise Unavailable(
+                f"The job {job_id} is {job.state} and goes on later.",
+                hint=f"GET /api/jobs/{job_id} tells how it stands.",
+            )
+        return job
+
     def file(self, tenant: str, job_id: str, name: str) -> Path:
         """Where a job's learning curves are: `METRICS_FILE` or `CURVES_FILE`. Raises NotFound."""
         return self._results.path(self._queue.get(tenant, job_id), name)
@@ -205,7 +234,7 @@ class TrainingJobs:
     async def log(self, tenant: str, job_id: str) -> str:
         """The end of what a job's process has printed. Raises NotFound."""
         await asyncio.to_thread(self._queue.get, tenant, job_id)
-        return await asyncio.to_thread(log_tail, self._folder / job_id, MAX_LOG_BYTES)
+        return await asyncio.to_thread(log_tail, self.folder / job_id, MAX_LOG_BYTES)
 
     async def _publish_result(
         self, job: Job, package: Path, succeed: Callable[[sa.Connection, str], None]
@@ -255,7 +284,5 @@ class TrainingJobs:
         ref = job.recipe.get("model", {}).get("base")
         if ref is None:
             return False
-        version = self._registry.resolve(job.tenant, ref)
-        self._registry.unpack(version, folder, ("source", "compiled", "native", "sample"))
-        (folder / "manifest.json").write_bytes(msgspec.json.encode(version.manifest))
+        self._registry.unpack_package(self._registry.resolve(job.tenant, ref), folder)
         return True

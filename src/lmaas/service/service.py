@@ -35,7 +35,8 @@ from lmaas.registry.responses import Responses
 from lmaas.registry.store import Registry
 from lmaas.service.catalog import Catalog
 from lmaas.service.data import DataFiles
-from lmaas.service.jobs import TrainingJobs
+from lmaas.service.jobs import JobQueue
+from lmaas.service.model_jobs import ModelJobs
 from lmaas.service.quota import Quota
 from lmaas.service.workshop import Workshop
 from lmaas.serving.cache import ResponseCache, key_of
@@ -104,7 +105,7 @@ class Service:
         quota = Quota(settings.tenant_disk_bytes, self.registry, files)
         self.catalog = Catalog(settings, self.registry, self.router, workshop, quota)
         self.data = DataFiles(settings, files, queue, workshop, quota)
-        self.jobs = TrainingJobs(
+        self.jobs = JobQueue(
             settings,
             self.registry,
             queue,
@@ -113,6 +114,7 @@ class Service:
             self.catalog,
             workshop,
         )
+        self.model_jobs = ModelJobs(settings, self.registry, queue, self.jobs, self.catalog)
         self._keeping: set[asyncio.Future[None]] = set()
 
     # Life of the service
@@ -149,6 +151,7 @@ class Service:
         self._deliverer.start()
         await asyncio.to_thread(self.data.uploads.tidy)
         await self.jobs.start()
+        await self.model_jobs.start()
 
     async def drain(self, deadline_s: float) -> None:
         """Let running requests finish for at most `deadline_s`, then stop every worker.
@@ -156,7 +159,11 @@ class Service:
         Running jobs write a checkpoint and are queued again.
         """
         try:
-            await asyncio.gather(self.pool.close(deadline_s), self.jobs.close(deadline_s))
+            await asyncio.gather(
+                self.pool.close(deadline_s),
+                self.jobs.close(deadline_s),
+                self.model_jobs.close(deadline_s),
+            )
             await self.cache.close()
         finally:
             if self._deliverer is not None:

@@ -5,7 +5,7 @@ import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -20,6 +20,7 @@ from lmaas.placement.waiting import to_end
 
 T = TypeVar("T")
 
+MAX_LOG_BYTES: Final = 1 << 20
 MOST_CHILDREN: Final = 4
 """So many children work at once; what comes more waits."""
 
@@ -76,14 +77,15 @@ class Workshop:
         scratch: Path,
         heard: Callable[[bytes], None] | None = None,
         reads: Sequence[Path] = (),
+        log: Path | None = None,
     ) -> bytes:
         """What the child says of `request`; `heard` gets the lines that it writes meanwhile.
 
-        It reads `reads` and what is in `scratch`.
+        It reads `reads` and what is in `scratch`. The end of what it prints is added to `log`.
         """
         stop = threading.Event()
         work = partial(
-            self.run_child, module, request, scratch, reads=reads, stop=stop, heard=heard
+            self.run_child, module, request, scratch, reads=reads, stop=stop, heard=heard, log=log
         )
         return await to_end(self._in_thread(work), stop)
 
@@ -101,18 +103,24 @@ class Workshop:
         work: str = "Compiling",
         stop: threading.Event,
         heard: Callable[[bytes], None] | None = None,
+        log: Path | None = None,
     ) -> bytes:
         """The same in this thread, until `stop` is set."""
-        return sandbox.run_child(
-            module,
-            msgspec.json.encode(request),
-            scratch=scratch,
-            timeout_s=self._settings.compile_timeout_s,
-            memory_bytes=memory_bytes or self._settings.compile_memory_bytes,
-            disk_bytes=self._settings.compile_disk_bytes,
-            reads=reads,
-            required=self._settings.isolation == "required",
-            work=work,
-            stop=stop,
-            heard=heard,
-        )
+        try:
+            return sandbox.run_child(
+                module,
+                msgspec.json.encode(request),
+                scratch=scratch,
+                timeout_s=self._settings.compile_timeout_s,
+                memory_bytes=memory_bytes or self._settings.compile_memory_bytes,
+                disk_bytes=self._settings.compile_disk_bytes,
+                reads=reads,
+                required=self._settings.isolation == "required",
+                work=work,
+                stop=stop,
+                heard=heard,
+            )
+        finally:
+            if log is not None:
+                with suppress(FileNotFoundError), left.appended(log) as file:
+                    file.write(left.tail(scratch / "log", MAX_LOG_BYTES))

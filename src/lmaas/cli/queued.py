@@ -1,0 +1,118 @@
+"""What commands that queue a job share: waiting for it, its progress, and what Ctrl-C leaves."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lmaas.cli.job_progress import result_lines
+from lmaas.cli.output import is_quiet, printable, progress, show
+
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
+
+    from lmaas.client import Client
+    from lmaas.job import Job, StoredEvent
+    from lmaas.service import Service
+
+    Heard = Callable[[StoredEvent], None]
+
+detach_option = click.option(
+    "--detach", is_flag=True, help="Queue the job and exit without waiting."
+)
+
+
+def show_queued(job: "Job", as_json: bool, *, lives: bool) -> None:
+    """The job that was queued, and what to do about it next."""
+    next_ = f"`lmaas jobs watch {job.id}`" if lives else "the next `lmaas serve` runs it"
+    show(job, as_json, [f"Queued {job.id}: {next_}."])
+
+
+def lives(flags: dict[str, Any]) -> bool:
+    """Whether a server of the home that the command line names is there to run its jobs."""
+    from lmaas.config import load_settings
+    from lmaas.registry.lock import HomeLock
+
+    return HomeLock.read(load_settings(flags).home_path) is not None
+
+
+@contextmanager
+def interruptible(job: "Job", *, lives: bool) -> Iterator[None]:
+    """Tells on Ctrl-C what becomes of the job."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        where = "goes on at the server" if lives else "goes on at the next `lmaas serve`"
+        progress(
+            f"The job {job.id} {where}; `lmaas jobs watch {job.id}` follows it, "
+            f"`lmaas jobs cancel {job.id}` ends it."
+        )
+        raise
+
+
+def wait_at(client: "Client", job: "Job", heard: "Heard") -> "Job":
+    """The job once a server has done it. Raises what it failed with."""
+    with interruptible(job, lives=True):
+        return client.wait_for_job(job.id, heard)
+
+
+def wait_here(flags: dict[str, Any], service: "Service", job: "Job", heard: "Heard") -> "Job":
+    """The job once it is done, by this home's server or in this process. Raises as `wait_at`."""
+    import asyncio
+
+    from lmaas.job import raise_error
+
+    with interruptible(job, lives=lives(flags)):
+        job = asyncio.run(service.model_jobs.see_through(job, heard))
+    raise_error(job)
+    return job
+
+
+def paused(job: "Job", as_json: bool) -> bool:
+    """Whether somebody has paused it meanwhile; then that is shown."""
+    if job.state == "paused":
+        show(job, as_json, result_lines(job))
+    return job.state == "paused"
+
+
+@contextmanager
+def shown(
+    waiting: str,
+    as_json: bool,
+    columns: "Callable[[], Sequence[ProgressColumn]]",
+    tell: "Callable[[dict[str, Any]], dict[str, Any]]",
+) -> "Iterator[Heard]":
+    """Progress on stderr: a bar on a terminal, JSON lines with --json, nothing with --quiet.
+
+    `waiting` is what is told first; `columns` are the bar's, `tell(data)` what an event changes.
+    """
+    import msgspec
+
+    if is_quiet():
+        yield lambda _: None
+        return
+    if as_json:
+
+        def told(event: "StoredEvent") -> None:
+            if event.type == "metrics":
+                click.echo(msgspec.json.encode(event.data).decode(), err=True)
+
+        yield told
+        return
+    progress(printable(waiting))
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(*columns(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("waits", total=None)
+
+        def heard(event: "StoredEvent") -> None:
+            if event.type == "metrics":
+                bar.update(task, **tell(event.data))
+
+        yield heard
