@@ -19,7 +19,7 @@ from lmaas.training import learners, problems
 from lmaas.training.base import IGNORED, Loss
 from lmaas.training.group import ALONE
 from lmaas.training.loop import Outcome, train
-from lmaas.training.pytorch.losses import summed
+from lmaas.training.losses import summed
 
 BETA = 0.2
 RUN: dict[str, Any] = {
@@ -117,7 +117,9 @@ def test_the_loss_is_the_papers() -> None:
         gain = policy[better] - reference[better] - (policy[worse] - reference[worse])
         expected += np.log1p(np.exp(-BETA * gain))
     targets = {"labels": torch.tensor(labels), "reference": torch.tensor(reference)}
-    told = summed(Loss(name="preference", beta=BETA), torch.tensor(logits), targets)
+    told = summed(
+        Loss(name="preference", beta=BETA), "pytorch", {"logits": torch.tensor(logits)}, targets
+    )
     assert float(told) == pytest.approx(expected, rel=1e-5)
 
 

@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from lmaas import tasks
 from lmaas.config import Settings
 from lmaas.errors import InvalidInput, LMaaSError, QueueFull, TimedOut, Unavailable
 from lmaas.language import Ended, GenerateRequest
@@ -20,7 +21,6 @@ from lmaas.serving.prepare import name_of_form
 from lmaas.serving.upstream_api import Api
 from lmaas.serving.upstream_body import estimated_tokens
 from lmaas.serving.upstream_vectors import estimated_tokens as tokens_of_texts
-from lmaas.tasks.embedding.spec import SPEC as EMBEDDING
 from lmaas.types import (
     GENERATE,
     TEXTS,
@@ -100,7 +100,7 @@ class Upstream:
 
         Raises as `generate` does.
         """
-        if self.version.manifest.task != EMBEDDING.name:
+        if tasks.spec(self.version.manifest.task).generates:
             return Answer(body=b"%d" % estimated_tokens(self._request(payload)))
         if payload.media_type != TEXTS:
             raise InvalidInput(
