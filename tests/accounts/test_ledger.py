@@ -1,6 +1,7 @@
 """The ledger: everything or nothing is held, once is settled, and the table is what was counted."""
 
 import asyncio
+import itertools
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +42,7 @@ class Books:
         self.other, _ = keys.create(TENANT, "two", ("call",))
         self.now = NOON
         self.monotonic_ns = 10**12
-        self.count = 0
+        self.count = itertools.count(1)
         self.ledger = self.make()
         self.ledger.open()
 
@@ -49,14 +50,20 @@ class Books:
         return Ledger(self.registry, now=lambda: self.now, monotonic_ns=lambda: self.monotonic_ns)
 
     def admit(self, tokens: int = 0, key: KeyRecord | None = None, model: str = "m:1") -> Admission:
-        self.count += 1
+        number = next(self.count)
+        key = key or self.key
+        self.ledger.freshen(key)
         return self.ledger.admit(
-            key or self.key,
-            request_id=f"req-{self.count}",
+            key,
+            request_id=f"req-{number}",
             endpoint="chat.completions",
             model=model,
             tokens=tokens,
         )
+
+    def check(self) -> bool:
+        self.ledger.freshen(self.key)
+        return self.ledger.check(self.key, "m:1")
 
     def calls(self, model: str = "m:1", key: KeyRecord | None = None) -> Counted | None:
         key = key or self.key
@@ -183,19 +190,19 @@ def test_all_levels_must_allow_and_a_refusal_takes_nothing(books: Books) -> None
 
 def test_who_may_not_ask_is_told_before_tokens_are_counted(books: Books) -> None:
     books.terms.set_price(TENANT, "m", Price(prompt_micro=1_000_000))
-    assert not books.ledger.check(books.key, "m:1")
+    assert not books.check()
     books.limit(requests_per_minute=2, tokens_per_minute=60, budget_micro=50)
     for _ in range(3):
-        assert books.ledger.check(books.key, "m:1")
+        assert books.check()
     books.admit(tokens=49).settle(Usage(prompt=49))
-    assert books.ledger.check(books.key, "m:1")
+    assert books.check()
     books.admit(tokens=1).settle(Usage(prompt=1))
     with pytest.raises(RateLimited, match="2 requests") as caught:
-        books.ledger.check(books.key, "m:1")
+        books.check()
     assert dict(caught.value.headers)[b"x-ratelimit-remaining-tokens"] == b"10"
     books.pass_s(30)
     with pytest.raises(InsufficientQuota) as spent:
-        books.ledger.check(books.key, "m:1")
+        books.check()
     assert dict(spent.value.headers)[b"x-ratelimit-remaining-requests"] == b"1"
     (row,) = books.rows()
     assert row.requests == 2

@@ -96,6 +96,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(key=KEYS, tokens=st.integers(0, 200))
     def admit(self, key: int, tokens: int) -> None:
         self.count += 1
+        self.ledger.freshen(self.keys[key])
         with contextlib.suppress(RateLimited, InsufficientQuota):
             admission = self.ledger.admit(
                 self.keys[key],

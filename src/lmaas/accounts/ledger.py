@@ -31,8 +31,6 @@ from lmaas.types import KeyRecord
 
 log = logging.getLogger(__name__)
 
-FRESH_NS: Final = 50_000_000
-"""For so long what `freshen` read holds, though somebody commits meanwhile."""
 FLUSH_S: Final = 2.0
 NOTHING: Final = Usage(prompt=0)
 
@@ -64,7 +62,6 @@ class Ledger:
         self._limits: AllLimits = {}
         self._prices: AllPrices = {}
         self._price_of: dict[tuple[str, str], Price] = {}
-        self._fresh_until_ns = 0
         self._levels: dict[tuple[str, str], Level] = {}
         self._levels_of: dict[tuple[str, str], tuple[Level, ...]] = {}
         self._running: dict[str, Admission] = {}
@@ -143,14 +140,7 @@ class Ledger:
     def freshen(self, key: KeyRecord) -> None:
         """Read limits, prices and what was spent in a new period; then calls wait for nothing."""
         self._refresh(self._database.data_version())
-        self._fresh_until_ns = self._monotonic_ns() + FRESH_NS
         self._open_periods(self._find_levels(key.tenant, key.id), self._now())
-
-    def _look(self) -> None:
-        """Read limits and prices again, where that was not done just now."""
-        version = self._database.data_version()
-        if version != self._seen and self._monotonic_ns() >= self._fresh_until_ns:
-            self._refresh(version)
 
     def count(self, key: KeyRecord, endpoint: str, model: str) -> "Counted | None":
         """A call without tokens that nothing bounds and that costs nothing, or None.
@@ -200,10 +190,10 @@ class Ledger:
         """Hold `tokens` (prompt and most of the answer) and their price at every level, or nothing.
 
         `model` is `name` or `name:version`. With `prompt_tokens`, how many of `tokens` are the
-        prompt's, the price is held exactly; without, the dearer kind counts. Raises RateLimited,
+        prompt's, the price is held exactly; without, the dearer kind counts. Limits and prices are
+        those of the last `freshen`, so that an event loop never waits here. Raises RateLimited,
         InsufficientQuota; Unavailable where another process holds the accounts; StorageFull.
         """
-        self._look()
         tenant, now = key.tenant, self._now()
         price = self._price_of.get((tenant, model)) or self._find_price(tenant, model)
         begun = Begun(request_id, tenant, key.id, model, endpoint, now)
@@ -239,7 +229,6 @@ class Ledger:
         Raises what `admit` would raise however few tokens a request has, so that none are counted
         for who may not ask at all.
         """
-        self._look()
         tenant, now = key.tenant, self._now()
         levels = self._levels_of.get((tenant, key.id)) or self._find_levels(tenant, key.id)
         self._open_periods(levels, now)
