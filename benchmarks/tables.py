@@ -33,7 +33,7 @@ from lmaas.jobs.child import Task
 from lmaas.jobs.process import COMMAND, JobProcess, log_tail, prepare, read_events, tell
 from lmaas.recipe import recipe_of
 from lmaas.runtime import ov
-from lmaas.types import Manifest, Payload
+from lmaas.types import JSON, Manifest, Payload
 
 METRICS: Final = {
     "breast_cancer": "auc", "attrition": "auc", "credit": "auc",
@@ -140,7 +140,7 @@ def asked(folder: Path, rows: Sequence[dict[str, str]]) -> Any:
     answers = []
     for start in range(0, len(rows), BATCH):
         body = json.dumps({"inputs": rows[start : start + BATCH]}).encode()
-        payload = Payload(format="json", body=body)
+        payload = Payload(media_type=JSON, body=body)
         batch = task.read(payload, manifest.signature, Limits())
         found = model(batch.arrays)
         outputs = {s.name: np.asarray(found[s.name]) for s in manifest.signature.outputs}
@@ -215,16 +215,16 @@ def render(report: Report) -> str:
         "",
         f"{report.date}, `{report.command}`. "
         + ", ".join(f"{name} {value}" for name, value in report.machine.items())
-        + f". {count} sets that packages carry, a quarter held out. LMaaS: a job that "
-        "is told the file and the target, nothing else, from the start of its process to its "
-        "package; its held-out rows are sent as they stand in the file. Peers: `fit` alone, as "
-        "their documentation shows first, FLAML with 15 s; the first three are scikit-learn's. In "
-        "brackets seconds / seconds of the processor. Load is the machine's, with two cores, that "
-        "other work shared.",
+        + f". {count} data sets that packages carry; a quarter of the rows is held out. LMaaS runs "
+        "a job that knows only the file and the target; its time is from the start of the process "
+        "to the finished package, and held-out rows are sent as they stand in the file. For the "
+        "peers only `fit` is timed, with the settings that their documentation shows first and 15 "
+        "s for FLAML; the first three peers are scikit-learn's. Brackets show wall-clock seconds / "
+        "CPU seconds. Load is the machine's load average; other work shared its two cores.",
         "",
-        f"Goal: within {SHARE:.0%} of the best peer, in {FREE_S:.0f} s and twice its time. Reached "
-        f"on {reached} of {count} sets in the metric; in time {in_time} of {count}, and by the "
-        f"processor's seconds, of which other work takes none, {by_cpu} of {count}.",
+        f"Goal: a metric within {SHARE:.0%} of the best peer, in at most {FREE_S:.0f} s plus twice "
+        f"its time. The metric goal is reached on {reached} of {count} sets, the time goal on "
+        f"{in_time} of {count} by the clock and on {by_cpu} of {count} by CPU time.",
         "",
         f"| set | rows | asked | metric | LMaaS auto | {' | '.join(names)} | LMaaS to the best "
         "| in time | by processor | load |",

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from datetime import date
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -247,7 +247,7 @@ def main() -> None:
         "processor": processor(),
         "cores": os.cpu_count(),
         "Python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "keras", "tensorflow")},
+        **{name: import_module(name).__version__ for name in ("torch", "keras", "tensorflow")},
     }
     known: dict[tuple[str, str, str], Cell] = {}
     if given.out.exists():

@@ -15,7 +15,7 @@ from typing import Any
 import click
 import msgspec
 
-from lmaas import client, config, errors, recipe, types
+from lmaas import client, config, errors, recipe, tasks, types
 from lmaas.cli import cli
 from lmaas.cli.errors import EXIT_CODES_TEXT, exit_code_of
 from lmaas.config import Settings
@@ -25,10 +25,7 @@ from lmaas.http.errors import status_of
 from lmaas.http.routes import ROUTES
 from lmaas.recipe import EarlyStopping
 from lmaas.training.early_stopping import mode_of
-from lmaas.training.problems.architectures import KNOWN
-from lmaas.training.problems.metrics import METRICS
-from lmaas.training.problems.options import FIELDS, OPTIONS
-from lmaas.training.schema import AUGMENTATIONS
+from lmaas.training.schema import STEPS
 
 NOTE = "<!-- Written by docs/generate.py (`make docs`); change the code, not this page. -->\n"
 
@@ -207,17 +204,18 @@ def training() -> str:
         *_record("checkpoints", recipe.Checkpoints),
         *_record("evaluation", recipe.Evaluation),
     ]
-    for task, known in KNOWN.items():
-        fields = ", ".join(f"`{field}`" for field in FIELDS[task]) or "none: samples say all"
+    for task, told in tasks.trained().items():
+        known, steps = told.architectures, STEPS[told.augments]
+        fields = ", ".join(f"`{field}`" for field in told.columns) or "none: samples say all"
         lines += [f"## {task}", "", f"Fields for `data.columns`: {fields}.", ""]
-        lines += _record("data.options", OPTIONS[task], level="###")
+        lines += _record("data.options", told.options, level="###")
         first = next(iter(known))
         lines += ["### Architectures", "", f'"auto" is `{first}`.', ""]
         lines += _choices(known.items())
-        if AUGMENTATIONS[task]:
-            lines += ["### Augmentations", "", *_choices(AUGMENTATIONS[task].items())]
+        if steps:
+            lines += ["### Augmentations", "", *_choices(steps.items())]
         lines += ["### Metrics", "", "| metric | better | meaning |", "|---|---|---|"]
-        for name, meaning in METRICS[task].items():
+        for name, meaning in tasks.spec(task).metrics.items():
             better = {"min": "lower", "max": "higher"}[mode_of(EarlyStopping(metric=name))]
             lines.append(f"| `{name}` | {better} | {meaning} |")
         lines.append("")
@@ -229,6 +227,43 @@ def training() -> str:
     ]
     lines += _choices(audio.STEPS.items())
     return "\n".join(lines).rstrip() + "\n"
+
+
+def task_pages() -> str:
+    """What each task takes and gives, and what may be said to it."""
+    lines = [
+        "# Tasks",
+        "",
+        "What a model does. `lmaas push`, `lmaas pull` and `lmaas train` take the name as "
+        "`--task`; `POST /models/{ref}` answers a model's own task, and "
+        "`POST /models/{ref}/pipeline/{task}` takes Hugging Face's name of it too.",
+        "",
+        "| task | takes | gives | trained | checkpoints | Hugging Face |",
+        "|---|---|---|---|---|---|",
+    ]
+    for spec in tasks.specs():
+        trained = f"[yes](training.md#{spec.name})" if spec.training else "no"
+        endings = spec.checkpoint.endings if spec.checkpoint else ()
+        told = ", ".join(f"`…{ending}`" for ending in endings) or "none"
+        names = ", ".join(f"`{name}`" for name in spec.pipelines) or "none"
+        lines.append(
+            f"| `{spec.name}` | {spec.takes} | {spec.gives} | {trained} | {told} | {names} |"
+        )
+    for spec in tasks.specs():
+        fields = ", ".join(f"`{field}`" for field in spec.fields) or "the model's own"
+        lines += ["", f"## {spec.name}", "", f"Fields of a row for `lmaas predict`: {fields}.", ""]
+        if spec.parameters is not None:
+            lines += [inspect.getdoc(spec.parameters) or "", ""]
+            lines += [
+                "| parameter | takes | default |",
+                "|---|---|---|",
+                *_rows(spec.parameters),
+                "",
+            ]
+        lines += ["| metric | meaning |", "|---|---|"]
+        lines += [f"| `{name}` | {meaning} |" for name, meaning in spec.metrics.items()]
+        lines += ["", f"Models are compared by `{spec.primary}`."]
+    return "\n".join(lines) + "\n"
 
 
 def _record(
@@ -317,6 +352,7 @@ PAGES = {
     "cli.md": command_line,
     "errors.md": error_codes,
     "python.md": python,
+    "tasks.md": task_pages,
     "training.md": training,
 }
 

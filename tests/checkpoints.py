@@ -146,13 +146,16 @@ def _save(folder: Path, config: Any, model: Any, sizes: dict[str, Any], **more: 
     return folder
 
 
-def make_encoder(folder: Path, labels: int = 0) -> Path:
-    """A BERT-shaped embedding model; with `labels` 1 a reranker (cross-encoder)."""
+def make_encoder(folder: Path, labels: int = 0, tags: tuple[str, ...] = ()) -> Path:
+    """A BERT-shaped embedding model; with `labels` 1 a reranker (cross-encoder); with `tags` a
+    model that gives one to each token.
+    """
     import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import (
         BertConfig,
         BertForSequenceClassification,
+        BertForTokenClassification,
         BertModel,
         PreTrainedTokenizerFast,
     )
@@ -185,9 +188,14 @@ def make_encoder(folder: Path, labels: int = 0) -> Path:
         num_attention_heads=2,
         intermediate_size=64,
         max_position_embeddings=128,
-        num_labels=labels or 2,
+        num_labels=labels or len(tags) or 2,
+        **({"id2label": dict(enumerate(tags))} if tags else {}),
     )
-    network = BertForSequenceClassification(config) if labels else BertModel(config)
+    if tags:
+        network = BertForTokenClassification(config)
+        torch.nn.init.normal_(network.classifier.weight)
+    else:
+        network = BertForSequenceClassification(config) if labels else BertModel(config)
     network.eval().save_pretrained(folder)
     tokens.save_pretrained(folder)
     return folder

@@ -200,6 +200,56 @@ def tensorflow_plain() -> Any:
     return Network()
 
 
+def pytorch_heads() -> Any:
+    """Dense, with classes and values on it."""
+    import torch
+
+    class Network(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(3)
+            self.body = torch.nn.Linear(FEATURES, HIDDEN)
+            self.kind = torch.nn.Linear(HIDDEN, CLASSES)
+            self.place = torch.nn.Linear(HIDDEN, FEATURES)
+
+        def forward(self, input: Any) -> dict[str, Any]:
+            told = torch.relu(self.body(input))
+            return {"place": self.place(told), "kind": self.kind(told)}
+
+    return Network()
+
+
+def keras_heads() -> Any:
+    """The same."""
+    from keras import Input, Model, layers
+
+    first, kind = keras_dense()
+    given = Input((FEATURES,), name="input")
+    told = layers.ReLU()(first(given))
+    return Model(given, {"place": layers.Dense(FEATURES)(told), "kind": kind(told)})
+
+
+def tensorflow_heads() -> Any:
+    """The same."""
+    import tensorflow as tf
+
+    from lmaas.training.tensorflow.blocks import Dense, Draw
+
+    class Network(tf.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            draw = Draw(3)
+            self.body = Dense(draw, FEATURES, HIDDEN, "body")
+            self.kind = Dense(draw, HIDDEN, CLASSES, "kind")
+            self.place = Dense(draw, HIDDEN, FEATURES, "place")
+
+        def __call__(self, input: Any) -> dict[str, Any]:
+            told = tf.nn.relu(self.body(input))
+            return {"place": self.place(told), "kind": self.kind(told)}
+
+    return Network()
+
+
 MODELS: dict[TrainingFramework, Callable[[], Any]] = {
     "pytorch": pytorch,
     "keras": keras,
@@ -212,6 +262,14 @@ PLAIN: dict[TrainingFramework, Callable[[], Any]] = {
     "tensorflow": tensorflow_plain,
 }
 """By framework: the same without either, so that a batch is the sum of its parts."""
+
+
+HEADS: dict[TrainingFramework, Callable[[], Any]] = {
+    "pytorch": pytorch_heads,
+    "keras": keras_heads,
+    "tensorflow": tensorflow_heads,
+}
+"""By framework: two outputs, `place` and `kind`."""
 
 
 def learner(given: Recipe, *, plain: bool = False, loss: Loss | None = None) -> Learner:

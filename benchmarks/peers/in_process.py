@@ -79,7 +79,7 @@ def main() -> None:
         spec = record.signature.language
         assert spec is not None
         assert record.options is not None
-        engine = make_language_engine(record.engine)
+        engine = make_language_engine(record.engine.name)
         engine.load(Path(record.folder), spec, record.options)
         sys.stdout.buffer.write(msgspec.json.encode(record.options) + b"\n")
         sys.stdout.buffer.flush()

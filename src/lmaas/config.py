@@ -26,116 +26,116 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     home: str = "~/.lmaas"
     """Folder that holds all state."""
     host: str = "127.0.0.1"
-    """Address that the server binds."""
+    """Address that the server listens on."""
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
-    """Port that the server binds; 0 takes a free one."""
+    """Port that the server listens on; 0 picks a free port."""
     grpc_port: Annotated[int, Meta(ge=0, le=65535)] | None = None
-    """Port of the Open Inference Protocol over gRPC, 0 a free one; none: not served. Needs the
-    extra `grpc`."""
+    """Port of the Open Inference Protocol over gRPC; 0 picks a free port, none disables gRPC. Needs
+    the extra `grpc`."""
     url: str | None = None
-    """Server that the client, `lmaas.publish` and commands but `serve`, `demo`, `webhooks`, `fsck`
-    and `doctor` talk to; none: this home and its server."""
+    """URL of the server that the client, `lmaas.publish` and all commands except `serve`, `demo`,
+    `webhooks`, `fsck` and `doctor` use; none: this home and its server."""
     key: str | None = None
-    """Key that the client sends."""
+    """API key that the client sends."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least severe log level that is written."""
+    """Minimum level of log messages."""
     precision: Literal["auto", "f32", "bf16"] = "auto"
-    """Precision models are served in; "auto" takes bf16 where CPU and parity allow and it helps."""
+    """Precision of served models; "auto" uses bf16 if it is faster on this CPU and accurate."""
     engine: Literal["auto", "openvino-genai", "torch", "vllm"] = "auto"
-    """Engine of language models; "auto" takes the fastest that can run the model here."""
+    """Engine of language models; "auto" uses the fastest engine that can run the model here."""
     vllm_python: str | None = None
-    """Python of an environment that has vLLM; with it and a GPU, vLLM serves language models."""
+    """Python interpreter of an environment with vLLM. If it is set and the machine has a GPU, vLLM
+    serves language models."""
     vllm_start_timeout_s: Positive = 600.0
-    """Longest time that vLLM may take from its start to its first token."""
+    """Maximum time from the start of vLLM to its first token."""
     vllm_gpu_memory: Annotated[float, Meta(gt=0, le=1)] = 0.9
-    """Share of a GPU's memory that vLLM takes for weights and cache; `kv_cache_bytes`, where set,
-    is the size of the cache instead."""
+    """Fraction of GPU memory that vLLM uses for weights and KV cache. If `kv_cache_bytes` is set,
+    it is the size of the cache instead."""
     variant: Literal["auto", "source", "bf16", "int8", "int4"] = "auto"
-    """Compressed form of language models that is served; "auto": the smallest that passed."""
+    """Compressed variant of language models to serve; "auto": the smallest that passed."""
     kv_cache_bytes: Annotated[int, Meta(ge=0)] = 0
-    """Cache of keys and values that a language model gets; 0: by the model's size and budget."""
+    """KV cache size of a language model; 0: derived from the model's size and the memory budget."""
     max_sequences: Annotated[int, Meta(ge=1, le=1024)] = 64
-    """Most answers that a language model writes at once; more wait."""
+    """Maximum number of answers that a language model generates at once; others wait."""
     drafts: tuple[str, ...] = ()
     """Draft models for speculative decoding, `MODEL=DRAFT`; both need the same vocabulary."""
     prompt_lookup: Annotated[int, Meta(ge=0, le=16)] = 0
-    """Tokens guessed from the prompt in each step (lookup decoding); 0: none."""
+    """Tokens proposed from the prompt in each step (prompt lookup decoding); 0 disables it."""
     cached_models: tuple[str, ...] = ()
-    """Language models whose deterministic answers are kept and given again unless a request says
-    `"cache": false`."""
+    """Language models whose deterministic answers are cached. A request with `"cache": false` skips
+    the cache."""
     response_cache_bytes: Annotated[int, Meta(ge=0)] = 256 * MIB
-    """Memory for kept answers."""
+    """Memory for cached answers."""
     redis_url: str | None = None
-    """Redis server that keeps answers instead of memory, `redis://…`."""
+    """Redis server that caches answers instead of memory, `redis://…`."""
     memory_budget_bytes: Annotated[int, Meta(ge=0)] = 0
     """Memory for loaded models; 0: 70 % of the machine's."""
     pinned: tuple[str, ...] = ()
-    """Models loaded at start and never evicted."""
+    """Models that are loaded at start and never evicted."""
     worker_memory_bytes: Annotated[int, Meta(ge=0)] = 0
-    """Memory that one worker may fill; 0: 70 % of the machine's."""
+    """Maximum memory of one worker; 0: 70 % of the machine's."""
     isolation: Literal["auto", "required"] = "auto"
-    """Whether workers, jobs and children run where the kernel lacks a part of their isolation:
-    "auto" names what is missing, "required" refuses to run."""
+    """What happens if the kernel lacks a part of the isolation of workers, jobs and children:
+    "auto" logs what is missing, "required" refuses to start."""
     max_batch_size: Annotated[int, Meta(ge=1, le=1024)] = 32
-    """Most samples that a worker joins into one engine call."""
+    """Maximum number of samples in one batch."""
     max_queue: Count = 256
-    """Most requests that wait or run for one model; above it: 429."""
+    """Maximum number of requests that wait or run for one model; above it: 429."""
     max_body_bytes: Count = 64 * MIB
-    """Largest request body of a call; above it: 413."""
+    """Maximum size of a request body; above it: 413."""
     max_upload_bytes: Count = 8192 * MIB
-    """Largest upload of a model; above it: 413."""
+    """Maximum size of an uploaded model; above it: 413."""
     max_image_pixels: Count = 64_000_000
-    """Largest image that is decoded, in pixels."""
+    """Maximum size of an image in pixels."""
     request_timeout_s: Positive = 120.0
-    """Longest time one request may take in a worker."""
+    """Maximum time of one request in a worker."""
     generation_timeout_s: Positive = 600.0
-    """Longest time that one generation of text may take."""
+    """Maximum time of one text generation."""
     header_timeout_s: Positive = 10.0
-    """Longest time a client may take to send a request's head, or a stalled body."""
+    """Maximum time for a client to send the head of a request, or to resume a stalled body."""
     max_connections: Count = 2048
-    """Most open connections; above it: 503."""
+    """Maximum number of open connections; above it: 503."""
     load_timeout_s: Positive = 120.0
-    """Longest time a worker may take to load a model."""
+    """Maximum time for a worker to load a model."""
     heartbeat_s: Positive = 1.0
-    """Time between two signs of life of a worker; three missed in a row end it."""
+    """Heartbeat interval of workers; a worker that misses three heartbeats is ended."""
     idle_unload_s: Annotated[float, Meta(ge=0)] = 1800.0
-    """A model that is not called for so long is unloaded; 0: never."""
+    """Idle time after which a model is unloaded; 0: never."""
     drain_timeout_s: Annotated[float, Meta(ge=0)] = 30.0
-    """Time that running requests get after SIGTERM."""
+    """Time for running requests to finish after SIGTERM."""
     compile_timeout_s: Positive = 600.0
-    """Longest time that a compile may take."""
+    """Maximum time to compile a model."""
     compile_memory_bytes: Count = 16384 * MIB
-    """Memory bound of a compile."""
+    """Maximum memory to compile a model."""
     compile_disk_bytes: Count = 16384 * MIB
-    """Disk bound of a compile's scratch folder."""
+    """Maximum disk space to compile a model."""
     max_running_jobs: Annotated[int, Meta(ge=0, le=64)] = 1
-    """Most training runs at once; more wait. 0: this server runs none."""
+    """Maximum number of training jobs that run at once; others wait. 0: this server runs none."""
     max_tenant_jobs: Annotated[int, Meta(ge=0, le=64)] = 0
-    """Most training runs of one tenant at once, and most of its other jobs; 0: no bound of its
-    own."""
+    """Maximum number of training jobs of one tenant that run at once, and of its other jobs; 0: no
+    separate limit."""
     max_model_jobs: Annotated[int, Meta(ge=1, le=64)] = 4
-    """Most pulls, imports and compressions that run at once; more wait. They are jobs too, but
-    wait for no training."""
+    """Maximum number of pulls, imports and compressions that run at once; others wait. They do not
+    wait for training jobs."""
     job_memory_bytes: Annotated[int, Meta(ge=0)] = 0
-    """Memory that one job may use, with all its processes; 0: 70 % of the machine's."""
+    """Maximum memory of a job with all its processes; 0: 70 % of the machine's."""
     job_disk_bytes: Count = 65536 * MIB
-    """Disk that one job's folder may take: checkpoints, what is made of its data, its result."""
+    """Maximum size of a job's folder: checkpoints, prepared data and result."""
     tenant_disk_bytes: Annotated[int, Meta(ge=0)] = 0
-    """Disk that models and data files of one tenant may take; 0: no bound. The tenant `default`,
-    the operator's, has none."""
+    """Maximum disk space for models and data files of one tenant; 0: no limit. The operator's
+    tenant `default` has no limit."""
     tenant_job_memory_bytes: Annotated[int, Meta(ge=0)] = 0
-    """Memory that one job of another tenant than `default` may use; 0: as `job_memory_bytes`."""
+    """Maximum memory of a job of a tenant other than `default`; 0: `job_memory_bytes`."""
     share_hub_token: bool = False
     """Whether all tenants pull with the server's `HF_TOKEN`, not only `default`."""
     webhook_allow: tuple[str, ...] = ()
-    """Hosts by name, addresses and networks (`10.0.0.0/8`) that webhooks may reach although they
-    are internal."""
+    """Internal host names, addresses and networks (`10.0.0.0/8`) that webhooks may reach."""
     webhook_http: bool = False
-    """Whether webhooks may be sent over http, not only https."""
+    """Whether webhooks may use http in addition to https."""
     allowed_hosts: tuple[str, ...] = ()
-    """Names beside loopback and the bound address that a `Host` header may give."""
+    """Host names that a `Host` header may have, in addition to loopback and the address."""
     allowed_origins: tuple[str, ...] = ()
-    """Web origins beside the server's own that may call it."""
+    """Web origins that may call the server, in addition to its own."""
 
     @property
     def home_path(self) -> Path:
@@ -174,7 +174,7 @@ def load_settings(
         return msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:
         raise ConfigError(
-            f"Bad setting: {error}.", hint="docs/reference/settings.md has them all."
+            f"Bad setting: {error}.", hint="docs/reference/settings.md lists all settings."
         ) from None
 
 
@@ -202,5 +202,5 @@ def _refuse_unknown(values: Mapping[str, Any], origin: str) -> None:
     for name in values:
         if name not in NAMES:
             close = difflib.get_close_matches(name, NAMES, n=1)
-            meant = f"Did you mean {close[0]}?" if close else f"Known: {', '.join(NAMES)}."
+            meant = f"Did you mean {close[0]}?" if close else f"Settings: {', '.join(NAMES)}."
             raise ConfigError(f"Unknown setting {name!r} in {origin}.", hint=meant, param=name)

@@ -1,8 +1,8 @@
-"""The main job: three frameworks, one digit classifier each, trained, published, served, called.
+"""The main job: three frameworks, one digit classifier each, trained, served and called.
 
-Each is the 784-128-10 network of a first lesson, on scikit-learn's handwritten digits scaled to
-28 x 28. Every held-out digit goes through HTTP as a PNG, and the answers must be the source
-model's own.
+Each is the 784-128-10 network of a first lesson, written in its framework, on scikit-learn's
+handwritten digits scaled to 28 x 28. A job of the server trains it, as `lmaas train` does. Every
+held-out digit goes through HTTP as a PNG, and the answers must be the trained network's own.
 """
 
 import asyncio
@@ -10,29 +10,36 @@ import io
 import os
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import httpx
 import msgspec
 import numpy as np
 from PIL import Image
 
-from lmaas import frameworks
 from lmaas.client import Client
 from lmaas.config import Settings
 from lmaas.errors import MissingExtra, Unavailable
 from lmaas.http.server import bind
 from lmaas.own_server import wait_for_url
-from lmaas.publishing import publish
+from lmaas.recipe import DataChoice, ModelChoice, Recipe, TrainingFramework
 from lmaas.registry.lock import HomeLock
-from lmaas.types import FrameworkName, ImageSpec, Lineage, ModelVersion
+from lmaas.service import Service
+from lmaas.types import ModelVersion
 
 SEED = 7
 EPOCHS = 12
-IMAGE = ImageSpec(height=28, width=28, channels=1, layout="flat")
+SIDE = 28
+MODULES: Final[dict[TrainingFramework, str]] = {
+    "pytorch": "torch",
+    "keras": "keras",
+    "tensorflow": "tensorflow",
+}
+"""What each framework is installed as."""
 
 
 class Data(msgspec.Struct):
@@ -68,117 +75,72 @@ def load_digits() -> Data:
         raise _missing("scikit-learn", "demo") from None
     data = bundled()
     small = (data.images * (255 / 16)).astype(np.uint8)
-    size = (IMAGE.width, IMAGE.height)
-    pixels = np.stack(
-        [np.asarray(Image.fromarray(p).resize(size, Image.Resampling.BILINEAR)) for p in small]
-    )
+    scaled = (Image.fromarray(p).resize((SIDE, SIDE), Image.Resampling.BILINEAR) for p in small)
+    pixels = np.stack([np.asarray(image) for image in scaled])
     parts = train_test_split(
         pixels, data.target, test_size=0.2, random_state=SEED, stratify=data.target
     )
     return Data(parts[0], parts[2], parts[1], parts[3])
 
 
-def to_inputs(pixels: np.ndarray) -> np.ndarray:
-    """(N, 28, 28) uint8 to the models' (N, 784) float32 in 0-1, as the served task does it."""
-    from lmaas.codecs.image import from_pixels
+def write_data(folder: Path, data: Data) -> None:
+    """`train.parquet` and `test.parquet`: PNG files and their labels, in the order of `data`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    return np.stack([from_pixels(p[:, :, None], IMAGE, "float32") for p in pixels])
-
-
-def make_pytorch() -> Any:
-    """The network in PyTorch."""
-    import torch
-
-    torch.manual_seed(SEED)
-    return torch.nn.Sequential(torch.nn.Linear(784, 128), torch.nn.ReLU(), torch.nn.Linear(128, 10))
-
-
-def make_keras() -> Any:
-    """The network in Keras."""
-    import keras
-
-    keras.utils.set_random_seed(SEED)
-    return keras.Sequential(
-        [
-            keras.Input((784,), name="pixels"),
-            keras.layers.Dense(128, activation="relu"),
-            keras.layers.Dense(10, activation="softmax"),
-        ]
-    )
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for split, pixels, labels in (
+        ("train", data.train_x, data.train_y),
+        ("test", data.test_x, data.test_y),
+    ):
+        columns = {"image": [_png(digit) for digit in pixels], "label": [str(y) for y in labels]}
+        pq.write_table(pa.table(columns), folder / f"{split}.parquet")
 
 
-def make_tensorflow() -> Any:
-    """The network in plain TensorFlow."""
-    import tensorflow as tf
+def recipe_for(framework: TrainingFramework, folder: Path) -> Recipe:
+    """How the network is trained in `framework`, on the data that `write_data` put into `folder`.
 
-    rng = np.random.default_rng(SEED)
-
-    class Digits(tf.Module):  # type: ignore[misc]
-        """784-128-10 with ReLU; logits."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            first, second = (rng.standard_normal(s) * (2 / s[0]) ** 0.5 for s in SHAPES)
-            self.w1 = tf.Variable(first.astype(np.float32))
-            self.b1 = tf.Variable(tf.zeros(128))
-            self.w2 = tf.Variable(second.astype(np.float32))
-            self.b2 = tf.Variable(tf.zeros(10))
-
-        @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
-        def __call__(self, pixels: Any) -> Any:
-            """Logits of (N, 784) pixels."""
-            hidden = tf.nn.relu(pixels @ self.w1 + self.b1)
-            return hidden @ self.w2 + self.b2
-
-    return Digits()
-
-
-SHAPES = ((784, 128), (128, 10))
-MAKERS: dict[FrameworkName, tuple[str, Callable[[], Any]]] = {
-    "pytorch": ("torch", make_pytorch),
-    "keras": ("keras", make_keras),
-    "tensorflow": ("tensorflow", make_tensorflow),
-}
-
-
-def train_and_publish(
-    settings: Settings, data: Data, name: FrameworkName
-) -> tuple[ModelVersion, np.ndarray]:
-    """Train one framework's network and publish it; also its own labels of the test digits."""
-    module, make = MAKERS[name]
-    try:
-        model = make()
-    except ImportError:
-        raise _missing(module, name) from None
-    framework = frameworks.get(name)
-    train_x, test_x = to_inputs(data.train_x), to_inputs(data.test_x)
-    framework.fit(
-        model, train_x, data.train_y, epochs=EPOCHS, batch_size=32, learning_rate=1e-3, seed=SEED
-    )
-    inputs = dict(zip(framework.name_inputs(model, [test_x]), [test_x], strict=True))
-    (outputs,) = framework.run(model, inputs).values()
-    own = outputs.argmax(axis=1)
-    version = publish(
-        model,
-        name=f"digits-{name}",
+    Raises MissingExtra where the framework is not installed.
+    """
+    module = MODULES[framework]
+    if find_spec(module) is None:
+        raise _missing(module, framework)
+    return Recipe(
+        name=f"digits-{framework}",
         task="image-classification",
-        labels=[str(digit) for digit in range(10)],
-        sample=train_x[:64],
-        image=IMAGE,
-        metrics={"accuracy": float(np.mean(own == data.test_y))},
-        lineage=Lineage(origin="demo"),
-        home=settings.home_path,
+        framework=framework,
+        model=ModelChoice(architecture="mlp", options={"hidden": [128]}),
+        data=DataChoice(
+            train=str(folder / "train.parquet"), test=str(folder / "test.parquet"), validation=0.1
+        ),
+        epochs=EPOCHS,
+        batch_size=32,
+        seed=SEED,
     )
-    return version, own
+
+
+def own_labels(service: Service, recipe: Recipe, version: ModelVersion) -> np.ndarray:
+    """The trained network's own labels of the test digits, asked in its framework, not served."""
+    from lmaas import frameworks
+    from lmaas.training import problems
+
+    framework, labels = recipe.framework, version.manifest.signature.labels
+    assert framework != "auto"
+    assert labels is not None
+    model = msgspec.structs.replace(recipe.model, base=version.ref)
+    recipe = msgspec.structs.replace(recipe, model=model)
+    with tempfile.TemporaryDirectory(prefix="lmaas-") as scratch:
+        base = service.registry.unpack_package(version, Path(scratch) / "base")
+        problem = problems.open(recipe, Path(scratch) / "run", base)
+        rows = np.arange(problem.size("test"))
+        feed = problem.feed("test", rows, epoch=None)
+        (outputs,) = frameworks.get(framework).run(problem.build(framework), feed.inputs).values()
+    return np.array([int(labels[best]) for best in outputs.argmax(axis=1)])
 
 
 async def classify(url: str, key: str, name: str, digits: np.ndarray) -> tuple[np.ndarray, float]:
     """Labels of all digits through HTTP, eight at a time, and one call's median in ms."""
-    files = []
-    for pixels in digits:
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "PNG")
-        files.append(file.getvalue())
+    files = [_png(pixels) for pixels in digits]
     headers = {"authorization": f"Bearer {key}", "content-type": "image/png"}
     async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as client:
         slots = asyncio.Semaphore(8)
@@ -199,7 +161,7 @@ async def classify(url: str, key: str, name: str, digits: np.ndarray) -> tuple[n
 
 
 def measure(url: str, key: str, data: Data, version: ModelVersion, own: np.ndarray) -> Result:
-    """Call the served model with every held-out digit and compare with the source's answers."""
+    """Call the served model with every held-out digit; `own` are the trained network's labels."""
     served, p50_ms = asyncio.run(classify(url, key, version.name, data.test_x))
     with Client(url, key) as client:
         (precision,) = {
@@ -209,7 +171,7 @@ def measure(url: str, key: str, data: Data, version: ModelVersion, own: np.ndarr
         name=version.name,
         framework=version.manifest.framework,
         parameters=version.manifest.num_parameters,
-        accuracy=version.manifest.metrics["accuracy"],
+        accuracy=version.manifest.metrics["test_accuracy"],
         served_accuracy=float(np.mean(served == data.test_y)),
         answers_equal=bool(np.array_equal(served, own)),
         parity_max_abs_error=version.parity.max_abs_error(precision),
@@ -278,6 +240,12 @@ def snippets(settings: Settings, url: str, key: str, digit: Path) -> str:
     for name, value in (("URL", url), ("KEY", key), ("DIGIT", str(digit)), ("HOME", home)):
         template = template.replace(f"<{name}>", value)
     return template.rstrip()
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
 
 
 def _log(settings: Settings) -> Path:

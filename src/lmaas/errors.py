@@ -4,8 +4,8 @@ LMaaSError
 ├── InvalidInput          the request or argument is wrong
 │   ├── PayloadTooLarge   more bytes, pixels or elements than the limit
 │   │   └── HeadTooLarge  a request's target and headers are too long
-│   ├── ThreadUnsupported  a conversation is to be kept between its turns
-│   ├── ContextLengthExceeded  a text has more tokens than the model takes
+│   ├── ThreadUnsupported  the server keeps no conversation between turns
+│   ├── ContextLengthExceeded  a text has more tokens than the model accepts
 │   ├── TooSlow           the client sends its request too slowly
 │   ├── MethodNotAllowed  the route exists, but not for this HTTP method
 │   ├── ConfigError       a setting is unknown or has a bad value
@@ -14,18 +14,18 @@ LMaaSError
 ├── NotFound              no such model, version, alias, key or route
 ├── Unauthorized          no key, or not a valid one
 ├── Forbidden             a valid key without the scope, or a foreign Host or Origin
-├── Conflict              the thing exists already, or is in use
+├── Conflict              the resource already exists, or is in use
 │   └── AlreadyRunning    another server holds this LMAAS_HOME, or the port
 ├── QueueFull             too many requests wait for this model; `retry_after_s` says when to retry
 ├── RateLimited           over a limit of the key or tenant; `retry_after_s` says when to retry
 ├── InsufficientQuota     the budget of the key or tenant is spent
 ├── Quarantined           this request killed two workers and is not run again
 ├── StorageFull           no space left on the device
-├── CorruptBlob           a stored file does not have the bytes its digest names
+├── CorruptBlob           a stored file does not match its digest
 ├── DoesNotFit            the model cannot be loaded within the memory budget
 ├── MissingExtra          an optional dependency is not installed
 ├── Unavailable           the worker or server cannot answer now
-│   └── BadGateway        a hub does not keep to what it says
+│   └── BadGateway        the hub returned inconsistent data
 ├── TimedOut              a bounded operation ran out of time
 └── Cancelled             the caller went away
 """
@@ -63,7 +63,7 @@ class InvalidInput(LMaaSError):
 
 
 class ThreadUnsupported(InvalidInput):
-    """A conversation is to be kept here between its turns, which no model of this server does."""
+    """The client asks for a conversation that the server keeps, which is not supported."""
 
     code = "thread_unsupported_request"
 
@@ -81,7 +81,7 @@ class HeadTooLarge(PayloadTooLarge):
 
 
 class ContextLengthExceeded(InvalidInput):
-    """A text has more tokens than the model takes; it is never cut."""
+    """A text has more tokens than the model accepts. It is never truncated."""
 
     code = "context_length_exceeded"
 
@@ -141,7 +141,7 @@ class Forbidden(LMaaSError):
 
 
 class Conflict(LMaaSError):
-    """The thing exists already, or is in use."""
+    """The resource already exists, or is in use."""
 
     code = "conflict"
 
@@ -185,7 +185,7 @@ class RateLimited(LMaaSError):
 
 
 class InsufficientQuota(LMaaSError):
-    """The budget of the key or its tenant does not pay for the request; retrying does not help.
+    """The budget of the key or its tenant does not cover the request; retrying does not help.
 
     `headers` tell what is left of the other limits.
     """
@@ -207,7 +207,7 @@ class StorageFull(LMaaSError):
 
 
 class CorruptBlob(LMaaSError):
-    """A stored file does not have the bytes that its digest names."""
+    """A stored file does not match its digest."""
 
     code = "corrupt_blob"
 
@@ -231,7 +231,7 @@ class Unavailable(LMaaSError):
 
 
 class BadGateway(Unavailable):
-    """A hub does not keep to what it says: a file has not the digest that it told."""
+    """The hub returned inconsistent data: a file does not match its digest."""
 
     code = "bad_gateway"
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from lmaas.errors import InvalidInput
+from lmaas.errors import InvalidInput, PayloadTooLarge
 from lmaas.types import LanguageSpec as LanguageSpec
 from lmaas.types import Record
 
@@ -24,6 +24,9 @@ MAX_SCHEMA_BYTES = 65_536
 MAX_SCHEMAS_BYTES = 524_288
 MAX_SCHEMA_DEPTH = 64
 MAX_SEED = (1 << 63) - 1
+MAX_FILES = 32
+MAX_FILE_BYTES = 5 << 20
+"""Of one image or audio file in a message."""
 
 Finish = Literal["stop", "length", "tool_calls"]
 Role = Literal["system", "user", "assistant", "tool"]
@@ -37,19 +40,72 @@ class ToolCall(Record, frozen=True, kw_only=True):
     arguments: str
 
 
+class TextPart(Record, frozen=True, kw_only=True, tag_field="type", tag="text"):
+    """A part of a message that is text."""
+
+    text: str
+
+
+class FilePart(Record, frozen=True, kw_only=True, tag_field="type", tag="file"):
+    """A part of a message that is an image or audio.
+
+    `data` is base64 or a `data:` URL, as it came: only the worker decodes it
+    (`codecs.media.from_base64`), and what `media_type` says is judged there. Nothing is fetched.
+    `place` is where the caller wrote it, for errors.
+    """
+
+    kind: Literal["image", "audio"]
+    data: str
+    media_type: str | None = None
+    place: str = "messages"
+
+
+Part = TextPart | FilePart
+
+
+def content_of(pieces: Sequence[str | FilePart]) -> str | tuple[Part, ...]:
+    """A message's content: texts side by side are one, a line each; texts alone are a text."""
+    if all(isinstance(piece, str) for piece in pieces):
+        return "\n".join(str(piece) for piece in pieces)
+    parts: list[Part] = []
+    for piece in pieces:
+        last = parts[-1] if parts else None
+        if isinstance(piece, FilePart):
+            parts.append(piece)
+        elif isinstance(last, TextPart):
+            parts[-1] = TextPart(text=f"{last.text}\n{piece}")
+        else:
+            parts.append(TextPart(text=piece))
+    return tuple(parts)
+
+
 class ChatMessage(Record, frozen=True, kw_only=True):
     """One turn of a conversation. `tool_call_id` names the call that a tool's answer is for.
 
-    A turn that only calls tools may have no content, which is not the same as an empty one: chat
-    templates ask for it.
+    `content` is a text, or parts where some are files. A turn that only calls tools may have no
+    content, which is not the same as an empty one: chat templates ask for it.
     """
 
     role: Role
-    content: str | None = ""
+    content: str | tuple[Part, ...] | None = ""
     name: str | None = None
     reasoning: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        """What its content has as text, part by part."""
+        if isinstance(self.content, tuple):
+            return [part.text for part in self.content if isinstance(part, TextPart)]
+        return [self.content] if self.content else []
+
+    @property
+    def files(self) -> list[FilePart]:
+        """What its content has beside text."""
+        if isinstance(self.content, tuple):
+            return [part for part in self.content if isinstance(part, FilePart)]
+        return []
 
 
 class Tool(Record, frozen=True, kw_only=True):
@@ -131,6 +187,11 @@ class GenerateRequest(Record, frozen=True, kw_only=True):
         """Whether the same request gives the same answer again: greedy, or seeded."""
         return self.sampling.temperature == 0 or self.sampling.seed is not None
 
+    @property
+    def files(self) -> list[FilePart]:
+        """All files of its messages, in their order."""
+        return [file for message in self.messages for file in message.files]
+
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
     """A token, its text as far as it is text, and its natural-log probability (None: first).
@@ -204,6 +265,7 @@ def check(request: GenerateRequest) -> GenerateRequest:
     for value in request.sampling.logit_bias.values():
         if not -100 <= value <= 100:
             raise InvalidInput("A logit_bias must be within -100 to 100.", param="logit_bias")
+    _check_files(request.files)
     if request.continued:
         _check_begun(request)
     _check_tools(request)
@@ -211,6 +273,24 @@ def check(request: GenerateRequest) -> GenerateRequest:
     if request.format is not None:
         _check_schemas([request.format.schema], "response_format")
     return request
+
+
+def _check_files(files: Sequence[FilePart]) -> None:
+    """Bound files by what they are as text: nothing is decoded."""
+    if len(files) > MAX_FILES:
+        raise InvalidInput(
+            f"The messages have {len(files)} images and audio files; at most {MAX_FILES} are "
+            "taken at once.",
+            param=files[MAX_FILES].place,
+        )
+    for file in files:
+        if len(file.data) // 4 * 3 > MAX_FILE_BYTES:
+            raise PayloadTooLarge(
+                f"{file.place} has about {len(file.data) // 4 * 3} bytes; at most "
+                f"{MAX_FILE_BYTES} are taken.",
+                hint="Scale it down before sending.",
+                param=file.place,
+            )
 
 
 def _check_begun(request: GenerateRequest) -> None:

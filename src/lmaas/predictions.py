@@ -22,7 +22,7 @@ from lmaas.data.lines import GZIP
 from lmaas.data.reading import Row, rows
 from lmaas.errors import InvalidInput, LMaaSError, PayloadTooLarge
 from lmaas.tasks import Task
-from lmaas.types import Answer, Payload
+from lmaas.types import JSON, Answer, Payload
 
 COMMA, TAB, LINES = ",", "\t", "lines"
 FORMATS: Final = {".csv": COMMA, ".tsv": TAB, ".jsonl": LINES, ".ndjson": LINES}
@@ -96,20 +96,21 @@ Pick = Callable[[Row], Mapping[str, Any]]
 
 def _picker(task: Task, columns: dict[str, str]) -> Pick:
     """What of a row goes to the model. Raises InvalidInput for a field that the task has not."""
+    spec = task.spec
     for field in columns:
-        if field not in task.fields:
-            told = f"its fields are {', '.join(task.fields)}" if task.fields else "it has none"
-            raise InvalidInput(f"{task.name} has no field {field!r}; {told}.", param="column")
+        if field not in spec.fields:
+            told = f"its fields are {', '.join(spec.fields)}" if spec.fields else "it has none"
+            raise InvalidInput(f"{spec.name} has no field {field!r}; {told}.", param="column")
 
     def pick(row: Row) -> Mapping[str, Any]:
         # An empty cell is a value that is not known.
         values = {name: None if value == "" else value for name, value in row.values.items()}
-        if not task.fields:
+        if not spec.fields:
             return values
-        if len(task.fields) == 1 and len(values) == 1 and not columns:
-            return {task.fields[0]: next(iter(values.values()))}
+        if len(spec.fields) == 1 and len(values) == 1 and not columns:
+            return {spec.fields[0]: next(iter(values.values()))}
         found = {}
-        for field in task.fields:
+        for field in spec.fields:
             column = columns.get(field, field)
             if column not in values:
                 own = ", ".join(values)[:500] or "nothing"
@@ -129,8 +130,8 @@ def _batches(coming: Iterator[Row], task: Task, pick: Pick) -> Iterator[list[Ask
     batch: list[Asked] = []
     for row in coming:
         asked = Asked(row, pick(row))
-        full = len(batch) == task.rows_per_call
-        if batch and (full or (task.shared and _share(asked, task) != _share(batch[0], task))):
+        full = len(batch) == task.spec.rows_per_call
+        if batch and (full or (task.spec.shared and _share(asked, task) != _share(batch[0], task))):
             yield batch
             batch = []
         batch.append(asked)
@@ -139,7 +140,7 @@ def _batches(coming: Iterator[Row], task: Task, pick: Pick) -> Iterator[list[Ask
 
 
 def _share(asked: Asked, task: Task) -> Any:
-    return asked.given[task.shared] if task.shared else None
+    return asked.given[task.spec.shared] if task.spec.shared else None
 
 
 def _ask(
@@ -153,7 +154,7 @@ def _ask(
     try:
         inputs = task.collect([asked.given for asked in batch], folder)
         body = {"inputs": inputs, **({"parameters": parameters} if parameters else {})}
-        answer = call(Payload(format="json", body=msgspec.json.encode(body)))
+        answer = call(Payload(media_type=JSON, body=msgspec.json.encode(body)))
         return task.records(msgspec.json.decode(answer.body))
     except PayloadTooLarge as error:
         if len(batch) == 1:

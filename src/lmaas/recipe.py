@@ -5,16 +5,20 @@ is what a job gives back. This module knows no framework and reads no data.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
+from lmaas import tasks
 from lmaas.errors import InvalidInput
 from lmaas.types import Record
 
 Auto = Literal["auto"]
-TaskName = Literal["text-classification", "text-generation", "image-classification", "tabular"]
+if TYPE_CHECKING:
+    TaskName = str
+else:
+    TaskName = Literal[tuple(tasks.trained())]
 TrainingFramework = Literal["pytorch", "keras", "tensorflow", "lightgbm", "stack"]
 Count = Annotated[int, Meta(ge=1)]
 Positive = Annotated[float, Meta(gt=0)]
@@ -245,12 +249,12 @@ class Recipe(Record, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.adapter is not None and self.pruning is not None:
             raise ValueError("an adapter is merged into weights that are not pruned: take one")
-        if self.task != "text-generation":
+        if not tasks.spec(self.task).generates:
             if self.method.packing:
                 raise ValueError(f"{self.task} has no packing")
             return
         if self.data.columns:
-            raise ValueError("text-generation reads samples in OpenAI's shape, no data.columns")
+            raise ValueError(f"{self.task} reads samples in OpenAI's shape, no data.columns")
         if self.model.base is not None and (
             self.model.architecture not in (None, "auto") or self.model.options
         ):

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from lmaas import tasks
 from lmaas.client import Client
 from lmaas.config import Settings, load_settings
 from lmaas.errors import InvalidInput
@@ -21,8 +22,6 @@ from lmaas.types import TENANT, PushOptions
 
 KEY_NAME = "lmaas.train"
 MAX_RECIPE_BYTES = 1 << 20
-BASES: dict[str, str] = {"text-generation": "text-generation", "text-classification": "embedding"}
-"""By what is trained, what a checkpoint to begin with is registered as."""
 
 
 def train(
@@ -160,7 +159,7 @@ def push_base(client: Client, recipe: Recipe) -> Recipe:
     base = recipe.model.base
     if base is None or not Path(base).is_dir():
         return recipe
-    options = PushOptions(name=f"{recipe.name}-base", task=BASES.get(recipe.task))
+    options = PushOptions(name=f"{recipe.name}-base", task=tasks.trained()[recipe.task].base_task)
     pushed = client.push(Path(base), options)
     model = msgspec.structs.replace(recipe.model, base=pushed.ref)
     return msgspec.structs.replace(recipe, model=model)

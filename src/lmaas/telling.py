@@ -1,5 +1,6 @@
 """What is to be said of a version: how it is served, and what its parity checks found."""
 
+from lmaas import tasks
 from lmaas.types import ModelVersion, ParityReport, Precision
 
 
@@ -10,7 +11,7 @@ def lines_of(version: ModelVersion) -> list[str]:
         return [f"{version.ref}: asked at {manifest.upstream.url}."]
     engine: str = manifest.engine
     why, told = manifest.engine_reason, manifest.lineage.recipe
-    if manifest.task == "text-generation":
+    if tasks.spec(manifest.task).generates:
         why = str(told.get("not_compiled", ""))
         engine = "torch" if why else "openvino-genai"
     lines = [f"{version.ref}: served by {engine}."]

@@ -30,6 +30,10 @@ EngineName = Literal["openvino", "torch", "tensorflow", "keras", "onnxruntime"]
 """What runs a model that is not a language model. All but `openvino` are native engines."""
 FileRole = Literal["source", "compiled", "native", "sample", "variant", "curves"]
 VariantName = Literal["bf16", "int8", "int4"]
+PartKind = Literal["text", "image", "audio"]
+"""What a part of a message can be."""
+InputKind = Literal["tensors"] | PartKind
+"""What an engine can be given."""
 Scope = Literal["admin", "call"]
 KeyVariable = Annotated[str, msgspec.Meta(pattern=r"\A[A-Z][A-Z0-9_]{0,100}_API_KEY\Z")]
 
@@ -38,6 +42,12 @@ MAX_TEXT_CHARS = 1 << 20
 
 BATCH = -1
 """In a shape: any size. As the first dimension: the batch axis."""
+
+JSON: Final = "application/json"
+TENSORS: Final = "application/vnd.lmaas.tensors"
+TEXTS: Final = "application/vnd.lmaas.texts+msgpack"
+GENERATE: Final = "application/vnd.lmaas.generate+msgpack"
+"""Media types of a `Payload`."""
 
 UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What decoding JSON or MessagePack from outside can raise: no JSON or not of its shape; bytes that
@@ -102,7 +112,8 @@ class LanguageSpec(Record, frozen=True, kw_only=True):
 
     `kv_bytes_per_token` is the size of one token's keys and values in all layers at 2 bytes an
     element, `state_bytes` what a sequence has beside them from its beginning (recurrent layers).
-    `dimensions` and `pooling` are an embedding model's.
+    `dimensions` and `pooling` are an embedding model's. `accepts` are the parts of messages that
+    the model was trained on.
     """
 
     architecture: str
@@ -117,6 +128,7 @@ class LanguageSpec(Record, frozen=True, kw_only=True):
     dimensions: int | None = None
     pooling: Literal["mean", "cls", "last"] | None = None
     normalize: bool = True
+    accepts: tuple[PartKind, ...] = ("text",)
 
 
 class Signature(Record, frozen=True, kw_only=True):
@@ -414,17 +426,18 @@ class KeyRecord(Record, frozen=True, kw_only=True):
 
 
 class Payload(Record, frozen=True, kw_only=True):
-    """A request body as it came, and how to read it.
+    """A request body as it came, and its media type (RFC 6838); None where nobody said one.
 
-    Formats: "image" (any image file's bytes), "json" (`{"inputs": …, "parameters": …}`),
-    "generate" (a `language.GenerateRequest` in msgpack), "texts" (a `TextsCall` in msgpack,
-    answered by raw float32 numbers) and "tensors" (an Open Inference Protocol
-    v2 body; with the binary extension, `json_bytes` is the length of its JSON part). With
-    `count_only`, a model that reads text only counts the tokens.
+    `JSON` is `{"inputs": …, "parameters": …}`. Our own doors send `GENERATE` (a
+    `language.GenerateRequest` in msgpack), `TEXTS` (a `TextsCall` in msgpack, answered by raw
+    float32 numbers) and `TENSORS` (an Open Inference Protocol v2 body; with the binary extension,
+    `json_bytes` is the length of its JSON part). Anything else is a file: whether it is one that
+    the model takes is its task's to judge, by its bytes, since stock clients send no media type.
+    With `count_only`, a model that reads text only counts the tokens.
     """
 
-    format: Literal["image", "json", "tensors", "generate", "texts"]
     body: bytes
+    media_type: str | None = None
     parameters: dict[str, Any] = {}
     json_bytes: int | None = None
     count_only: bool = False

@@ -132,4 +132,4 @@ def test_show_and_alias_by_reference(
     assert run("alias", "digits", "best", "1") == (0, "digits@best is digits:1.\n")
     code, told = run("alias", "digits:1", "best", "1")
     assert code == 2
-    assert "names a version already" in told
+    assert "already names a version" in told

@@ -58,14 +58,23 @@ def python_of(client: Client) -> str:
     return str(ENVIRONMENTS / client.environment / "bin" / "python")
 
 
-def run(client: Client, url: str, key: str, grpc: str = "") -> subprocess.CompletedProcess[str]:
-    """Run a script to its end. What it prints tells what went wrong."""
+def run(
+    client: Client, url: str, key: str, grpc: str = "", *, path: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a script to its end. What it prints tells what went wrong.
+
+    `path` is a folder of packages that come before those of the environment.
+    """
     script = FOLDER / f"{client.script}.py"
     argv = [python_of(client), "-W", "ignore", str(script), url, key, grpc]
-    quiet = {"LITELLM_LOG": "ERROR", "OPENAI_AGENTS_DISABLE_TRACING": "1", "PYTHONPATH": ""}
+    quiet = {
+        "LITELLM_LOG": "ERROR",
+        "OPENAI_AGENTS_DISABLE_TRACING": "1",
+        "PYTHONPATH": str(path or ""),
+    }
     return subprocess.run(
         argv,
-        env={**os.environ, **quiet},
+        env={**os.environ, **quiet, "PYTHONPATH": str(path or "")},
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,

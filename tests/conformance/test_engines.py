@@ -4,14 +4,15 @@ import json
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import pytest
 
 from checkpoints import make_falcon_h1, make_qwen3
 from lmaas.errors import ContextLengthExceeded, InvalidInput, LMaaSError
-from lmaas.language import Finish, LanguageSpec
+from lmaas.language import FilePart, Finish, LanguageSpec
+from lmaas.runtime.language.engine import ENGINES as SPECS
 from lmaas.runtime.language.engine import (
     EngineOptions,
     Grammar,
@@ -436,6 +437,32 @@ def written(engine: LanguageEngine, made: Made, form: Grammar) -> list[str]:
     return texts
 
 
+def drawn(
+    engine: LanguageEngine,
+    made: Made,
+    form: Grammar,
+    count: int,
+    max_tokens: int,
+    likely: dict[str, float],
+) -> list[Answer]:
+    """What `count` seeds draw, so hot that a model without sense happens upon what it may write.
+
+    `likely` tokens are made likelier, where the engine can.
+    """
+    bias = {made.tokenizer.convert_tokens_to_ids(token): by for token, by in likely.items()}
+    hot = TokenSampling(
+        max_tokens=max_tokens,
+        temperature=20.0,
+        stop_token_ids=made.spec.stop_token_ids,
+        grammar=form,
+        logit_bias={} if "logit_bias" in engine.unsupported else bias,
+    )
+    (prompt,) = prompts(made, (5,))
+    for seed in range(count):
+        engine.add(seed, prompt, msgspec.structs.replace(hot, seed=seed))
+    return list(drain(engine).values())
+
+
 def test_a_schema_is_kept(engine: LanguageEngine, made: Made) -> None:
     for text in written(engine, made, grammar("json_schema", SCHEMA)):
         value = json.loads(text)
@@ -494,20 +521,8 @@ def test_a_tool_is_called_once_where_only_one_may_be(
     if name == STATES:
         pytest.skip("slow, and its grammars are torch's")
     form = grammar("tools", {**TOOLS, "required": False})
-    begin = made.tokenizer.convert_tokens_to_ids("<tool_call>")
-    bias = {} if "logit_bias" in engine.unsupported else {begin: 4.0}
-    hot = TokenSampling(
-        max_tokens=250,
-        temperature=20.0,
-        stop_token_ids=made.spec.stop_token_ids,
-        grammar=form,
-        logit_bias=bias,
-    )
-    (prompt,) = prompts(made, (5,))
-    for seed in range(24):
-        engine.add(seed, prompt, msgspec.structs.replace(hot, seed=seed))
-    whole = [answer.tokens for answer in drain(engine).values() if answer.finish == "stop"]
-    texts = [made.tokenizer.decode(tokens) for tokens in whole]
+    answers = drawn(engine, made, form, 24, 250, {"<tool_call>": 4.0})
+    texts = [made.tokenizer.decode(a.tokens) for a in answers if a.finish == "stop"]
     called = [text for text in texts if "<tool_call>" in text]
     assert called
     for text in called:
@@ -564,20 +579,8 @@ def test_reasoning_may_come_first(
     if name == STATES:
         pytest.skip("slow, and its grammars are torch's")
     form = Grammar(kind="json_schema", text=json.dumps(SCHEMA), reasoning=reasoning)
-    end = made.tokenizer.convert_tokens_to_ids("</think>")
-    bias = {} if "logit_bias" in engine.unsupported else {end: 4.0}
-    hot = TokenSampling(
-        max_tokens=500,
-        temperature=20.0,
-        stop_token_ids=made.spec.stop_token_ids,
-        grammar=form,
-        logit_bias=bias,
-    )
-    (prompt,) = prompts(made, (5,))
-    for seed in range(12):
-        engine.add(seed, prompt, msgspec.structs.replace(hot, seed=seed))
-    whole = [answer.tokens for answer in drain(engine).values() if answer.finish == "stop"]
-    texts = [made.tokenizer.decode(tokens) for tokens in whole]
+    answers = drawn(engine, made, form, 12, 500, {"</think>": 4.0})
+    texts = [made.tokenizer.decode(a.tokens) for a in answers if a.finish == "stop"]
     thought = [text for text in texts if "</think>" in text]
     assert thought
     assert reasoning == "may" or thought == texts
@@ -593,19 +596,8 @@ def test_a_tag_that_is_thought_of_begins_no_call(
         pytest.skip("slow, and its grammars are torch's")
     tools = json.dumps({**TOOLS, "required": False, "parallel": True})
     form = Grammar(kind="tools", text=tools, reasoning="opened")
-    begin, end = made.tokenizer.convert_tokens_to_ids(["<tool_call>", "</think>"])
-    bias = {} if "logit_bias" in engine.unsupported else {begin: 20.0, end: 20.0}
-    hot = TokenSampling(
-        max_tokens=500,
-        temperature=20.0,
-        stop_token_ids=made.spec.stop_token_ids,
-        grammar=form,
-        logit_bias=bias,
-    )
-    (prompt,) = prompts(made, (5,))
-    for seed in range(12):
-        engine.add(seed, prompt, msgspec.structs.replace(hot, seed=seed))
-    texts = [made.tokenizer.decode(answer.tokens) for answer in drain(engine).values()]
+    answers = drawn(engine, made, form, 12, 500, {"<tool_call>": 20.0, "</think>": 20.0})
+    texts = [made.tokenizer.decode(answer.tokens) for answer in answers]
     thoughts = [text.partition("</think>")[0] for text in texts]
     assert any("<tool_call>" in thought for thought in thoughts)
     for thought in thoughts:
@@ -757,6 +749,25 @@ def test_foreign_tokens_are_refused(engine: LanguageEngine, prompt: list[int]) -
         engine.add(1, prompt, GREEDY)
     assert caught.value.param == "prompt"
     check_idle(engine)
+
+
+@pytest.mark.parametrize("kind", ["image", "audio"])
+def test_files_are_refused_by_name(
+    engine: LanguageEngine, made: Made, kind: Literal["image", "audio"]
+) -> None:
+    file = FilePart(kind=kind, data="AAAA", place="messages[3].content[1]")
+    with pytest.raises(InvalidInput, match=f"'{kind}'; the engine {engine.name} takes text only"):
+        engine.add(1, prompts(made)[0], GREEDY, [file])
+    check_idle(engine)
+
+
+def test_its_spec_is_true(engine: LanguageEngine, made: Made, name: str) -> None:
+    spec = SPECS[engine.name]
+    assert spec.streams
+    assert spec.made_by.endswith(f":{type(engine).__name__}")
+    assert spec.accepts == made.spec.accepts == ("text",)
+    used = {"compiled": made.compiled, "source": made.source}[spec.files]
+    assert made.folder(name) == used
 
 
 def test_an_unknown_engine_is_named() -> None:

@@ -26,10 +26,6 @@ def test_export(example: kit.Example, tmp_path: Path) -> None:
     kit.check_export(example, tmp_path)
 
 
-def test_training(example: kit.Example) -> None:
-    kit.check_training(example)
-
-
 def test_bad_samples(example: kit.Example, tmp_path: Path) -> None:
     kit.check_bad_samples(example, tmp_path)
 

@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from learner_kit import CLASSES, FEATURES, HIDDEN, MODELS, Points, equal, learner, recipe
+from learner_kit import CLASSES, FEATURES, HEADS, HIDDEN, MODELS, Points, equal, learner, recipe
 from lmaas.recipe import TrainingFramework
+from lmaas.training import learners
 from lmaas.training.base import Diverged, Feed, Loss
+from lmaas.training.group import ALONE
 from lmaas.training.learners import LEARNERS
 
 FRAMEWORKS = list(LEARNERS)
@@ -180,3 +182,30 @@ def test_bf16_learns_too(framework: TrainingFramework) -> None:
     assert losses[0] != first
     assert losses[0] == pytest.approx(first, rel=0.05)
     assert all(value.dtype == np.float32 for value in this.weights().values())
+
+
+def test_two_heads_are_learned_together(framework: TrainingFramework) -> None:
+    loss = Loss(
+        name="sum",
+        parts=(
+            Loss(name="cross-entropy", outputs=("kind",)),
+            Loss(name="mean-squared-error", outputs=("place",), share=0.5),
+        ),
+    )
+    given = recipe(framework)
+    this = learners.get(framework)(HEADS[framework](), loss, given, ALONE)
+    both = feed()
+    both.targets["values"] = both.inputs["input"]
+    total, outputs = this.evaluate(both)
+    assert set(outputs) == {"place", "kind"}
+    logits = outputs["kind"] - outputs["kind"].max(1, keepdims=True)
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    kinds = -log_p[np.arange(32), both.targets["labels"]].sum()
+    places = np.square(outputs["place"] - both.targets["values"]).mean(1).sum()
+    assert total == pytest.approx(float(kinds + 0.5 * places), rel=1e-4)
+    for _ in range(40):
+        this.step([both], learning_rate=0.02, weight=32)
+    after, outputs = this.evaluate(both)
+    assert after < 0.6 * total
+    assert np.square(outputs["place"] - both.targets["values"]).mean(1).sum() < places
+    assert (outputs["kind"].argmax(1) == both.targets["labels"]).mean() > 0.8

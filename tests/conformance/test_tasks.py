@@ -1,8 +1,10 @@
 """The kit that every task passes. A new task is tested by adding an example to EXAMPLES."""
 
+import base64
 import contextlib
 import csv
 import gzip
+import importlib
 import io
 import json
 import os
@@ -15,33 +17,94 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from checkpoints import word_tokenizer
+from checkpoints import make_encoder, word_tokenizer
 from lmaas import tasks
 from lmaas.cli import main
 from lmaas.client import read_answer
 from lmaas.codecs.limits import Limits
 from lmaas.data.reading import rows
 from lmaas.errors import InvalidInput, LMaaSError, PayloadTooLarge
+from lmaas.frameworks import checkpoint
+from lmaas.recipe import recipe_of
+from lmaas.runtime import verify
 from lmaas.tasks import Task
-from lmaas.tasks.columns import Category, Columns, Number
-from lmaas.types import Answer, ImageSpec, LanguageSpec, Payload, Signature, TensorSpec
+from lmaas.tasks.tabular.columns import Category, Columns, Number
+from lmaas.training import run as training
+from lmaas.types import (
+    JSON,
+    TENSORS,
+    Answer,
+    ImageSpec,
+    LanguageSpec,
+    Payload,
+    PushOptions,
+    Signature,
+    TensorSpec,
+)
+from training_kit import served
 
 
 class Example(msgspec.Struct):
-    """A task, a signature that fits it, a body it accepts and a signature that it refuses.
+    """A task, a signature that fits it, a body that it takes and a signature that it refuses.
 
-    `takes` are bodies that are good for this task, though bad for the others.
+    `takes` are bodies that are good for this task, though bad for the others. `rows` is a file of
+    three rows, as people have them, by its name. `made` writes a data file or a Hugging Face
+    checkpoint into a folder, from which a model of the task is made; it gives what a recipe says of
+    the data, or nothing for a checkpoint.
     """
 
     task: str
     signature: Signature
     body: bytes
     refused: Signature
+    rows: tuple[str, str]
     takes: tuple[bytes, ...] = ()
+    made: Callable[[Path], dict[str, Any] | None] | None = None
 
 
 def spec(name: str, *shape: int, dtype: str = "float32") -> TensorSpec:
     return TensorSpec(name=name, dtype=dtype, shape=shape)
+
+
+def images(folder: Path) -> dict[str, Any]:
+    for index in range(12):
+        path = folder / ("light", "dark")[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 4), 250 * (index % 2) + index % 5, np.uint8)).save(path)
+    return {"data": {"train": str(folder)}, "model": {"architecture": "mlp"}}
+
+
+def table(folder: Path) -> dict[str, Any]:
+    return learned(folder, "age,job,ill", ["31,nurse,no", "62,pilot,yes"], "target", "ill", "mlp")
+
+
+def texts(folder: Path) -> dict[str, Any]:
+    return learned(
+        folder, "text,mood", ["a fine day,good", "a bad one,bad"], "label", "mood", "bag"
+    )
+
+
+def learned(
+    folder: Path, head: str, lines: list[str], field: str, column: str, architecture: str
+) -> dict[str, Any]:
+    """A CSV file, and what a recipe says of it."""
+    file = folder / "train.csv"
+    folder.mkdir()
+    file.write_text("\n".join([head, *(lines * 10)]) + "\n")
+    data = {"train": str(file), "columns": {field: column}}
+    return {"data": data, "model": {"architecture": architecture}}
+
+
+def encoder(folder: Path) -> None:
+    make_encoder(folder)
+
+
+def reranker(folder: Path) -> None:
+    make_encoder(folder, labels=1)
+
+
+def tagger(folder: Path) -> None:
+    make_encoder(folder, tags=("O", "B-ANIMAL", "I-ANIMAL"))
 
 
 FLAT = Signature(inputs=(spec("x", -1, 16),), outputs=(spec("y", -1, 3),), outputs_are="logits")
@@ -67,6 +130,13 @@ SORTS = Signature(
     outputs_are="logits",
     language=READS,
 )
+TAGS = Signature(
+    inputs=TOKENS,
+    outputs=(spec("logits", -1, -1, 3),),
+    labels=("O", "B-X", "I-X"),
+    outputs_are="logits",
+    language=READS,
+)
 TABLE = Signature(
     inputs=(spec("features", -1, 4),),
     outputs=(spec("y", -1, 2),),
@@ -80,12 +150,15 @@ EXAMPLES = [
         FLAT,
         json.dumps({"inputs": [0.5] * 16}).encode(),
         msgspec.structs.replace(FLAT, labels=("just one",)),
+        rows=("rows.csv", "id,image\n1,a.png\n2,a.png\n3,a.png\n"),
+        made=images,
     ),
     Example(
         "tensor",
         PAIR,
         json.dumps({"inputs": {"a": [1.0, 2.0], "b": 3}}).encode(),
         msgspec.structs.replace(PAIR, labels=("a", "b")),
+        rows=("rows.jsonl", '{"a": [1.0, 2.0], "b": 3}\n' * 3),
     ),
     Example(
         "embedding",
@@ -93,6 +166,8 @@ EXAMPLES = [
         json.dumps({"inputs": "a b c"}).encode(),
         msgspec.structs.replace(EMBEDS, outputs=(spec("embedding", -1, 5),)),
         takes=(b'{"inputs": "text!"}',),
+        rows=("rows.csv.gz", "id;text\n1;a b\n2;c\n3;a\n"),
+        made=encoder,
     ),
     Example(
         "text-classification",
@@ -100,24 +175,40 @@ EXAMPLES = [
         json.dumps({"inputs": "a b c"}).encode(),
         msgspec.structs.replace(SORTS, language=None),
         takes=(b'{"inputs": "text!"}',),
+        rows=("rows.jsonl", '{"id": 1, "text": "a b"}\n' * 3),
+        made=texts,
+    ),
+    Example(
+        "token-classification",
+        TAGS,
+        json.dumps({"inputs": "a b c", "parameters": {"ignore_labels": []}}).encode(),
+        msgspec.structs.replace(TAGS, labels=("O",)),
+        takes=(b'{"inputs": "text!"}',),
+        rows=("rows.csv", "id,text\n1,the quick fox\n2,a dog\n3,how are you?\n"),
+        made=tagger,
     ),
     Example(
         "tabular",
         TABLE,
         json.dumps({"inputs": {"age": 31, "job": "nurse"}}).encode(),
         msgspec.structs.replace(TABLE, labels=("just one",)),
+        rows=("rows.csv", ',age,job,ill\n0,31,nurse,no\n1,,"a, b",\n2,NA,,yes\n'),
+        made=table,
     ),
     Example(
         "tabular",
         VALUE,
         json.dumps({"inputs": {"age": 31, "job": "nurse"}}).encode(),
         msgspec.structs.replace(VALUE, outputs=(spec("y", -1, 2),)),
+        rows=("rows.csv", ',age,job,ill\n0,31,nurse,no\n1,,"a, b",\n2,NA,,yes\n'),
     ),
     Example(
         "text-ranking",
         RANKS,
         json.dumps({"inputs": {"query": "a", "documents": ["b c"]}}).encode(),
         msgspec.structs.replace(RANKS, language=None),
+        rows=("rows.tsv", "query\tdocument\na\tb c\na\tc\nb\ta\n"),
+        made=reranker,
     ),
 ]
 WITHOUT_ARRAYS = {"text-generation"}
@@ -126,6 +217,8 @@ WITHOUT_ARRAYS = {"text-generation"}
 
 def test_every_task_has_an_example() -> None:
     assert {example.task for example in EXAMPLES} == set(tasks.TASKS) - WITHOUT_ARRAYS
+    made = {example.task for example in EXAMPLES if example.made}
+    assert made == (tasks.trained().keys() | tasks.checkpoints().keys()) - WITHOUT_ARRAYS
 
 
 @pytest.fixture(params=EXAMPLES, ids=lambda example: example.task)
@@ -154,10 +247,16 @@ def of_one(tensor: TensorSpec, batch: int) -> list[int]:
     return [batch, *(4 if size < 0 else size for size in tensor.shape[1:])]
 
 
+LONG = 16
+"""The size of an output's free axes: as long as a short text is padded to."""
+
+
 def outputs_for(signature: Signature, size: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     return {
-        out.name: rng.standard_normal((size, *out.shape[1:])).astype(out.dtype)
+        out.name: rng.standard_normal(
+            (size, *(n if n > 0 else LONG for n in out.shape[1:]))
+        ).astype(out.dtype)
         for out in signature.outputs
     }
 
@@ -175,7 +274,7 @@ def test_a_signature_that_does_not_fit_is_refused(example: Example) -> None:
 
 def test_a_body_becomes_arrays_of_the_signature_and_an_answer(example: Example, task: Task) -> None:
     signature = task.check_signature(example.signature)
-    batch = task.read(Payload(format="json", body=example.body), signature, Limits())
+    batch = task.read(Payload(media_type=JSON, body=example.body), signature, Limits())
     assert batch.size == 1
     assert batch.single or example.task == "text-ranking"
     for tensor in signature.inputs:
@@ -213,7 +312,7 @@ def test_tensors_pass_through_as_json_and_as_binary(example: Example, task: Task
     head = json.dumps(
         {"id": "7", "inputs": described, "parameters": {"binary_data_output": True}}
     ).encode()
-    payload = Payload(format="tensors", body=head + b"".join(blobs), json_bytes=len(head))
+    payload = Payload(media_type=TENSORS, body=head + b"".join(blobs), json_bytes=len(head))
     batch = task.read(payload, signature, Limits())
     assert batch.size == 2
     outputs = outputs_for(signature, 2)
@@ -252,7 +351,7 @@ def test_a_bad_body_is_an_error_for_the_caller(example: Example, task: Task, bod
         return
     signature = task.check_signature(example.signature)
     with pytest.raises(InvalidInput):
-        task.read(Payload(format="json", body=body), signature, Limits())
+        task.read(Payload(media_type=JSON, body=body), signature, Limits())
 
 
 @pytest.mark.parametrize("change", ["name", "datatype", "shape", "missing", "size", "twice"])
@@ -283,18 +382,60 @@ def test_wrong_tensors_are_refused(example: Example, task: Task, change: str) ->
             inputs.append(inputs[0])
     body = json.dumps({"inputs": inputs}).encode()
     with pytest.raises(InvalidInput):
-        task.read(Payload(format="tensors", body=body), signature, Limits())
+        task.read(Payload(media_type=TENSORS, body=body), signature, Limits())
 
 
 def test_more_elements_than_the_limit_are_refused(example: Example, task: Task) -> None:
     signature = task.check_signature(example.signature)
     with pytest.raises(PayloadTooLarge):
-        task.read(Payload(format="json", body=example.body), signature, Limits(max_elements=1))
+        task.read(Payload(media_type=JSON, body=example.body), signature, Limits(max_elements=1))
+
+
+def picture() -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (4, 4), 7).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("said", [None, "image/png", "audio/wav", "text/plain"])
+@pytest.mark.parametrize("kind", ["image/png", "audio/flac"])
+def test_a_file_is_judged_by_the_task(
+    example: Example, task: Task, kind: str, said: str | None
+) -> None:
+    """Whatever a header says of it: a task takes the files that it reads, and names the others."""
+    signature = task.check_signature(example.signature)
+    payload = Payload(media_type=said, body=picture() if kind == "image/png" else b"fLaC" * 9)
+    if (example.task, kind) == ("image-classification", "image/png"):
+        assert task.read(payload, signature, Limits()).size == 1
+        return
+    with pytest.raises(InvalidInput, match=kind) as caught:
+        task.read(payload, signature, Limits())
+    taken = {
+        "image-classification": "not an image",
+        "tensor": "takes arrays",
+        "tabular": "takes rows of named values",
+    }
+    assert taken.get(example.task, "takes text") in caught.value.message
+    assert caught.value.hint
+
+
+def test_what_images_become_is_bounded() -> None:
+    task = tasks.get("image-classification")
+    signature = task.check_signature(FLAT)
+    small = base64.b64encode(picture()).decode()
+    call = json.dumps({"inputs": [small] * 4}).encode()
+    payload = Payload(media_type=JSON, body=call)
+    elements = 4 * int(np.prod(signature.inputs[0].shape[1:]))
+    assert task.read(payload, signature, Limits(max_elements=elements)).size == 4
+    with pytest.raises(PayloadTooLarge, match="4 images"):
+        task.read(payload, signature, Limits(max_elements=elements - 1))
+    with pytest.raises(PayloadTooLarge, match=r"inputs\[0\]"):
+        task.read(payload, signature, Limits(max_media_bytes=len(picture()) - 3))
 
 
 def test_nan_from_a_model_is_an_error_never_a_null(example: Example, task: Task) -> None:
     signature = task.check_signature(example.signature)
-    batch = task.read(Payload(format="json", body=example.body), signature, Limits())
+    batch = task.read(Payload(media_type=JSON, body=example.body), signature, Limits())
     outputs = {name: np.full_like(v, np.nan) for name, v in outputs_for(signature, 1).items()}
     with pytest.raises(LMaaSError):
         task.write(outputs, batch, signature, "model:1")
@@ -320,12 +461,12 @@ def test_image_file_array_and_pixels_give_one_answer() -> None:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     bodies = {
-        "file": Payload(format="image", body=file.getvalue()),
+        "file": Payload(body=file.getvalue()),
         "model input": Payload(
-            format="json", body=json.dumps({"inputs": (pixels / 255).ravel().tolist()}).encode()
+            media_type=JSON, body=json.dumps({"inputs": (pixels / 255).ravel().tolist()}).encode()
         ),
         "pixels": Payload(
-            format="json",
+            media_type=JSON,
             body=json.dumps({"inputs": pixels.tolist(), "parameters": {"pixels": True}}).encode(),
         ),
     }
@@ -340,7 +481,7 @@ def test_top_k_and_function() -> None:
 
     def ask(**parameters: Any) -> Any:
         body = json.dumps({"inputs": [[0.5] * 16] * 2, "parameters": parameters}).encode()
-        batch = task.read(Payload(format="json", body=body), signature, Limits())
+        batch = task.read(Payload(media_type=JSON, body=body), signature, Limits())
         logits = {"y": np.array([[0.0, 2.0, 1.0]] * 2, np.float32)}
         return json.loads(task.write(logits, batch, signature, "m:1").body)
 
@@ -353,17 +494,6 @@ def test_top_k_and_function() -> None:
     for bad in ({"top_k": 0}, {"top_k": 2.5}, {"function_to_apply": "tanh"}, {"topk": 1}):
         with pytest.raises(InvalidInput):
             ask(**bad)
-
-
-ROWS: dict[str, tuple[str, str]] = {
-    "image-classification": ("rows.csv", "id,image\n1,a.png\n2,a.png\n3,a.png\n"),
-    "tensor": ("rows.jsonl", '{"a": [1.0, 2.0], "b": 3}\n' * 3),
-    "embedding": ("rows.csv.gz", "id;text\n1;a b\n2;c\n3;a\n"),
-    "text-classification": ("rows.jsonl", '{"id": 1, "text": "a b"}\n' * 3),
-    "tabular": ("rows.csv", ',age,job,ill\n0,31,nurse,no\n1,,"a, b",\n2,NA,,yes\n'),
-    "text-ranking": ("rows.tsv", "query\tdocument\na\tb c\na\tc\nb\ta\n"),
-}
-"""For each task a file of three rows, as people have them."""
 
 
 class Stub:
@@ -412,13 +542,13 @@ def test_predict_prints_every_task(
     assert out.strip()
     code, out, err = predict(stub, file, "--json")
     assert (code, err) == (0, "")
-    told = read_answer(stub.answer("model", Payload(format="json", body=example.body)))
+    told = read_answer(stub.answer("model", Payload(media_type=JSON, body=example.body)))
     told = {"outputs": told} if isinstance(told, dict) else told
     assert json.loads(out) == msgspec.to_builtins(told)
 
 
 def test_the_client_reads_every_answer(example: Example, task: Task) -> None:
-    payload = Payload(format="json", body=example.body)
+    payload = Payload(media_type=JSON, body=example.body)
     told = read_answer(Stub(example, task).answer("model", payload))
     assert told or told == 0.0
     assert json.loads(msgspec.json.encode(told))
@@ -427,7 +557,7 @@ def test_the_client_reads_every_answer(example: Example, task: Task) -> None:
 def test_predict_takes_rows_and_gives_them_back_for_every_task(
     example: Example, task: Task, tmp_path: Path, predict: Callable[..., tuple[int, str, str]]
 ) -> None:
-    name, content = ROWS[example.task]
+    name, content = example.rows
     file, image = tmp_path / name, io.BytesIO()
     raw = content.encode()
     file.write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
@@ -482,5 +612,52 @@ def test_rows_send_nothing_but_images(tmp_path: Path, path: str) -> None:
         tasks.get("image-classification").collect([{"image": path}], tmp_path)
 
 
-def test_every_task_has_rows() -> None:
-    assert set(ROWS) == set(tasks.TASKS) - WITHOUT_ARRAYS
+def test_every_task_says_what_it_is(example: Example) -> None:
+    told = tasks.spec(example.task)
+    assert told.name == example.task
+    assert tasks.get(example.task).spec is told
+    assert told.primary in told.metrics
+    if told.training is not None:
+        problem = importlib.import_module(f"{tasks.home(example.task)}.training.problem")
+        assert callable(problem.open_problem)
+        assert {*told.training.left_open, *told.training.only_in} <= {*told.training.architectures}
+
+
+def test_parameters_are_those_of_the_spec(example: Example, task: Task) -> None:
+    signature = task.check_signature(example.signature)
+    parameters = tasks.spec(example.task).parameters
+    known = {} if parameters is None else msgspec.to_builtins(parameters())
+    body = json.loads(example.body)
+    good = json.dumps(body | {"parameters": known}).encode()
+    assert task.read(Payload(media_type=JSON, body=good), signature, Limits()).size
+    bad = json.dumps(body | {"parameters": {"no_such": 1}}).encode()
+    with pytest.raises(InvalidInput, match="no_such"):
+        task.read(Payload(media_type=JSON, body=bad), signature, Limits())
+
+
+@pytest.mark.parametrize("example", [e for e in EXAMPLES if e.made], ids=lambda each: each.task)
+def test_from_a_file_of_data_or_a_checkpoint_to_an_answer(example: Example, tmp_path: Path) -> None:
+    assert example.made is not None
+    told = example.made(tmp_path / "made")
+    package = tmp_path / "job" / "result"
+    if told is None:
+        checkpoint.build(tmp_path / "made", package, PushOptions(name="m"))
+    else:
+        recipe = recipe_of({"name": "m", "task": example.task, "epochs": 2, **told})
+        assert training.run(recipe, tmp_path / "job", None, lambda _: None)
+    checked = verify.run(msgspec.json.encode(verify.Request(folder=str(package))))
+    reply = msgspec.json.decode(checked, type=verify.Reply)
+    assert reply.parity.passed("f32")
+    assert reply.manifest.task == example.task
+    file = tmp_path / example.rows[0]
+    file.write_text(example.rows[1])
+    if example.rows[0].endswith(".gz"):
+        file.write_bytes(gzip.compress(example.rows[1].encode()))
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "a.png")
+    asked = [row.values for row in rows(file)][:2]
+    task = tasks.get(example.task)
+    given = task.collect(asked, tmp_path)
+    payload = Payload(media_type=JSON, body=json.dumps({"inputs": given}).encode())
+    answer = served(reply.manifest, package, payload)
+    assert len(task.records(answer)) == len(asked)
+    assert task.shown(answer).rows

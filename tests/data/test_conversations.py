@@ -26,7 +26,7 @@ def examples(path: Path, *rows: Any) -> list[Example]:
     return read_examples(path).samples
 
 
-def said(example: Example) -> list[tuple[str, str | None]]:
+def said(example: Example) -> list[tuple[str, Any]]:
     return [(message.role, message.content) for message in example.messages]
 
 

@@ -1,6 +1,6 @@
 """Whatever bytes a data file has, it is read, or refused by an error of ours, with its place.
 
-`LMAAS_FUZZ_EXAMPLES` says how many files each property looks at.
+`FUZZ_EXAMPLES` says how many files each property looks at.
 """
 
 import csv
@@ -27,7 +27,7 @@ from lmaas.predictions import kind_of, written
 
 SCRATCH = tempfile.TemporaryDirectory()
 FUZZ = settings(
-    max_examples=int(os.environ.get("LMAAS_FUZZ_EXAMPLES", "60")),
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "60")),
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )

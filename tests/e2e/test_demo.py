@@ -99,12 +99,22 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
 
 
 def test_progress_is_on_stderr_and_only_that(demo: Demo) -> None:
-    assert [line.split()[0] for line in demo.told.splitlines()] == [
-        *["Training"] * 3, "Starting", "Classifying", "Serving",
+    told = [line for line in demo.told.splitlines() if line.endswith("…") or "Ctrl-C" in line]
+    assert [line.split()[0] for line in told] == [
+        "Starting", *["Training"] * 3, "Classifying", "Serving",
     ]  # fmt: skip
     table = demo.out.read_text().splitlines()
     assert table[1].split()[:2] == ["framework", "parameters"]
     assert [line.split()[0] for line in table[2:5]] == ["pytorch", "keras", "tensorflow"]
+
+
+def test_training_is_shown_as_it_goes(demo: Demo) -> None:
+    _, *parts = re.split(r"^Training digits-(\w+) …$", demo.told, flags=re.MULTILINE)
+    for framework, told in zip(parts[::2], parts[1::2], strict=True):
+        losses = re.findall(r"^Step \d+/(\d+): loss [\d.e-]+, valid_loss ([\d.e-]+)", told, re.M)
+        assert len(losses) == 12
+        assert float(losses[-1][1]) < float(losses[0][1])
+        assert f"The model is registered as digits-{framework}:1." in told
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """A real server process, called by clients that know nothing of LMaaS."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ import httpx
 import numpy as np
 import pytest
 
+from clients.table import CLIENTS, run
 from servers import Running, png
 
 
@@ -95,11 +95,10 @@ def test_openai(server: Running) -> None:
 def test_the_oldest_openai(language: Running) -> None:
     oldest = Path(sys.prefix) / "oldest"
     assert oldest.is_dir(), "`make install` puts the oldest supported client there"
-    script = Path(__file__).with_name("oldest_openai.py")
-    environ = {**os.environ, "PYTHONPATH": str(oldest)}
-    argv = [sys.executable, "-W", "ignore", str(script), language.url, language.call_key]
-    done = subprocess.run(argv, env=environ, capture_output=True, text=True, timeout=60)
+    (client,) = [client for client in CLIENTS if client.script == "openai_client"]
+    done = run(client, language.url, language.call_key, path=oldest)
     assert done.returncode == 0, done.stderr
+    assert done.stdout == "2.0.0\n"
 
 
 @pytest.mark.parametrize(

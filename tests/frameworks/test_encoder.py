@@ -12,7 +12,7 @@ from checkpoints import make_encoder, make_qwen3
 from lmaas.errors import ModelRefused
 from lmaas.frameworks import checkpoint
 from lmaas.runtime import parity, verify
-from lmaas.tasks.embedding import unit
+from lmaas.tasks.embedding.serving import unit
 from lmaas.types import Manifest, ParityReport, PushOptions
 
 SMALL: dict[str, Any] = {

@@ -4,7 +4,7 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-EXAMPLES = "LMAAS_FUZZ_EXAMPLES"
+EXAMPLES = "FUZZ_EXAMPLES"
 """How many cases each property looks at. Where it is not set they are few, and always the same."""
 
 

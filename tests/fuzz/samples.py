@@ -145,10 +145,10 @@ SAMPLES: Final[dict[str, list[bytes]]] = {
         b"GET / HTTP/1.1\r\nHost: x\r\n\r\nPOST /a HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc",
         b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nA: b\r\n\r\n",
         b"POST / HTTP/1.0\r\nContent-Encoding: gzip\r\nContent-Length: 30\r\n\r\n"
-        + gzip.compress(b"a"),
+        + gzip.compress(b"a", mtime=0),
         b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",
     ],
-    "compressed": [gzip.compress(b"a" * 500), zlib.compress(b"b" * 200_000)],
+    "compressed": [gzip.compress(b"a" * 500, mtime=0), zlib.compress(b"b" * 200_000)],
     "events": ["a\u2028b\u2029\x85\r\n".encode()],
     "accounts": accounts(),
 }  # fmt: skip

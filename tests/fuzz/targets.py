@@ -40,7 +40,7 @@ from lmaas.runtime.language.template import Loaded, Refused, Rendered, Rendering
 from lmaas.runtime.language.template_helper import Service
 from lmaas.runtime.language.text import Reader
 from lmaas.runtime.messages import Decoder
-from lmaas.types import ImageSpec, Payload, Signature, TensorSpec
+from lmaas.types import TENSORS, ImageSpec, Payload, Signature, TensorSpec
 
 Target = Callable[[bytes], None]
 
@@ -121,7 +121,7 @@ def read_tensors(data: bytes) -> None:
     """A body of the Open Inference Protocol; the first two bytes say where its JSON ends."""
     ends = int.from_bytes(data[:2], "little")
     for json_bytes in (None, ends):
-        payload = Payload(format="tensors", body=data[2:], json_bytes=json_bytes)
+        payload = Payload(media_type=TENSORS, body=data[2:], json_bytes=json_bytes)
         try:
             arrays, _ = tensor.read(payload, SIGNATURE, LIMITS)
         except LMaaSError:
@@ -145,7 +145,7 @@ def read_bodies(data: bytes) -> None:
 
 def read_frames(data: bytes) -> None:
     """What a worker sends, in one piece and byte by byte: the same messages."""
-    found: list[list[Any]] = []
+    found: list[bytes] = []
     for pieces in ([data], [data[i : i + 1] for i in range(len(data))]):
         decoder, messages = Decoder(), []
         try:
@@ -153,7 +153,7 @@ def read_frames(data: bytes) -> None:
                 messages += decoder.feed(piece)
         except msgspec.DecodeError:
             return
-        found.append(messages)
+        found.append(msgspec.msgpack.encode(messages))  # in bytes a NaN equals itself
     assert found[0] == found[1]
 
 

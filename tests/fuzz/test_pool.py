@@ -25,7 +25,7 @@ from lmaas.errors import LMaaSError
 from lmaas.serving.metrics import Metrics
 from lmaas.serving.plan import needed_bytes
 from lmaas.serving.pool import Pool
-from lmaas.types import TENANT, ModelVersion, Payload, Signature
+from lmaas.types import JSON, TENANT, ModelVersion, Payload, Signature
 
 ANSWER_S = 60
 NAMES = ("add:1", "add:2", "slow:1", "add@live")
@@ -66,7 +66,7 @@ class PoolMachine(RuleBasedStateMachine):
     async def ask(self, version: ModelVersion, amount: int) -> None:
         """One call; what it may not do fails the task."""
         values = [[amount]] if version.name == "slow" else [[amount] * 4]
-        payload = Payload(format="json", body=json.dumps({"inputs": values}).encode())
+        payload = Payload(media_type=JSON, body=json.dumps({"inputs": values}).encode())
         with contextlib.suppress(LMaaSError):
             answer = await self.pool.call(version, payload)
             wanted = [[amount]] if version.name == "slow" else [[amount + version.version] * 4]

@@ -1,14 +1,19 @@
 """Hugging Face's door: text generation by its own client, tasks by name, JSON by its looks."""
 
+import base64
 import json
+import math
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from lmaas.http.body import decode
+from lmaas.http.huggingface import media_type_of
 from lmaas.http.huggingface_text import _decoder, to_request
 from lmaas.language import GenerateRequest
+from lmaas.types import GENERATE, JSON, TENSORS, TEXTS
 from servers import Running, png
 
 SCHEMA = {
@@ -106,6 +111,69 @@ def test_its_exceptions_are_the_stock_clients(language: Running) -> None:
 
     with pytest.raises(ValidationError, match="watermark"):
         client_of(language, "tiny").text_generation("hello", watermark=True)
+
+
+def test_the_stock_client_classifies_images(server: Running, tmp_path: Path) -> None:
+    client = client_of(server, "digits")
+    file = tmp_path / "digit.png"
+    file.write_bytes(png())
+    raw = client.image_classification(png())
+    assert len(raw) == 5
+    assert client.image_classification(file) == raw, "sent with a media type"
+    assert client.image_classification(png(), top_k=2) == raw[:2], "sent as base64 in JSON"
+    assert client.image_classification(png(), function_to_apply="softmax") == raw
+    logits = client.image_classification(png(), top_k=10, function_to_apply="none")
+    assert [label.label for label in logits][:5] == [label.label for label in raw]
+    total = sum(math.exp(label.score) for label in logits)
+    for label, logit in zip(raw, logits, strict=False):
+        assert label.score == pytest.approx(math.exp(logit.score) / total, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [None, "image/png", "application/json", "audio/wav", "application/octet-stream", "no type",
+     TEXTS, GENERATE, TENSORS],
+)  # fmt: skip
+def test_bytes_are_what_the_task_takes(server: Running, kind: str | None) -> None:
+    headers = {**server.caller, **({"content-type": kind} if kind else {})}
+    url = f"{server.url}/models/digits"
+    answer = httpx.post(url, content=png(), headers=headers)
+    assert answer.status_code == 200, answer.text
+    audio = httpx.post(url, content=b"fLaC" + bytes(40), headers=headers)
+    assert (audio.status_code, audio.json()["error_type"]) == (400, "validation")
+    assert "not an image" in audio.json()["error"]
+    assert "audio/flac (44 bytes)" in audio.json()["error"]
+    call = json.dumps({"inputs": base64.b64encode(png()).decode()}).encode()
+    assert httpx.post(url, content=call, headers=headers).json() == answer.json()
+
+
+@pytest.mark.parametrize("kind", [None, "image/png", "application/json", GENERATE])
+def test_a_model_of_text_names_the_file_that_came(language: Running, kind: str | None) -> None:
+    headers = {**language.caller, **({"content-type": kind} if kind else {})}
+    answer = httpx.post(f"{language.url}/models/tiny", content=png(), headers=headers)
+    assert answer.status_code == 400
+    told = answer.json()["error"]
+    assert "takes text as JSON; received image/png" in told
+    assert "text-generation" in told
+
+
+@pytest.mark.parametrize(
+    ("said", "body", "expected"),
+    [
+        (b"application/json; charset=utf-8", b"{}", JSON),
+        (b"image/png", b" [1]", JSON),
+        (b"application/json", b"nonsense", JSON),
+        (b"application/json", png(), "image/png"),
+        (b"Audio/L16; rate=16000", b"\0\1", "audio/l16"),
+        (b"", b"\0\1", None),
+        (b"a b/c", b"\0\1", None),
+        (b"\xff/\xfe", b"\0\1", None),
+        (b"a/" + b"b" * 128, b"\0\1", None),
+        (TEXTS.encode(), b"\x81", None),
+    ],
+)
+def test_the_media_type_of_a_body(said: bytes, body: bytes, expected: str | None) -> None:
+    assert media_type_of({b"content-type": said} if said else {}, body) == expected
 
 
 @pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded"])

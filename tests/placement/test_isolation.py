@@ -209,7 +209,9 @@ def run(body):
         while True:
             time.sleep(0.01)
             open(os.environ["HOME"] + "/alive", "ab").write(b"x")
-    time.sleep(0.5)
+    alive = os.environ["HOME"] + "/alive"
+    while not (os.path.exists(alive) and os.path.getsize(alive)):
+        time.sleep(0.01)
     return b"{}"
 """
 

@@ -94,6 +94,14 @@ def test_its_environment_has_no_secrets(act: Any, monkeypatch: pytest.MonkeyPatc
     assert told["environment"]["HOME"] == told["cwd"]
 
 
+def test_it_uses_as_many_threads_as_we_do(act: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    bounds = {"OMP_NUM_THREADS": "3", "TF_NUM_INTRAOP_THREADS": "2", "TF_NUM_INTEROP_THREADS": "1"}
+    for name, value in bounds.items():
+        monkeypatch.setenv(name, value)
+    told = json.loads(act("echo"))["environment"]
+    assert {name: told.get(name) for name in bounds} == bounds
+
+
 @pytest.mark.parametrize("how", ["connect", "connect_below_python"])
 def test_it_has_no_network(act: Any, how: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:

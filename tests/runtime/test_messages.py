@@ -2,6 +2,7 @@ import msgspec
 import pytest
 
 from lmaas.runtime.messages import (
+    MAX_FRAME_BYTES,
     AnyMessage,
     Beat,
     Call,
@@ -16,7 +17,7 @@ from lmaas.runtime.messages import (
     Stop,
     encode,
 )
-from lmaas.types import Answer, Payload, Signature, TensorSpec
+from lmaas.types import JSON, Answer, Payload, Signature, TensorSpec
 
 RECORD = ServeRecord(
     model="m:1",
@@ -33,7 +34,7 @@ RECORD = ServeRecord(
 MESSAGES: list[AnyMessage] = [
     Expect(record=RECORD, heartbeat_s=1.0, request_timeout_s=5.0),
     Load(),
-    Call(id=1, payload=Payload(format="json", body=b"{}" * 1000, parameters={"k": [1]})),
+    Call(id=1, payload=Payload(media_type=JSON, body=b"{}" * 1000, parameters={"k": [1]})),
     Cancel(id=1),
     Stop(deadline_s=0.5),
     Loaded(precision="f32", reason="small", memory_bytes=1, load_s=0.1),
@@ -56,6 +57,11 @@ def test_messages_survive_any_cut_of_the_stream(size: int) -> None:
 def test_a_frame_that_is_no_message_is_refused() -> None:
     with pytest.raises(msgspec.DecodeError):
         Decoder().feed((3).to_bytes(4, "little") + b"\xc1\xc1\xc1")
+
+
+def test_a_frame_without_end_is_refused_at_its_head() -> None:
+    with pytest.raises(msgspec.DecodeError, match="too long"):
+        Decoder().feed((MAX_FRAME_BYTES + 1).to_bytes(4, "little"))
 
 
 def test_a_frame_that_is_no_utf8_is_no_message() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from checkpoints import CHATML
 from lmaas.errors import InvalidInput, ModelRefused
-from lmaas.language import ChatMessage, Tool, ToolCall
+from lmaas.language import ChatMessage, FilePart, Tool, ToolCall, content_of
 from lmaas.runtime.language.template import (
     MAX_PROMPT_CHARS,
     MEMORY_BYTES,
@@ -36,6 +36,45 @@ def test_a_conversation_becomes_a_prompt() -> None:
     assert text.startswith("<|im_start|>system\n# Tools\n")
     assert '{"name": "f", "arguments": {"a": 1}}' in text
     assert text.endswith("<|im_start|>assistant\n")
+
+
+PARTS = """\
+{%- for message in messages %}<|im_start|>{{ message.role }}
+{% if message.content is string %}{{ message.content }}{% else %}
+{%- for part in message.content %}
+{%- if part.type == 'image' or 'image_url' in part %}<|vision_start|><|image_pad|><|vision_end|>
+{%- elif part.type == 'audio' %}<|audio|>
+{%- elif 'text' in part %}{{ part.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+def test_parts_are_shown_as_transformers_shows_them() -> None:
+    utils = pytest.importorskip("transformers.utils.chat_template_utils")
+    image, audio = FilePart(kind="image", data="AAAA"), FilePart(kind="audio", data="BBBB")
+    turns = (
+        ChatMessage(role="system", content="Be brief."),
+        ChatMessage(role="user", content=content_of(["What", "is", image, audio, "?"])),
+        ChatMessage(role="assistant", content="A cat."),
+    )
+    told = [
+        {"role": "system", "content": "Be brief."},
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "What\nis"},
+                {"type": "image"},
+                {"type": "audio"},
+                {"type": "text", "text": "?"},
+            ],
+        },
+        {"role": "assistant", "content": "A cat."},
+    ]
+    (theirs,), _ = utils.render_jinja_template(
+        [told], chat_template=PARTS, add_generation_prompt=True
+    )
+    assert render(PARTS, turns) == theirs
+    assert theirs.count("<|image_pad|>") == theirs.count("<|audio|>") == 1
 
 
 def test_variables_and_helpers() -> None:

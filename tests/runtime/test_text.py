@@ -8,7 +8,15 @@ import pytest
 
 from checkpoints import make_qwen3
 from lmaas.errors import InvalidInput
-from lmaas.language import CallDelta, ChatMessage, Delta, Tool, ToolCall
+from lmaas.language import (
+    CallDelta,
+    ChatMessage,
+    Delta,
+    FilePart,
+    Tool,
+    ToolCall,
+    content_of,
+)
 from lmaas.runtime.language.template import Template
 from lmaas.runtime.language.text import Writer
 from lmaas.runtime.language.tokens import BREAKS, Tokens
@@ -205,20 +213,25 @@ SPELLED = "a <|im_end|> b <tool_call>"
 def test_nothing_of_a_conversation_spells_special_tokens(tokens: Tokens) -> None:
     """Whatever of it a template shows, in whatever notation."""
     source = (
-        "{% for m in messages %}{{ m | tojson(ensure_ascii=true) }}{{ m.content }}{% endfor %}"
+        "{% for m in messages %}{{ m | tojson(ensure_ascii=true) }}{% if m.content is string %}"
+        "{{ m.content }}{% else %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endif %}"
+        "{% endfor %}"
         "{% for t in tools %}{{ t | tojson }}{{ t | tojson(ensure_ascii=true, indent=2) }}"
         "{{ t.function.description }}{% for k in t.function.parameters.properties %}{{ k }}"
         "{% endfor %}{% endfor %}{{ kwargs.x | tojson }}{{ kwargs.x[0] }}"
     )
     own = "a <|im_end|> b"  # What a model wrote may be its own tags.
     call = ToolCall(id="c", name="f", arguments=json.dumps({own: own, "ü": 1}))
+    file = FilePart(kind="image", data="AAAA")
     parameters = {"properties": {SPELLED: {"enum": [SPELLED, "ü 👋"], "default": {SPELLED: 1}}}}
     messages = (
         ChatMessage(role="user", content=SPELLED + " ü", name=SPELLED),
         ChatMessage(role="assistant", content=None, tool_calls=(call,)),
+        ChatMessage(role="user", content=content_of([SPELLED, file, f"{SPELLED} ü"])),
     )
     tools = (Tool(name="f", description=SPELLED, parameters=parameters),)
     asked = tokens.guard_chat(messages, tools, {"kwargs": {"x": [SPELLED]}})
+    assert asked.messages[-1].files == [file]
     template = Template(source, {})
     prompt = template.render(asked.messages, asked.tools, asked.more)
     ids = tokens.encode_prompt(prompt, asked.mark)

@@ -16,6 +16,7 @@ from checkpoints import word_tokenizer
 from lmaas.errors import InvalidInput, LMaaSError
 from lmaas.placement.isolation import Confinement
 from lmaas.runtime.engine import make_engine
+from lmaas.runtime.engine_spec import EngineMemory, EngineSpec
 from lmaas.runtime.heart import resident_bytes
 from lmaas.runtime.journal import Journal, read_journal
 from lmaas.runtime.messages import (
@@ -35,7 +36,7 @@ from lmaas.runtime.messages import (
 )
 from lmaas.runtime.openvino_engine import OpenVINOEngine
 from lmaas.tasks.text import PART_TOKENS
-from lmaas.types import LanguageSpec, Payload, Signature, TensorSpec, TextsCall
+from lmaas.types import JSON, TEXTS, LanguageSpec, Payload, Signature, TensorSpec, TextsCall
 
 SIGNATURE = Signature(
     inputs=(TensorSpec(name="x", dtype="float32", shape=(-1, 4)),),
@@ -102,6 +103,12 @@ class Process:
         return self.receive()
 
 
+def unknown(name: str) -> EngineSpec:
+    return EngineSpec(
+        name=name, made_by="", files="compiled", memory=EngineMemory(overhead_bytes=0)
+    )
+
+
 @pytest.fixture
 def process(tmp_path: Path) -> Iterator[Process]:
     this = Process(tmp_path)
@@ -112,7 +119,7 @@ def process(tmp_path: Path) -> Iterator[Process]:
 
 def call(id_: int, inputs: Any) -> Call:
     return Call(
-        id=id_, payload=Payload(format="json", body=json.dumps({"inputs": inputs}).encode())
+        id=id_, payload=Payload(media_type=JSON, body=json.dumps({"inputs": inputs}).encode())
     )
 
 
@@ -187,7 +194,12 @@ class Gated:
     def close(self):
         pass
 
-engine.ENGINES["gated"] = engine.EngineSpec("__main__:Gated", "compiled", (), "", 0)
+engine.ENGINES["gated"] = engine.EngineSpec(
+    name="gated",
+    made_by="__main__:Gated",
+    files="compiled",
+    memory=engine.EngineMemory(overhead_bytes=0),
+)
 given = socket.socket(socket.AF_UNIX)
 given.connect(sys.argv[1])
 sys.exit(worker.main(given, open(sys.argv[2], "w+b")))
@@ -196,7 +208,7 @@ sys.exit(worker.main(given, open(sys.argv[2], "w+b")))
 
 def texts(id_: int, count: int, tokens: int) -> Call:
     given = TextsCall(texts=((4,) * tokens,) * count)
-    return Call(id=id_, payload=Payload(format="texts", body=msgspec.msgpack.encode(given)))
+    return Call(id=id_, payload=Payload(media_type=TEXTS, body=msgspec.msgpack.encode(given)))
 
 
 def test_parts_of_a_cancelled_request_that_wait_do_not_run(tmp_path: Path) -> None:
@@ -216,7 +228,7 @@ def test_parts_of_a_cancelled_request_that_wait_do_not_run(tmp_path: Path) -> No
             pooling="mean",
         ),
     )
-    process.load(tmp_path, task="embedding", signature=signature, engine="gated")
+    process.load(tmp_path, task="embedding", signature=signature, engine=unknown("gated"))
     process.send(texts(1, 40, 200))
     calls = tmp_path / "calls"
     deadline = time.monotonic() + 30
@@ -242,10 +254,11 @@ def test_model_that_cannot_be_loaded_is_reported(process: Process, model: Path) 
 
 
 @pytest.mark.parametrize(
-    ("change", "text"), [({"task": "juggling"}, "juggling"), ({"engine": "steam"}, "steam")]
+    ("change", "text"),
+    [({"task": "juggling"}, "juggling"), ({"engine": unknown("steam")}, "steam")],
 )
 def test_unknown_task_or_engine_is_reported(
-    process: Process, model: Path, change: dict[str, str], text: str
+    process: Process, model: Path, change: dict[str, Any], text: str
 ) -> None:
     failed = process.load(model, **change)
     assert isinstance(failed, Failed)

@@ -30,15 +30,17 @@ from lmaas.errors import (
     Unavailable,
 )
 from lmaas.placement.probe import missing
+from lmaas.runtime.journal import read_journal
+from lmaas.serving.launch import JOURNAL_SUFFIX
 from lmaas.serving.metrics import Metrics
 from lmaas.serving.plan import MIB, needed_bytes
 from lmaas.serving.pool import Pool
 from lmaas.serving.worker import Worker
-from lmaas.types import TENANT, FileRef, LanguageSpec, ModelVersion, Payload, WorkerStatus
+from lmaas.types import JSON, TENANT, FileRef, LanguageSpec, ModelVersion, Payload, WorkerStatus
 
 
 def tensors(values: Any) -> Payload:
-    return Payload(format="json", body=json.dumps({"inputs": values}).encode())
+    return Payload(media_type=JSON, body=json.dumps({"inputs": values}).encode())
 
 
 def seconds(amount: float) -> Payload:
@@ -61,6 +63,16 @@ class Serving:
 
     def status(self, version: ModelVersion) -> WorkerStatus | None:
         return next((s for s in self.pool.status() if s.model == version.ref), None)
+
+    async def holds(self, version: ModelVersion, count: int) -> None:
+        """Wait until the worker of a model has so many requests."""
+        await until(lambda: (s := self.status(version)) and s.queued == count)
+
+    async def runs(self) -> None:
+        """Wait until a worker is at work on a request."""
+        folder = self.pool._sockets
+        assert folder is not None
+        await until(lambda: any(map(read_journal, folder.glob(f"*{JOURNAL_SUFFIX}"))))
 
     def pid(self, version: ModelVersion) -> int:
         status = self.status(version)
@@ -137,7 +149,7 @@ def test_killed_worker_loses_no_request(tmp_path: Path) -> None:
             await this.pool.load(this.slow)
             steps = [STEPS_PER_S // 40 + i for i in range(50)]
             calls = [asyncio.ensure_future(this.ask(this.slow, tensors([[s]]))) for s in steps]
-            await asyncio.sleep(0.05)
+            await this.holds(this.slow, 50)
             first = this.pid(this.slow)
             os.kill(first, signal.SIGKILL)
             assert await asyncio.gather(*calls) == [[[s]] for s in steps]
@@ -156,12 +168,12 @@ def test_request_that_kills_two_workers_is_quarantined(tmp_path: Path) -> None:
             await this.pool.load(this.slow)
             poison = asyncio.ensure_future(this.ask(this.slow, seconds(5)))
             neighbour = asyncio.ensure_future(this.ask(this.slow, tensors([[9]])))
-            await asyncio.sleep(0.3)
+            await this.runs()
             innocent = asyncio.ensure_future(this.ask(this.slow, tensors([[7]])))
             first = this.pid(this.slow)
             os.kill(first, signal.SIGKILL)
             await until(lambda: (s := this.status(this.slow)) and s.pid not in (None, first))
-            await asyncio.sleep(0.3)
+            await this.runs()
             os.kill(this.pid(this.slow), signal.SIGKILL)
             with pytest.raises(Quarantined):
                 await poison
@@ -192,6 +204,7 @@ def test_engine_that_does_not_come_back_is_ended(tmp_path: Path) -> None:
             await this.pool.load(this.slow)
             with pytest.raises((TimedOut, Quarantined)):
                 await this.ask(this.slow, seconds(60))
+            await until(this.pool.ready)
             assert await this.ask(this.slow, tensors([[7]])) == [[7]]
 
     asyncio.run(run())
@@ -214,9 +227,9 @@ def test_cancelled_call_frees_its_place(tmp_path: Path) -> None:
         async with serving(tmp_path, max_queue=2) as this:
             await this.pool.load(this.slow)
             running = asyncio.ensure_future(this.ask(this.slow, seconds(1)))
-            await asyncio.sleep(0.2)
+            await this.runs()
             queued = asyncio.ensure_future(this.ask(this.slow, seconds(50)))
-            await asyncio.sleep(0.2)
+            await this.holds(this.slow, 2)
             with pytest.raises(QueueFull) as refused:
                 await this.ask(this.slow, tensors([[1]]))
             assert refused.value.retry_after_s >= 1
@@ -237,7 +250,7 @@ def test_budget_for_one_model_evicts_the_other(tmp_path: Path) -> None:
             assert await this.ask(this.slow, tensors([[1]]))
             assert [status.model for status in this.pool.status()] == [this.slow.ref]
             busy = asyncio.ensure_future(this.ask(this.slow, seconds(0.5)))
-            await asyncio.sleep(0.1)
+            await this.holds(this.slow, 1)
             assert await this.ask(this.add, tensors([[1, 2, 3, 4]]))
             assert await busy
 
@@ -298,7 +311,7 @@ def test_close_finishes_what_runs_and_refuses_the_rest(tmp_path: Path) -> None:
             await this.pool.load(this.slow)
             process = psutil.Process(this.pid(this.slow))
             calls = [asyncio.ensure_future(this.ask(this.slow, seconds(0.2))) for _ in range(3)]
-            await asyncio.sleep(0.05)
+            await this.holds(this.slow, 3)
             closing = asyncio.ensure_future(this.pool.close(60))
             await asyncio.sleep(0)
             with pytest.raises(Unavailable):
@@ -319,7 +332,7 @@ def test_close_deadline_ends_what_takes_longer(tmp_path: Path) -> None:
             await this.pool.load(this.slow)
             process = psutil.Process(this.pid(this.slow))
             call = asyncio.ensure_future(this.ask(this.slow, seconds(100)))
-            await asyncio.sleep(0.1)
+            await this.runs()
             await this.pool.close(0.2)
             with pytest.raises(Unavailable):
                 await call
@@ -464,7 +477,7 @@ async def serve_until_killed(folder: Path) -> None:
     async with serving(folder) as this:
         await this.pool.load(this.slow)
         call = asyncio.ensure_future(this.ask(this.slow, seconds(100)))
-        await asyncio.sleep(0.2)
+        await this.runs()
         sys.stdout.write(f"{this.pid(this.slow)}\n")
         sys.stdout.flush()
         await call

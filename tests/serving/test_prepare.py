@@ -6,19 +6,20 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from lmaas.config import Settings
 from lmaas.errors import ConfigError, DoesNotFit
 from lmaas.language import GenerateRequest, Sampling
+from lmaas.runtime.language.engine import ENGINES
 from lmaas.service import Service
 from lmaas.serving import engines, prepare
 from lmaas.serving.engines import cache_bytes, choose_engine
-from lmaas.serving.plan import VLLM_BYTES
 from lmaas.serving.prepare import need_of
 from lmaas.serving.vllm_command import command
 from lmaas.serving.vllm_install import Install
-from lmaas.types import TENANT, LanguageSpec, ModelVersion, WorkerStatus
+from lmaas.types import TENANT, LanguageSpec, ModelVersion, PartKind, WorkerStatus
 
 SPEC = LanguageSpec(
     architecture="x", context_length=1000, vocabulary_size=10, kv_bytes_per_token=100
@@ -77,12 +78,40 @@ def tiny(language_home: Path) -> ModelVersion:
 
 
 def test_the_engine_is_the_one_that_is_set(tiny: ModelVersion) -> None:
-    assert choose_engine("torch", tiny) == ("torch", "set by engine=torch")
+    assert choose_engine("torch", tiny) == (ENGINES["torch"], "set by engine=torch")
     need = need_of(tiny, Settings(engine="torch"), 1 << 30, lambda _: tiny)
     assert need.files == ((tiny, "source", "model"),)
     record = need.record(Path("x"))
-    assert record.engine == "torch"
+    assert record.engine.name == "torch"
     assert record.folder == "x/model/source"
+
+
+def changed(version: ModelVersion, accepts: tuple[PartKind, ...]) -> ModelVersion:
+    """`version`, trained on other parts of messages."""
+    signature = version.manifest.signature
+    assert signature.language is not None
+    spec = msgspec.structs.replace(signature.language, accepts=accepts)
+    signature = msgspec.structs.replace(signature, language=spec)
+    manifest = msgspec.structs.replace(version.manifest, signature=signature)
+    return msgspec.structs.replace(version, manifest=manifest)
+
+
+@pytest.mark.parametrize("setting", ["auto", "openvino-genai", "torch"])
+def test_an_engine_takes_what_the_model_takes(tiny: ModelVersion, setting: str) -> None:
+    assert choose_engine(setting, changed(tiny, ("text",)))[0].streams
+    with pytest.raises(ConfigError, match=r"takes no image and no audio") as caught:
+        choose_engine(setting, changed(tiny, ("text", "image", "audio")))
+    named = ["openvino-genai", "torch", "vllm"] if setting == "auto" else [setting]
+    assert all(name in caught.value.message for name in named)
+
+
+def test_what_an_engine_lacks_is_told(tiny: ModelVersion) -> None:
+    bare = msgspec.structs.replace(
+        tiny, files=tuple(file for file in tiny.files if file.role != "compiled")
+    )
+    assert choose_engine("auto", bare)[0].name == "torch"
+    with pytest.raises(ConfigError, match="openvino-genai needs compiled files"):
+        choose_engine("openvino-genai", bare)
 
 
 GPU_BUILD = Install(vllm="0.1", torch="2.0+cu130", gpu=True)
@@ -107,9 +136,9 @@ def test_vllm_is_first_where_there_is_a_gpu(
 ) -> None:
     monkeypatch.setattr(engines, "has_gpu", lambda: gpu)
     chosen, reason = choose_engine("auto", tiny, install)
-    assert chosen == engine
+    assert chosen.name == engine
     assert ("GPU" in reason) == gpu
-    assert choose_engine("vllm", tiny, CPU_BUILD) == ("vllm", "set by engine=vllm")
+    assert choose_engine("vllm", tiny, CPU_BUILD) == (ENGINES["vllm"], "set by engine=vllm")
 
 
 @pytest.mark.parametrize(("gpu", "cache"), [(False, 0), (True, 0), (True, 1 << 30)])
@@ -123,20 +152,23 @@ def test_what_vllm_takes(
     settings = Settings(engine="vllm", kv_cache_bytes=cache, vllm_gpu_memory=0.4)
     need = need_of(tiny, settings, 64 << 30, lambda _: tiny)
     record = need.record(Path("x"))
-    assert (record.engine, record.variant, record.folder) == ("vllm", None, "x/model/source")
+    assert (record.engine, record.variant) == (ENGINES["vllm"], None)
+    assert record.folder == "x/model/source"
     assert record.options is not None
     argv = command(record, Path("python"), Path("s"), gpu_memory=0.4, tools=None)
     told = dict(itertools.pairwise(argv))
     if gpu and not cache:
         assert told["--gpu-memory-utilization"] == "0.4"
         assert "--kv-cache-memory-bytes" not in told
-        assert need.memory_bytes == VLLM_BYTES
+        assert need.memory_bytes == ENGINES["vllm"].memory.overhead_bytes
         assert "40% of the GPU" in record.reason
     else:
         assert int(told["--kv-cache-memory-bytes"]) == record.options.cache_bytes > 0
         assert "KV cache" in record.reason
     if not gpu:
-        assert need.memory_bytes > VLLM_BYTES + record.options.cache_bytes
+        assert (
+            need.memory_bytes > ENGINES["vllm"].memory.overhead_bytes + record.options.cache_bytes
+        )
         with pytest.raises(DoesNotFit) as caught:
             need_of(tiny, settings, 1 << 30, lambda _: tiny)
         assert "compress" not in str(caught.value), "it takes no compressed forms"

@@ -13,9 +13,9 @@ from lmaas.errors import CorruptBlob, ModelNotFound
 from lmaas.serving.metrics import Metrics
 from lmaas.serving.pool import Pool
 from lmaas.serving.router import Router
-from lmaas.types import Payload
+from lmaas.types import JSON, Payload
 
-PAYLOAD = Payload(format="json", body=b'{"inputs": [[0, 0, 0, 0]]}')
+PAYLOAD = Payload(media_type=JSON, body=b'{"inputs": [[0, 0, 0, 0]]}')
 
 
 @contextmanager

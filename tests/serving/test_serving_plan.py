@@ -8,7 +8,7 @@ from lmaas.serving.metrics import Metrics
 from lmaas.serving.plan import MIB, Held, make_plan
 from lmaas.serving.precision import BF16_WORTH_BYTES, choose_precision
 from lmaas.serving.quarantine import Quarantine
-from lmaas.types import ParityCheck, ParityReport, Payload
+from lmaas.types import JSON, ParityCheck, ParityReport, Payload
 
 
 def held(key: str, mib: int, used: float, *, busy: bool = False, pinned: bool = False) -> Held[str]:
@@ -112,7 +112,7 @@ def test_bf16_gains_by_amx_and_on_amd(
 
 def test_quarantine_knows_the_payload_and_the_model() -> None:
     quarantine = Quarantine()
-    bad, good = Payload(format="json", body=b"bad"), Payload(format="json", body=b"good")
+    bad, good = Payload(media_type=JSON, body=b"bad"), Payload(media_type=JSON, body=b"good")
     quarantine.add("default", "m:1", bad)
     with pytest.raises(Quarantined):
         quarantine.check("default", "m:1", bad)

@@ -39,7 +39,9 @@ from lmaas.serving.generation import Generation
 from lmaas.serving.upstream_body import body_of
 from lmaas.serving.upstream_error import broken_off
 from lmaas.types import (
+    JSON,
     TENANT,
+    TEXTS,
     ConnectBody,
     KeyRecord,
     ModelVersion,
@@ -90,7 +92,7 @@ class Gateway:
         predicted = await self.service.predict(
             self.key,
             "far",
-            Payload(format="texts", body=body),
+            Payload(media_type=TEXTS, body=body),
             endpoint="embeddings",
             request_id=f"r{next(ids)}",
         )
@@ -440,7 +442,8 @@ def test_the_queue_is_bounded_and_a_stop_breaks_off(tmp_path: Path, back_end: Ru
     async def work(gateway: Gateway) -> None:
         await gateway.connect("silent", max_connections=1)
         asking = [asyncio.ensure_future(gateway.ask(HELLO)) for _ in range(2)]
-        await asyncio.sleep(0.05)
+        while [status.queued for status in gateway.service.ps(TENANT)] != [2]:
+            await asyncio.sleep(0.01)
         with pytest.raises(QueueFull):
             await gateway.ask(HELLO)
         await gateway.service.stop_model(TENANT, "far")
@@ -668,7 +671,7 @@ def test_what_embeds_does_not_talk(tmp_path: Path, back_end: Running) -> None:
             await gateway.service.predict(
                 gateway.key,
                 "far",
-                Payload(format="json", body=b'{"inputs": "a"}'),
+                Payload(media_type=JSON, body=b'{"inputs": "a"}'),
                 endpoint="predict",
                 request_id="one",
             )

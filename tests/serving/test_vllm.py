@@ -325,13 +325,23 @@ def test_its_log_is_told_when_it_does_not_start(home: Path, environment: Environ
 
 def test_a_slow_start_is_bounded(home: Path, environment: Environment) -> None:
     environment.behave(start_s=60, writes="Loading")
+    told = ""
 
     async def work(served: Served) -> None:
-        with pytest.raises(TimedOut, match=r"within 0\.5 s.*Loading.*vllm_start_timeout_s"):
+        nonlocal told
+        with pytest.raises(TimedOut) as caught:
             await served.ask(saying("well"))
-        assert gone(environment)
+        told = caught.value.message
+        assert all(gone(environment, start) for start in range(len(environment.started())))
 
-    run(home, environment.python, work, vllm_start_timeout_s=0.5)
+    # A machine with other work may need longer until anything is written.
+    for bound_s in (0.5, 2.0, 8.0, 32.0):
+        run(home, environment.python, work, vllm_start_timeout_s=bound_s)
+        assert f"within {bound_s:g} s" in told
+        if "Loading" in told:
+            break
+    assert "Loading" in told
+    assert "vllm_start_timeout_s" in told
 
 
 def test_leaving_does_not_wait_for_the_start(home: Path, environment: Environment) -> None:

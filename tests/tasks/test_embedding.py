@@ -13,8 +13,18 @@ from lmaas import tasks
 from lmaas.codecs.limits import Limits
 from lmaas.errors import ContextLengthExceeded, InvalidInput, PayloadTooLarge
 from lmaas.tasks import Task, text
-from lmaas.tasks.embedding import unit
-from lmaas.types import Answer, LanguageSpec, Payload, Signature, TensorSpec, TextsCall
+from lmaas.tasks.embedding.serving import unit
+from lmaas.types import (
+    JSON,
+    TENSORS,
+    TEXTS,
+    Answer,
+    LanguageSpec,
+    Payload,
+    Signature,
+    TensorSpec,
+    TextsCall,
+)
 
 SPEC = LanguageSpec(
     architecture="BertModel",
@@ -55,7 +65,7 @@ def ranking(folder: Path) -> Task:
 
 
 def payload(*texts: str | tuple[int, ...], **more: Any) -> Payload:
-    return Payload(format="texts", body=msgspec.msgpack.encode(TextsCall(texts=texts, **more)))
+    return Payload(media_type=TEXTS, body=msgspec.msgpack.encode(TextsCall(texts=texts, **more)))
 
 
 def answer(task: Task, signature: Signature, given: Payload, width: int = 4) -> Answer:
@@ -137,7 +147,7 @@ def test_a_cut_vector_has_length_one(embedding: Task) -> None:
 def test_json_of_the_hugging_face_route(embedding: Task, ranking: Task) -> None:
     def ask(task: Task, signature: Signature, inputs: Any, width: int) -> Any:
         body = json.dumps({"inputs": inputs}).encode()
-        return json.loads(answer(task, signature, Payload(format="json", body=body), width).body)
+        return json.loads(answer(task, signature, Payload(media_type=JSON, body=body), width).body)
 
     assert ask(embedding, EMBEDS, "a b", 4) == [4.0] * 4
     assert ask(embedding, EMBEDS, ["a b"], 4) == [[4.0] * 4]
@@ -172,7 +182,7 @@ def test_token_tensors_are_held_to_the_models_bounds(embedding: Task) -> None:
             for name, v in (("input_ids", ids), ("attention_mask", mask))
         ]
         body = json.dumps({"inputs": tensors}).encode()
-        embedding.read(Payload(format="tensors", body=body), EMBEDS, Limits())
+        embedding.read(Payload(media_type=TENSORS, body=body), EMBEDS, Limits())
 
     ask([[2, 4, 3]], [[1, 1, 1]])
     for ids, mask in (

@@ -10,14 +10,14 @@ import pytest
 from lmaas import tasks
 from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput
-from lmaas.tasks.columns import (
+from lmaas.tasks.cells import category
+from lmaas.tasks.tabular.columns import (
     Category,
     Columns,
     Number,
-    category,
 )
-from lmaas.tasks.fitting import fit_category, fit_number
-from lmaas.types import Payload, Signature, TensorSpec
+from lmaas.tasks.tabular.fitting import fit_category, fit_number
+from lmaas.types import JSON, Payload, Signature, TensorSpec
 
 AGE = Number(name="age", mean=40, std=10, missing=True)
 HEIGHT = Number(name="height", mean=1.7, std=0.1, missing=False)
@@ -46,7 +46,7 @@ def ask_body(tmp_path: Path, given: Any, signature: Signature, outputs: list[lis
     task = tasks.get("tabular").bind(tmp_path)
     signature = task.check_signature(signature)
     body = json.dumps(given).encode()
-    batch = task.read(Payload(format="json", body=body), signature, Limits())
+    batch = task.read(Payload(media_type=JSON, body=body), signature, Limits())
     told = task.write({"y": np.array(outputs, np.float32)}, batch, signature, "m:1")
     return batch.arrays["features"], json.loads(told.body)
 

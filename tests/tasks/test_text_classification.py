@@ -9,7 +9,7 @@ from checkpoints import word_tokenizer
 from lmaas import tasks
 from lmaas.codecs.limits import Limits
 from lmaas.errors import ContextLengthExceeded, InvalidInput
-from lmaas.types import LanguageSpec, Payload, Signature, TensorSpec
+from lmaas.types import JSON, LanguageSpec, Payload, Signature, TensorSpec
 
 LENGTH = 6
 SIGNATURE = Signature(
@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ask(folder: Path, inputs: Any, **parameters: Any) -> Any:
     task = tasks.get("text-classification").bind(folder)
     body = json.dumps({"inputs": inputs, "parameters": parameters}).encode()
-    batch = task.read(Payload(format="json", body=body), SIGNATURE, Limits())
+    batch = task.read(Payload(media_type=JSON, body=body), SIGNATURE, Limits())
     logits = np.tile(np.array([[0, 2, 1]], np.float32), (batch.size, 1))
     return batch, json.loads(task.write({"y": logits}, batch, SIGNATURE, "m:1").body)
 
@@ -75,7 +75,7 @@ def test_bad_parameters_are_refused(folder: Path, parameters: dict[str, Any]) ->
 
 def test_tokens_can_be_counted_without_running_the_model(folder: Path) -> None:
     task = tasks.get("text-classification").bind(folder)
-    payload = Payload(format="json", body=b'{"inputs": ["a b", "c"]}', count_only=True)
+    payload = Payload(media_type=JSON, body=b'{"inputs": ["a b", "c"]}', count_only=True)
     batch = task.read(payload, SIGNATURE, Limits())
     assert (batch.size, batch.arrays) == (0, {})
     assert task.write({}, batch, SIGNATURE, "m:1").tokens == 7

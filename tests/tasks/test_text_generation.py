@@ -10,8 +10,8 @@ import pytest
 from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput
 from lmaas.tasks.base import Batch
-from lmaas.tasks.text_generation import TASK
-from lmaas.types import LanguageSpec, Payload, Signature, TensorSpec
+from lmaas.tasks.text_generation.serving import TASK
+from lmaas.types import JSON, LanguageSpec, Payload, Signature, TensorSpec
 from servers import Running
 
 SPEC = LanguageSpec(architecture="A", context_length=8, vocabulary_size=5)
@@ -31,7 +31,7 @@ def test_a_signature_has_language_and_nothing_else() -> None:
 def test_arrays_are_refused() -> None:
     task = TASK.bind(Path())
     with pytest.raises(InvalidInput, match="language model"):
-        task.read(Payload(format="json", body=b"{}"), SIGNATURE, Limits())
+        task.read(Payload(media_type=JSON, body=b"{}"), SIGNATURE, Limits())
     with pytest.raises(InvalidInput, match="language model"):
         task.write({}, Batch(arrays={}, size=1), SIGNATURE, "m:1")
 
@@ -54,7 +54,7 @@ def worker(language: Running) -> int | None:
     ("path", "content", "told"),
     [
         ("/models/tiny", b'{"inputs": [1, 2]}', "inputs"),
-        ("/models/tiny", b"\xff\xd8", "not valid JSON"),
+        ("/models/tiny", b"\xff\xd8", "received image/jpeg"),
         ("/v2/models/tiny/infer", b'{"inputs": []}', "not called this way"),
     ],
 )

@@ -20,7 +20,7 @@ from lmaas.job import CONTROL_FILE, RESULT_FOLDER, JobEvent
 from lmaas.recipe import EarlyStopping, Recipe, recipe_of
 from lmaas.runtime import verify
 from lmaas.training import run as training
-from lmaas.types import Manifest, Payload
+from lmaas.types import JSON, Manifest, Payload
 from training_kit import served
 
 ROWS = 900
@@ -91,7 +91,7 @@ def manifest(folder: Path) -> Manifest:
 def ask(folder: Path, rows: Any) -> Any:
     body = json.dumps({"inputs": rows}).encode()
     package = folder / RESULT_FOLDER
-    return served(manifest(folder), package, Payload(format="json", body=body))
+    return served(manifest(folder), package, Payload(media_type=JSON, body=body))
 
 
 def resolved(events: list[JobEvent]) -> dict[str, Any]:

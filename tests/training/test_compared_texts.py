@@ -5,18 +5,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 
 from lmaas.errors import InvalidInput
 from lmaas.job import CONTROL_FILE, RESULT_FOLDER, JobEvent
 from lmaas.recipe import Recipe, recipe_of
-from lmaas.runtime import verify
+from lmaas.tasks.text_classification.training import compared_texts, rivals
 from lmaas.training import run as training
-from lmaas.training.problems import compared_texts
-from lmaas.types import Manifest, Payload
-from training_kit import served
+from lmaas.types import JSON, Payload
+from training_kit import run, served, verified
 
 TEXTS = 240
 
@@ -43,18 +41,6 @@ def recipe(data: Path, **more: Any) -> Recipe:
     return recipe_of({"name": "names", "task": "text-classification", "data": choice, **more})
 
 
-def run(given: Recipe, folder: Path, events: list[JobEvent]) -> bool:
-    folder.mkdir(parents=True, exist_ok=True)
-    return training.run(given, folder, "job-1", events.append)
-
-
-def verified(folder: Path) -> Manifest:
-    reply = verify.run(msgspec.json.encode(verify.Request(folder=str(folder))))
-    found = msgspec.json.decode(reply, type=verify.Reply)
-    assert found.parity.passed("f32")
-    return found.manifest
-
-
 def test_n_grams_win_where_words_are_new(names: Path, tmp_path: Path) -> None:
     events: list[JobEvent] = []
     assert run(recipe(names), tmp_path, events)
@@ -65,14 +51,14 @@ def test_n_grams_win_where_words_are_new(names: Path, tmp_path: Path) -> None:
     assert "n-grams win" in told
     texts = ["Takkarinen 7", "petrucello", "Åsa Ålesson", "x"]
     body = json.dumps({"inputs": texts}).encode()
-    answers = served(manifest, tmp_path / RESULT_FOLDER, Payload(format="json", body=body))
+    answers = served(manifest, tmp_path / RESULT_FOLDER, Payload(media_type=JSON, body=body))
     assert [answer[0]["label"] for answer in answers[:3]] == ["north", "south", "north"]
 
 
 def test_the_network_is_served_where_it_wins(
     names: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lmaas.training.text_rivals.RivalLearner.linear_wins", False)
+    monkeypatch.setattr(rivals.RivalLearner, "linear_wins", False)
     monkeypatch.setattr(compared_texts, "EPOCHS", 2)
     assert run(recipe(names), tmp_path / "one", [])
     manifest = verified(tmp_path / "one" / RESULT_FOLDER)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lmaas.training.dense_net import DECAY, Net
+from lmaas.tasks.tabular.training.dense_net import DECAY, Net
 
 
 @pytest.mark.parametrize("classes", [0, 3])

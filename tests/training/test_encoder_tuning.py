@@ -18,7 +18,7 @@ from lmaas.runtime.cpu import has_bf16
 from lmaas.training import problems
 from lmaas.training.base import Counted
 from lmaas.training.run import run
-from lmaas.types import Manifest, Payload, PushOptions
+from lmaas.types import JSON, Manifest, Payload, PushOptions
 from training_kit import everything, served
 
 FOXES = ("the quick brown fox", "a lazy dog jumps", "the fox jumps over the dog", "brown lazy dog")
@@ -85,7 +85,7 @@ def trained(told: Recipe, folder: Path, base: Path | None, *, bf16: bool = False
 def ask(manifest: Manifest, folder: Path, texts: list[str], **parameters: Any) -> list[str]:
     """The likeliest label of each text."""
     body = json.dumps({"inputs": texts, "parameters": parameters}).encode()
-    answer = served(manifest, folder / RESULT_FOLDER, Payload(format="json", body=body))
+    answer = served(manifest, folder / RESULT_FOLDER, Payload(media_type=JSON, body=body))
     return [scores[0]["label"] for scores in answer]
 
 

@@ -7,11 +7,12 @@ import torch
 
 from lmaas.errors import DoesNotFit
 from lmaas.recipe import Recipe, recipe_of
+from lmaas.tasks.architectures import Architecture, Mlp, Shape
+from lmaas.tasks.image_classification.training import pytorch as image
+from lmaas.tasks.tabular.training import pytorch as table
+from lmaas.tasks.text_classification.training import pytorch as text
 from lmaas.training import memory
-from lmaas.training.problems import architectures, text_generation
-from lmaas.training.problems.architectures import Architecture
-from lmaas.training.problems.counting import Shape, parameters, stored
-from lmaas.training.pytorch import image, table, text
+from lmaas.training.problems import architectures, least_parameters
 from lmaas.types import ImageSpec, LanguageSpec
 
 
@@ -44,7 +45,7 @@ def test_networks_of_images_are_counted(name: str, options: dict[str, Any]) -> N
     sizes = options_of("image-classification", name, **options)
     spec = ImageSpec(height=8, width=12, channels=3)
     shape = Shape(outputs=5, features=8 * 12 * 3, channels=3)
-    assert parameters(sizes, shape) == counted(image.build(name, sizes, spec, 5, seed=0))
+    assert sizes.parameters(shape) == counted(image.build(name, sizes, spec, 5, seed=0))
 
 
 @pytest.mark.parametrize(
@@ -60,14 +61,14 @@ def test_networks_of_texts_are_counted(name: str, options: dict[str, Any]) -> No
     sizes = options_of("text-classification", name, **options)
     spec = LanguageSpec(architecture=name, context_length=16, vocabulary_size=300)
     shape = Shape(outputs=4, tokens=300, places=16)
-    assert parameters(sizes, shape) == counted(text.build(name, sizes, spec, 4, seed=0))
+    assert sizes.parameters(shape) == counted(text.build(name, sizes, spec, 4, seed=0))
 
 
 def test_networks_of_tables_are_counted() -> None:
     sizes = options_of("tabular", "mlp", hidden=[3, 4])
-    assert isinstance(sizes, architectures.Mlp)
+    assert isinstance(sizes, Mlp)
     model = table.build("mlp", sizes, 6, 2, seed=0)
-    assert parameters(sizes, Shape(outputs=2, features=6)) == counted(model)
+    assert sizes.parameters(Shape(outputs=2, features=6)) == counted(model)
 
 
 @pytest.mark.parametrize("family", ["Qwen3", "Llama"])
@@ -81,7 +82,7 @@ def test_a_new_language_model_has_no_less_than_is_said(family: str) -> None:
     )  # fmt: skip
     with torch.device("meta"):
         whole = counted(transformers.AutoModelForCausalLM.from_config(config))
-    least = text_generation.least_parameters(recipe(model={"options": options}))
+    least = least_parameters(recipe(model={"options": options}))
     assert least + 300 * 32 <= whole <= least + 300 * 32 + 3 * (2 * 32 + 2 * 8) + 32
 
 
@@ -107,4 +108,4 @@ def test_what_does_not_fit_is_refused_with_the_plan() -> None:
 
 
 def test_stored_tensors_are_counted() -> None:
-    assert stored([(2, 3), (4,), ()]) == 11
+    assert memory.stored([(2, 3), (4,), ()]) == 11

@@ -13,13 +13,13 @@ from learner_kit import equal
 from lmaas.errors import InvalidInput
 from lmaas.job import JobEvent
 from lmaas.recipe import Recipe, recipe_of
+from lmaas.tasks.text_generation.spec import SPEC
+from lmaas.tasks.text_generation.training.preference_tuning import PreferenceTuning
 from lmaas.training import learners, problems
 from lmaas.training.base import IGNORED, Loss
 from lmaas.training.group import ALONE
 from lmaas.training.loop import Outcome, train
-from lmaas.training.problems.metrics import METRICS
-from lmaas.training.problems.preference_tuning import PreferenceTuning
-from lmaas.training.pytorch.losses import summed
+from lmaas.training.losses import summed
 
 BETA = 0.2
 RUN: dict[str, Any] = {
@@ -117,7 +117,9 @@ def test_the_loss_is_the_papers() -> None:
         gain = policy[better] - reference[better] - (policy[worse] - reference[worse])
         expected += np.log1p(np.exp(-BETA * gain))
     targets = {"labels": torch.tensor(labels), "reference": torch.tensor(reference)}
-    told = summed(Loss(name="preference", beta=BETA), torch.tensor(logits), targets)
+    told = summed(
+        Loss(name="preference", beta=BETA), "pytorch", {"logits": torch.tensor(logits)}, targets
+    )
     assert float(told) == pytest.approx(expected, rel=1e-5)
 
 
@@ -137,7 +139,7 @@ def test_unseen_pairs_are_told_apart(adapter: dict[str, Any] | None, tmp_path: P
     meter = problem.meter()
     meter.add(outputs, feed)
     assert meter.result()["reward_margin"] == pytest.approx(0, abs=1e-4)
-    assert set(meter.result()) < set(METRICS["text-generation"])
+    assert set(meter.result()) < set(SPEC.metrics)
     before = log_probabilities(problem, model)
     np.testing.assert_allclose(feed.targets["reference"].reshape(2, 9).T, before, rtol=1e-4)
     assert not (before[:, 0] > before[:, 1]).all()

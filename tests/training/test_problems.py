@@ -62,7 +62,7 @@ def test_digits_are_learned_packaged_served_and_trained_on(
         answer = served(
             manifest,
             tmp_path / "result",
-            Payload(format="image", body=archive.read("0/0.png")),
+            Payload(body=archive.read("0/0.png")),
         )
     assert answer[0]["label"] == "0"
     again = problems.open(told, tmp_path / "again", tmp_path / "result").build(framework)

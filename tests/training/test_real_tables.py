@@ -9,9 +9,9 @@ import pytest
 
 from lmaas.errors import InvalidInput
 from lmaas.recipe import DataChoice, Recipe
-from lmaas.tasks.columns import Category, Columns, Date, Number
+from lmaas.tasks.tabular.columns import Category, Columns, Date, Number
+from lmaas.tasks.tabular.training.problem import Tabular
 from lmaas.training import cautions, problems
-from lmaas.training.problems.tabular import Tabular
 
 ROWS = 200
 

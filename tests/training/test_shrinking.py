@@ -15,12 +15,12 @@ from lmaas.errors import InvalidInput
 from lmaas.job import JobEvent
 from lmaas.recipe import ModelChoice, Pruning, Recipe, TrainingFramework
 from lmaas.tasks import Row
+from lmaas.tasks.architectures import Architecture, Mlp
 from lmaas.training import distributed, learners
 from lmaas.training.base import Feed, Group, Learner, Width
 from lmaas.training.group import ALONE
 from lmaas.training.loop import Outcome, train
 from lmaas.training.problems import architectures
-from lmaas.training.problems.architectures import Architecture, Mlp
 from lmaas.training.problems.sized import SizedNetwork
 from lmaas.training.shrinking import Shrinker, axes_of, kept_units, other_sizes, unit_norms
 from lmaas.types import ImageSpec, LanguageSpec
@@ -52,7 +52,7 @@ class Clouds(SizedNetwork, Points):
         return given
 
     def build(self, framework: TrainingFramework) -> Any:
-        module = importlib.import_module(f"lmaas.training.{framework}.table")
+        module = importlib.import_module(f"lmaas.tasks.tabular.training.{framework}")
         return module.build("mlp", self._sizes, FEATURES, CLASSES, seed=5)
 
 
@@ -145,7 +145,9 @@ class Network(Points, SizedNetwork):
         self.model = choice
 
     def build(self, framework: TrainingFramework) -> Any:
-        module = importlib.import_module(f"lmaas.training.{framework}.{self._kind}")
+        module = importlib.import_module(
+            f"lmaas.tasks.{self._kind}_classification.training.{framework}"
+        )
         layout = "CHW" if framework == "pytorch" else "HWC"
         told = TEXT if self._kind == "text" else msgspec.structs.replace(IMAGE, layout=layout)
         return module.build(self._name, self._sizes, told, CLASSES, 7)

@@ -16,9 +16,9 @@ from PIL import Image
 from lmaas.errors import InvalidInput
 from lmaas.job import CHECKPOINTS_FOLDER, RESULT_FOLDER, RUN_FILE, JobEvent
 from lmaas.recipe import TrainingFramework, recipe_of
-from lmaas.runtime import verify
 from lmaas.training import learners, run
 from lmaas.types import Manifest
+from training_kit import verified
 
 FRAMEWORKS = list(learners.LEARNERS)
 GATE = 0.04
@@ -66,10 +66,7 @@ def trained(
     events: list[JobEvent] = []
     folder.mkdir()
     assert run.run(recipe_of(given), folder, None, events.append, base=base)
-    reply = verify.run(msgspec.json.encode(verify.Request(folder=str(folder / RESULT_FOLDER))))
-    verified = msgspec.json.decode(reply, type=verify.Reply)
-    assert verified.parity.passed("f32")
-    return verified.manifest, events
+    return verified(folder / RESULT_FOLDER), events
 
 
 def compiled_bytes(folder: Path) -> int:
@@ -144,8 +141,7 @@ def test_a_checkpoint_becomes_a_model_with_the_widths_that_it_has(
         shutil.copytree(point, folder / CHECKPOINTS_FOLDER / point.name)
         shutil.copyfile(path / RUN_FILE, folder / RUN_FILE)
         run.export(recipe_of(begun), folder, "ftjob-1", base=None)
-        reply = verify.run(msgspec.json.encode(verify.Request(folder=str(folder / RESULT_FOLDER))))
-        manifest = msgspec.json.decode(reply, type=verify.Reply).manifest
+        manifest = verified(folder / RESULT_FOLDER)
         (width,) = manifest.lineage.recipe["recipe"]["model"]["options"]["hidden"]
         assert manifest.num_parameters == 64 * width + width + 10 * width + 10
         widths.append(width)

@@ -5,19 +5,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 
 from lmaas.errors import InvalidInput
 from lmaas.job import CONTROL_FILE, RESULT_FOLDER, JobEvent
 from lmaas.recipe import Recipe, recipe_of
-from lmaas.runtime import verify
 from lmaas.training import problems
 from lmaas.training import run as training
 from lmaas.training.base import Comparing
-from lmaas.types import Manifest, Payload
-from training_kit import served
+from lmaas.types import JSON, Payload
+from training_kit import run, served, verified
 
 ROWS = 240
 
@@ -52,18 +50,6 @@ def recipe(table: Path, target: str, **more: Any) -> Recipe:
     return recipe_of({"name": "sales", "task": "tabular", "data": data, **more})
 
 
-def run(given: Recipe, folder: Path, events: list[JobEvent]) -> bool:
-    folder.mkdir(parents=True, exist_ok=True)
-    return training.run(given, folder, "job-1", events.append)
-
-
-def verified(folder: Path) -> Manifest:
-    reply = verify.run(msgspec.json.encode(verify.Request(folder=str(folder))))
-    found = msgspec.json.decode(reply, type=verify.Reply)
-    assert found.parity.passed("f32")
-    return found.manifest
-
-
 @pytest.mark.parametrize("target", ["level", "sold"])
 def test_what_wins_is_served_as_it_was_measured(table: Path, tmp_path: Path, target: str) -> None:
     events: list[JobEvent] = []
@@ -86,7 +72,7 @@ def test_what_wins_is_served_as_it_was_measured(table: Path, tmp_path: Path, tar
     rows = problem._splits.parts["test"].rows.tolist()  # type: ignore[attr-defined]
     sent = [dict(zip(names, lines[1 + row].split(","), strict=True)) for row in rows]
     body = json.dumps({"inputs": sent}).encode()
-    answers = served(manifest, tmp_path / RESULT_FOLDER, Payload(format="json", body=body))
+    answers = served(manifest, tmp_path / RESULT_FOLDER, Payload(media_type=JSON, body=body))
     if target == "level":
         right = [a[0]["label"] == row[target] for a, row in zip(answers, sent, strict=True)]
         assert np.mean(right) == pytest.approx(manifest.metrics["test_accuracy"])

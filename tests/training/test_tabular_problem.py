@@ -10,10 +10,10 @@ import pytest
 from lmaas import frameworks
 from lmaas.errors import InvalidInput
 from lmaas.recipe import DataChoice, Recipe, TrainingFramework
+from lmaas.tasks.tabular.training.problem import Tabular
 from lmaas.training import problems
 from lmaas.training.base import Feed, Problem
-from lmaas.training.problems.tabular import Tabular
-from lmaas.types import Payload
+from lmaas.types import JSON, Payload
 from training_kit import FRAMEWORKS, everything, learn, packaged, served
 
 ROWS = 600
@@ -68,7 +68,7 @@ def test_classes_are_learned_packaged_and_served(
         {"age": "30", "ward": "bone"},
     ]
     body = json.dumps({"inputs": rows}).encode()
-    answer = served(manifest, tmp_path / "result", Payload(format="json", body=body))
+    answer = served(manifest, tmp_path / "result", Payload(media_type=JSON, body=body))
     assert [each[0]["label"] for each in answer] == ["yes", "no"]
     again = problems.open(told, tmp_path / "again", tmp_path / "result").build(framework)
     verbs, feed = frameworks.get(framework), everything(problem, "validation")
@@ -104,7 +104,7 @@ def test_a_number_is_learned_and_served_in_its_units(patients: Path, tmp_path: P
     manifest = packaged(problem, model, tmp_path / "result", told)
     assert manifest.signature.labels is None
     body = json.dumps({"inputs": {"age": 80, "ward": "heart", "clinic": None}}).encode()
-    answer = served(manifest, tmp_path / "result", Payload(format="json", body=body))
+    answer = served(manifest, tmp_path / "result", Payload(media_type=JSON, body=body))
     assert answer["value"] == pytest.approx(11, abs=1)
 
 

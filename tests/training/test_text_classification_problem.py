@@ -11,9 +11,8 @@ from lmaas import frameworks
 from lmaas.errors import InvalidInput
 from lmaas.recipe import DataChoice, ModelChoice, Recipe, TrainingFramework, Transform
 from lmaas.training import problems
-from lmaas.training.base import Problem
-from lmaas.types import Payload
-from training_kit import FRAMEWORKS, everything, packaged, served
+from lmaas.types import JSON, Payload
+from training_kit import FRAMEWORKS, everything, learn, packaged, served
 
 GOOD = ("lovely", "brilliant", "warm", "delightful")
 BAD = ("awful", "boring", "cold", "dreadful")
@@ -52,42 +51,6 @@ def recipe(train: Path, framework: TrainingFramework = "pytorch", **told: Any) -
     )
 
 
-def learn(problem: Problem, framework: TrainingFramework, model: Any, steps: int) -> float:
-    """A few steps of Adam on all training texts; accuracy on the held-out ones."""
-    feed = everything(problem, "train")
-    ids, mask = feed.inputs["input_ids"], feed.inputs["attention_mask"]
-    labels = feed.targets["labels"]
-    if framework == "pytorch":
-        import torch
-
-        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-        for _ in range(steps):
-            logits = model(torch.tensor(ids), torch.tensor(mask))
-            loss = torch.nn.functional.cross_entropy(logits, torch.tensor(labels))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    else:
-        import keras
-        import tensorflow as tf
-
-        adam = keras.optimizers.Adam(0.01)
-        variables = model.trainable_variables
-        if framework == "keras":
-            variables = [each.value for each in variables]
-        adam.build(variables)
-        inputs = ([ids, mask],) if framework == "keras" else (tf.constant(ids), tf.constant(mask))
-        for _ in range(steps):
-            with tf.GradientTape() as tape:
-                loss = tf.reduce_mean(
-                    tf.nn.sparse_softmax_cross_entropy_with_logits(labels, model(*inputs))
-                )
-            adam.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
-    held, meter = everything(problem, "validation"), problem.meter()
-    meter.add(frameworks.get(framework).run(model, held.inputs), held)
-    return meter.result()["accuracy"]
-
-
 @pytest.mark.parametrize("architecture", ["bag", "transformer"])
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_sentiment_is_learned_packaged_served_and_trained_on(
@@ -102,11 +65,11 @@ def test_sentiment_is_learned_packaged_served_and_trained_on(
     assert problem.facts()["labels"].keys() == {"1", "5"}
     assert problem.facts()["overlap"]["validation"]["samples"] > 0
     model = problem.build(framework)
-    assert learn(problem, framework, model, 20) > 0.9
+    assert learn(problem, framework, model, 20, batch_size=256, learning_rate=0.01) > 0.9
     manifest = packaged(problem, model, tmp_path / "result", told)
     texts = ["The plot was lovely and the music felt warm.", "an AWFUL, boring film"]
     body = json.dumps({"inputs": texts}).encode()
-    answer = served(manifest, tmp_path / "result", Payload(format="json", body=body))
+    answer = served(manifest, tmp_path / "result", Payload(media_type=JSON, body=body))
     assert [each[0]["label"] for each in answer] == ["5", "1"]
     again = problems.open(told, tmp_path / "again", tmp_path / "result").build(framework)
     verbs, feed = frameworks.get(framework), everything(problem, "validation")

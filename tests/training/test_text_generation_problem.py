@@ -16,10 +16,10 @@ from lmaas.recipe import Recipe, recipe_of
 from lmaas.runtime.language.template import Template
 from lmaas.runtime.language.text import Reader
 from lmaas.runtime.language.tokens import Tokens
+from lmaas.tasks.text_generation.spec import SPEC
+from lmaas.tasks.text_generation.training.problem import CHATML, TextGeneration
 from lmaas.training import problems
 from lmaas.training.base import IGNORED, Facts, Feed
-from lmaas.training.problems.metrics import METRICS
-from lmaas.training.problems.text_generation import CHATML, TextGeneration
 
 QUESTIONS = [(f"What is {a} + {b}?", f"{a} + {b} = {a + b}") for a in range(4) for b in range(4)]
 
@@ -182,7 +182,7 @@ def test_a_new_model_has_a_vocabulary_of_its_data(tmp_path: Path) -> None:
     meter.add({"logits": logits}, feed)
     vocabulary = logits.shape[-1]
     assert meter.result()["perplexity"] == pytest.approx(vocabulary, rel=0.2)
-    assert set(meter.result()) < set(METRICS["text-generation"])
+    assert set(meter.result()) < set(SPEC.metrics)
     again = problem(tmp_path, model={"architecture": "llama", "options": {"hidden": 32}})
     for one, other in zip(model.parameters(), again.build("pytorch").parameters(), strict=True):
         assert torch.equal(one, other)

@@ -75,7 +75,7 @@ class Commands(click.Group):
         """Find the command. Raises UsageError with the nearest name: click knows no lazy ones."""
         if args[0] not in COMMANDS and not args[0].startswith("-"):
             close = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            meant = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(COMMANDS)}."
+            meant = f"Did you mean {close[0]!r}?" if close else f"Commands: {', '.join(COMMANDS)}."
             raise click.UsageError(f"No such command {args[0]!r}. {meant}", ctx)
         return super().resolve_command(ctx, args)
 

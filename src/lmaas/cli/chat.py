@@ -29,13 +29,17 @@ COMMANDS = {
 
 @click.command()
 @click.argument("name", type=MODEL)
-@click.option("--message", "-m", help="Ask this one thing and leave.")
-@click.option("--system", help="What the model should be.")
-@click.option("--temperature", type=click.FloatRange(0, 2), help="0 is always the likeliest.")
+@click.option("--message", "-m", help="Send one message and exit.")
+@click.option("--system", help="System message: how the model should behave.")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0, 2),
+    help="Randomness of the answer; 0 = greedy decoding.",
+)
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True))
-@click.option("--max-tokens", type=click.IntRange(1), help="Most tokens of one answer.")
-@click.option("--seed", type=int, help="The same seed gives the same answer.")
-@click.option("--no-stream", is_flag=True, help="Show an answer when it is complete.")
+@click.option("--max-tokens", type=click.IntRange(1), help="Maximum number of tokens in an answer.")
+@click.option("--seed", type=int, help="Random seed: the same seed gives the same answer.")
+@click.option("--no-stream", is_flag=True, help="Show each answer when it is complete.")
 @json_option
 @home_options
 @server_options
@@ -52,7 +56,7 @@ def command(
     no_stream: bool,
     as_json: bool,
 ) -> None:
-    """Talk to the language model NAME; what was said before goes along.
+    """Chat with the language model NAME. Each message is sent with the conversation so far.
 
     Ctrl-C stops the answer that is being written, a second one leaves. Where standard input is no
     terminal, all of it is one question, and only the answer goes to standard output.
@@ -69,7 +73,7 @@ def command(
         if message is None and not sys.stdin.isatty():
             message = sys.stdin.read().strip()
             if not message:
-                raise InvalidInput("There is no question on standard input.")
+                raise InvalidInput("Standard input is empty: it must contain the message.")
         if message is not None:
             turns.append({"role": "user", "content": message})
             _answer(client, name, turns, given, stream=not no_stream, as_json=as_json)
@@ -86,7 +90,7 @@ def _client(flags: dict[str, Any]) -> "Iterator[Client]":
     from lmaas.config import load_settings
     from lmaas.own_server import local
 
-    progress("No server of this home runs: starting one for this conversation.")
+    progress("This home has no running server: starting one for this conversation.")
     with local(load_settings(flags).home_path) as client:
         yield client
 

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from lmaas.cli.job_progress import watched
 from lmaas.cli.output import home_options, json_option, progress, service_of, show_table, size
 
 if TYPE_CHECKING:
     from lmaas.demo import Result
+    from lmaas.recipe import Recipe
+    from lmaas.types import ModelVersion
 
 KEY_NAME = "demo"
 """The key in the snippets; it lives until the next demo."""
@@ -32,10 +35,10 @@ COLUMNS = (
 @home_options
 @click.pass_obj
 def command(flags: dict[str, Any], serve: bool, port: int | None, as_json: bool) -> int:
-    """Train, publish, serve and call three models.
+    """Train, serve and call three models.
 
-    A PyTorch, a Keras and a TensorFlow digit classifier go the whole way. The exit code is 0 only
-    if every served model gives the same answers as its source.
+    A PyTorch, a Keras and a TensorFlow digit classifier go the whole way, each trained by a job of
+    the server. The exit code is 0 only if every served model gives the trained network's answers.
     """
     # TensorFlow reads these when it is imported: quiet, and on the CPU as everything here.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -47,20 +50,22 @@ def command(flags: dict[str, Any], serve: bool, port: int | None, as_json: bool)
         signal.signal(number, _end)
     settings = load_settings({**flags, "port": port})
     demo.check_port(settings)
-    data = demo.load_digits()
-    published = []
-    for name in demo.MAKERS:
-        progress(f"Training and publishing digits-{name} …")
-        with _noise_to(settings.home_path / "demo.log"):
-            published.append(demo.train_and_publish(settings, data, name))
+    data, folder = demo.load_digits(), settings.home_path / "demo"
+    recipes = [demo.recipe_for(framework, folder) for framework in demo.MODULES]
+    demo.write_data(folder, data)
     progress("Starting the server …")
     url, process = demo.ensure_server(settings)
     try:
         key = _new_key(flags, KEY_NAME, ("call",))
-        measuring = _new_key(flags, f"{KEY_NAME} measurement", ("admin", "call"))
+        working = _new_key(flags, f"{KEY_NAME} work", ("admin", "call"))
+        trained = [_trained(url, working, recipe) for recipe in recipes]
         progress(f"Classifying {len(data.test_y)} held-out digits with each model …")
-        results = [demo.measure(url, measuring, data, *pair) for pair in published]
-        _revoke(flags, f"{KEY_NAME} measurement")
+        results = []
+        for recipe, version in zip(recipes, trained, strict=True):
+            with _noise_to(settings.home_path / "demo.log"), service_of(flags) as service:
+                own = demo.own_labels(service, recipe, version)
+            results.append(demo.measure(url, working, data, version, own))
+        _revoke(flags, f"{KEY_NAME} work")
         told = {"models": results, "url": url, "key": key}
         show_table(told, as_json, COLUMNS, [_row(result) for result in results])
         if not as_json:
@@ -76,6 +81,16 @@ def command(flags: dict[str, Any], serve: bool, port: int | None, as_json: bool)
         if process:
             demo.stop(process)
     return 0 if all(result.answers_equal for result in results) else 1
+
+
+def _trained(url: str, key: str, recipe: "Recipe") -> "ModelVersion":
+    """The version that a job of the server registers, its events shown as `lmaas train` does."""
+    from lmaas.client import Client
+
+    progress(f"Training {recipe.name} …")
+    with Client(url, key) as client, watched(False) as heard:
+        job = client.wait_for_job(client.train(recipe).id, heard)
+        return client.model(str(job.model))
 
 
 @contextmanager

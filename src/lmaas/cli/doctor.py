@@ -23,6 +23,8 @@ PACKAGES = {
     "scikit-learn": "demo",
 }
 """What is looked for, and the extra that brings it; without one it is required."""
+CPU_BUILDS = {"tensorflow": "tensorflow-cpu"}
+"""The same packages under other names, without what a GPU needs."""
 
 LEAST_MEMORY = 1 << 30
 LEAST_DISK = 1 << 30
@@ -42,9 +44,9 @@ class Check(NamedTuple):
 @home_options
 @click.pass_obj
 def command(flags: dict[str, Any], as_json: bool) -> int:
-    """Check this machine and the home.
+    """Check this machine and this home.
 
-    The exit code is 1 when something must be mended.
+    The exit code is 1 if a check fails.
     """
     from lmaas.config import load_settings
 
@@ -79,17 +81,25 @@ def _python() -> Check:
 
 
 def _packages() -> list[Check]:
-    from importlib.metadata import PackageNotFoundError, version
-
     checks = []
     for package, extra in PACKAGES.items():
-        try:
-            checks.append(Check(package, "ok", version(package)))
-        except PackageNotFoundError:
+        found = _version(package) or _version(CPU_BUILDS.get(package, package))
+        if found is not None:
+            checks.append(Check(package, "ok", found))
+        else:
             wanted = f"lmaas[{extra}]" if extra else package
             need = f"To use it: pip install '{wanted}'."
             checks.append(Check(package, "warn" if extra else "fail", "not installed", need))
     return checks
+
+
+def _version(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _cpu() -> Check:
@@ -143,7 +153,7 @@ def _vllm(settings: "Settings") -> Check:
     build = "for GPUs" if install.gpu else "for CPUs"
     found = f"{install.vllm} with torch {install.torch}, built {build}"
     if problem:
-        return Check("vllm", "fail", f"{found}: {problem}", f"Mend the environment of {python}.")
+        return Check("vllm", "fail", f"{found}: {problem}", f"Repair the environment of {python}.")
     if has_gpu() and not install.gpu:
         return Check("vllm", "warn", found, "This machine has a GPU: install vLLM's build for it.")
     if not has_gpu() and settings.engine != "vllm":

@@ -39,8 +39,8 @@ EXIT_CODES: list[tuple[type[LMaaSError], int]] = [
 """The first that fits; every other error is 1."""
 
 EXIT_CODES_TEXT = (
-    "Exit codes: 0 done; 1 failed, or a check found something wrong; 2 wrong usage or settings; "
-    "3 no such model, version or key; 4 the key is missing, wrong or not allowed to; "
+    "Exit codes: 0 success; 1 failure, or a check found a problem; 2 invalid usage or settings; "
+    "3 no such model, version or key; 4 the key is missing, wrong or not permitted; "
     "5 over a limit (queue, rate, budget, size or disk); 6 no server, not ready, or out of time; "
     "130 interrupted."
 )

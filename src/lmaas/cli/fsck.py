@@ -8,12 +8,12 @@ from lmaas.cli.output import home_options, json_option, service_of, show
 
 
 @click.command()
-@click.option("--repair", is_flag=True, help="Delete files that no version names, and downloads.")
+@click.option("--repair", is_flag=True, help="Delete unreferenced files and interrupted downloads.")
 @json_option
 @home_options
 @click.pass_obj
 def command(flags: dict[str, Any], repair: bool, as_json: bool) -> int:
-    """Check every stored file against its digest."""
+    """Verify the digest of every stored file."""
     with service_of(flags) as service:
         report = service.fsck(repair=repair)
     lines = [f"{d.model} {d.path}: {d.problem} (sha256:{d.sha256})" for d in report.damaged]

@@ -16,25 +16,27 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 PERIODS = ("none", "day", "month")
 LIMITS = {
-    "--rpm": ("requests_per_minute", "Most requests a minute."),
-    "--tpm": ("tokens_per_minute", "Most tokens a minute, of prompts and answers."),
-    "--concurrent": ("concurrent", "Most requests at a time."),
+    "--rpm": ("requests_per_minute", "Maximum requests per minute."),
+    "--tpm": ("tokens_per_minute", "Maximum tokens per minute, prompts and answers together."),
+    "--concurrent": ("concurrent", "Maximum concurrent requests."),
 }
 BUDGETS = {
-    "--budget": ("budget_micro", "Money that may be spent in a period, such as 12.50."),
-    "--soft-budget": ("soft_budget_micro", "Money after which answers and the log tell."),
+    "--budget": ("budget_micro", "Maximum cost per period, such as 12.50."),
+    "--soft-budget": ("soft_budget_micro", "Cost at which answers and the log carry a warning."),
 }
 
 
 tenant_option = click.option(
-    "--tenant", metavar="NAME", help="Whose keys, in this home itself: not with --url."
+    "--tenant",
+    metavar="NAME",
+    help="Tenant that owns the keys. Works in this home only, not with --url.",
 )
 
 
 def limit_options(command: F) -> F:
     """An option for each limit."""
     period = click.option(
-        "--period", type=click.Choice(PERIODS), help="UTC time after which budgets start again."
+        "--period", type=click.Choice(PERIODS), help="Period after which budgets reset (UTC)."
     )
     command = period(command)
     for option, (name, text) in reversed(BUDGETS.items()):
@@ -46,13 +48,13 @@ def limit_options(command: F) -> F:
 
 @click.group()
 def command() -> None:
-    """Make, list and revoke API keys."""
+    """Create, list and revoke API keys."""
 
 
 @command.command()
-@click.option("--name", required=True, help="What the key is for.")
+@click.option("--name", required=True, help="Name that says what the key is for.")
 @click.option("--scope", "scopes", multiple=True, type=click.Choice(["admin", "call"]),
-              default=("call",), help="What it may do; may be given twice.")  # fmt: skip
+              default=("call",), help="Scope of the key. Repeat the option for both.")  # fmt: skip
 @limit_options
 @tenant_option
 @json_option
@@ -68,7 +70,7 @@ def create(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Make a key. Its text is shown this once.
+    """Create a key. Its text is shown only once.
 
     The first key of a --tenant makes it. Models, jobs, files, usage, limits and kept answers of
     tenants are apart; a key with the scope admin manages those of its own tenant.
@@ -84,14 +86,14 @@ def create(
 
 
 @command.command("list")
-@click.option("--all", "revoked", is_flag=True, help="Revoked keys too.")
+@click.option("--all", "revoked", is_flag=True, help="Include revoked keys.")
 @tenant_option
 @json_option
 @home_options
 @server_options
 @click.pass_obj
 def list_(flags: dict[str, Any], revoked: bool, tenant: str | None, as_json: bool) -> None:
-    """List the keys that work, without their secrets."""
+    """List active keys. Their secrets cannot be shown."""
     with operator_of(flags, tenant) as operator:
         records = [r for r in operator.list_keys() if revoked or r.revoked_at is None]
     rows = [
@@ -116,7 +118,7 @@ def list_(flags: dict[str, Any], revoked: bool, tenant: str | None, as_json: boo
 @server_options
 @click.pass_obj
 def revoke(flags: dict[str, Any], key_id: str, tenant: str | None, as_json: bool) -> None:
-    """End a key now."""
+    """Revoke a key immediately."""
     with operator_of(flags, tenant) as operator:
         record = operator.revoke_key(key_id)
     show(record, as_json, [f"Revoked {record.id}."])
@@ -125,7 +127,7 @@ def revoke(flags: dict[str, Any], key_id: str, tenant: str | None, as_json: bool
 @command.command("limits")
 @click.argument("key_id", required=False)
 @limit_options
-@click.option("--clear", is_flag=True, help="End all limits that are not given.")
+@click.option("--clear", is_flag=True, help="Remove all limits that are not given.")
 @tenant_option
 @json_option
 @home_options
@@ -140,7 +142,7 @@ def limits_(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Show or change the limits of the key KEY_ID; without it, of all keys together."""
+    """Show or change the limits of KEY_ID, or of all keys together."""
     import msgspec
 
     from lmaas.accounts.records import NO_LIMITS, to_money

@@ -20,12 +20,14 @@ from lmaas.cli.target import operator_of
 if TYPE_CHECKING:
     from lmaas.types import ModelVersion, Variant
 
-NEW = ModelReference(("name",), "What is connected becomes the next version by itself.")
+NEW = ModelReference(
+    ("name",), "Leave the version out: the connected model becomes the next version."
+)
 
 
 @click.group()
 def command() -> None:
-    """List, show, connect, alias and remove models; read their cards."""
+    """Manage models: list, show, card, connect, alias, rm."""
 
 
 @command.command("list")
@@ -34,7 +36,7 @@ def command() -> None:
 @server_options
 @click.pass_obj
 def list_(flags: dict[str, Any], as_json: bool) -> None:
-    """The latest version of every model."""
+    """List the latest version of every model."""
     with operator_of(flags) as operator:
         models = operator.catalog()
     columns = ("model", "task", "framework", "parameters", "size", "aliases")
@@ -120,22 +122,22 @@ def _variant_row(variant: "Variant") -> tuple[str, ...]:
 
 @command.command()
 @click.argument("name", type=NEW)
-@click.option("--base-url", required=True, help="The service, as https://host/v1.")
-@click.option("--model", required=True, help="The model's name at the service.")
+@click.option("--base-url", required=True, help="Base URL of the service, such as https://host/v1.")
+@click.option("--model", required=True, help="Name of the model at the service.")
 @click.option(
     "--task",
     type=click.Choice(("text-generation", "embedding")),
     default="text-generation",
-    help="What the model does.",
+    help="Task of the model.",
 )
-@click.option("--key-env", help="Variable of the server's environment that holds the key.")
+@click.option("--key-env", help="Environment variable of the server that holds the API key.")
 @click.option(
     "--dialect",
     type=click.Choice(("compatible", "openai", "vllm")),
     default="compatible",
-    help="Which fields the service takes; vllm: also top_k, min_p and more.",
+    help="Request fields that the service accepts; vllm adds top_k, min_p and more.",
 )
-@click.option("--context-length", type=int, help="Its longest prompt and answer, in tokens.")
+@click.option("--context-length", type=int, help="Maximum tokens of prompt and answer together.")
 @json_option
 @home_options
 @server_options
@@ -151,9 +153,10 @@ def connect(
     context_length: int | None,
     as_json: bool,
 ) -> None:
-    """Serve as NAME a model that another OpenAI-compatible service runs.
+    """Register a model of another OpenAI-compatible service as NAME.
 
-    The key is not stored: --key-env names a variable, ending in _API_KEY, that the server reads.
+    The API key is not stored. --key-env names an environment variable that the server reads; its
+    name ends in _API_KEY.
     """
     import msgspec
 
@@ -190,7 +193,7 @@ def alias(flags: dict[str, Any], ref: str, alias: str, version: int | None, as_j
     NAME: the newest).
     """
     if version is not None and (":" in ref or "@" in ref):
-        raise click.UsageError(f"{ref} names a version already: leave {version} out.")
+        raise click.UsageError(f"{ref} already names a version: leave {version} out.")
     with operator_of(flags) as operator:
         named = operator.model(ref if version is None else f"{ref}:{version}")
         moved = operator.set_alias(named.name, alias, named.version)
@@ -199,8 +202,8 @@ def alias(flags: dict[str, Any], ref: str, alias: str, version: int | None, as_j
 
 @command.command()
 @click.argument("ref", type=MODEL)
-@click.option("--force", is_flag=True, help="Also remove aliases that point to it.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--force", is_flag=True, help="Also remove the aliases that point to it.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @json_option
 @home_options
 @server_options
@@ -208,7 +211,9 @@ def alias(flags: dict[str, Any], ref: str, alias: str, version: int | None, as_j
 def rm(flags: dict[str, Any], ref: str, force: bool, yes: bool, as_json: bool) -> int:
     """Remove a version (NAME:3 or NAME@ALIAS) or a whole model (NAME)."""
     if not yes and not sys.stdin.isatty():
-        raise click.UsageError(f"Nobody can be asked here: remove {ref} with --yes.")
+        raise click.UsageError(
+            f"Standard input is not a terminal: confirm the removal of {ref} with --yes."
+        )
     if not yes and not click.confirm(f"Remove {ref} and its files?", err=True):
         return 1
     with operator_of(flags) as operator:

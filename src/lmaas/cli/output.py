@@ -18,18 +18,27 @@ WIDE = 1000
 
 def home_options(command: F) -> F:
     """`--home` and `--quiet`, before or after the command's name."""
-    command = _flag("--home", help="Folder that holds all state (LMAAS_HOME; default ~/.lmaas).")(
-        command
-    )
+    command = _flag(
+        "--home", help="Folder that holds all state. Default: LMAAS_HOME, or ~/.lmaas."
+    )(command)
     return click.option(
-        "-q", "--quiet", is_flag=True, expose_value=False, callback=_hush, help="No progress."
+        "-q",
+        "--quiet",
+        is_flag=True,
+        expose_value=False,
+        callback=_hush,
+        help="Do not show progress.",
     )(command)
 
 
 def server_options(command: F) -> F:
     """`--url` and `--key`, before or after the command's name."""
-    url = _flag("--url", help="Server to talk to (LMAAS_URL; default: this home's live server).")
-    key = _flag("--key", help="Key to send (LMAAS_KEY, which `ps` does not show to others).")
+    url = _flag(
+        "--url", help="URL of the server. Default: LMAAS_URL, or this home's running server."
+    )
+    key = _flag(
+        "--key", help="API key. Prefer LMAAS_KEY: command lines are visible to other users."
+    )
     return url(key(command))
 
 

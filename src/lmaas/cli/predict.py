@@ -43,21 +43,23 @@ if TYPE_CHECKING:
     "parameters",
     multiple=True,
     metavar="NAME=VALUE",
-    help="A parameter of the call, such as top_k=3; may be given again.",
+    help="Parameter of the call, such as top_k=3. Repeat the option for more.",
 )
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Where rows with their answers go: .csv, .tsv or .jsonl, each also as .gz.",
+    help="Output file for rows and their predictions: .csv, .tsv or .jsonl, optionally .gz.",
 )
 @click.option(
     "--column",
     "columns",
     multiple=True,
     metavar="FIELD=COLUMN",
-    help="In which column of the rows a field is, such as text=review; may be given again.",
+    help="Column that holds an input field, such as text=review. Repeat the option for more.",
 )
-@click.option("--encoding", help="What the rows are written in where it is not UTF-8: latin-1, …")
+@click.option(
+    "--encoding", help="Character encoding of the rows if it is not UTF-8, such as latin-1."
+)
 @json_option
 @home_options
 @server_options
@@ -72,7 +74,7 @@ def command(
     encoding: str | None,
     as_json: bool,
 ) -> None:
-    """Send FILE to the model NAME and print its answer.
+    """Send FILE to the model NAME and print the prediction.
 
     FILE is an image, a .json file (the call's inputs, or the whole call with "inputs" and
     "parameters"), one array (.npy), arrays by input name (.safetensors), or - for any of these
@@ -87,7 +89,9 @@ def command(
     if kind is None:
         for option, value in (("--out", out), ("--column", columns), ("--encoding", encoding)):
             if value:
-                raise click.UsageError(f"{option} is for files of rows: .csv, .tsv, .jsonl.")
+                raise click.UsageError(
+                    f"{option} works with files of rows only: .csv, .tsv, .jsonl."
+                )
         payload = read_file(file, given)
         with _asked(flags, name) as (task, ask):
             answer = ask(payload)
@@ -148,7 +152,7 @@ def _asked(flags: dict[str, Any], name: str) -> "Iterator[tuple[str, Ask]]":
             return
         with service_of(flags) as service, asyncio.Runner() as runner:
             task = service.catalog.get(TENANT, name).manifest.task
-            progress("No server of this home runs: loading the model here.")
+            progress("This home has no running server: loading the model in this process.")
             running = service.running()
             runner.run(running.__aenter__())
             try:
@@ -178,7 +182,7 @@ def read_file(file: Path, parameters: dict[str, Any]) -> "Payload":
     import numpy as np
 
     from lmaas.client import to_payload
-    from lmaas.types import Payload
+    from lmaas.types import JSON, Payload
 
     data = _content(file)
     match _kind(file, data):
@@ -192,7 +196,7 @@ def read_file(file: Path, parameters: dict[str, Any]) -> "Payload":
             if parameters:
                 given = value.get("parameters", {})
                 value["parameters"] = {**given, **parameters}
-            return Payload(format="json", body=msgspec.json.encode(value))
+            return Payload(media_type=JSON, body=msgspec.json.encode(value))
         case "npy":
             return to_payload(_read_npy(file, data), parameters)
         case "safetensors":

@@ -13,14 +13,16 @@ ALL_VERSIONS = ModelReference(("name",), "All versions of a model cost the same.
 
 @click.group()
 def command() -> None:
-    """What models cost: what budgets are spent on."""
+    """Set and list the prices of models, which budgets are charged with."""
 
 
 @command.command("set")
 @click.argument("model", type=ALL_VERSIONS)
-@click.option("--prompt", default="0", metavar="MONEY", help="A million tokens of prompts.")
-@click.option("--completion", default="0", metavar="MONEY", help="A million tokens of answers.")
-@click.option("--request", default="0", metavar="MONEY", help="Each request.")
+@click.option("--prompt", default="0", metavar="MONEY", help="Price of a million prompt tokens.")
+@click.option(
+    "--completion", default="0", metavar="MONEY", help="Price of a million completion tokens."
+)
+@click.option("--request", default="0", metavar="MONEY", help="Price of each request.")
 @json_option
 @home_options
 @server_options
@@ -28,7 +30,7 @@ def command() -> None:
 def set_(
     flags: dict[str, Any], model: str, prompt: str, completion: str, request: str, as_json: bool
 ) -> None:
-    """Set what all versions of MODEL cost from now on; without options it is free."""
+    """Set the price of all versions of MODEL. Without options, MODEL is free."""
     from lmaas.accounts.records import Price, to_micro
 
     price = Price(
@@ -47,7 +49,7 @@ def set_(
 @server_options
 @click.pass_obj
 def list_(flags: dict[str, Any], as_json: bool) -> None:
-    """List the prices; models that are not named are free."""
+    """List the prices. A model without a price is free."""
     from lmaas.accounts.records import to_money
 
     with operator_of(flags) as operator:

@@ -19,7 +19,7 @@ COLUMNS = (
 @server_options
 @click.pass_obj
 def command(flags: dict[str, Any], as_json: bool) -> None:
-    """Show the loaded models of the server, and why each has its engine, form and precision."""
+    """List the loaded models with their engine, variant and precision, and the reason for each."""
     with server_of(flags) as client:
         workers = client.ps()
     rows = [

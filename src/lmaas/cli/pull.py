@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmaas import tasks
 from lmaas.cli.output import (
     home_options,
     json_option,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 @click.option("--name", help="The model's name here; default: the hub's NAME in lower case.")
 @click.option(
     "--task",
-    help="text-generation, embedding or text-ranking; default: what the model's configs say.",
+    help=f"{', '.join(tasks.checkpoints())}; default: what the model's configs say.",
 )
 @click.option("--keep", is_flag=True, help="Keep the downloaded files, in LMAAS_HOME/hub.")
 @detach_option

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmaas import tasks
 from lmaas.cli.output import (
     home_options,
     json_option,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--name", required=True, help="The model's name.")
-@click.option("--task", help="The model's task; a checkpoint's architecture tells it.")
+@click.option("--task", help=f"{', '.join(tasks.TASKS)}; a checkpoint's architecture tells it.")
 @click.option("--labels", help="Class names, separated by commas.")
 @click.option("--image", help="How an image becomes the input (JSON, see lmaas.ImageSpec).")
 @click.option("--outputs-are", type=click.Choice(["logits", "probabilities"]))

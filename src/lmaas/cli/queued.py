@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
     Heard = Callable[[StoredEvent], None]
 
-detach_option = click.option("--detach", is_flag=True, help="Queue the job and return.")
+detach_option = click.option(
+    "--detach", is_flag=True, help="Queue the job and exit without waiting."
+)
 
 
 def show_queued(job: "Job", as_json: bool, *, lives: bool) -> None:

@@ -16,7 +16,7 @@ from lmaas.cli.target import server_of
 @server_options
 @click.pass_obj
 def command(flags: dict[str, Any], name: str, as_json: bool) -> None:
-    """Unload a model after its running requests.
+    """Unload a model when its running requests are done.
 
     The next call loads it again. NAME is a model (`digits`), a version (`digits:3`) or an
     alias (`digits@production`).

@@ -57,8 +57,8 @@ def server_of(flags: dict[str, Any]) -> "Iterator[Client]":
     with server_or_none(flags) as client:
         if client is None:
             raise Unavailable(
-                "No server of this home runs.",
-                hint="Start one with `lmaas serve`, or name one with --url.",
+                "This home has no running server.",
+                hint="Start a server with `lmaas serve`, or name one with --url.",
             )
         yield client
 

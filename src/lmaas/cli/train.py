@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lmaas import tasks
 from lmaas.cli.job_progress import result_lines, watched
 from lmaas.cli.output import (
     home_options,
@@ -44,17 +45,23 @@ FLAGS = {
 
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path), required=False)
-@click.option("--name", help="What the model is registered as; by default after the data.")
-@click.option("--task", help="What is learned, e.g. image-classification.")
-@click.option("--data", help="The samples to learn from: a file or folder.")
-@click.option("--validation", help="The samples to check on, or the share of --data to hold out.")
-@click.option("--framework", help="pytorch, keras or tensorflow; lightgbm for boosted trees.")
+@click.option("--name", help="Name of the trained model. Default: the name of the data file.")
+@click.option("--task", help=f"Task to train: {', '.join(tasks.trained())}.")
+@click.option("--data", help="Training data: a file or folder.")
 @click.option(
-    "--base", type=MODEL, help="A registered model to train on, or a checkpoint's folder."
+    "--validation", help="Validation data: a file or folder, or the fraction of --data to hold out."
 )
-@click.option("--architecture", help="A new model of this kind.")
-@click.option("--epochs", type=click.IntRange(1), help="How often to go through the samples.")
-@click.option("--steps", type=click.IntRange(1), help="So many updates, instead of --epochs.")
+@click.option("--framework", help="pytorch, keras or tensorflow, or lightgbm for boosted trees.")
+@click.option(
+    "--base",
+    type=MODEL,
+    help="Model to fine-tune: a registered model or the folder of a checkpoint.",
+)
+@click.option("--architecture", help="Architecture of a new model.")
+@click.option("--epochs", type=click.IntRange(1), help="Number of passes over the training data.")
+@click.option(
+    "--steps", type=click.IntRange(1), help="Number of optimizer steps, instead of --epochs."
+)
 @click.option("--batch-size", type=click.IntRange(1))
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True))
 @click.option("--precision", type=click.Choice(["f32", "bf16"]))
@@ -64,9 +71,14 @@ FLAGS = {
     "assignments",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Any key of a recipe, e.g. --set early_stopping.patience=2; the value is YAML.",
+    help="Set any recipe key, such as early_stopping.patience=2. The value is YAML.",
 )
-@click.option("--priority", type=click.IntRange(-100, 100), default=0, help="Higher runs first.")
+@click.option(
+    "--priority",
+    type=click.IntRange(-100, 100),
+    default=0,
+    help="Jobs with a higher priority run first.",
+)
 @detach_option
 @click.option("--schema", is_flag=True, help="Print the JSON schema of a recipe.")
 @json_option
@@ -84,7 +96,7 @@ def command(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Train a model as RECIPE (a YAML file) and the flags say, and register it.
+    """Train a model from RECIPE (a YAML file) and options, and register it.
 
     The live server of this home runs it, or one that is started for it, or with --url another,
     which is sent the data files. With --detach and no server it waits in the queue for the next
@@ -163,7 +175,7 @@ def _recipe(
         try:
             _put(plain, key, yaml.safe_load(value))
         except yaml.YAMLError:
-            raise InvalidInput(f"--set {key}: {value!r} is no YAML.", param=key) from None
+            raise InvalidInput(f"--set {key}: {value!r} is not valid YAML.", param=key) from None
     if "name" not in plain and given["data"] is not None:
         stem = Path(given["data"]).name.partition(".")[0].lower()
         plain["name"] = re.sub(r"[^a-z0-9-]+", "-", stem).strip("-") or "model"

@@ -11,11 +11,16 @@ SUMS = ("requests", "failed", "cancelled", "prompt_tokens", "completion_tokens")
 
 
 @click.command()
-@click.option("--by", default="model", show_default=True, metavar="GROUPS",
-              help="Any of key, model and day, with commas between; empty: one sum.")  # fmt: skip
-@click.option("--start", metavar="DAY", help="First UTC day; default: of this month.")
-@click.option("--end", metavar="DAY", help="Last UTC day; default: today.")
-@click.option("--of", "key_id", metavar="KEY_ID", help="Of one key only.")
+@click.option(
+    "--by",
+    default="model",
+    show_default=True,
+    metavar="GROUPS",
+    help="Group by key, model and day, in any combination; empty for one total.",
+)
+@click.option("--start", metavar="DAY", help="First day (UTC). Default: the first of this month.")
+@click.option("--end", metavar="DAY", help="Last day (UTC). Default: today.")
+@click.option("--of", "key_id", metavar="KEY_ID", help="Only this key.")
 @json_option
 @home_options
 @server_options
@@ -28,9 +33,9 @@ def command(
     key_id: str | None,
     as_json: bool,
 ) -> None:
-    """Requests, tokens and money that were used.
+    """Show requests, tokens and cost.
 
-    Of a server of this machine that is not named by --url, up to a few seconds ago.
+    Without --url, the last few seconds of a running server are missing.
     """
     from lmaas.accounts.records import to_money
 

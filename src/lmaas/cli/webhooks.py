@@ -17,18 +17,18 @@ PREFIX = "fine_tuning.job."
 @click.group()
 @home_options
 def command() -> None:
-    """Who is told when a job ends."""
+    """Manage webhooks, which are called when a job ends."""
 
 
 @command.command()
 @click.argument("url")
 @click.option("--event", "ends", multiple=True, type=click.Choice(ENDS), default=ENDS,
-              help="Only these; may be given twice.")  # fmt: skip
+              help="Events to send. Repeat the option for more.")  # fmt: skip
 @json_option
 @home_options
 @click.pass_obj
 def add(flags: dict[str, Any], url: str, ends: tuple[str, ...], as_json: bool) -> None:
-    """Tell URL of the ends of jobs. The secret of the signatures is shown this once."""
+    """Call URL when a job ends. The signing secret is shown only once."""
     import msgspec
 
     from lmaas.types import TENANT
@@ -44,7 +44,7 @@ def add(flags: dict[str, Any], url: str, ends: tuple[str, ...], as_json: bool) -
 @home_options
 @click.pass_obj
 def list_(flags: dict[str, Any], as_json: bool) -> None:
-    """List the webhooks, without their secrets."""
+    """List the webhooks. Their secrets cannot be shown."""
     from lmaas.types import TENANT
 
     with service_of(flags) as service:
@@ -60,7 +60,7 @@ def list_(flags: dict[str, Any], as_json: bool) -> None:
 @home_options
 @click.pass_obj
 def deliveries(flags: dict[str, Any], webhook_id: str, limit: int, as_json: bool) -> None:
-    """What was and is to be sent, newest first."""
+    """List sent and pending deliveries, newest first."""
     from lmaas.types import TENANT
 
     with service_of(flags) as service:
@@ -88,7 +88,7 @@ def deliveries(flags: dict[str, Any], webhook_id: str, limit: int, as_json: bool
 @home_options
 @click.pass_obj
 def rm(flags: dict[str, Any], webhook_id: str, as_json: bool) -> None:
-    """End a webhook; what was on its way is not sent any more."""
+    """Remove a webhook and its pending deliveries."""
     from lmaas.types import TENANT
 
     with service_of(flags) as service:

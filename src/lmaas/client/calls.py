@@ -18,6 +18,7 @@ from lmaas.errors import BY_CODE, InvalidInput, LMaaSError, Unavailable
 from lmaas.job import Job, JobState, StoredEvent
 from lmaas.recipe import Recipe
 from lmaas.types import (
+    JSON,
     Answer,
     CompressOptions,
     ConnectBody,
@@ -67,7 +68,7 @@ class Calls:
 
     def _answer(self, model: str, payload: Payload) -> Call[Answer]:
         path, headers = f"/models/{model}", {"content-type": OCTETS}
-        if payload.format == "json":
+        if payload.media_type == JSON:
             headers = {"content-type": "application/json"}
         if payload.json_bytes is not None:
             path, headers = f"/v2{path}/infer", {**headers, LENGTH: str(payload.json_bytes)}

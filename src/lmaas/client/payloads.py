@@ -14,8 +14,10 @@ from PIL import Image
 from lmaas.codecs import strings
 from lmaas.codecs.tensor import DATATYPES, DTYPES, to_bytes
 from lmaas.errors import InvalidInput
-from lmaas.tasks.image_classification import Label
+from lmaas.tasks.labels import Label
 from lmaas.types import (
+    JSON,
+    TENSORS,
     Answer,
     Payload,
 )
@@ -28,12 +30,12 @@ def to_payload(given: Any, parameters: Mapping[str, Any]) -> Payload:
     ):
         # A row of named values: a tensor has at least the batch axis.
         row = {"inputs": given, "parameters": parameters}
-        return Payload(format="json", body=msgspec.json.encode(row))
+        return Payload(media_type=JSON, body=msgspec.json.encode(row))
     if isinstance(given, Mapping):
         if parameters:
             raise InvalidInput(f"Tensors take no parameters; received {sorted(parameters)}.")
         head, body = _write_tensors(given)
-        return Payload(format="tensors", body=body, json_bytes=head)
+        return Payload(media_type=TENSORS, body=body, json_bytes=head)
     if isinstance(given, str | os.PathLike):
         given = Path(given).read_bytes()
     if isinstance(given, np.ndarray) and given.dtype == np.uint8:
@@ -43,12 +45,12 @@ def to_payload(given: Any, parameters: Mapping[str, Any]) -> Payload:
         given.save(file, "PNG")
         given = file.getvalue()
     if isinstance(given, bytes) and not parameters:
-        return Payload(format="image", body=given)
+        return Payload(body=given)
     if isinstance(given, bytes):
         given = base64.b64encode(given).decode()
     value = given if isinstance(given, str | list) else np.asarray(given).tolist()
     call = {"inputs": value, "parameters": parameters}
-    return Payload(format="json", body=msgspec.json.encode(call))
+    return Payload(media_type=JSON, body=msgspec.json.encode(call))
 
 
 def read_answer(answer: Answer) -> Any:

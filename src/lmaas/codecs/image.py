@@ -8,16 +8,12 @@ import io
 import numpy as np
 from PIL import Image, ImageOps
 
+from lmaas.codecs import media
 from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput, PayloadTooLarge
 from lmaas.types import ImageSpec
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
-BRANDS = {
-    b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"hevc": "HEIC",
-    b"heim": "HEIC", b"heis": "HEIC", b"mif1": "HEIF", b"msf1": "HEIF",
-}  # fmt: skip
-"""What stands at byte 8 of the image formats that phones save and that are not read."""
 
 
 def decode(data: bytes, spec: ImageSpec, limits: Limits) -> Image.Image:
@@ -31,10 +27,11 @@ def decode(data: bytes, spec: ImageSpec, limits: Limits) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PayloadTooLarge(f"The image is too large: {error}") from None
     except (OSError, ValueError, SyntaxError, OverflowError):
-        brand = BRANDS.get(data[8:12]) if data[4:8] == b"ftyp" else None
-        what = "not an image that can be read" if brand is None else f"{brand}, which is not read"
+        kind = (media.media_type_of(data) or "").upper().partition("IMAGE/")[2]
+        is_other = kind and kind not in FORMATS
+        what = f"{kind}, which is not read" if is_other else "not an image that can be read"
         raise InvalidInput(
-            f"The input is {what} ({len(data)} bytes received).",
+            f"The input is {what}: received {media.told(data)}.",
             hint=f"Send a file of one of these formats: {', '.join(FORMATS)}.",
         ) from None
     width, height = image.size

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from lmaas.errors import InvalidInput
 from lmaas.tasks import dates, numerals
-from lmaas.tasks.columns import category
+from lmaas.tasks.cells import category
 from lmaas.tasks.numerals import NO_NUMBER, PLAIN, Notation
 
 LINE: Final = "\x00line"

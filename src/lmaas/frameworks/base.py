@@ -1,7 +1,6 @@
 """The contract of a framework, and what all frameworks share."""
 
 import inspect
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -66,23 +65,6 @@ class Framework(Protocol):
         """Names for the positional inputs in `sample`."""
         ...
 
-    def fit(
-        self,
-        model: Any,
-        x: np.ndarray,
-        y: np.ndarray,
-        *,
-        epochs: int,
-        batch_size: int,
-        learning_rate: float,
-        seed: int,
-    ) -> list[float]:
-        """Train a classifier in place with Adam on cross-entropy; mean loss of each epoch.
-
-        Raises InvalidInput for data that does not fit and for training that diverges.
-        """
-        ...
-
     def save(self, model: Any, folder: Path, arrays: Row) -> None:
         """Write the model's own files, never a pickle or code; `arrays` are sample inputs."""
         ...
@@ -121,25 +103,8 @@ class Framework(Protocol):
         ...
 
 
-class Untrained:
-    """What frameworks share whose models are brought, and neither trained nor random here."""
-
-    def fit(
-        self,
-        model: Any,
-        x: np.ndarray,
-        y: np.ndarray,
-        *,
-        epochs: int,
-        batch_size: int,
-        learning_rate: float,
-        seed: int,
-    ) -> list[float]:
-        """Refused."""
-        raise InvalidInput(
-            f"A {type(model).__name__} is not trained in place.",
-            hint="Train it in its own framework, or run a job.",
-        )
+class Deterministic:
+    """What frameworks share whose models draw no random numbers and do not change when asked."""
 
     def seed(self, model: Any) -> None:
         """Nothing is drawn."""
@@ -185,39 +150,6 @@ def outputs_are(outputs: np.ndarray) -> Literal["logits", "probabilities"]:
     return "probabilities" if like else "logits"
 
 
-def check_training(x: np.ndarray, y: np.ndarray, epochs: int, batch_size: int) -> np.ndarray:
-    """`x`, in float32 where it was float64; InvalidInput if no classifier can learn from it."""
-    if len(x) != len(y) or not len(x):
-        raise InvalidInput(f"x and y must be equally long and not empty: {len(x)} and {len(y)}.")
-    if epochs < 1 or batch_size < 1:
-        raise InvalidInput(
-            f"epochs and batch_size must be at least 1; received {epochs} and {batch_size}."
-        )
-    if y.ndim != 1 or y.dtype.kind not in "iu":
-        raise InvalidInput(
-            f"y must hold one class number for each row; received {y.dtype} {list(y.shape)}.",
-            param="y",
-        )
-    return x.astype(np.float32) if x.dtype == np.float64 else x
-
-
-def first_outputs(run: Callable[[Any, Row], Row], model: Any, x: Row, y: np.ndarray) -> np.ndarray:
-    """The outputs for a few rows before training. Raises InvalidInput where `y` does not fit."""
-    outputs = list(run_source(run, model, x).values())
-    if len(outputs) != 1 or outputs[0].ndim != 2:
-        raise InvalidInput(
-            "A classifier has one output of shape [batch, classes]; received "
-            f"{[list(o.shape) for o in outputs]}."
-        )
-    classes = outputs[0].shape[1]
-    if y.min() < 0 or y.max() >= classes:
-        raise InvalidInput(
-            f"The model has {classes} classes, numbered from 0; y has {y.min()} to {y.max()}.",
-            param="y",
-        )
-    return outputs[0]
-
-
 def run_source(run: Callable[[Any, Row], Row], model: Any, arrays: Row) -> Row:
     """`run(model, arrays)`, its failure told as InvalidInput."""
     try:
@@ -232,13 +164,3 @@ def run_source(run: Callable[[Any, Row], Row], model: Any, arrays: Row) -> Row:
             hint="Give inputs of the shapes and types that the model is called with.",
             param="sample",
         ) from error
-
-
-def check_loss(loss: float, epoch: int, learning_rate: float) -> float:
-    """`loss`, or InvalidInput when training has diverged."""
-    if not math.isfinite(loss):
-        raise InvalidInput(
-            f"The loss is {loss} in epoch {epoch + 1} at learning rate {learning_rate:g}.",
-            hint="Lower learning_rate, or look for NaN in the data.",
-        )
-    return loss

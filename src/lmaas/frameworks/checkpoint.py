@@ -1,7 +1,7 @@
 """Hugging Face checkpoints: recognised, read without running their code, kept as they are.
 
-Knows folders, configs and tokenizers; what becomes of each architecture is its task's builder's
-(`CHECKPOINT_TASKS`). Runs in a sandboxed child.
+Knows folders, configs and tokenizers; what becomes of each architecture is the matter of the
+builder that its task's spec names. Runs in a sandboxed child.
 """
 
 import importlib
@@ -13,16 +13,10 @@ from typing import Any, cast
 
 import msgspec
 
+from lmaas import tasks
 from lmaas.errors import InvalidInput, ModelRefused
 from lmaas.frameworks import quantized, refuse_checkpoint, refuse_quantized
 from lmaas.types import Manifest, PushOptions
-
-CHECKPOINT_TASKS: dict[str, str] = {
-    "text-generation": "lmaas.frameworks.causal:build",
-    "embedding": "lmaas.frameworks.encoder:build",
-    "text-ranking": "lmaas.frameworks.encoder:build",
-}
-"""Who builds the package of a task: a function `(folder, options, target) -> Manifest`."""
 
 VOCABULARIES = (
     "tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json",
@@ -65,12 +59,8 @@ def build(
     if (path / VOCABULARIES[0]).is_file():
         check_tokenizer(path / VOCABULARIES[0])
     task = options.task or task_of(read_config(path))
-    if task not in CHECKPOINT_TASKS:
-        raise InvalidInput(
-            f"A checkpoint cannot be {task!r}; its tasks are {', '.join(CHECKPOINT_TASKS)}.",
-            param="task",
-        )
-    module, _, function = CHECKPOINT_TASKS[task].partition(":")
+    check_task(task)
+    module, _, function = tasks.checkpoints()[task].builder.partition(":")
     builder = cast(
         Callable[[Path, PushOptions, Path], Manifest],
         getattr(importlib.import_module(module), function),
@@ -87,20 +77,31 @@ def build(
     return manifest
 
 
+def check_task(task: str) -> None:
+    """Whether a checkpoint can have this task. Raises InvalidInput."""
+    if task not in tasks.checkpoints():
+        raise InvalidInput(
+            f"A checkpoint cannot be {task!a}; its tasks are {', '.join(tasks.checkpoints())}.",
+            param="task",
+        )
+
+
 def task_of(config: dict[str, Any]) -> str:
     """The task that a checkpoint's architecture is made for. Raises InvalidInput."""
     architecture = architecture_of(config)
-    if architecture.endswith(("ForCausalLM", "LMHeadModel")):
-        return "text-generation"
-    if architecture.endswith("ForSequenceClassification"):
-        return "text-ranking"
-    if architecture.endswith("Model"):
-        return "embedding"
-    raise InvalidInput(
-        f"No task is known for the architecture {architecture!a}.",
-        hint=f"Say it: --task {', '.join(CHECKPOINT_TASKS)}.",
-        param="task",
-    )
+    fitting = {
+        ending: task
+        for task, spec in tasks.checkpoints().items()
+        for ending in spec.endings
+        if architecture.endswith(ending)
+    }
+    if not fitting:
+        raise InvalidInput(
+            f"No task is known for the architecture {architecture!a}.",
+            hint=f"Say it: --task {', '.join(tasks.checkpoints())}.",
+            param="task",
+        )
+    return fitting[max(fitting, key=len)]
 
 
 def architecture_of(config: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Models that read: from a Hugging Face checkpoint to a package for `embedding` or `text-ranking`.
+"""Models that read: from a Hugging Face checkpoint to a package for its task.
 
 Pooling and normalisation are part of the compiled graph, as sentence-transformers' files describe
 them: mean, first or last token. Where there are no such files: mean (last token for a model that
@@ -7,7 +7,6 @@ reads from left to right), at length 1. Prompts that such files name are the cal
 
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +16,7 @@ import numpy as np
 from lmaas import tasks
 from lmaas.errors import InvalidInput, ModelRefused
 from lmaas.frameworks import checkpoint
-from lmaas.frameworks.encoder_graph import EXTRA_PADDING, Layers, Pooling, convert, pool_one
+from lmaas.frameworks.encoder_graph import EXTRA_PADDING, TOKENS, Layers, Pooling, convert, pool_one
 from lmaas.runtime import ov
 from lmaas.tasks import Row, text
 from lmaas.types import (
@@ -56,37 +55,37 @@ SAMPLE: Final = (
 def build(folder: Path, options: PushOptions, target: Path) -> Manifest:
     """A package in `target` of the checkpoint in `folder`. Raises ModelRefused."""
     import torch
-    from transformers import AutoModel, AutoModelForSequenceClassification
+    import transformers
 
     config = checkpoint.read_config(folder)
     task = options.task or checkpoint.task_of(config)
-    ranks = task == "text-ranking"
+    kind = tasks.checkpoints()[task]
     tokenizer = checkpoint.load_tokenizer(folder)
     if config.get("is_encoder_decoder"):
         raise ModelRefused("Encoder-decoder models are not served: expected an encoder.")
-    if ranks:
-        model = checkpoint.load_model(
-            AutoModelForSequenceClassification, folder, torch.float32, spare=SPARE[:1]
+    loads = getattr(transformers, kind.loads)
+    spare = SPARE if kind.gives == "vector" else SPARE[:1]
+    model = checkpoint.load_model(loads, folder, torch.float32, spare=spare)
+    if kind.gives == "score" and model.config.num_labels != 1:
+        raise ModelRefused(
+            f"A reranker gives one score; this model has {model.config.num_labels} labels.",
+            hint="Train it with num_labels=1.",
         )
-        if model.config.num_labels != 1:
-            raise ModelRefused(
-                f"A reranker gives one score; this model has {model.config.num_labels} labels.",
-                hint="Train it with num_labels=1.",
-            )
-    else:
-        model = checkpoint.load_model(AutoModel, folder, torch.float32, spare=SPARE)
     causal = is_causal(model)
-    layers = None if ranks else read_layers(folder, causal=causal)
+    layers = None if kind.gives == "score" else TOKENS
+    if kind.gives == "vector":
+        layers = read_layers(folder, causal=causal)
     spec = describe(model, tokenizer, folder, layers)
     compiled = target / "compiled"
     compiled.mkdir(parents=True)
     for name in ("tokenizer.json", "config.json"):
         shutil.copyfile(folder / name, compiled / name)
     kinds = int(getattr(model.config, "type_vocab_size", 0) or 0)
-    types = ranks and kinds > 1 and text.TYPES in tokenizer.model_input_names
-    batches = references(model, spec, layers, compiled, types=types)
+    types = kind.pairs and kinds > 1 and text.TYPES in tokenizer.model_input_names
+    batches = references(model, spec, layers, compiled, types=types, pairs=kind.pairs)
     graph = convert(model, layers, batches[3], causal=causal)
-    signature = _signature(spec, [*batches[3][0]], next(iter(batches[3][1])))
+    labels = _labels(model) if kind.gives == "token-scores" else None
+    signature = _signature(spec, batches[3], labels)
     _name_ports(graph, signature)
     ov.load().save_model(graph, compiled / "model.xml", compress_to_fp16=False)
     _save_sample(batches, target / "sample.safetensors")
@@ -139,6 +138,7 @@ def read_layers(folder: Path, *, causal: bool) -> Layers:
 
 def describe(model: Any, tokenizer: Any, folder: Path, layers: Layers | None) -> LanguageSpec:
     """What is fixed about the model. `layers` None: a reranker."""
+    pooling = layers.pooling if layers else None
     vocabulary = int(model.get_input_embeddings().weight.shape[0])
     if len(tokenizer) > vocabulary:
         raise ModelRefused(
@@ -148,8 +148,8 @@ def describe(model: Any, tokenizer: Any, folder: Path, layers: Layers | None) ->
         architecture=type(model).__name__,
         context_length=_context(model, tokenizer, folder),
         vocabulary_size=vocabulary,
-        dimensions=int(model.config.hidden_size) if layers else None,
-        pooling=layers.pooling if layers else None,
+        dimensions=int(model.config.hidden_size) if pooling else None,
+        pooling=pooling,
         normalize=layers.normalize if layers else False,
     )
 
@@ -192,13 +192,19 @@ def is_causal(model: Any) -> bool:
 
 
 def references(
-    model: Any, spec: LanguageSpec, layers: Layers | None, compiled: Path, *, types: bool
+    model: Any,
+    spec: LanguageSpec,
+    layers: Layers | None,
+    compiled: Path,
+    *,
+    types: bool,
+    pairs: bool = False,
 ) -> dict[int, tuple[Row, Row]]:
     """Padded inputs by batch size, and the source's own answers to each text alone, unpadded."""
     import torch
 
     reader = text.Tokenizer(compiled / "tokenizer.json")
-    texts = [pair if layers is None else pair[0] for pair in SAMPLE]
+    texts = [pair if pairs else pair[0] for pair in SAMPLE]
     long = msgspec.structs.replace(spec, context_length=DEFAULT_CONTEXT)
     tokens = [_cut(each, spec) for each in reader.encode(texts, long, param="sample")]
     answers = []
@@ -209,12 +215,15 @@ def references(
                 given[text.TYPES] = torch.tensor([each.types])
             given[text.MASK] = given[text.MASK].long()
             answers.append(pool_one(model(**given)[0], layers)[0].numpy())
-    name = "embedding" if layers else "logits"
+    name = "embedding" if layers and layers.pooling else "logits"
     batches = {}
     for size, padding in ((1, 0), (2, EXTRA_PADDING), (3, 0)):
         length = max(len(each.ids) for each in tokens[:size]) + padding
         inputs = text.pad(tokens[:size], min(length, spec.context_length), types=types)
-        batches[size] = inputs, {name: np.stack(answers[:size]).astype(np.float32)}
+        told = answers[:size]
+        if layers == TOKENS:
+            told = [_padded(answer, inputs[text.IDS].shape[1]) for answer in told]
+        batches[size] = inputs, {name: np.stack(told).astype(np.float32)}
     return batches
 
 
@@ -224,10 +233,35 @@ def _cut(tokens: text.Tokens, spec: LanguageSpec) -> text.Tokens:
     return text.Tokens(tokens.ids[: spec.context_length], types)
 
 
-def _signature(spec: LanguageSpec, inputs: Sequence[str], output: str) -> Signature:
+def _padded(rows: np.ndarray, length: int) -> np.ndarray:
+    """The scores of a text's tokens, and zeros where there is none."""
+    return np.pad(rows, ((0, length - len(rows)), (0, 0)))
+
+
+def _labels(model: Any) -> tuple[str, ...]:
+    """The labels in the order of the scores. Raises ModelRefused."""
+    told = {int(number): str(label) for number, label in model.config.id2label.items()}
+    labels = tuple(told[number] for number in sorted(told))
+    if len(set(labels)) != int(model.config.num_labels):
+        raise ModelRefused(
+            f"config.json names {len(set(labels))} labels in id2label; the model has "
+            f"{model.config.num_labels}."
+        )
+    return labels
+
+
+def _signature(
+    spec: LanguageSpec, sample: tuple[Row, Row], labels: tuple[str, ...] | None
+) -> Signature:
+    """Token ids in; out for each text one row of numbers, or one for each of its tokens."""
+    inputs, outputs = sample
+    ((output, array),) = outputs.items()
+    shape = (BATCH, *([BATCH] if labels else []), array.shape[-1])
     return Signature(
         inputs=tuple(TensorSpec(name=n, dtype="int64", shape=(BATCH, BATCH)) for n in inputs),
-        outputs=(TensorSpec(name=output, dtype="float32", shape=(BATCH, spec.dimensions or 1)),),
+        outputs=(TensorSpec(name=output, dtype="float32", shape=shape),),
+        labels=labels,
+        outputs_are="logits" if labels else None,
         language=spec,
     )
 

@@ -20,15 +20,21 @@ EXTRA_PADDING: Final = 24
 
 
 class Layers(NamedTuple):
-    """What follows the network: how its vectors become one, and whether that has length 1."""
+    """What follows the network: how its vectors become one, and whether that has length 1.
 
-    pooling: Pooling
+    Without pooling each token keeps its own.
+    """
+
+    pooling: Pooling | None
     normalize: bool
+
+
+TOKENS: Final = Layers(None, normalize=False)
 
 
 def pool_one(hidden: Any, layers: Layers | None) -> Any:
     """The answer to one text without padding, straight from the definition."""
-    if layers is None:
+    if layers is None or layers.pooling is None:
         return hidden
     vector = {"mean": hidden.mean(1), "cls": hidden[:, 0], "last": hidden[:, -1]}[layers.pooling]
     return vector / vector.norm(dim=1, keepdim=True) if layers.normalize else vector
@@ -178,11 +184,13 @@ def _additive(mask: Any, *, causal: bool, reach: int | None = None) -> Any:
 
 
 def _pool(hidden: Any, mask: Any, layers: Layers | None) -> Any:
-    """One vector for each text, whatever its padding."""
+    """One vector for each text, or each of its tokens, whatever its padding."""
     import torch
 
     if layers is None:
         return hidden
+    if layers.pooling is None:
+        return hidden * mask[:, :, None].to(hidden.dtype)
     if layers.pooling == "cls":
         vector = hidden[:, 0]
     else:

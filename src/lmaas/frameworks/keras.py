@@ -19,10 +19,6 @@ from lmaas.frameworks.base import (
     Form,
     Framework,
     by_name,
-    check_loss,
-    check_training,
-    first_outputs,
-    outputs_are,
     takes_keywords,
     unnamed,
 )
@@ -68,35 +64,6 @@ class Keras:
         """The names of the model's Input layers, else input_0, …."""
         names = [spec.name for spec in self.inputs(model)]
         return names if len(names) == len(sample) else unnamed(len(sample))
-
-    def fit(
-        self,
-        model: Any,
-        x: np.ndarray,
-        y: np.ndarray,
-        *,
-        epochs: int,
-        batch_size: int,
-        learning_rate: float,
-        seed: int,
-    ) -> list[float]:
-        """Train in place with `model.fit`; see `base.Framework.fit`."""
-        import keras
-
-        x = check_training(x, y, epochs, batch_size)
-        named = dict(zip(self.name_inputs(model, [x]), [x[:8]], strict=True))
-        kind = outputs_are(first_outputs(self.run, model, named, y))
-        model.compile(
-            optimizer=keras.optimizers.Adam(learning_rate),
-            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=kind == "logits"),
-        )
-        order = np.random.default_rng(seed)
-        losses = []
-        for epoch in range(epochs):
-            rows = order.permutation(len(x))
-            told = model.fit(x[rows], y[rows], batch_size=batch_size, shuffle=False, verbose=0)
-            losses.append(check_loss(float(told.history["loss"][0]), epoch, learning_rate))
-        return losses
 
     def save(self, model: Any, folder: Path, arrays: Row) -> None:
         """`model.keras`; for a model that needs the user's own code, its weights alone.

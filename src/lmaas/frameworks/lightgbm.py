@@ -12,7 +12,7 @@ import numpy as np
 from lmaas.errors import InvalidInput
 from lmaas.frameworks import forest
 from lmaas.frameworks.axes import Axes
-from lmaas.frameworks.base import Facts, Form, Framework, Untrained
+from lmaas.frameworks.base import Deterministic, Facts, Form, Framework
 from lmaas.tasks import Row
 from lmaas.types import BATCH, FrameworkName, TensorSpec
 
@@ -20,7 +20,7 @@ FILE: Final = "model.txt"
 INPUT: Final = "features"
 
 
-class LightGBM(Untrained):
+class LightGBM(Deterministic):
     """Verbs for `lightgbm.Booster`."""
 
     name: FrameworkName = "lightgbm"

@@ -15,7 +15,7 @@ import numpy as np
 import lmaas
 from lmaas.errors import InvalidInput
 from lmaas.frameworks.axes import Axes
-from lmaas.frameworks.base import Facts, Form, Framework, Untrained
+from lmaas.frameworks.base import Deterministic, Facts, Form, Framework
 from lmaas.runtime import ov
 from lmaas.tasks import Row
 from lmaas.tasks.text import IDS, MASK
@@ -40,7 +40,7 @@ class Ngrams(msgspec.Struct, frozen=True, kw_only=True):
     length: int
 
 
-class Linear(Untrained):
+class Linear(Deterministic):
     """Verbs for `Ngrams`."""
 
     name: FrameworkName = "ngrams"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lmaas.frameworks.axes import Axes
-from lmaas.frameworks.base import Facts, Form, Framework, Untrained
+from lmaas.frameworks.base import Deterministic, Facts, Form, Framework
 from lmaas.runtime import ov
 from lmaas.runtime.native.onnx import ask, session
 from lmaas.runtime.native.onnx_file import check, external_files
@@ -25,7 +25,7 @@ class OnnxModel:
         self.session = session(path)
 
 
-class Onnx(Untrained):
+class Onnx(Deterministic):
     """Verbs for ONNX files."""
 
     name: FrameworkName = "onnx"

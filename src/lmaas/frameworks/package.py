@@ -76,7 +76,7 @@ def build(
 
         def signed(probed: Probed) -> Signature:
             kind = outputs_are
-            if task == "image-classification" and kind is None:
+            if kind is None and tasks.spec(task).infers_outputs_are:
                 kind = kind_of(next(iter(probed.own.values())))
             return tasks.get(task).check_signature(
                 Signature(

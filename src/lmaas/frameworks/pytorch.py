@@ -21,10 +21,6 @@ from lmaas.frameworks.base import (
     Form,
     Framework,
     by_name,
-    check_loss,
-    check_training,
-    first_outputs,
-    outputs_are,
     takes_keywords,
     unnamed,
 )
@@ -66,42 +62,6 @@ class PyTorch:
         else:
             names = positional(model)
         return names[: len(sample)] if len(names) >= len(sample) else unnamed(len(sample))
-
-    def fit(
-        self,
-        model: Any,
-        x: np.ndarray,
-        y: np.ndarray,
-        *,
-        epochs: int,
-        batch_size: int,
-        learning_rate: float,
-        seed: int,
-    ) -> list[float]:
-        """Train in place; see `base.Framework.fit`."""
-        import torch
-
-        x = check_training(x, y, epochs, batch_size)
-        named = dict(zip(self.name_inputs(model, [x]), [x[:8]], strict=True))
-        kind = outputs_are(first_outputs(self.run, model, named, y))
-        inputs = torch.as_tensor(x, device=device_of(model))
-        targets = torch.as_tensor(y, dtype=torch.long, device=device_of(model))
-        optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
-        order = np.random.default_rng(seed)
-        losses = []
-        with mode(model, training=True), torch.enable_grad():
-            for epoch in range(epochs):
-                total = 0.0
-                for rows in np.array_split(order.permutation(len(x)), -(-len(x) // batch_size)):
-                    (outputs,) = by_name(model(inputs[rows])).values()
-                    logits = outputs if kind == "logits" else torch.log(outputs + 1e-9)
-                    loss = torch.nn.functional.cross_entropy(logits, targets[rows])
-                    optimizer.zero_grad()
-                    loss.backward()
-                    optimizer.step()
-                    total += float(loss.detach()) * len(rows)
-                losses.append(check_loss(total / len(x), epoch, learning_rate))
-        return losses
 
     def save(self, model: Any, folder: Path, arrays: Row) -> None:
         """`weights.safetensors` (shared weights once) and `module.json`.

@@ -14,7 +14,7 @@ import numpy as np
 from lmaas.codecs import strings
 from lmaas.errors import InvalidInput, MissingExtra
 from lmaas.frameworks.axes import Axes
-from lmaas.frameworks.base import Facts, Form, Framework, Untrained
+from lmaas.frameworks.base import Deterministic, Facts, Form, Framework
 from lmaas.runtime import ov
 from lmaas.runtime.native.onnx import MODEL
 from lmaas.tasks import Row
@@ -26,7 +26,7 @@ TIE: Final = 1e-5
 """Probabilities that are nearer to each other are equal."""
 
 
-class ScikitLearn(Untrained):
+class ScikitLearn(Deterministic):
     """Verbs for scikit-learn's estimators."""
 
     name: FrameworkName = "scikit-learn"

@@ -17,7 +17,7 @@ import lmaas
 from lmaas.errors import InvalidInput
 from lmaas.frameworks import forest
 from lmaas.frameworks.axes import Axes
-from lmaas.frameworks.base import Facts, Form, Framework, Untrained
+from lmaas.frameworks.base import Deterministic, Facts, Form, Framework
 from lmaas.frameworks.lightgbm import booster_of, logits
 from lmaas.runtime import ov
 from lmaas.tasks import Row
@@ -107,7 +107,7 @@ class _File(Record, frozen=True, kw_only=True):
     members: tuple[_Described, ...]
 
 
-class Stacked(Untrained):
+class Stacked(Deterministic):
     """Verbs for `Stack`."""
 
     name: FrameworkName = "stack"

@@ -17,10 +17,6 @@ from lmaas.frameworks.base import (
     Form,
     Framework,
     by_name,
-    check_loss,
-    check_training,
-    first_outputs,
-    outputs_are,
     takes_keywords,
     unnamed,
 )
@@ -34,8 +30,6 @@ from lmaas.types import FrameworkName, TensorSpec
 FROZEN = "model.pb"
 FEW_NUMBERS = 1 << 16
 """Variables of at most so many numbers are set back after a model was asked."""
-BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
-"""Adam's constants (Kingma and Ba, 2015)."""
 
 
 class TensorFlow:
@@ -85,54 +79,6 @@ class TensorFlow:
         if len(names) < len(sample) or names == ["args", "kwargs"]:
             return unnamed(len(sample))
         return names[: len(sample)]
-
-    def fit(
-        self,
-        model: Any,
-        x: np.ndarray,
-        y: np.ndarray,
-        *,
-        epochs: int,
-        batch_size: int,
-        learning_rate: float,
-        seed: int,
-    ) -> list[float]:
-        """Train in place with Adam in one `tf.function`; see `base.Framework.fit`."""
-        import tensorflow as tf
-
-        x = check_training(x, y, epochs, batch_size)
-        (name,) = self.name_inputs(model, [x])
-        kind = outputs_are(first_outputs(self.run, model, {name: x[:8]}, y))
-        variables = list(model.trainable_variables)
-        moments = [[tf.Variable(tf.zeros_like(v)) for v in variables] for _ in range(2)]
-        step = tf.Variable(0.0)
-
-        def step_on(inputs: Any, targets: Any) -> Any:
-            with tf.GradientTape() as tape:
-                (outputs,) = by_name(model(inputs)).values()
-                logits = outputs if kind == "logits" else tf.math.log(outputs + 1e-9)
-                loss = tf.reduce_mean(
-                    tf.nn.sparse_softmax_cross_entropy_with_logits(labels=targets, logits=logits)
-                )
-            step.assign_add(1.0)
-            rate = learning_rate * tf.sqrt(1 - BETA_2**step) / (1 - BETA_1**step)
-            gradients = tape.gradient(loss, variables)
-            for v, g, m, s in zip(variables, gradients, *moments, strict=True):
-                m.assign(BETA_1 * m + (1 - BETA_1) * g)
-                s.assign(BETA_2 * s + (1 - BETA_2) * g * g)
-                v.assign_sub(rate * m / (tf.sqrt(s) + EPSILON))
-            return loss
-
-        train = tf.function(step_on, reduce_retracing=True)
-        order = np.random.default_rng(seed)
-        losses = []
-        for epoch in range(epochs):
-            total = 0.0
-            for rows in np.array_split(order.permutation(len(x)), -(-len(x) // batch_size)):
-                loss = train(tf.constant(x[rows]), tf.constant(y[rows].astype(np.int64)))
-                total += float(loss) * len(rows)
-            losses.append(check_loss(total / len(x), epoch, learning_rate))
-        return losses
 
     def save(self, model: Any, folder: Path, arrays: Row) -> None:
         """A SavedModel that keeps its serving signature, or has the call as one."""

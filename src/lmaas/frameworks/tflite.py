@@ -10,7 +10,7 @@ import numpy as np
 
 from lmaas.errors import InvalidInput
 from lmaas.frameworks.axes import Axes
-from lmaas.frameworks.base import Facts, Form, Framework, Untrained
+from lmaas.frameworks.base import Deterministic, Facts, Form, Framework
 from lmaas.runtime import ov
 from lmaas.runtime.native.tensorflow import import_tensorflow
 from lmaas.tasks import Row
@@ -36,7 +36,7 @@ class LiteModel:
         self.outputs = self.interpreter.get_output_details()
 
 
-class Lite(Untrained):
+class Lite(Deterministic):
     """Verbs for `.tflite` files."""
 
     name: FrameworkName = "tflite"

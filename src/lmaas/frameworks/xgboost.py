@@ -15,7 +15,7 @@ import numpy as np
 from lmaas.errors import InvalidInput
 from lmaas.frameworks import forest
 from lmaas.frameworks.axes import Axes
-from lmaas.frameworks.base import Facts, Form, Framework, Untrained
+from lmaas.frameworks.base import Deterministic, Facts, Form, Framework
 from lmaas.frameworks.forest import HIGH, LOW, Forest, Node
 from lmaas.tasks import Row
 from lmaas.types import BATCH, FrameworkName, TensorSpec
@@ -30,7 +30,7 @@ PLAIN: Final = {
 """Objectives whose scores are the sums of leaves as they are."""
 
 
-class XGBoost(Untrained):
+class XGBoost(Deterministic):
     """Verbs for `xgboost.Booster`."""
 
     name: FrameworkName = "xgboost"

@@ -7,18 +7,32 @@ from msgspec import Meta
 from lmaas.errors import InvalidInput
 from lmaas.http.body import MAX_TURNS, refuse
 from lmaas.http.openai_types import Body
-from lmaas.language import ChatMessage, Role, ToolCall
+from lmaas.language import ChatMessage, FilePart, Role, TextPart, ToolCall, content_of
 
 MAX_CALLS = 128
 
 
+class ImageURL(Body, frozen=True, kw_only=True):
+    """An image as a `data:` URL; other URLs are not fetched."""
+
+    url: str
+    detail: Literal["auto"] | None = None
+
+
+class InputAudio(Body, frozen=True, kw_only=True):
+    """Audio as base64, and what kind of file it is."""
+
+    data: str
+    format: Literal["wav", "mp3"]
+
+
 class Part(Body, frozen=True, kw_only=True):
-    """A part of a message. Only parts of the type text are served."""
+    """A part of a message: text, image_url or input_audio, as far as the model takes it."""
 
     type: str
     text: str | None = None
-    image_url: Any = None
-    input_audio: Any = None
+    image_url: ImageURL | None = None
+    input_audio: InputAudio | None = None
     file: Any = None
     refusal: Any = None
 
@@ -54,7 +68,9 @@ class ChatTurn(Body, frozen=True, kw_only=True):
     annotations: Any = None
 
 
-OTHER_PARTS = ("image_url", "input_audio", "file", "refusal")
+PARTS = ("text", "image_url", "input_audio")
+"""The types of parts that are known; each has its content in the field of its name."""
+AUDIO = {"wav": "audio/wav", "mp3": "audio/mpeg"}
 _ECHOED: dict[str, tuple[Any, ...]] = {
     "refusal": (None,),
     "audio": (None,),
@@ -96,7 +112,7 @@ def _turn(message: ChatTurn, place: str) -> ChatMessage:
         )
     return ChatMessage(
         role=_ROLES[role],
-        content=None if message.content is None else _text(message.content, place),
+        content=None if message.content is None else _content(message.content, role, place),
         name=message.name,
         reasoning=message.reasoning_content,
         tool_calls=tuple(
@@ -107,24 +123,34 @@ def _turn(message: ChatTurn, place: str) -> ChatMessage:
     )
 
 
-def _text(content: str | tuple[Part, ...], place: str) -> str:
+def _content(
+    content: str | tuple[Part, ...], role: str, place: str
+) -> str | tuple[TextPart | FilePart, ...]:
     if isinstance(content, str):
         return content
-    texts = []
-    for i, part in enumerate(content):
-        param = f"{place}.content[{i}]"
-        if part.type != "text":
+    types = PARTS if role == "user" else ("text",)
+    return content_of([_piece(p, types, f"{place}.content[{i}]") for i, p in enumerate(content)])
+
+
+def _piece(part: Part, types: tuple[str, ...], place: str) -> str | FilePart:
+    if part.type not in types:
+        raise InvalidInput(
+            f"{place} is of the type {part.type[:100]!r}; taken here: {', '.join(types)}.",
+            param=place,
+        )
+    for field in part.__struct_fields__:
+        given = getattr(part, field) is not None
+        if field == part.type and not given:
+            raise InvalidInput(f"The field {place}.{field} is missing.", param=f"{place}.{field}")
+        if given and field not in ("type", part.type):
             raise InvalidInput(
-                f"{param} is of the type {part.type[:100]!r}; the model takes text only.",
-                param=param,
+                f"{field} is not supported in a part of the type {part.type}.",
+                param=f"{place}.{field}",
             )
-        if part.text is None:
-            raise InvalidInput(f"The field {param}.text is missing.", param=f"{param}.text")
-        for field in OTHER_PARTS:
-            if getattr(part, field) is not None:
-                raise InvalidInput(
-                    f"{field} is not supported in a part of the type text.",
-                    param=f"{param}.{field}",
-                )
-        texts.append(part.text)
-    return "\n".join(texts)
+    if part.image_url is not None:
+        return FilePart(kind="image", data=part.image_url.url, place=place)
+    if part.input_audio is not None:
+        audio = part.input_audio
+        return FilePart(kind="audio", data=audio.data, media_type=AUDIO[audio.format], place=place)
+    assert part.text is not None
+    return part.text

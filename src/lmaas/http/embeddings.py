@@ -17,7 +17,7 @@ from lmaas.http import body
 from lmaas.http.exchange import Exchange
 from lmaas.service import Service
 from lmaas.tasks.text import MAX_TEXTS
-from lmaas.types import ModelVersion, Payload, TextsCall
+from lmaas.types import TEXTS, ModelVersion, Payload, TextsCall
 
 ROWS_AT_ONCE: Final = 64
 """So many vectors are written as JSON before other requests get their turn."""
@@ -74,7 +74,7 @@ async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> 
     require_task(version, "embedding", "/v1/embeddings")
     call = TextsCall(texts=inputs_of(request.input), dimensions=request.dimensions)
     check_ids(call, version, own=bool(request.own_token_ids))
-    payload = Payload(format="texts", body=msgspec.msgpack.encode(call))
+    payload = Payload(media_type=TEXTS, body=msgspec.msgpack.encode(call))
     assert exchange.key is not None
     version, answer, headers = await service.predict(
         exchange.key,

@@ -13,7 +13,7 @@ import msgspec
 
 from lmaas.errors import InvalidInput
 from lmaas.http import grpc_messages
-from lmaas.types import Answer, Payload
+from lmaas.types import TENSORS, Answer, Payload
 
 CONTENTS: Final = {
     "BOOL": ("bool_contents", "b"),
@@ -85,7 +85,7 @@ def payload_of(request: Any) -> Payload:
             {"name": output.name, "parameters": _parameters(output)} for output in request.outputs
         ]
     encoded = msgspec.json.encode(head)
-    return Payload(format="tensors", body=b"".join([encoded, *raw]), json_bytes=len(encoded))
+    return Payload(media_type=TENSORS, body=b"".join([encoded, *raw]), json_bytes=len(encoded))
 
 
 def response_of(answer: Answer) -> Any:

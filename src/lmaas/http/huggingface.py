@@ -4,21 +4,23 @@ The model's own task answers. These clients do not say which task they mean, exc
 `/pipeline/…`; so whatever is refused names the task that the model has.
 """
 
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from lmaas import tasks
+from lmaas.codecs import media
 from lmaas.errors import InvalidInput
 from lmaas.http import huggingface_text
 from lmaas.http.exchange import Exchange
 from lmaas.service import Service
-from lmaas.tasks import text_generation
-from lmaas.types import ModelVersion, Payload
+from lmaas.tasks.base import refuse_file
+from lmaas.types import JSON, ModelVersion, Payload
 
-PIPELINES = {
-    "feature-extraction": "embedding",
-    "sentence-similarity": "embedding",
-    "tabular-classification": "tabular",
-    "tabular-regression": "tabular",
-    "text-ranking": "text-ranking",
-}
-"""Hugging Face's names of tasks where they are not ours."""
+_NAME: Final = r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}"
+MEDIA_TYPE: Final = re.compile(f"{_NAME}/{_NAME}")
+"""RFC 6838, section 4.2, in lower case."""
+OURS: Final = "application/vnd.lmaas."
 
 
 async def infer(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
@@ -27,14 +29,18 @@ async def infer(service: Service, exchange: Exchange, path: dict[str, str]) -> N
     body = await exchange.body(service.settings.max_body_bytes)
     version = await service.find(exchange.tenant, ref)
     task = version.manifest.task
+    spec = tasks.spec(task)
     asked = path.get("task")
-    if asked is not None and PIPELINES.get(asked, asked) != task:
+    if asked is not None and asked not in (task, *spec.pipelines):
         raise InvalidInput(f"{ref} is a model for {task}, not for {asked[:100]}.", param="task")
     try:
-        if task == text_generation.NAME:
+        payload = Payload(media_type=media_type_of(exchange.headers, body), body=body)
+        if not spec.generates:
+            await _predict(service, exchange, ref, version, payload)
+        elif payload.media_type == JSON:
             await huggingface_text.generate(service, exchange, ref, body)
-            return
-        await _predict(service, exchange, ref, version, body)
+        else:
+            raise refuse_file(payload, "text", 'Send {"inputs": "a text"}.')
     except InvalidInput as error:
         if type(error) is not InvalidInput or task in error.message:
             raise
@@ -43,10 +49,8 @@ async def infer(service: Service, exchange: Exchange, path: dict[str, str]) -> N
 
 
 async def _predict(
-    service: Service, exchange: Exchange, ref: str, version: ModelVersion, body: bytes
+    service: Service, exchange: Exchange, ref: str, version: ModelVersion, payload: Payload
 ) -> None:
-    kind = exchange.headers.get(b"content-type", b"")
-    payload = Payload(format="json" if _is_json(kind, body) else "image", body=body)
     assert exchange.key is not None
     version, answer, headers = await service.predict(
         exchange.key,
@@ -62,8 +66,14 @@ async def _predict(
     exchange.send(answer.body)
 
 
-def _is_json(kind: bytes, body: bytes) -> bool:
-    """Whether a body is JSON: because it says so, or because nothing else begins like it."""
-    if kind.startswith(b"application/json"):
-        return True
-    return not kind.startswith(b"image/") and body[:64].lstrip()[:1] in (b"{", b"[")
+def media_type_of(headers: Mapping[bytes, bytes], body: bytes) -> str | None:
+    """What a body is: JSON where it begins like it, as no file does; else what its header says.
+
+    A header that says JSON of a file is wrong, and one of our own types is none of a caller's.
+    """
+    if body[:1] == b"{" or body[:64].lstrip()[:1] in (b"{", b"["):
+        return JSON
+    said = headers.get(b"content-type", b"").partition(b";")[0].strip().lower().decode("latin-1")
+    if said == JSON:
+        return media.media_type_of(body) or JSON
+    return said if MEDIA_TYPE.fullmatch(said) and not said.startswith(OURS) else None

@@ -7,7 +7,7 @@ from msgspec import Meta
 
 from lmaas.errors import InvalidInput
 from lmaas.http.openai_types import Body
-from lmaas.language import ChatMessage, ToolCall
+from lmaas.language import ChatMessage, FilePart, ToolCall, content_of
 
 MAX_BLOCKS = 1024
 
@@ -20,8 +20,17 @@ class CacheControl(Body, frozen=True, kw_only=True):
     scope: Any = None
 
 
+class Source(Body, frozen=True, kw_only=True):
+    """A file: as base64, or as a URL; only `data:` URLs are read."""
+
+    type: Literal["base64", "url"]
+    media_type: str | None = None
+    data: str | None = None
+    url: str | None = None
+
+
 class Block(Body, frozen=True, kw_only=True):
-    """A part of a turn. Served: text, tool_use, tool_result, thinking."""
+    """A part of a turn. Known: text, image, tool_use, tool_result, thinking."""
 
     type: str
     text: str | None = None
@@ -55,6 +64,7 @@ class Turn(Body, frozen=True, kw_only=True):
 
 _FIELDS = {
     "text": ("text",),
+    "image": ("source",),
     "tool_use": ("id", "name", "input"),
     "tool_result": ("tool_use_id",),
     "thinking": ("thinking",),
@@ -62,7 +72,7 @@ _FIELDS = {
 """What a block of each type that is served must have."""
 _BLOCKS = {
     "system": ("text",),
-    "user": ("text", "tool_result"),
+    "user": ("text", "image", "tool_result"),
     "assistant": ("text", "tool_use", "thinking"),
 }
 
@@ -87,25 +97,38 @@ def turns_of(turn: Turn, place: str) -> list[ChatMessage]:
     if turn.role == "system":
         return [ChatMessage(role="system", content="\n".join(b.text or "" for b in turn.content))]
     made: list[ChatMessage] = []
-    texts: list[str] = []
+    pieces: list[str | FilePart] = []
     for i, block in enumerate(turn.content):
-        if block.type == "text":
-            texts.append(block.text or "")
+        if block.type != "tool_result":
+            pieces.append(_piece(block, f"{place}.content[{i}]"))
             continue
-        if texts:
-            made.append(ChatMessage(role="user", content="\n".join(texts)))
-            texts = []
-        text = _result(block.content, f"{place}.content[{i}].content")
+        if pieces:
+            made.append(ChatMessage(role="user", content=content_of(pieces)))
+            pieces = []
+        result = _result(block, f"{place}.content[{i}].content")
         made.append(
-            ChatMessage(
-                role="tool",
-                content=f"Error: {text}" if block.is_error else text,
-                tool_call_id=block.tool_use_id,
-            )
+            ChatMessage(role="tool", content=content_of(result), tool_call_id=block.tool_use_id)
         )
-    if texts or not made:
-        made.append(ChatMessage(role="user", content="\n".join(texts)))
+    if pieces or not made:
+        made.append(ChatMessage(role="user", content=content_of(pieces)))
     return made
+
+
+def _piece(block: Block, place: str) -> str | FilePart:
+    if block.type == "text":
+        return block.text or ""
+    try:
+        source = msgspec.convert(block.source, Source)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"{place}.source: {error}.", param=f"{place}.source") from None
+    needed, other = ("data", "url") if source.type == "base64" else ("url", "data")
+    data: str | None = getattr(source, needed)
+    if data is None or getattr(source, other) is not None:
+        raise InvalidInput(
+            f"{place}.source of the type {source.type} has {needed}, and no {other}.",
+            param=f"{place}.source",
+        )
+    return FilePart(kind="image", data=data, media_type=source.media_type, place=place)
 
 
 def _assistant(blocks: tuple[Block, ...]) -> ChatMessage:
@@ -147,19 +170,26 @@ def _check(block: Block, types: tuple[str, ...], place: str) -> None:
 
 _EXTRA = {
     "text": ("type", "cache_control"),
+    "image": ("type", "cache_control"),
     "tool_use": ("type", "cache_control"),
     "tool_result": ("type", "cache_control", "content", "is_error"),
     "thinking": ("type", "signature"),
 }
 
 
-def _result(content: Any, place: str) -> str:
-    if content is None or isinstance(content, str):
-        return content or ""
-    try:
-        blocks = msgspec.convert(content, Blocks)
-    except msgspec.ValidationError as error:
-        raise InvalidInput(f"{place}: {error}.", param=place) from None
-    for i, block in enumerate(blocks):
-        _check(block, ("text",), f"{place}[{i}]")
-    return "\n".join(block.text or "" for block in blocks)
+def _result(block: Block, place: str) -> list[str | FilePart]:
+    """What a tool answered; that it failed is said before it."""
+    pieces: list[str | FilePart] = [block.content or ""]
+    if not isinstance(block.content, str | None):
+        try:
+            blocks = msgspec.convert(block.content, Blocks)
+        except msgspec.ValidationError as error:
+            raise InvalidInput(f"{place}: {error}.", param=place) from None
+        for i, inner in enumerate(blocks):
+            _check(inner, ("text", "image"), f"{place}[{i}]")
+        pieces = [_piece(inner, f"{place}[{i}]") for i, inner in enumerate(blocks)] or [""]
+    if block.is_error and isinstance(pieces[0], str):
+        pieces[0] = f"Error: {pieces[0]}"
+    elif block.is_error:
+        pieces.insert(0, "Error:")
+    return pieces

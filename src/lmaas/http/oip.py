@@ -8,7 +8,7 @@ from lmaas.errors import InvalidInput
 from lmaas.http import compression, oip_models
 from lmaas.http.exchange import JSON, Exchange
 from lmaas.service import Service
-from lmaas.types import Payload, Record
+from lmaas.types import TENSORS, Payload, Record
 
 LENGTH = b"inference-header-content-length"
 MAX_BODY_BYTES = 65_536
@@ -82,7 +82,7 @@ async def infer(service: Service, exchange: Exchange, path: dict[str, str]) -> N
     length = exchange.headers.get(LENGTH)
     if length is not None and not length.isdigit():
         raise InvalidInput("Inference-Header-Content-Length must be a number.")
-    payload = Payload(format="tensors", body=body, json_bytes=int(length) if length else None)
+    payload = Payload(media_type=TENSORS, body=body, json_bytes=int(length) if length else None)
     assert exchange.key is not None
     version, answer, headers = await service.predict(
         exchange.key, _ref(path), payload, endpoint="infer", request_id=exchange.id

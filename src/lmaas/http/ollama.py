@@ -29,7 +29,7 @@ from lmaas.http.openai_types import Body
 from lmaas.http.reasoning import check_reasoning
 from lmaas.language import GenerateRequest
 from lmaas.service import Service
-from lmaas.types import Payload, TextsCall
+from lmaas.types import TEXTS, Payload, TextsCall
 
 UNLOAD: Final = (0, "0", "0s", "0m", "0h")
 
@@ -86,7 +86,7 @@ async def chat(service: Service, exchange: Exchange, path: dict[str, str]) -> No
 async def generate(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Answer a prompt: Ollama's generate, streamed or whole."""
     body = await read(service, exchange, _generate_decoder)
-    request = generate_request(body) if body.prompt else None
+    request = generate_request(body) if body.prompt or body.images else None
     await _answer(service, exchange, body, request, "generate")
 
 
@@ -154,7 +154,7 @@ async def _vectors(
     version = await service.find(exchange.tenant, ref)
     require_task(version, "embedding", exchange.path)
     call = TextsCall(texts=inputs_of(texts), dimensions=dimensions)
-    payload = Payload(format="texts", body=msgspec.msgpack.encode(call))
+    payload = Payload(media_type=TEXTS, body=msgspec.msgpack.encode(call))
     assert exchange.key is not None
     version, answer, headers = await service.predict(
         exchange.key,

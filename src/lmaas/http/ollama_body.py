@@ -12,15 +12,20 @@ from lmaas.language import (
     MAX_SEED,
     MAX_TOOLS,
     ChatMessage,
+    FilePart,
     Format,
     GenerateRequest,
+    Part,
     Role,
     Sampling,
     ToolCall,
     check,
+    content_of,
 )
 
 MAX_CALLS: Final = 128
+Images = Annotated[tuple[str, ...], Meta(max_length=MAX_TURNS)]
+"""Images of a message, each as base64."""
 TEMPERATURE, TOP_K, TOP_P = 0.8, 40, 0.9
 """What Ollama takes where a request does not say."""
 LATEST: Final = ":latest"
@@ -165,7 +170,7 @@ class OllamaTurn(Body, frozen=True, kw_only=True):
     tool_name: str | None = None
     name: str | None = None
     tool_call_id: str | None = None
-    images: Any = None
+    images: Images | None = None
 
 
 class OfferedTool(Body, frozen=True, kw_only=True):
@@ -185,15 +190,15 @@ class OllamaChat(Asked, frozen=True, kw_only=True):
 class OllamaGenerate(Asked, frozen=True, kw_only=True):
     """A prompt to be answered or, where it is `raw`, continued; without one, the model is loaded.
 
-    What follows `system` is known, but has one value.
+    What follows `images` is known, but has one value.
     """
 
     prompt: str | None = None
     raw: bool | None = None
     system: str | None = None
+    images: Images | None = None
     suffix: Any = None
     template: Any = None
-    images: Any = None
     context: Any = None
     width: Any = None
     height: Any = None
@@ -214,18 +219,18 @@ def chat_request(body: OllamaChat) -> GenerateRequest:
 def generate_request(body: OllamaGenerate) -> GenerateRequest:
     """What is asked for, as a record. Raises InvalidInput naming the field that is wrong."""
     nothing: dict[str, tuple[Any, ...]] = {
-        name: (None, "", []) for name in ("suffix", "template", "images", "context")
+        name: (None, "", []) for name in ("suffix", "template", "context")
     }
     refuse(body, nothing | {name: (None, 0) for name in ("width", "height", "steps")})
     if body.raw:
-        if body.system or body.think is not None:
+        if body.system or body.think is not None or body.images:
             raise InvalidInput(
-                "A raw prompt is continued as it is: system and think have no place in it.",
+                "A raw prompt is continued as it is: system, think and images have no place in it.",
                 hint="Leave out raw, or the other field.",
                 param="raw",
             )
         return body.request(prompt=body.prompt)
-    messages = [ChatMessage(role="user", content=body.prompt or "")]
+    messages = [ChatMessage(role="user", content=_content(body.prompt, body.images, ""))]
     if body.system:
         messages.insert(0, ChatMessage(role="system", content=body.system))
     return body.request(messages=tuple(messages))
@@ -233,8 +238,8 @@ def generate_request(body: OllamaGenerate) -> GenerateRequest:
 
 def _turn(turn: OllamaTurn, place: str, waiting: list[tuple[str, str]]) -> ChatMessage:
     """`waiting`: calls without an answer yet, by name and id. Clients name neither reliably."""
-    if turn.images:
-        raise InvalidInput(f"{place} has images; the model takes text only.", param=place)
+    if turn.images and turn.role not in ("user", "tool"):
+        raise InvalidInput("Only messages of user and tool have images.", param=f"{place}.images")
     if turn.role != "assistant" and (turn.tool_calls or turn.thinking):
         raise InvalidInput("Only an assistant's message has tool_calls and thinking.", param=place)
     calls: list[ToolCall] = []
@@ -251,11 +256,24 @@ def _turn(turn: OllamaTurn, place: str, waiting: list[tuple[str, str]]) -> ChatM
     role: Role = turn.role
     return ChatMessage(
         role=role,
-        content=turn.content or "",
+        content=_content(turn.content, turn.images, f"{place}."),
         reasoning=turn.thinking,
         tool_calls=tuple(calls),
         tool_call_id=_answered(turn, place, waiting) if role == "tool" else None,
     )
+
+
+def _content(
+    text: str | None, images: tuple[str, ...] | None, place: str
+) -> str | tuple[Part, ...]:
+    """Images first, as Ollama shows them to a model."""
+    if not images:
+        return text or ""
+    files = [
+        FilePart(kind="image", data=data, place=f"{place}images[{i}]")
+        for i, data in enumerate(images)
+    ]
+    return content_of([*files, *([text] if text else [])])
 
 
 def _answered(turn: OllamaTurn, place: str, waiting: list[tuple[str, str]]) -> str:

@@ -9,7 +9,7 @@ from lmaas.http import body
 from lmaas.http.embeddings import TextUsage, require_task
 from lmaas.http.exchange import Exchange
 from lmaas.service import Service
-from lmaas.types import Payload, TextsCall
+from lmaas.types import TEXTS, Payload, TextsCall
 
 
 class Document(msgspec.Struct, forbid_unknown_fields=True):
@@ -55,7 +55,7 @@ async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> 
     require_task(version, "text-ranking", "/v1/rerank")
     texts = tuple(d if isinstance(d, str) else d.text for d in request.documents)
     payload = Payload(
-        format="texts", body=msgspec.msgpack.encode(TextsCall(texts=texts, query=request.query))
+        media_type=TEXTS, body=msgspec.msgpack.encode(TextsCall(texts=texts, query=request.query))
     )
     assert exchange.key is not None
     version, answer, headers = await service.predict(

@@ -11,32 +11,36 @@ from lmaas.http.openai_types import Body, Count, Name, SamplingBody, Top
 from lmaas.language import (
     MAX_TOOLS,
     ChatMessage,
+    FilePart,
     Format,
     GenerateRequest,
+    Part,
     Role,
     Tool,
     ToolCall,
     check,
+    content_of,
 )
 
 MAX_CONTENTS = 1024
 LOGPROBS = "message.output_text.logprobs"
+IMAGE = "input_image"
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 
 
 class Content(Body, frozen=True, kw_only=True):
-    """A part of an item. Served: input_text, output_text, and reasoning's texts."""
+    """A part of an item. Known: input_text, input_image, output_text, and reasoning's texts."""
 
     type: str
     text: str | None = None
     annotations: Any = None
     logprobs: Any = None
-    image_url: Any = None
+    image_url: str | None = None
     file_id: Any = None
     file_data: Any = None
     file_url: Any = None
     filename: Any = None
-    detail: Any = None
+    detail: Literal["auto"] | None = None
     refusal: Any = None
 
 
@@ -171,6 +175,11 @@ _TYPES: dict[str, tuple[str, ...]] = {
 }
 """What an item of each type that is served must have."""
 _MAY: dict[str, tuple[str, ...]] = {"reasoning": ("content", "summary")}
+_KINDS = {
+    "user": ("input_text", IMAGE, "text"),
+    "assistant": ("output_text", "text"),
+}
+"""What parts a message of a role has; others have texts."""
 _ECHOED: dict[str, tuple[Any, ...]] = {"annotations": ([],), "logprobs": ([],)}
 """What a part of a text may have beside it: the values that say nothing."""
 
@@ -205,13 +214,15 @@ def _turn(item: Item, thought: str | None, place: str) -> ChatMessage:
         call = ToolCall(id=item.call_id or "", name=item.name or "", arguments=item.arguments or "")
         return ChatMessage(role="assistant", content=None, reasoning=thought, tool_calls=(call,))
     if item.type == "function_call_output":
-        text = _text(item.output, ("input_text",), f"{place}.output")
-        return ChatMessage(role="tool", content=text, tool_call_id=item.call_id)
-    kind = "output_text" if item.role == "assistant" else "input_text"
-    text = _text(item.content, (kind, "text"), f"{place}.content")
+        output = _content(item.output, ("input_text", IMAGE), f"{place}.output")
+        return ChatMessage(role="tool", content=output, tool_call_id=item.call_id)
     assert item.role is not None, "a message has a role"
+    kinds = _KINDS.get(item.role, ("input_text", "text"))
+    content = _content(item.content, kinds, f"{place}.content")
     role = _ROLES[item.role]
-    return ChatMessage(role=role, content=text, reasoning=thought if role == "assistant" else None)
+    return ChatMessage(
+        role=role, content=content, reasoning=thought if role == "assistant" else None
+    )
 
 
 def _check(item: Item, place: str) -> None:
@@ -234,20 +245,31 @@ def _check(item: Item, place: str) -> None:
 
 
 def _text(content: str | tuple[Content, ...] | None, kinds: tuple[str, ...], place: str) -> str:
+    text = _content(content, kinds, place)
+    assert isinstance(text, str), "no kind of a text is a file"
+    return text
+
+
+def _content(
+    content: str | tuple[Content, ...] | None, kinds: tuple[str, ...], place: str
+) -> str | tuple[Part, ...]:
     if content is None or isinstance(content, str):
         return content or ""
-    texts = []
-    for i, part in enumerate(content):
-        param = f"{place}[{i}]"
-        if part.type not in kinds:
-            raise InvalidInput(
-                f"{param} is of the type {part.type[:100]!r}; taken is {kinds[0]}.", param=param
-            )
-        if part.text is None:
-            raise InvalidInput(f"The field {param}.text is missing.", param=f"{param}.text")
-        _check_part(part, param)
-        texts.append(part.text)
-    return "\n".join(texts)
+    return content_of([_piece(part, kinds, f"{place}[{i}]") for i, part in enumerate(content)])
+
+
+def _piece(part: Content, kinds: tuple[str, ...], place: str) -> str | FilePart:
+    if part.type not in kinds:
+        raise InvalidInput(
+            f"{place} is of the type {part.type[:100]!r}; taken here: {', '.join(kinds)}.",
+            param=place,
+        )
+    _check_part(part, place)
+    field = "image_url" if part.type == IMAGE else "text"
+    given: str | None = getattr(part, field)
+    if given is None:
+        raise InvalidInput(f"The field {place}.{field} is missing.", param=f"{place}.{field}")
+    return FilePart(kind="image", data=given, place=place) if part.type == IMAGE else given
 
 
 def _check_part(part: Content, place: str) -> None:
@@ -255,7 +277,8 @@ def _check_part(part: Content, place: str) -> None:
         value = getattr(part, field)
         # An answer that comes back has the log probabilities that it was told with.
         answered = field == "logprobs" and part.type == "output_text"
-        if value is None or field in ("type", "text") or answered:
+        own = ("type", "image_url", "detail") if part.type == IMAGE else ("type", "text")
+        if value is None or field in own or answered:
             continue
         if value not in _ECHOED.get(field, ()):
             raise InvalidInput(

@@ -47,8 +47,8 @@ from lmaas.http.responses_body import ResponsesBody
 from lmaas.http.route import Operation, Route
 from lmaas.job import Job, StoredEvent, Webhook, WebhookDelivery
 from lmaas.service import Service
-from lmaas.tasks import tables
-from lmaas.tasks.image_classification import Label
+from lmaas.tasks.labels import Label
+from lmaas.tasks.tabular import tables
 from lmaas.types import (
     CompressOptions,
     ConnectBody,

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lmaas.errors import Conflict, InvalidInput
+from lmaas import tasks
+from lmaas.errors import Conflict
 from lmaas.frameworks import checkpoint, refuse_checkpoint
 from lmaas.hub.api import Hub
 from lmaas.hub.download import Download, Heard
@@ -93,16 +94,15 @@ def download(
 
 def check_task(task: str | None) -> None:
     """Whether a checkpoint can have this task. Raises InvalidInput."""
-    if task is not None and task not in checkpoint.CHECKPOINT_TASKS:
-        raise InvalidInput(
-            f"A checkpoint cannot be {task!a}; its tasks are "
-            f"{', '.join(checkpoint.CHECKPOINT_TASKS)}.",
-            param="task",
-        )
+    if task is not None:
+        checkpoint.check_task(task)
 
 
 def task_of(folder: Path) -> str:
     """The task that a checkpoint's configs tell of. Raises InvalidInput, ModelRefused."""
     task = checkpoint.task_of(checkpoint.read_config(folder))
-    is_encoder = task != "text-ranking" and (folder / "modules.json").is_file()
-    return "embedding" if is_encoder else task
+    known = tasks.checkpoints()
+    if known[task].certain:
+        return task
+    told = (name for name, spec in known.items() if any((folder / f).is_file() for f in spec.files))
+    return next(told, task)

@@ -30,7 +30,10 @@ MAX_PROGRESS_BYTES = 65_536
 MAX_ERROR_BYTES = 1 << 20
 MAX_REPLY_BYTES = 64 << 20
 TAIL_BYTES = 2000
-KEEP = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT", "KERAS_BACKEND", "VIRTUAL_ENV")
+KEEP = (
+    "PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT", "KERAS_BACKEND", "VIRTUAL_ENV",
+    "OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS",
+)  # fmt: skip
 """What a child may know of our environment: never keys, tokens or proxies."""
 
 

@@ -290,6 +290,12 @@ class Registry:
                     ) from None
         return folder
 
+    def unpack_package(self, version: ModelVersion, folder: Path) -> Path:
+        """Put the package of a version into `folder`, as training begins from it."""
+        self.unpack(version, folder, ("source", "compiled", "native", "sample"))
+        (folder / "manifest.json").write_bytes(msgspec.json.encode(version.manifest))
+        return folder
+
     def check(self, *, repair: bool = False) -> fsck.FsckReport:
         """Every file against its digest, every row against its files; see `fsck`."""
         return fsck.check(self.database, self.blobs, repair=repair)

@@ -12,19 +12,22 @@ import msgspec
 from lmaas.codecs.limits import Limits
 from lmaas.errors import LMaaSError
 from lmaas.language import Delta, Ended
+from lmaas.runtime.engine import ENGINES
+from lmaas.runtime.engine_spec import EngineSpec
 from lmaas.runtime.language.engine import EngineOptions
 from lmaas.types import Answer, Payload, Precision, Record, Signature
 
 LENGTH_BYTES: Final = 4
-MAX_FRAME_BYTES: Final = (1 << 32) - 1
+MAX_FRAME_BYTES: Final = 1 << 30
+"""The largest message: a worker that was taken over must not fill the server's memory."""
 
 
 class ServeRecord(Record, frozen=True, kw_only=True):
     """All that a worker is told of the model it holds.
 
-    `model` is "name:version"; `folder` contains `model.xml` and `model.bin`; `reason` says why this
-    `precision` was chosen; `threads` 0 means all cores. `options` are a language engine's,
-    `variant` the compressed form that is served, if it is one.
+    `model` is "name:version"; `folder` contains the files that `engine` needs; `reason` says why
+    this `precision` was chosen; `threads` 0 means all cores. `options` are those of an engine that
+    streams, `variant` the compressed form that is served, if it is one.
     """
 
     model: str
@@ -36,7 +39,7 @@ class ServeRecord(Record, frozen=True, kw_only=True):
     max_batch_size: int
     threads: int = 0
     limits: Limits = Limits()
-    engine: str = "openvino"
+    engine: EngineSpec = ENGINES["openvino"]
     options: EngineOptions | None = None
     variant: str | None = None
 
@@ -206,7 +209,10 @@ def _split(data: bytes | bytearray | memoryview) -> tuple[list[AnyMessage], int]
     start, size = 0, len(data)
     with memoryview(data) as view:
         while size - start >= LENGTH_BYTES:
-            end = start + LENGTH_BYTES + int.from_bytes(view[start : start + 4], "little")
+            length = int.from_bytes(view[start : start + 4], "little")
+            if length > MAX_FRAME_BYTES:
+                raise msgspec.DecodeError(f"A message of {length} bytes is too long.")
+            end = start + LENGTH_BYTES + length
             if end > size:
                 break
             try:

@@ -61,7 +61,7 @@ def measure(
     compared, about = cases.read(package / SAMPLE_FILE)
     exact = TOLERANCES[about.computes_in]
     precisions: tuple[Precision, ...] = ("f32",)
-    if bf16 and engine == "openvino" and has_bf16() and about.computes_in == "f32":
+    if bf16 and "bf16" in ENGINES[engine].precisions and has_bf16() and about.computes_in == "f32":
         precisions = ("f32", "bf16")
     checks = []
     for precision in precisions:

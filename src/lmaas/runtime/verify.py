@@ -14,6 +14,7 @@ from lmaas.runtime import ov, parity
 from lmaas.runtime.cases import SAMPLE_FILE
 from lmaas.runtime.engine import ENGINES, require_engine
 from lmaas.runtime.language import parity as language
+from lmaas.runtime.language.engine import ENGINES as LANGUAGE_ENGINES
 from lmaas.runtime.language.template import Template
 from lmaas.runtime.native import script
 from lmaas.types import (
@@ -61,7 +62,7 @@ def run(body: bytes) -> bytes:
                 hint="LMaaS writes no such file into a package.",
             )
     signature = tasks.get(manifest.task).check_signature(manifest.signature)
-    if manifest.task == "text-generation":
+    if tasks.spec(manifest.task).generates:
         assert signature.language is not None
         report = _language(folder, signature.language)
     else:
@@ -78,6 +79,12 @@ def _language(folder: Path, spec: LanguageSpec) -> ParityReport:
     if any(not 0 <= token < spec.vocabulary_size for token in spec.stop_token_ids):
         raise InvalidInput("The signature has a stop token outside the vocabulary.")
     compiled, source, sample = (folder / n for n in ("compiled", "source", "sample.safetensors"))
+    engine = LANGUAGE_ENGINES["openvino-genai" if compiled.exists() else "torch"]
+    if not spec.accepts or engine.foreign(spec.accepts):
+        raise InvalidInput(
+            f"The signature says that the model takes {', '.join(spec.accepts) or 'nothing'}; the "
+            f"engine {engine.name} takes {', '.join(engine.accepts)}."
+        )
     for place in (compiled, source):
         Template.load(place)
     if compiled.exists():
@@ -91,10 +98,10 @@ def _language(folder: Path, spec: LanguageSpec) -> ParityReport:
             compiled / "tokenizer.json",
             sample,
         )
-        report = language.measure(compiled, sample, spec, "openvino-genai")
+        report = language.measure(compiled, sample, spec, engine.name)
     else:
         _require_files(folder, source / "config.json", source / "tokenizer.json", sample)
-        report = language.measure(source, sample, spec, "torch")
+        report = language.measure(source, sample, spec, engine.name)
     language.require(report)
     return report
 

@@ -43,13 +43,13 @@ from lmaas.runtime.messages import (
 )
 from lmaas.runtime.padding import Padding
 from lmaas.tasks.base import Batch, Row
-from lmaas.types import Payload, know_records
+from lmaas.types import JSON, TENSORS, TEXTS, Payload, know_records
 
 log = logging.getLogger(__name__)
 
 READ_BYTES: Final = 1 << 20
-INLINE_BYTES: Final = {"image": 4096, "texts": 8192}
-INLINE_BODY_BYTES: Final = 1 << 16
+INLINE_BYTES: Final = {JSON: 1 << 16, TENSORS: 1 << 16, TEXTS: 8192}
+INLINE_FILE_BYTES: Final = 4096
 """Smaller payloads are decoded where they are read: a thread hop would cost more."""
 INLINE_BATCH_S: Final = 0.003
 """Batches expected to take less run where they are read, for the same reason."""
@@ -74,7 +74,7 @@ class Worker:
         self._sending = threading.Lock()
         self._record = record
         self._task = tasks.get(record.task)
-        self._engine = make_engine(record.engine)
+        self._engine = make_engine(record.engine.name)
         self._padding = Padding.of(record.signature)
         self._batcher = Batcher(
             record.max_batch_size, joins=record.signature.batch, padding=self._padding
@@ -307,7 +307,7 @@ class Worker:
 
 
 def _is_cheap(payload: Payload) -> bool:
-    return len(payload.body) <= INLINE_BYTES.get(payload.format, INLINE_BODY_BYTES)
+    return len(payload.body) <= INLINE_BYTES.get(payload.media_type or "", INLINE_FILE_BYTES)
 
 
 def _row_cost(request: Request) -> int:
@@ -342,10 +342,8 @@ def _run(sock: socket.socket, noted: BinaryIO) -> int:
         if expected is None:
             return EXIT_OK
         assert isinstance(expected, Expect)
-        if expected.record.options is None:
-            worker = Worker(sock, expected, noted)
-        else:
-            worker = LanguageWorker(sock, expected, noted)
+        kind = LanguageWorker if expected.record.engine.streams else Worker
+        worker = kind(sock, expected, noted)
         worker.warm()
         know_records()
         load = _next(sock, decoder, messages)

@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 import sqlalchemy as sa
 
+from lmaas import tasks
 from lmaas.config import Settings
 from lmaas.errors import Conflict, Forbidden, InvalidInput, ModelNotFound, ModelRefused, NotFound
 from lmaas.hub.api import own_token
@@ -239,7 +240,7 @@ class Catalog:
             raise Forbidden(f"Only keys of the tenant {TENANT} connect models.")
         check_name(body.name)
         check_url(body.upstream.url)
-        speaks = body.task == "text-generation"
+        speaks = tasks.spec(body.task).generates
         manifest = Manifest(
             name=body.name,
             task=body.task,
@@ -443,7 +444,7 @@ def check_push(path: Path, options: PushOptions | None) -> None:
 def check_compressible(version: ModelVersion) -> int:
     """The context length of a model that smaller forms are made of. Raises InvalidInput."""
     spec = version.manifest.signature.language
-    if version.manifest.task != "text-generation" or spec is None:
+    if not tasks.spec(version.manifest.task).generates or spec is None:
         raise InvalidInput(
             f"{version.ref} is a model for {version.manifest.task}; compressed are models for "
             "text-generation.",

@@ -285,7 +285,5 @@ class JobQueue:
         ref = job.recipe.get("model", {}).get("base")
         if ref is None:
             return False
-        version = self._registry.resolve(job.tenant, ref)
-        self._registry.unpack(version, folder, ("source", "compiled", "native", "sample"))
-        (folder / "manifest.json").write_bytes(msgspec.json.encode(version.manifest))
+        self._registry.unpack_package(self._registry.resolve(job.tenant, ref), folder)
         return True

@@ -40,13 +40,21 @@ from lmaas.service.model_jobs import ModelJobs
 from lmaas.service.quota import Quota
 from lmaas.service.workshop import Workshop
 from lmaas.serving.cache import ResponseCache, key_of
-from lmaas.serving.generation import Answered, Generation, check_language, encode_request
+from lmaas.serving.generation import (
+    Answered,
+    Generation,
+    check_language,
+    check_parts,
+    encode_request,
+)
 from lmaas.serving.metrics import Metrics
 from lmaas.serving.outside import Outside
 from lmaas.serving.pool import Pool
 from lmaas.serving.router import Router
 from lmaas.supervision import Supervisor
 from lmaas.types import (
+    GENERATE,
+    TEXTS,
     Answer,
     KeyRecord,
     ModelVersion,
@@ -228,7 +236,7 @@ class Service:
         if version is None:
             version = await self.find(key.tenant, ref)
         await self._freshen(key)
-        if payload.format != "texts":
+        if payload.media_type != TEXTS:
             counted = self.ledger.count(key, endpoint, version.ref)
             if counted is not None:
                 with counted:
@@ -291,7 +299,8 @@ class Service:
         """
         version = await self.find(key.tenant, ref)
         check_language(version)
-        payload = Payload(format="generate", body=encode_request(request))
+        check_parts(version, request)
+        payload = Payload(media_type=GENERATE, body=encode_request(request))
         kept_as = await self._cache_key(version, request, cache)
         ended = None if kept_as is None else await self.cache.get(kept_as)
         prompt, most = (0, 0) if ended else await self._most_tokens(key, ref, version, request)
@@ -372,6 +381,7 @@ class Service:
         """
         version = await self.find(key.tenant, ref)
         check_language(version)
+        check_parts(version, request)
         if version.manifest.upstream is not None:
             raise InvalidInput(
                 f"{version.ref} runs at another service, which alone can count its tokens.",
@@ -393,7 +403,7 @@ class Service:
         self, version: ModelVersion, ref: str, request: GenerateRequest
     ) -> int:
         body = encode_request(msgspec.structs.replace(request, count_only=True))
-        _, answer = await self.router.call(version, ref, Payload(format="generate", body=body))
+        _, answer = await self.router.call(version, ref, Payload(media_type=GENERATE, body=body))
         return int(answer.body)
 
     # Workers

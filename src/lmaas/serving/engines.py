@@ -4,13 +4,14 @@ The table is ordered: the first row that fits the version and this machine is ta
 """
 
 import os
-from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Final, NamedTuple
 
 from lmaas.config import Settings
 from lmaas.errors import ConfigError, MissingExtra
+from lmaas.runtime.engine_spec import EngineSpec
+from lmaas.runtime.language.engine import ENGINES
 from lmaas.serving.vllm_install import Install, check_python, read_install
 from lmaas.types import LanguageSpec, ModelVersion
 
@@ -20,15 +21,11 @@ CACHE_SHARE: Final = 0.25
 SMALLEST_CACHE_TOKENS: Final = 2048
 
 
-class Row(NamedTuple):
-    """An engine, what must be installed for it, and when it is the one to take.
+class Choice(NamedTuple):
+    """An engine, and when it is the one to take: where there is a GPU, or anywhere."""
 
-    `fits` is told the environment of `vllm_python`, where it counts.
-    """
-
-    engine: str
-    needs: tuple[str, ...]
-    fits: Callable[[ModelVersion, Install | None], bool]
+    engine: EngineSpec
+    on_gpu: bool
     reason: str
 
 
@@ -38,37 +35,11 @@ def has_gpu() -> bool:
     return os.path.exists("/dev/nvidiactl") and os.path.exists("/dev/nvidia0")
 
 
-def _has(version: ModelVersion, role: str) -> bool:
-    return any(file.role == role for file in version.files)
-
-
 TABLE: Final = (
-    Row(
-        "vllm",
-        (),
-        lambda version, vllm: (
-            _has(version, "source") and vllm is not None and vllm.gpu and has_gpu()
-        ),
-        "there is a GPU, and vllm_python has it",
-    ),
-    Row(
-        "torch",
-        ("torch", "transformers"),
-        lambda version, _: _has(version, "source") and has_gpu(),
-        "there is a GPU",
-    ),
-    Row(
-        "openvino-genai",
-        ("openvino_genai",),
-        lambda version, _: _has(version, "compiled"),
-        "fastest on a CPU",
-    ),
-    Row(
-        "torch",
-        ("torch", "transformers"),
-        lambda version, _: _has(version, "source"),
-        "the model does not compile to OpenVINO",
-    ),
+    Choice(ENGINES["vllm"], True, "there is a GPU, and vllm_python has it"),
+    Choice(ENGINES["torch"], True, "there is a GPU"),
+    Choice(ENGINES["openvino-genai"], False, "fastest on a CPU"),
+    Choice(ENGINES["torch"], False, "the model does not compile to OpenVINO"),
 )
 
 
@@ -85,36 +56,48 @@ def vllm_install(settings: Settings) -> Install | None:
 
 def choose_engine(
     setting: str, version: ModelVersion, vllm: Install | None = None
-) -> tuple[str, str]:
+) -> tuple[EngineSpec, str]:
     """The engine and the reason for it. `vllm` is what `vllm_python` has.
 
-    Raises ConfigError when the set one cannot run this version, MissingExtra when none is
+    Raises ConfigError when the set one, or any, cannot run this version, MissingExtra when none is
     installed that could.
     """
-    missing: list[str] = []
-    for row in TABLE:
-        if setting not in ("auto", row.engine):
+    missing: list[EngineSpec] = []
+    for engine, on_gpu, reason in TABLE:
+        if setting not in ("auto", engine.name) or _lacks(engine, version):
             continue
-        there = all(find_spec(name) is not None for name in row.needs)
-        fits = row.fits(version, vllm) if setting == "auto" else _could(row, version)
-        if fits and there:
-            return row.engine, row.reason if setting == "auto" else f"set by engine={setting}"
-        if fits:
-            missing.append(row.engine)
+        if setting == "auto" and on_gpu and not (has_gpu() and _reaches_gpu(engine, vllm)):
+            continue
+        if all(find_spec(name) is not None for name in engine.needs):
+            return engine, reason if setting == "auto" else f"set by engine={setting}"
+        missing.append(engine)
     if missing:
         raise MissingExtra(
-            f"{version.ref} needs the engine {missing[0]}, which is not installed here.",
-            hint="pip install 'lmaas[language]'.",
+            f"{version.ref} needs the engine {missing[0].name}, which is not installed here.",
+            hint=f"pip install 'lmaas[{missing[0].extra}]'.",
         )
+    considered = {e.name: _lacks(e, version) for e, _, _ in TABLE if setting in ("auto", e.name)}
     raise ConfigError(
-        f"engine={setting} cannot serve {version.ref}: it lacks the files for it.",
-        hint="Set engine to auto.",
+        f"engine={setting} cannot serve {version.ref}: "
+        f"{'; '.join(f'{name} {lack}' for name, lack in considered.items() if lack)}.",
+        hint="Set engine to auto." if setting != "auto" else None,
         param="engine",
     )
 
 
-def _could(row: Row, version: ModelVersion) -> bool:
-    return _has(version, "compiled" if row.engine == "openvino-genai" else "source")
+def _lacks(engine: EngineSpec, version: ModelVersion) -> str | None:
+    """Why `engine` can never run this version; None where it can."""
+    if not any(file.role == engine.files for file in version.files):
+        return f"needs {engine.files} files, which it lacks"
+    language = version.manifest.signature.language
+    if foreign := engine.foreign(() if language is None else language.accepts):
+        return f"takes no {' and no '.join(foreign)}, which it was trained on"
+    return None
+
+
+def _reaches_gpu(engine: EngineSpec, vllm: Install | None) -> bool:
+    """Whether the environment that `engine` runs in has what a GPU needs."""
+    return engine.name != "vllm" or (vllm is not None and vllm.gpu)
 
 
 def cache_bytes(spec: LanguageSpec, setting: int, max_sequences: int, budget: int) -> int:

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
+from lmaas import tasks
 from lmaas.errors import InvalidInput
 from lmaas.language import Delta, Ended, GenerateRequest, TokenLogprob, Usage
 from lmaas.serving.metrics import Metrics
@@ -177,14 +178,28 @@ class Generation:
 
 
 def check_language(version: ModelVersion) -> None:
-    """Raises InvalidInput unless `version` is a language model."""
+    """Raises InvalidInput unless `version` generates text."""
     task = version.manifest.task
-    if task != "text-generation":
+    if not tasks.spec(task).generates:
         raise InvalidInput(
             f"{version.ref} is a model for {task}, not for text-generation.",
             hint="`lmaas models list` shows what each model does.",
             param="model",
         )
+
+
+def check_parts(version: ModelVersion, request: GenerateRequest) -> None:
+    """Raises InvalidInput naming the first part of a message that the model does not take."""
+    language = version.manifest.signature.language
+    accepts = ("text",) if language is None else language.accepts
+    for file in request.files:
+        if file.kind not in accepts:
+            raise InvalidInput(
+                f"{file.place} is of the type {file.kind!r}; {version.ref} takes "
+                f"{' and '.join(accepts)} only.",
+                hint=f"Leave it out, or ask a model that takes {file.kind}.",
+                param=file.place,
+            )
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -6,15 +6,14 @@ from typing import Final, Generic, TypeVar
 import msgspec
 
 from lmaas.errors import DoesNotFit
+from lmaas.runtime.engine import ENGINES
 
 MIB: Final = 1 << 20
-OVERHEAD_BYTES: Final = 128 * MIB
-"""A worker without a model: interpreter, numpy, OpenVINO, its threads (measured 90-110 MiB)."""
+OVERHEAD_BYTES: Final = ENGINES["openvino"].memory.overhead_bytes
+"""What a worker takes beside its model, unless its engine's spec says another number."""
 WEIGHTS_FACTOR: Final = 2.2
 """Resident bytes for each byte of weights: the mapped file and the engine's repacked copy
 (measured 1.9 for a transformer of 413 MiB, 2.3 for a convolution network of 44 MiB)."""
-VLLM_BYTES: Final = 2048 * MIB
-"""vLLM without a model: three processes with torch (measured 1.3 to 1.7 GiB for its CPU build)."""
 
 FORM_BYTES: Final = {"bf16": 2.0, "int8": 1.0, "int4": 0.6}
 """Bytes a parameter of each compressed form; int4 with its scales and an int8 embedding."""
@@ -99,14 +98,14 @@ def language_plan(
     ways = [
         f"{name} ({_gb(size)}, made already; set variant={name})"
         for name, size in (forms or {}).items()
-        if size < weights_bytes and needed_bytes(size) + cache_bytes <= budget
+        if size < weights_bytes and needed_bytes(size, overhead_bytes) + cache_bytes <= budget
     ]
     if forms is not None and not ways:
         ways += [
             f"{name} (about {_gb(size)}; `lmaas compress {model} --to {name}`)"
             for name, share in FORM_BYTES.items()
             if name not in forms and (size := int(num_parameters * share)) < weights_bytes
-            if needed_bytes(size) + cache_bytes <= budget
+            if needed_bytes(size, overhead_bytes) + cache_bytes <= budget
         ][:1]
     tokens = (budget - loaded) // max(1, kv_bytes_per_token)
     if tokens >= SMALLEST_CONTEXT:

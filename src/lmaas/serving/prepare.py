@@ -9,15 +9,17 @@ from typing import NamedTuple
 
 import msgspec
 
+from lmaas import tasks
 from lmaas.codecs.limits import Limits
 from lmaas.config import Settings
 from lmaas.errors import ConfigError
 from lmaas.runtime.cpu import gains_from_bf16, has_bf16
 from lmaas.runtime.engine import require_engine
+from lmaas.runtime.engine_spec import EngineSpec
 from lmaas.runtime.language.engine import EngineOptions
 from lmaas.runtime.messages import ServeRecord
 from lmaas.serving.engines import cache_bytes, choose_engine, has_gpu, vllm_install
-from lmaas.serving.plan import OVERHEAD_BYTES, VLLM_BYTES, language_plan, needed_bytes
+from lmaas.serving.plan import language_plan, needed_bytes
 from lmaas.serving.precision import choose_precision
 from lmaas.serving.variant import choose_variant, form_name, weights_bytes
 from lmaas.serving.vllm_command import ELEMENT_BYTES
@@ -27,7 +29,7 @@ from lmaas.types import FileRole, LanguageSpec, ModelVersion, Precision, Variant
 class Form(NamedTuple):
     """What a language model is served with, and why; `role` is that of its files."""
 
-    engine: str
+    engine: EngineSpec
     variant: VariantName | None
     precision: Precision
     role: FileRole
@@ -56,28 +58,29 @@ def need_of(
     Raises ConfigError, MissingExtra, ParityFailed where a setting cannot be honoured, DoesNotFit
     where the whole budget is too small for a language model.
     """
-    if version.manifest.task == "text-generation":
+    if tasks.spec(version.manifest.task).generates:
         return _language(version, settings, budget, resolve)
-    engine = version.manifest.engine
-    spec = require_engine(engine, version.ref)
-    if engine == "openvino":
+    engine = require_engine(version.manifest.engine, version.ref)
+    if "bf16" in engine.precisions:
         precision, reason = _precision(version, settings)
     else:
-        precision, reason = "f32", f"as {engine} computes: {version.manifest.engine_reason}"
-    role: FileRole = "compiled" if engine == "openvino" else "native"
+        precision, reason = "f32", f"as {engine.name} computes: {version.manifest.engine_reason}"
     return Need(
-        needed_bytes(version.compiled_bytes, spec.overhead_bytes),
-        ((version, role, "model"),),
+        needed_bytes(version.compiled_bytes, engine.memory.overhead_bytes),
+        ((version, engine.files, "model"),),
         lambda folder: ServeRecord(
             model=version.ref,
             task=version.manifest.task,
             signature=version.manifest.signature,
-            folder=str(folder / "model" / spec.folder),
+            folder=str(folder / "model" / engine.folder),
             precision=precision,
             reason=reason,
             max_batch_size=settings.max_batch_size,
             engine=engine,
-            limits=Limits(max_image_pixels=settings.max_image_pixels),
+            limits=Limits(
+                max_image_pixels=settings.max_image_pixels,
+                max_media_bytes=settings.max_body_bytes,
+            ),
         ),
     )
 
@@ -86,16 +89,16 @@ def choose_form(version: ModelVersion, settings: Settings) -> Form:
     """What a language model is served with. Raises as `need_of` does for settings."""
     vllm = vllm_install(settings)
     engine, why_engine = choose_engine(settings.engine, version, vllm)
-    on_gpu = engine == "vllm" and vllm is not None and vllm.gpu and has_gpu()
+    on_gpu = engine.memory.on_gpu and vllm is not None and vllm.gpu and has_gpu()
     variant, why_variant = choose_variant(version, settings.variant)
-    role: FileRole = "variant" if variant else "compiled"
-    if engine in ("torch", "vllm"):
-        variant, role, why_variant = None, "source", "as they were pushed"
-    # These keep their weights in it, so that f32 would take twice the memory.
-    in_memory = engine in ("torch", "vllm")
+    role: FileRole = "variant" if variant else engine.files
+    if not engine.variants:
+        variant, role, why_variant = None, engine.files, "as they were pushed"
+    # In f32 typed weights would take twice the memory.
+    in_memory = engine.memory.typed_weights
     precision, why_precision = _precision(version, settings, on_gpu=on_gpu, in_memory=in_memory)
     reason = (
-        f"{engine}: {why_engine}; {variant or 'source'} weights: {why_variant}; "
+        f"{engine.name}: {why_engine}; {variant or 'source'} weights: {why_variant}; "
         f"{precision}: {why_precision}"
     )
     return Form(engine, variant, precision, role, on_gpu, reason)
@@ -103,7 +106,7 @@ def choose_form(version: ModelVersion, settings: Settings) -> Form:
 
 def has_forms(version: ModelVersion) -> bool:
     """Whether a version can get another form than it is loaded in: compression makes them."""
-    return version.manifest.task == "text-generation" and version.manifest.upstream is None
+    return tasks.spec(version.manifest.task).generates and version.manifest.upstream is None
 
 
 def name_of_form(version: ModelVersion, settings: Settings) -> str:
@@ -111,7 +114,7 @@ def name_of_form(version: ModelVersion, settings: Settings) -> str:
     if version.manifest.upstream is not None:
         return "upstream"
     form = choose_form(version, settings)
-    return form_name(version, form.engine, form.precision, form.variant)
+    return form_name(version, form.engine.name, form.precision, form.variant)
 
 
 def _language(
@@ -123,7 +126,8 @@ def _language(
     engine, variant, precision, top = form.engine, form.variant, form.precision, form.top
     weights = sum(file.size_bytes for file in version.files if file.path.startswith(f"{top}/"))
     if form.on_gpu:
-        memory, cache, plan = VLLM_BYTES, settings.kv_cache_bytes, _gpu_plan(settings)
+        memory, cache = engine.memory.overhead_bytes, settings.kv_cache_bytes
+        plan = _gpu_plan(settings)
     else:
         memory, cache, plan = _cpu_plan(version, spec, settings, budget, engine, precision, weights)
     files = [(version, form.role, "model")]
@@ -148,7 +152,7 @@ def _language(
                 precision=precision,
                 cache_bytes=cache,
                 max_sequences=settings.max_sequences,
-                lookup=settings.prompt_lookup if engine == "openvino-genai" else 0,
+                lookup=settings.prompt_lookup if engine.drafts else 0,
                 draft=str(folder / "draft" / "compiled") if draft is not None else None,
             ),
         ),
@@ -160,15 +164,14 @@ def _cpu_plan(
     spec: LanguageSpec,
     settings: Settings,
     budget: int,
-    engine: str,
+    engine: EngineSpec,
     precision: Precision,
     weights: int,
 ) -> tuple[int, int, str]:
     """Bytes of all and of the cache, and both for people. Raises DoesNotFit."""
-    overhead, token_bytes = OVERHEAD_BYTES, spec.kv_bytes_per_token
-    if engine == "vllm":
-        # Its cache has the type of the weights.
-        overhead, token_bytes = VLLM_BYTES, token_bytes // 2 * ELEMENT_BYTES[precision]
+    overhead, token_bytes = engine.memory.overhead_bytes, spec.kv_bytes_per_token
+    if engine.memory.typed_cache:
+        token_bytes = token_bytes // 2 * ELEMENT_BYTES[precision]
     sized = msgspec.structs.replace(spec, kv_bytes_per_token=token_bytes)
     cache = cache_bytes(sized, settings.kv_cache_bytes, settings.max_sequences, budget)
     plan = language_plan(
@@ -179,7 +182,7 @@ def _cpu_plan(
         context_length=spec.context_length,
         budget=budget,
         forms=None
-        if engine == "vllm"
+        if not engine.variants
         else {form.name: weights_bytes(version, form.name) for form in version.variants},
         num_parameters=version.manifest.num_parameters,
         overhead_bytes=overhead,
@@ -211,7 +214,7 @@ def _draft(
     version: ModelVersion,
     spec: LanguageSpec,
     settings: Settings,
-    engine: str,
+    engine: EngineSpec,
     resolve: Callable[[str], ModelVersion],
 ) -> ModelVersion | None:
     """The model that guesses for this one. Raises ConfigError for one that cannot."""
@@ -219,8 +222,8 @@ def _draft(
     ref = named.get(version.name)
     if ref is None:
         return None
-    if engine != "openvino-genai" or settings.prompt_lookup:
-        other = "prompt_lookup" if settings.prompt_lookup else f"engine={engine}"
+    if not engine.drafts or settings.prompt_lookup:
+        other = "prompt_lookup" if settings.prompt_lookup else f"engine={engine.name}"
         raise ConfigError(f"A draft model and {other} cannot be combined.", param="drafts")
     draft = resolve(ref)
     other_spec = draft.manifest.signature.language

@@ -8,12 +8,13 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, TypeVar
 
+from lmaas import tasks
 from lmaas.aside import Aside
 from lmaas.errors import CorruptBlob, InvalidInput
 from lmaas.serving.generation import Answered, Receiver
 from lmaas.serving.pool import Pool
-from lmaas.tasks import text_generation
-from lmaas.types import Answer, ModelVersion, Payload
+from lmaas.tasks.text_generation.serving import HOW
+from lmaas.types import GENERATE, Answer, ModelVersion, Payload
 
 log = logging.getLogger(__name__)
 
@@ -72,10 +73,10 @@ class Router:
         Raises what `Pool.call` raises, and InvalidInput for a language model, which is not called
         with arrays; CorruptBlob only when no version is left.
         """
-        if version.manifest.task == text_generation.NAME and payload.format != "generate":
+        if tasks.spec(version.manifest.task).generates and payload.media_type != GENERATE:
             raise InvalidInput(
                 f"{version.ref} is a language model: it is not called this way.",
-                hint=text_generation.HOW,
+                hint=HOW,
                 param="model",
             )
         return await self._first(version, ref, lambda v: self._pool.call(v, payload))

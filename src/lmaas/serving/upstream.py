@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from lmaas import tasks
 from lmaas.config import Settings
 from lmaas.errors import InvalidInput, LMaaSError, QueueFull, TimedOut, Unavailable
 from lmaas.language import Ended, GenerateRequest
@@ -20,8 +21,16 @@ from lmaas.serving.prepare import name_of_form
 from lmaas.serving.upstream_api import Api
 from lmaas.serving.upstream_body import estimated_tokens
 from lmaas.serving.upstream_vectors import estimated_tokens as tokens_of_texts
-from lmaas.tasks import embedding
-from lmaas.types import Answer, ModelVersion, Payload, TextsCall, UpstreamSpec, WorkerStatus
+from lmaas.types import (
+    GENERATE,
+    TEXTS,
+    Answer,
+    ModelVersion,
+    Payload,
+    TextsCall,
+    UpstreamSpec,
+    WorkerStatus,
+)
 
 _decoder = msgspec.msgpack.Decoder(GenerateRequest)
 _texts_decoder = msgspec.msgpack.Decoder(TextsCall)
@@ -91,9 +100,9 @@ class Upstream:
 
         Raises as `generate` does.
         """
-        if self.version.manifest.task != embedding.TASK.name:
+        if tasks.spec(self.version.manifest.task).generates:
             return Answer(body=b"%d" % estimated_tokens(self._request(payload)))
-        if payload.format != "texts":
+        if payload.media_type != TEXTS:
             raise InvalidInput(
                 f"{self.version.ref} runs at an upstream: it is asked at /v1/embeddings only.",
                 param="model",
@@ -194,7 +203,7 @@ class Upstream:
         return self._api
 
     def _request(self, payload: Payload) -> GenerateRequest:
-        if payload.format != "generate":
+        if payload.media_type != GENERATE:
             raise InvalidInput(
                 f"{self.version.ref} runs at an upstream: it takes messages and prompts only.",
                 param="model",

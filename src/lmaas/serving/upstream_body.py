@@ -144,7 +144,7 @@ def estimated_tokens(request: GenerateRequest) -> int:
     if request.prompt is not None:
         return tokens_of(request.prompt)
     size = sum(
-        _bytes(message.content or "") + sum(_bytes(call.arguments) for call in message.tool_calls)
+        sum(map(_bytes, message.texts)) + sum(_bytes(call.arguments) for call in message.tool_calls)
         for message in request.messages
     )
     if request.tools:
@@ -248,6 +248,7 @@ def _turn(message: ChatMessage, *, reasoning: bool) -> Turn:
     calls = [
         Call(call.id, Function(call.name, arguments=call.arguments)) for call in message.tool_calls
     ]
+    assert not isinstance(message.content, tuple), "models of upstreams accept text only"
     return Turn(
         message.role,
         message.content if message.content or not calls else None,

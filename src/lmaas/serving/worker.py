@@ -272,8 +272,10 @@ class Worker:
         try:
             record, files = await prepare()
             self.precision, self.reason = record.precision, record.reason
-            self._engine, self._variant = record.engine, record.variant
-            self.form = form_name(self.version, record.engine, record.precision, record.variant)
+            self._engine, self._variant = record.engine.name, record.variant
+            self.form = form_name(
+                self.version, record.engine.name, record.precision, record.variant
+            )
             suspects: list[Held] = []
             crashes = 0
             while True:
@@ -306,7 +308,7 @@ class Worker:
 
     async def _launch(self, record: ServeRecord, files: asyncio.Future[None]) -> Life:
         path = self._sockets / f"{id(self):x}-{self._restarts}.sock"
-        start = LAUNCHES.get(record.engine, launch)
+        start = LAUNCHES.get(record.engine.name, launch)
         life = await start(record, self._settings, path, self._receive, files)
         self._memory_bytes = life.loaded.memory_bytes
         if not self._stopping:

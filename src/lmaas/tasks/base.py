@@ -7,9 +7,10 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 import numpy as np
 
-from lmaas.codecs import tensor
+from lmaas.codecs import media, tensor
 from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput
+from lmaas.tasks.spec import Spec
 from lmaas.types import Answer, Payload, Signature
 
 Row = dict[str, np.ndarray]
@@ -43,17 +44,9 @@ class Shown(NamedTuple):
 
 
 class Task(Protocol):
-    """Verbs of a task. `signature` is always one that `check_signature` returned.
+    """Verbs of a task. `signature` is always one that `check_signature` returned."""
 
-    `fields` are what a row of a file has for this task, each in a column; without any the row is
-    taken as it is. A call takes up to `rows_per_call` of them, which have the same in the field
-    `shared` where there is one.
-    """
-
-    name: str
-    fields: tuple[str, ...]
-    rows_per_call: int
-    shared: str | None
+    spec: Spec
 
     def bind(self, folder: Path) -> "Task":
         """The task for one model, with what it needs of the `folder` of files that are served.
@@ -104,6 +97,12 @@ def read_tensors(payload: Payload, signature: Signature, limits: Limits) -> Batc
     return Batch(arrays=arrays, size=batch_size(arrays, signature), tensors=wanted)
 
 
+def refuse_file(payload: Payload, takes: str, hint: str) -> InvalidInput:
+    """What tells that a model takes JSON only, and what came instead."""
+    received = media.told(payload.body, payload.media_type)
+    return InvalidInput(f"This model takes {takes} as JSON; received {received}.", hint=hint)
+
+
 def batch_size(arrays: Row, signature: Signature) -> int:
     """The number of samples in `arrays`; 1 for a model without a batch axis."""
     if not signature.batch:
@@ -112,22 +111,6 @@ def batch_size(arrays: Row, signature: Signature) -> int:
     if len(set(sizes.values())) != 1:
         raise InvalidInput(f"All inputs must have the same batch size; received {sizes}.")
     return int(next(iter(sizes.values())))
-
-
-def show_labels(result: Any) -> Shown:
-    """Labels with scores of one input, or of each of several."""
-    several = bool(result) and isinstance(result[0], list)
-    rows = [
-        (*([str(index)] if several else []), str(each["label"]), f"{each['score']:.6f}")
-        for index, labels in enumerate(result if several else [result])
-        for each in labels
-    ]
-    return Shown((*(["input"] if several else []), "label", "score"), rows)
-
-
-def label_records(result: Any) -> list[dict[str, Any]]:
-    """The likeliest label of each input, and its score."""
-    return [{"prediction": best["label"], "score": best["score"]} for best, *_ in result]
 
 
 def texts_of(rows: Sequence[Mapping[str, Any]], field: str) -> list[str]:

@@ -5,7 +5,7 @@ results.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from lmaas.codecs.limits import Limits
 from lmaas.errors import ContextLengthExceeded, InvalidInput, PayloadTooLarge
 from lmaas.tasks import base
 from lmaas.tasks.base import Batch, Row
+from lmaas.tasks.spec import Spec
 from lmaas.types import BATCH, Answer, LanguageSpec, Payload, Signature, TensorSpec, TextsCall
 
 MAX_TEXTS: Final = 2048
@@ -39,6 +40,17 @@ class Tokens(msgspec.Struct, frozen=True):
 
     ids: Sequence[int]
     types: Sequence[int] | None = None
+
+
+class Located(msgspec.Struct, frozen=True):
+    """A tokenised text, and for each token what it reads as, where in the text that stands, and
+    whether the model added it.
+    """
+
+    tokens: Tokens
+    words: Sequence[str]
+    spans: Sequence[tuple[int, int]]
+    added: Sequence[bool]
 
 
 class Tokenizer:
@@ -65,17 +77,47 @@ class Tokenizer:
 
         Raises ContextLengthExceeded, naming the text of `param` that is too long.
         """
+        encodings, ours = self._encodings(texts, spec, param, self._raw.encode_batch_fast)
+        return [self._plain(encoding, ours) for encoding in encodings]
+
+    def locate(self, texts: Sequence[str], spec: LanguageSpec, *, param: str) -> list[Located]:
+        """As `encode`, with the place of each token. An unknown one reads as its text does."""
+        encodings, ours = self._encodings(texts, spec, param, self._raw.encode_batch)
+        return [
+            self._located(encoding, ours, text)
+            for encoding, text in zip(encodings, texts, strict=True)
+        ]
+
+    def joined(self, words: Sequence[str]) -> str:
+        """The text of tokens that follow each other, by what they read as."""
+        decoder = self._raw.decoder
+        return " ".join(words) if decoder is None else str(decoder.decode(list(words)))
+
+    def _encodings(
+        self,
+        texts: Sequence[Text],
+        spec: LanguageSpec,
+        param: str,
+        encode: Callable[[list[Text]], Any],
+    ) -> tuple[Any, int]:
         for index, text in enumerate(texts):
             size = len(text) if isinstance(text, str) else sum(map(len, text))
             if size > CHARS_PER_TOKEN * spec.context_length:
                 raise _too_long(f"{param}[{index}] has {size} characters", spec, param)
         try:
-            encodings = self._raw.encode_batch_fast(list(texts))
+            encodings = encode(list(texts))
         except (TypeError, ValueError, UnicodeError) as error:
             raise InvalidInput(f"A text cannot be tokenised: {error}.", param=param) from None
         pairs = bool(texts) and not isinstance(texts[0], str)
-        ours = self._raw.num_special_tokens_to_add(pairs)
-        return [self._plain(encoding, ours) for encoding in encodings]
+        return encodings, self._raw.num_special_tokens_to_add(pairs)
+
+    def _located(self, encoding: Any, ours: int, text: str) -> Located:
+        tokens, spans = self._plain(encoding, ours), encoding.offsets
+        words = [
+            text[start:end] if token == self._unknown else word
+            for token, word, (start, end) in zip(tokens.ids, encoding.tokens, spans, strict=True)
+        ]
+        return Located(tokens, words, spans, [bool(mark) for mark in encoding.special_tokens_mask])
 
     def _plain(self, encoding: Any, ours: int) -> Tokens:
         """The tokens, with the unknown one where the text's own words made a special one.
@@ -99,7 +141,7 @@ class Tokenizer:
 class TextTask(ABC):
     """What both tasks do alike. Text is read by the task that `bind` gives."""
 
-    name: str
+    spec: Spec
 
     def __init__(self, tokenizer: Tokenizer | None = None) -> None:
         self._tokenizer = tokenizer
@@ -144,6 +186,15 @@ def check_signature(signature: Signature, width: int | None) -> LanguageSpec:
     for field in ("labels", "image", "outputs_are"):
         if getattr(signature, field) is not None:
             raise InvalidInput(f"A model that reads text takes no {field}.", param=field)
+    spec = check_inputs(signature)
+    shapes = [(tensor.dtype, tensor.shape) for tensor in signature.outputs]
+    if shapes != [("float32", (BATCH, width))]:
+        raise InvalidInput(f"Expected one float32 output of shape [-1, {width}]; got {shapes}.")
+    return spec
+
+
+def check_inputs(signature: Signature) -> LanguageSpec:
+    """The language spec of a signature with token ids in. Raises InvalidInput for another one."""
     spec = signature.language
     if spec is None or not signature.batch or spec.context_length < 1 or spec.vocabulary_size < 1:
         raise InvalidInput(
@@ -158,9 +209,6 @@ def check_signature(signature: Signature, width: int | None) -> LanguageSpec:
             f"Expected the int64 inputs {IDS}, {MASK} and perhaps {TYPES} of shape [-1, -1]; "
             f"received {[(t.name, t.dtype, list(t.shape)) for t in signature.inputs]}."
         )
-    shapes = [(tensor.dtype, tensor.shape) for tensor in signature.outputs]
-    if shapes != [("float32", (BATCH, width))]:
-        raise InvalidInput(f"Expected one float32 output of shape [-1, {width}]; got {shapes}.")
     return spec
 
 
@@ -217,12 +265,14 @@ def batch(
     limits: Limits,
     *,
     param: str,
+    one_length: bool = False,
     **told: Any,
 ) -> Batch:
     """`tokens` as the model takes them, shortest first, in parts where they are many.
 
     Rows of one part are padded to the same length, one of a few, so that requests of several
-    callers join. `parameters["order"]` says which text each row is; `told` is added to them.
+    callers join; with `one_length` all are, so that outputs of each token have one shape.
+    `parameters["order"]` says which text each row is; `told` is added to them.
     Raises ContextLengthExceeded, PayloadTooLarge.
     """
     assert signature.language is not None
@@ -238,6 +288,8 @@ def batch(
         )
     order = sorted(range(len(tokens)), key=lengths.__getitem__)
     padded = [min(bucket(lengths[index]), spec.context_length) for index in order]
+    if one_length:
+        padded = [padded[-1]] * len(padded)
     has_types = len(signature.inputs) > 2
     parts, start = [], 0
     while start < len(order):

@@ -16,29 +16,26 @@ from lmaas.tasks import Row
 
 Split = Literal["train", "validation", "test"]
 
-LossName = Literal["cross-entropy", "mean-squared-error", "next-token", "preference"]
-"""What a learner minimises. Targets, by name:
-
-- cross-entropy: `labels` (N,) int64 class numbers, or (N, C) float32 probabilities; outputs are
-  logits (N, C);
-- mean-squared-error: `values` (N, D) float32; outputs (N, D); a sample's loss is the mean over D;
-- next-token: `labels` (N, T) int64, already shifted to stand under the logits (N, T, V) that
-  predict them, -100 where nothing is learned;
-- preference: of N pairs the preferred rows, then the others: `labels` (2N, T) as for next-token,
-  and `reference` (2N,) float32, the log-probability of each row's labels in the reference model;
-  the loss of a pair is direct preference optimisation's (Rafailov et al., 2023, equation 7).
-"""
 IGNORED = -100
 
 
 class Loss(msgspec.Struct, frozen=True, kw_only=True):
-    """A loss and its options. `smoothing` moves that share of each target to all classes evenly;
-    `beta` is how dear it is to leave the reference, for preference.
+    """One of `training.losses`, what it reads, and its options.
+
+    `outputs` are the model's, by name, in the order in which the loss declares its own; left out,
+    the model's first. `targets` says which of a feed's targets a declared one is, where they have
+    other names. `smoothing` moves that share of each target to all classes evenly; `beta` is how
+    dear it is to leave the reference, for preference. A "sum" is of its `parts`, each times its
+    `share`.
     """
 
-    name: LossName
+    name: str
+    outputs: tuple[str, ...] = ()
+    targets: Mapping[str, str] = {}
     smoothing: float = 0.0
     beta: float = 0.1
+    parts: tuple["Loss", ...] = ()
+    share: float = 1.0
 
 
 class Feed(msgspec.Struct, kw_only=True):

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
+from lmaas import tasks
 from lmaas.job import CURVES_FILE, METRICS_FILE
 from lmaas.recipe import Recipe
 from lmaas.training.base import Facts
@@ -18,12 +19,6 @@ from lmaas.types import Manifest
 
 SPLITS: Final = {"valid": "validation", "test": "test"}
 MAX_LABELS: Final = 100
-INTENDED: Final = {
-    "text-classification": "tells which class a text belongs to",
-    "text-generation": "continues a conversation or a text",
-    "image-classification": "tells which class an image belongs to",
-    "tabular": "tells a class or a number from a row of named values",
-}
 
 
 def write(package: Path, facts: Facts) -> None:
@@ -88,13 +83,13 @@ def _header(manifest: Manifest, facts: Facts) -> str:
 
 
 def _pipeline(manifest: Manifest) -> str:
-    if manifest.task != "tabular":
-        return manifest.task
-    return "tabular-regression" if manifest.signature.labels is None else "tabular-classification"
+    spec = tasks.spec(manifest.task)
+    unlabelled = manifest.signature.labels is None and spec.pipeline_without_labels
+    return unlabelled or spec.pipelines[0]
 
 
 def _library(manifest: Manifest) -> str:
-    return "transformers" if manifest.task == "text-generation" else manifest.framework
+    return tasks.spec(manifest.task).trained.library or manifest.framework
 
 
 def _dataset(facts: Facts) -> str:
@@ -112,7 +107,7 @@ def _metrics(manifest: Manifest) -> list[tuple[str, str, float]]:
 
 
 def _intended(manifest: Manifest, recipe: Recipe) -> str:
-    told = f"This model {INTENDED[recipe.task]}"
+    told = f"This model {tasks.spec(recipe.task).trained.does}"
     labels = manifest.signature.labels
     if labels is not None:
         more = f" and {len(labels) - MAX_LABELS} more" if len(labels) > MAX_LABELS else ""

@@ -4,7 +4,9 @@ Counted is what a run cannot do without: weights, gradients and the optimizer's 
 its processes. Activations come on top, so what passes may still turn out too large.
 """
 
+import math
 import sys
+from collections.abc import Sequence
 from typing import Final
 
 from lmaas.errors import DoesNotFit
@@ -12,6 +14,11 @@ from lmaas.recipe import Recipe
 
 FLOAT_BYTES: Final = 4
 MIB: Final = 1 << 20
+
+
+def stored(shapes: Sequence[Sequence[int]]) -> int:
+    """The numbers in tensors of these shapes."""
+    return sum(math.prod(shape) for shape in shapes)
 
 
 def plan(recipe: Recipe, num_parameters: int) -> dict[str, int]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from lmaas import tasks
 from lmaas.errors import CorruptBlob, InvalidInput
 from lmaas.job import CURVES_FILE, METRICS_FILE, RESULT_FOLDER, RUN_FILE, JobEvent
 from lmaas.recipe import ModelChoice, Recipe
@@ -192,11 +193,11 @@ def resolve(recipe: Recipe, problem: Problem) -> Recipe:
     if isinstance(problem, Boosting):
         recipe = problem.resolved(recipe)
     rows = problem.size("train")
-    tuned = recipe.model.base is not None
+    tuned, speaks = recipe.model.base is not None, tasks.spec(recipe.task).generates
     batch = recipe.batch_size
     if batch == "auto":
         batch = LANGUAGE_BATCH
-        if recipe.task != "text-generation":
+        if not speaks:
             batch = _power_of_two(rows // BATCHES_AN_EPOCH, LEAST_BATCH, MOST_BATCH)
     per_epoch = max(1, -(-rows // batch))
     epochs = recipe.epochs
@@ -208,7 +209,7 @@ def resolve(recipe: Recipe, problem: Problem) -> Recipe:
         rate = _learning_rate(recipe, tuned=tuned)
         optimizer = msgspec.structs.replace(optimizer, learning_rate=rate)
     # A copy of a language model's weights is as large as it is.
-    held = problem.size("validation") if recipe.task != "text-generation" else 0
+    held = 0 if speaks else problem.size("validation")
     stopping = early_stopping.chosen(recipe.early_stopping, held, PATIENCE)
     if stopping is not None:
         stopping = msgspec.structs.replace(stopping, mode=early_stopping.mode_of(stopping))

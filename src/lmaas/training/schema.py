@@ -1,4 +1,4 @@
-"""The JSON schema of a recipe with all that its free parts may say, from the tables that run it.
+"""The JSON schema of a recipe with all that its free parts may say, from the tasks' specs.
 
 What depends on the task (columns, options of data, architectures with theirs, augmentations,
 metrics) stands in conditions on `task`. Imports no framework: a server can tell it.
@@ -9,22 +9,17 @@ from typing import Any, Final
 
 import msgspec
 
+from lmaas import tasks
 from lmaas.data.augmentation import image, text
 from lmaas.recipe import Recipe
-from lmaas.training.problems.architectures import KNOWN, TREES
-from lmaas.training.problems.metrics import METRICS
-from lmaas.training.problems.options import FIELDS, OPTIONS
+from lmaas.tasks import Spec
 
-AUGMENTATIONS: Final[Mapping[str, Mapping[str, type[msgspec.Struct]]]] = {
-    "image-classification": image.STEPS,
-    "tabular": {},
-    "text-classification": text.STEPS,
-    "text-generation": {},
+STEPS: Final[Mapping[str | None, Mapping[str, type[msgspec.Struct]]]] = {
+    "image": image.STEPS,
+    "text": text.STEPS,
+    None: {},
 }
-"""Each task's augmentations with their options."""
-
-LEFT_OPEN: Final = ("mlp", "bag", TREES)
-"""What an architecture that is left open can be, beside the first of each task."""
+"""Augmentations with their options, by the kind of data that they are for."""
 
 Parts = dict[str, Any]
 
@@ -40,15 +35,16 @@ def recipe_schema() -> dict[str, Any]:
 
 def recipe_parts(ref_template: str) -> Parts:
     """The parts of the schema by name, `Recipe` among them; `ref_template` is how they refer."""
+    trained = tasks.trained().values()
     kinds = {
-        *OPTIONS.values(),
-        *(kind for known in KNOWN.values() for kind in known.values()),
-        *(kind for steps in AUGMENTATIONS.values() for kind in steps.values()),
+        *(training.options for training in trained),
+        *(kind for training in trained for kind in training.architectures.values()),
+        *(kind for training in trained for kind in STEPS[training.augments].values()),
     }
     ordered = sorted(kinds, key=lambda kind: kind.__name__)
     refs, parts = msgspec.json.schema_components([Recipe, *ordered], ref_template=ref_template)
     ref_of = dict(zip(ordered, refs[1:], strict=True))
-    every = {name: kind for steps in AUGMENTATIONS.values() for name, kind in steps.items()}
+    every = {name: kind for steps in STEPS.values() for name, kind in steps.items()}
     shape = parts["Transform"]
     parts["Transform"] = {
         "title": shape["title"],
@@ -58,9 +54,9 @@ def recipe_parts(ref_template: str) -> Parts:
     parts["Recipe"]["allOf"] = [
         {
             "if": {"properties": {"task": {"const": task}}, "required": ["task"]},
-            "then": {"properties": _of_task(task, ref_of)},
+            "then": {"properties": _of_task(tasks.spec(task), ref_of)},
         }
-        for task in KNOWN
+        for task in tasks.trained()
     ]
     return parts
 
@@ -90,13 +86,15 @@ def _transform(
     }
 
 
-def _of_task(task: str, ref_of: Mapping[type[msgspec.Struct], dict[str, str]]) -> dict[str, Any]:
+def _of_task(spec: Spec, ref_of: Mapping[type[msgspec.Struct], dict[str, str]]) -> dict[str, Any]:
     """What the keys of a recipe may say for a task."""
-    steps = {"properties": {"name": {"enum": list(AUGMENTATIONS[task])}}}
+    training = spec.trained
+    augmentations = list(STEPS[training.augments])
+    steps = {"properties": {"name": {"enum": augmentations}}}
     models = []
-    for number, (name, kind) in enumerate(KNOWN[task].items()):
+    for number, (name, kind) in enumerate(training.architectures.items()):
         # Left open, it is the first; of a table, what the framework and the options ask for.
-        open_too = number == 0 or name in LEFT_OPEN
+        open_too = number == 0 or name in training.left_open
         named = {"enum": [name, *(["auto", None] if open_too else [])]}
         models.append(
             {
@@ -108,11 +106,11 @@ def _of_task(task: str, ref_of: Mapping[type[msgspec.Struct], dict[str, str]]) -
     return {
         "data": {
             "properties": {
-                "columns": {"propertyNames": {"enum": list(FIELDS[task])}},
-                "options": ref_of[OPTIONS[task]],
+                "columns": {"propertyNames": {"enum": list(training.columns)}},
+                "options": ref_of[training.options],
             }
         },
         "model": {"anyOf": models},
-        "augmentation": {"items": steps} if AUGMENTATIONS[task] else {"maxItems": 0},
-        "early_stopping": {"properties": {"metric": {"enum": list(METRICS[task])}}},
+        "augmentation": {"items": steps} if augmentations else {"maxItems": 0},
+        "early_stopping": {"properties": {"metric": {"enum": list(spec.metrics)}}},
     }

@@ -20,7 +20,7 @@ from lmaas.errors import InvalidInput, ParityFailed
 from lmaas.frameworks import package
 from lmaas.runtime.engine import ENGINES, make_engine
 
-EXAMPLES = int(os.environ.get("LMAAS_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("EXAMPLES", "12"))
 """`make sweep` asks for more."""
 FEW = settings(
     max_examples=EXAMPLES,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lmaas.errors import InvalidInput, LMaaSError
-from lmaas.language import Finish, LanguageSpec
+from lmaas.language import FilePart, Finish, LanguageSpec
 from lmaas.runtime.language.engine import (
     EngineOptions,
     EngineStats,
@@ -20,6 +20,7 @@ from lmaas.runtime.language.engine import (
     Scores,
     TokenSampling,
     TokenScore,
+    check_files,
 )
 from lmaas.runtime.language.grammar_openvino import structured
 from lmaas.runtime.language.pattern_grammar import Unfit
@@ -91,11 +92,18 @@ class OpenVINOGenAI:
             folder, self._vocabulary, spec.kv_bytes_per_token, lambda: not self._handles
         )
 
-    def add(self, sequence: int, prompt: Sequence[int], sampling: TokenSampling) -> None:
+    def add(
+        self,
+        sequence: int,
+        prompt: Sequence[int],
+        sampling: TokenSampling,
+        files: Sequence[FilePart] = (),
+    ) -> None:
         """Begin to continue `prompt`. Raises InvalidInput for what it cannot do."""
         import numpy as np
         import openvino as ov
 
+        check_files(self.name, files)
         config = self._config(sampling)
         self._check_prompt(prompt)
         ids = np.asarray(prompt, np.int64)

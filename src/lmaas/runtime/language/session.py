@@ -171,7 +171,7 @@ class Session:
                 if sampling.seed is not None and index:
                     sampling = msgspec.structs.replace(sampling, seed=sampling.seed + index)
                 sequence = next(self._ids)
-                self._engine.add(sequence, prepared.prompt, sampling)
+                self._engine.add(sequence, prepared.prompt, sampling, prepared.request.files)
                 running.sequences[sequence] = index
         except BaseException:
             for sequence in running.sequences:
@@ -208,7 +208,7 @@ class Session:
         # What a template puts after a turn is cut off: the turn goes on.
         messages = list(asked.messages)
         end = free_mark(texts_of(messages))
-        begun = (messages[-1].content or "") + end
+        begun = "\n".join(messages[-1].texts) + end
         messages[-1] = msgspec.structs.replace(messages[-1], content=begun)
         text = self._template.render(messages, asked.tools, asked.more, complete=True)
         place = text.rfind(end)

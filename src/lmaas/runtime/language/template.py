@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from lmaas.errors import InvalidInput, ModelRefused
-from lmaas.language import ChatMessage, Tool
+from lmaas.language import ChatMessage, Part, TextPart, Tool
 from lmaas.runtime.language.helper import Died, Helper, Slow
 
 RENDER_TIMEOUT_S: Final = 0.5
@@ -202,7 +202,10 @@ def _text_of(token: Any) -> str | None:
 
 def _told_of(message: ChatMessage) -> dict[str, Any]:
     """A message with the names that templates know; calls still as they are."""
-    told: dict[str, Any] = {"role": message.role, "content": message.content}
+    content: Any = message.content
+    if isinstance(content, tuple):
+        content = [_told_of_part(part) for part in content]
+    told: dict[str, Any] = {"role": message.role, "content": content}
     if message.name is not None:
         told["name"] = message.name
     if message.reasoning is not None:
@@ -215,6 +218,13 @@ def _told_of(message: ChatMessage) -> dict[str, Any]:
             for call in message.tool_calls
         ]
     return told
+
+
+def _told_of_part(part: Part) -> dict[str, Any]:
+    """A part as templates of models for images and audio know it: a file is its kind alone."""
+    if isinstance(part, TextPart):
+        return {"type": "text", "text": part.text}
+    return {"type": part.kind}
 
 
 def _offered(tool: Tool) -> dict[str, Any]:

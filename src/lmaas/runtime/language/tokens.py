@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from lmaas.errors import InvalidInput, LMaaSError
-from lmaas.language import ChatMessage, TokenLogprob, Tool, ToolCall
+from lmaas.language import ChatMessage, TextPart, TokenLogprob, Tool, ToolCall
 from lmaas.runtime.language.engine import TokenScore
 from lmaas.runtime.language.token_stream import (
     TokenStream,
@@ -113,10 +113,18 @@ class Tokens:
         for message in messages:
             # What a model wrote may be its own tags.
             keep = partial(safe, own=message.role == "assistant")
+            content = message.content
+            if isinstance(content, tuple):
+                content = tuple(
+                    TextPart(text=keep(part.text)) if isinstance(part, TextPart) else part
+                    for part in content
+                )
+            elif content is not None:
+                content = keep(content)
             guarded.append(
                 msgspec.structs.replace(
                     message,
-                    content=None if message.content is None else keep(message.content),
+                    content=content,
                     name=None if message.name is None else keep(message.name),
                     reasoning=None if message.reasoning is None else keep(message.reasoning),
                     tool_calls=tuple(
@@ -198,7 +206,7 @@ def texts_of(messages: Sequence[ChatMessage]) -> list[str]:
     """All texts that callers wrote."""
     found = []
     for message in messages:
-        found += [message.content or "", message.name or "", message.reasoning or ""]
+        found += [*message.texts, message.name or "", message.reasoning or ""]
         found += [part for call in message.tool_calls for part in (call.name, call.arguments)]
     return found
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lmaas.errors import ContextLengthExceeded, InvalidInput, LMaaSError
-from lmaas.language import Finish, LanguageSpec
+from lmaas.language import FilePart, Finish, LanguageSpec
 from lmaas.runtime.language.engine import (
     EngineOptions,
     EngineStats,
@@ -20,6 +20,7 @@ from lmaas.runtime.language.engine import (
     Scores,
     TokenSampling,
     TokenScore,
+    check_files,
 )
 from lmaas.runtime.language.grammar_torch import Grammars, Matcher
 from lmaas.runtime.language.sampling import Sampler, choose, scores_of
@@ -88,9 +89,16 @@ class TorchEngine:
             most = max(1, options.cache_bytes // self._model.bytes_per_token)
         self._slab = self._model.store(most)
 
-    def add(self, sequence: int, prompt: Sequence[int], sampling: TokenSampling) -> None:
+    def add(
+        self,
+        sequence: int,
+        prompt: Sequence[int],
+        sampling: TokenSampling,
+        files: Sequence[FilePart] = (),
+    ) -> None:
         """Begin to continue `prompt`. Raises InvalidInput for what it cannot do."""
         assert self._grammars is not None
+        check_files(self.name, files)
         self._check_prompt(prompt)
         size = self._vocabulary
         for token in sampling.logit_bias:

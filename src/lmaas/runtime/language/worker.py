@@ -68,7 +68,7 @@ class LanguageWorker:
         self._options = record.options
         self._spec = spec
         self._sending = threading.Lock()
-        self._engine = make_language_engine(record.engine)
+        self._engine = make_language_engine(record.engine.name)
         self._journal = Journal(noted, SLOTS)
         self._heart = Heart(
             lambda beat: self._send(encode(beat)),
@@ -103,7 +103,7 @@ class LanguageWorker:
             context = max(1, min(context, room // self._spec.kv_bytes_per_token))
         tokens, template = reading.result()
         self._session = Session(self._engine, tokens, template, self._spec, context)
-        if record.engine == "openvino-genai":
+        if record.engine.proves_grammars:
             self._prover = Prover(folder, self._spec.vocabulary_size)
         loaded = Loaded(
             precision=record.precision,

@@ -1,21 +1,17 @@
-"""What is learned: one problem a task, made from a recipe and the data that it names."""
+"""What is learned: one problem a task, made from a recipe and the data that it names.
+
+A task's own problem lies in its folder; here is what problems share.
+"""
 
 import importlib
 from pathlib import Path
 from types import ModuleType
-from typing import Final, cast
+from typing import cast
 
+from lmaas import tasks
 from lmaas.errors import InvalidInput
 from lmaas.recipe import Recipe
 from lmaas.training.base import Problem
-
-PROBLEMS: Final = {
-    "image-classification": "lmaas.training.problems.image_classification",
-    "tabular": "lmaas.training.problems.tabular",
-    "text-classification": "lmaas.training.problems.text_classification",
-    "text-generation": "lmaas.training.problems.text_generation",
-}
-"""Each task's module, imported on first use; its `open_problem` makes the problem."""
 
 
 def open(recipe: Recipe, folder: Path, base: Path | None = None) -> Problem:
@@ -35,9 +31,10 @@ def least_parameters(recipe: Recipe) -> int:
 
 
 def _module(recipe: Recipe) -> ModuleType:
-    if recipe.task not in PROBLEMS:
+    """The module of the task's training half whose `open_problem` makes the problem."""
+    if recipe.task not in tasks.trained():
         raise InvalidInput(
-            f"Nothing is known of training {recipe.task!r}; known: {', '.join(PROBLEMS)}.",
+            f"Nothing is known of training {recipe.task!r}; known: {', '.join(tasks.trained())}.",
             param="task",
         )
-    return importlib.import_module(PROBLEMS[recipe.task])
+    return importlib.import_module(f"{tasks.home(recipe.task)}.training.problem")

@@ -5,10 +5,9 @@ from collections.abc import Mapping
 import msgspec
 
 from lmaas.recipe import ModelChoice
+from lmaas.tasks.architectures import Architecture, Shape
 from lmaas.training.base import Width
 from lmaas.training.problems import architectures
-from lmaas.training.problems.architectures import Architecture
-from lmaas.training.problems.counting import Shape, parameters
 
 
 class SizedNetwork:
@@ -25,7 +24,7 @@ class SizedNetwork:
 
     def num_parameters(self) -> int:
         """See `base.Counted.num_parameters`."""
-        return parameters(self._sizes, self._shape())
+        return self._sizes.parameters(self._shape())
 
     def widths(self) -> dict[str, Width]:
         """See `base.Resizable.widths`."""

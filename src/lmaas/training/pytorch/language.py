@@ -73,7 +73,7 @@ def log_probabilities(folder: Path, feeds: Iterable[Feed], *, bf16: bool) -> Ite
     """For each feed the log-probability of every row's labels (N,) in the checkpoint's model."""
     import torch
 
-    from lmaas.training.pytorch.losses import log_probability
+    from lmaas.training.losses.preference import log_probability
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load(folder, None, 0).to(device).eval()

@@ -19,9 +19,9 @@ from lmaas.recipe import Recipe
 from lmaas.runtime import cpu
 from lmaas.tasks import Row
 from lmaas.training.base import Diverged, Feed, Group, Loss
+from lmaas.training.losses import summed
 from lmaas.training.pytorch import optimizers
 from lmaas.training.pytorch.flops import count
-from lmaas.training.pytorch.losses import summed
 from lmaas.training.rows import aligned
 
 WEIGHTS_FILE = "weights.safetensors"
@@ -214,14 +214,16 @@ class PyTorchLearner:
                 outputs = self._call(inputs, keywords=self._keywords[names])
         else:
             outputs = self._call(inputs, keywords=self._keywords[names])
-        return outputs, summed(self._loss, next(iter(outputs.values())), targets)
+        return outputs, summed(self._loss, "pytorch", outputs, targets)
 
     def _call(self, inputs: dict[str, Any], *, keywords: bool) -> dict[str, Any]:
         outputs = self.model(**inputs) if keywords else self.model(*inputs.values())
         if isinstance(outputs, torch.Tensor):
             return {"output_0": outputs}
         if isinstance(outputs, Mapping) and "logits" in outputs:
-            return {"logits": outputs["logits"]}
+            # Of transformers' outputs no caches and no hidden states.
+            heads = {n: each for n, each in outputs.items() if isinstance(each, torch.Tensor)}
+            return {"logits": heads.pop("logits"), **heads}
         return by_name(outputs)
 
     def _share(self, loss: float) -> float:

@@ -15,7 +15,7 @@ import tensorflow as tf
 from lmaas.frameworks.base import by_name
 from lmaas.recipe import Recipe
 from lmaas.training.base import Feed, Loss
-from lmaas.training.tensorflow.losses import summed
+from lmaas.training.losses import summed
 from lmaas.training.tensorflow.network import Network
 
 CLIP_EPSILON = 1e-6
@@ -114,7 +114,7 @@ class Steps:
 
     def lost(self, outputs: dict[str, Any], targets: dict[str, Any]) -> Any:
         """The summed loss of a feed, traced; each sample bears what the layers add."""
-        total = summed(self._loss, next(iter(outputs.values())), targets)
+        total = summed(self._loss, "tensorflow", outputs, targets)
         penalty = self._network.penalty()
         if penalty is None:
             return total

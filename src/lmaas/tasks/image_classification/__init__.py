@@ -1,0 +1,1 @@
+"""Images in, labels with scores out."""

@@ -1,0 +1,287 @@
+"""The task `image-classification`: any image file or array in, labels with scores out.
+
+A body that is no JSON is an image file, whatever its header says. A JSON call gives `inputs` as a
+base64 image file (or a list of them), as an array in the shape of the model's own input (used as it
+is), or, with `parameters.pixels` true, as an array of 0-255 pixels of any size. Answers have the
+Hugging Face shape: `[{"label", "score"}]`, best first.
+"""
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+import numpy as np
+
+from lmaas.codecs import image, json, media, tensor
+from lmaas.codecs.limits import Limits
+from lmaas.errors import InvalidInput, LMaaSError, PayloadTooLarge
+from lmaas.tasks.base import Batch, Row, Shown, Task, read_tensors, texts_of
+from lmaas.tasks.image_classification.spec import SPEC, Parameters
+from lmaas.tasks.labels import Label, apply, check_function, label_records, show_labels
+from lmaas.types import BATCH, JSON, TENSORS, Answer, ImageSpec, Payload, Signature
+
+MAX_FILE_BYTES: Final = 256 << 20
+"""How long an image that a row names may be."""
+
+
+class ImageClassification:
+    """Images in, labels with scores out."""
+
+    spec = SPEC
+
+    def bind(self, folder: Path) -> Task:
+        """The task itself: it needs no files."""
+        return self
+
+    def check_signature(self, signature: Signature) -> Signature:
+        """Complete labels and image spec; refuse a model that is not a classifier of images."""
+        if len(signature.inputs) != 1:
+            raise InvalidInput(
+                f"An image classifier has one input; received {len(signature.inputs)}."
+            )
+        if len(signature.outputs) != 1 or len(signature.outputs[0].shape) != 2:
+            shapes = [list(spec.shape) for spec in signature.outputs]
+            raise InvalidInput(
+                f"An image classifier has one output of shape [batch, classes]; received {shapes}.",
+                hint="Publish it with task tensor to serve the raw outputs.",
+            )
+        if signature.inputs[0].shape[:1] not in ((BATCH,), (1,)):
+            raise InvalidInput(
+                "An image classifier takes one image or any number; this one runs on batches of "
+                f"{signature.inputs[0].shape[0]} alone.",
+                hint="Give a sample of one image, or publish it with task tensor.",
+            )
+        if signature.outputs_are is None:
+            raise InvalidInput("outputs_are must be logits or probabilities.", param="outputs_are")
+        classes = signature.outputs[0].shape[1]
+        labels = signature.labels or tuple(str(i) for i in range(max(classes, 0)))
+        if classes >= 0 and len(labels) != classes:
+            raise InvalidInput(
+                f"The model has {classes} classes; received {len(labels)} labels.", param="labels"
+            )
+        if not labels or len(set(labels)) != len(labels):
+            raise InvalidInput("labels must be given, each once.", param="labels")
+        spec = signature.image or infer_image(signature.inputs[0].shape)
+        _check_image(spec, signature.inputs[0].shape, signature.inputs[0].dtype)
+        return msgspec.structs.replace(signature, labels=labels, image=spec)
+
+    def read(self, payload: Payload, signature: Signature, limits: Limits) -> Batch:
+        """Images or arrays to the model's input, one row for each image."""
+        if payload.media_type == TENSORS:
+            return read_tensors(payload, signature, limits)
+        given = payload.parameters
+        if payload.media_type != JSON:
+            rows, single = [_from_file(payload.body, signature, limits)], True
+        else:
+            call = json.read_call(payload.body)
+            given = given | (call.parameters or {})
+            rows, single = _from_json(call.inputs, _parameters(given), signature, limits)
+        parameters = _parameters(given) if given else DEFAULTS
+        _check_parameters(parameters, signature)
+        name = signature.inputs[0].name
+        arrays = rows[0][np.newaxis] if len(rows) == 1 else np.stack(rows)
+        return Batch(
+            arrays={name: arrays},
+            size=len(rows),
+            single=single,
+            parameters={"top_k": parameters.top_k or TOP, "function": parameters.function_to_apply},
+        )
+
+    def write(self, outputs: Row, batch: Batch, signature: Signature, model: str) -> Answer:
+        """Labels with scores: a list for one image, a list of lists for several."""
+        if batch.tensors is not None:
+            return tensor.write(outputs, batch.tensors, signature, model)
+        assert signature.labels is not None
+        scores = apply(outputs[signature.outputs[0].name], batch.parameters["function"], signature)
+        if not np.isfinite(scores).all():
+            raise LMaaSError("The model's scores hold NaN or infinity for this input.")
+        top = batch.parameters["top_k"]
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :top]
+        results = [
+            [Label(signature.labels[i], float(row[i])) for i in order]
+            for row, order in zip(scores, best.tolist(), strict=True)
+        ]
+        return Answer(body=msgspec.json.encode(results[0] if batch.single else results))
+
+    def compare(self, outputs: Row, signature: Signature) -> Row:
+        """Probabilities: what a caller sees."""
+        return {name: apply(values, None, signature) for name, values in outputs.items()}
+
+    def metrics(self, outputs: Row, targets: np.ndarray, signature: Signature) -> dict[str, float]:
+        """Accuracy and macro-averaged F1 of the top class against integer `targets`."""
+        predicted = outputs[signature.outputs[0].name].argmax(axis=1)
+        scores = []
+        for label in np.union1d(targets, predicted):
+            hits = int(np.sum((predicted == label) & (targets == label)))
+            claimed = int(np.sum(predicted == label)) + int(np.sum(targets == label))
+            scores.append(2 * hits / claimed)
+        return {
+            "accuracy": float(np.mean(predicted == targets)),
+            "macro_f1": float(np.mean(scores)),
+        }
+
+    def shown(self, result: Any) -> Shown:
+        """Labels with scores."""
+        return show_labels(result)
+
+    def collect(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> Any:
+        """The image files that the rows name, by paths from `folder`, as base64."""
+        found = []
+        for index, path in enumerate(texts_of(rows, "image")):
+            try:
+                file = folder / path
+                usual = file.is_file() and file.stat().st_size <= MAX_FILE_BYTES
+                data = file.read_bytes() if usual else b""
+            except (OSError, ValueError) as error:
+                told = error.strerror if isinstance(error, OSError) else error
+                raise InvalidInput(f"inputs[{index}]: {path[:200]!r}: {told}.") from None
+            if not image.is_image(data):
+                # What is sent away is nothing but images, whatever a file of rows names.
+                raise InvalidInput(f"inputs[{index}]: {path[:200]!r} is no file of an image.")
+            found.append(base64.b64encode(data).decode())
+        return found
+
+    def records(self, result: Any) -> list[dict[str, Any]]:
+        """The likeliest label and its score."""
+        return label_records(result)
+
+
+def infer_image(shape: tuple[int, ...]) -> ImageSpec:
+    """The image spec that an input of `shape` (batch axis first) most plausibly has.
+
+    Pixels are scaled to 0-1. Raises InvalidInput when the shape does not say height and width.
+    """
+    rest = shape[1:]
+    if BATCH not in rest:
+        if len(rest) == 1 and math.isqrt(rest[0]) ** 2 == rest[0]:
+            side = math.isqrt(rest[0])
+            return ImageSpec(height=side, width=side, channels=1, layout="flat")
+        if len(rest) == 2:
+            return ImageSpec(height=rest[0], width=rest[1], channels=1, layout="HW")
+        if len(rest) == 3 and rest[2] in (1, 3):
+            channels: Literal[1, 3] = 1 if rest[2] == 1 else 3
+            return ImageSpec(height=rest[0], width=rest[1], channels=channels, layout="HWC")
+        if len(rest) == 3 and rest[0] in (1, 3):
+            channels = 1 if rest[0] == 1 else 3
+            return ImageSpec(height=rest[1], width=rest[2], channels=channels, layout="CHW")
+    raise InvalidInput(
+        f"Cannot tell height, width and channels from the input shape {list(shape)}.",
+        hint="Give image=ImageSpec(height=…, width=…, channels=…, layout=…).",
+        param="image",
+    )
+
+
+def sample_shape(spec: ImageSpec) -> tuple[int, ...]:
+    """The shape of one sample (no batch axis) that `spec` describes."""
+    return {
+        "HWC": (spec.height, spec.width, spec.channels),
+        "CHW": (spec.channels, spec.height, spec.width),
+        "HW": (spec.height, spec.width),
+        "flat": (spec.height * spec.width * spec.channels,),
+    }[spec.layout]
+
+
+def _check_image(spec: ImageSpec, shape: tuple[int, ...], dtype: str) -> None:
+    if spec.height < 1 or spec.width < 1 or (spec.layout == "HW" and spec.channels != 1):
+        raise InvalidInput(f"This image spec describes no image: {spec}.", param="image")
+    expected = sample_shape(spec)
+    fits = len(shape) == len(expected) + 1 and all(
+        have in (want, BATCH) for have, want in zip(shape[1:], expected, strict=True)
+    )
+    if not fits:
+        raise InvalidInput(
+            f"The image spec gives samples of shape {list(expected)}; the model's input is "
+            f"{list(shape)}.",
+            param="image",
+        )
+    for name in ("mean", "std"):
+        values = getattr(spec, name)
+        if len(values) not in (1, spec.channels) or not all(map(math.isfinite, values)):
+            raise InvalidInput(
+                f"image.{name} needs 1 or {spec.channels} finite numbers; received {values}."
+            )
+    if 0 in spec.std:
+        raise InvalidInput("image.std must not be zero.", param="image")
+    if dtype == "string":
+        raise InvalidInput("An image classifier takes numbers, not texts.")
+    if np.dtype(dtype).kind != "f" and (
+        spec.scale != 1 or any(spec.mean) or any(std != 1 for std in spec.std)
+    ):
+        raise InvalidInput(
+            f"A model with {dtype} input takes pixels as they are: give scale 1, mean 0, std 1.",
+            param="image",
+        )
+
+
+def _parameters(given: dict[str, Any]) -> Parameters:
+    if not given:
+        return DEFAULTS
+    try:
+        return msgspec.convert(given, Parameters)
+    except msgspec.ValidationError as error:
+        known = ", ".join(Parameters.__struct_fields__)
+        raise InvalidInput(
+            f"Bad parameters: {error}.", hint=f"Known parameters: {known}.", param="parameters"
+        ) from None
+
+
+def _check_parameters(parameters: Parameters, signature: Signature) -> None:
+    if parameters.top_k is not None and parameters.top_k < 1:
+        raise InvalidInput(f"top_k must be at least 1; received {parameters.top_k}.", param="top_k")
+    check_function(parameters.function_to_apply, signature)
+
+
+def _from_file(data: bytes, signature: Signature, limits: Limits) -> np.ndarray:
+    assert signature.image is not None
+    pixels = image.decode(data, signature.image, limits)
+    return image.to_array(pixels, signature.image, signature.inputs[0].dtype)
+
+
+def _from_json(
+    inputs: Any, parameters: Parameters, signature: Signature, limits: Limits
+) -> tuple[list[np.ndarray], bool]:
+    spec = signature.inputs[0]
+    assert signature.image is not None
+    if isinstance(inputs, str):
+        data = media.from_base64(inputs, limits, param="inputs")
+        return [_from_file(data, signature, limits)], True
+    if isinstance(inputs, list) and inputs and isinstance(inputs[0], str):
+        texts = [text for text in inputs if isinstance(text, str)]
+        if len(texts) != len(inputs):
+            raise InvalidInput("inputs mixes images and other values.", param="inputs")
+        _check_count(len(texts), signature.image, limits)
+        files = (
+            media.from_base64(text, limits, param=f"inputs[{index}]")
+            for index, text in enumerate(texts)
+        )
+        return [_from_file(data, signature, limits) for data in files], False
+    if parameters.pixels:
+        pixels = json.to_array(inputs, "float64", limits, name="inputs")
+        return [image.from_numbers(pixels, signature.image, spec.dtype)], True
+    array = json.to_array(inputs, spec.dtype, limits, name="inputs")
+    single = array.ndim == len(spec.shape) - 1
+    if single:
+        array = array[np.newaxis]
+    tensor.check_shape(array.shape, spec)
+    return list(array), single
+
+
+def _check_count(images: int, spec: ImageSpec, limits: Limits) -> None:
+    """Bound what images become, which small files do not tell. Raises PayloadTooLarge."""
+    elements = images * spec.height * spec.width * spec.channels
+    if elements > limits.max_elements:
+        raise PayloadTooLarge(
+            f"inputs has {images} images, which become {elements} elements; at most "
+            f"{limits.max_elements} are accepted.",
+            hint="Send them in several requests.",
+            param="inputs",
+        )
+
+
+DEFAULTS = Parameters()
+TOP = 5
+"""So many labels are told where `top_k` does not say."""
+TASK: Task = ImageClassification()

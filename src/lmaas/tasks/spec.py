@@ -1,0 +1,120 @@
+"""What a task is, as data: one record that says all that others must know of it.
+
+Names, schemas, reference pages, help texts and lists in errors are derived from these records.
+Knows no arrays, no libraries and no transport, so whoever asks for a name loads nothing.
+"""
+
+from collections.abc import Mapping
+from typing import Final, Literal
+
+import msgspec
+
+from lmaas.tasks.architectures import Architecture
+
+LOSS: Final = {"loss": "what training makes smaller, a mean over the samples or learned tokens"}
+CLASSES: Final = LOSS | {
+    "accuracy": "share of the samples whose likeliest class is the right one",
+    "macro_f1": "mean of the classes' F1",
+}
+"""Metrics that several tasks have."""
+
+
+class DataOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the options that a task's training data take."""
+
+
+class Several(msgspec.Struct, frozen=True, kw_only=True):
+    """An architecture that stands for several models, of which the best is taken.
+
+    `framework` trains them. With `held_out` they are compared on samples of `data.validation`.
+    """
+
+    architecture: str
+    framework: str
+    held_out: bool
+
+
+class Training(msgspec.Struct, frozen=True, kw_only=True):
+    """How models of a task are trained.
+
+    `columns` are the fields that `data.columns` finds a column for; a field that is left out is in
+    the column of its name. Of the `architectures` the first is what "auto" takes; `left_open` are
+    the others that it can be, where the recipe names a framework or options of networks.
+    `only_in` says which architectures one framework alone trains. `augments` is the kind of data
+    that augmentations are for. `base_task` is the task as which a Hugging Face checkpoint is pushed
+    that a recipe names as its base. `library` is that of a model card, where it is not the
+    framework.
+    """
+
+    does: str
+    options: type[DataOptions]
+    columns: tuple[str, ...]
+    architectures: Mapping[str, type[Architecture]]
+    left_open: tuple[str, ...] = ()
+    only_in: Mapping[str, str] = {}
+    several: Several | None = None
+    augments: Literal["image", "text"] | None = None
+    base_task: str | None = None
+    library: str | None = None
+
+
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """How a Hugging Face checkpoint becomes a package.
+
+    `endings` are those of its architecture's name; the longest that fits wins. A repository that
+    has one of `files` is of this task too, unless its architecture is `certain` of another one.
+
+    `builder` is a function `(folder, options, target) -> Manifest`, as "module:function". An
+    encoder is loaded by transformers' class `loads` and gives a `vector` or a `score` for each
+    text, or with
+    `token-scores` one of each label for each token. It reads texts, or `pairs` of them.
+    """
+
+    endings: tuple[str, ...]
+    builder: str
+    files: tuple[str, ...] = ()
+    certain: bool = False
+    loads: str = "AutoModel"
+    gives: Literal["vector", "score", "token-scores"] = "vector"
+    pairs: bool = False
+
+
+class Spec(msgspec.Struct, frozen=True, kw_only=True):
+    """One task.
+
+    `takes` and `gives` say in words what goes in and what comes out. `fields` are what a row of a
+    file has for this task, each in a column; without any the row is taken as it is. A call takes up
+    to `rows_per_call` of them, which have the same in the field `shared` where there is one.
+
+    `pipelines` are Hugging Face's names of the task, the first of them the tag of a model card;
+    where a model without labels has another tag, that is `pipeline_without_labels`. `parameters`
+    are what a call may set under that name; None: the task takes none, or its doors read them.
+
+    `metrics` are all that are measured, with their meaning, and models are compared by `primary`.
+    A task that `generates` is that of language models: requests are read and answers written by the
+    doors, token by token. `infers_outputs_are`: whether a classifier's outputs are logits or
+    probabilities is seen in the sample's answers where nobody says it. Without `training` the task
+    is not trained, without `checkpoint` no Hugging Face checkpoint becomes a model of it.
+    """
+
+    name: str
+    takes: str
+    gives: str
+    metrics: Mapping[str, str]
+    primary: str
+    fields: tuple[str, ...] = ()
+    rows_per_call: int = 64
+    shared: str | None = None
+    pipelines: tuple[str, ...] = ()
+    pipeline_without_labels: str | None = None
+    parameters: type[msgspec.Struct] | None = None
+    generates: bool = False
+    infers_outputs_are: bool = False
+    training: Training | None = None
+    checkpoint: Checkpoint | None = None
+
+    @property
+    def trained(self) -> Training:
+        """How models of the task are trained; only for a task that is."""
+        assert self.training is not None, self.name
+        return self.training

@@ -1,0 +1,1 @@
+"""Rows of named values in, classes or numbers out."""

@@ -1,0 +1,1 @@
+"""Texts in, labels with scores out."""

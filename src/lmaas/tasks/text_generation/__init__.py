@@ -1,0 +1,1 @@
+"""A conversation or prompt in, text out."""

@@ -1,0 +1,1 @@
+"""Texts in, labels of their tokens out."""
