@@ -48,7 +48,9 @@ class JobEvent(Record, frozen=True, kw_only=True):
     `learning_rate`, `samples_per_s`, and after an evaluation `valid_…`. "resolved" carries the
     recipe with every "auto" replaced, "checkpoint" the `step` and `folder` of one that can be
     resumed from, "error" a `JobError`. The message with `measured` in `data` has the metrics of the
-    model that becomes of the run, `valid_…` and `test_…`, and its `warnings`.
+    model that becomes of the run, `valid_…` and `test_…`, and its `warnings`. Of a pull they are
+    `file`, `done_bytes` and `total_bytes`; of an import and a compression the `stage`, and how much
+    of it is `done` (0 to 1).
     """
 
     type: Literal["message", "metrics", "resolved", "checkpoint", "error"]
@@ -99,8 +101,9 @@ def left_s(progress: Mapping[str, Any], batch_size: int) -> float | None:
 class Job(Record, frozen=True, kw_only=True):
     """A job as the queue has it. Times are Unix seconds.
 
-    `wanted` is what a running job is asked for and has not done yet. `resolved` is the recipe with
-    every "auto" replaced, `metadata` what its caller noted with it, `model` what it was registered
+    `wanted` is what a running job is asked for and has not done yet. `recipe` is that of a training
+    run, or what its kind needs to know; `resolved` is a training run's with every "auto" replaced,
+    `metadata` what its caller noted with it, `model` what it was registered
     as (`name:3`), `progress` the newest metrics, `attempts` how often it was started.
     """
 

@@ -30,8 +30,10 @@ from lmaas.errors import (
     QueueFull,
 )
 from lmaas.job import Job
-from lmaas.jobs import store, tokens
+from lmaas.jobs import store
 from lmaas.jobs.claims import Claims
+from lmaas.jobs.inputs import SUFFIX, Inputs
+from lmaas.jobs.inputs import TOKEN as TOKEN_FILE
 from lmaas.registry.lock import HomeLock
 from lmaas.service import Service
 from lmaas.types import TENANT, PullBody
@@ -101,7 +103,7 @@ def test_a_killed_server_goes_on_with_a_pull_and_publishes_once(hub: Hub, tmp_pa
             job = client.start_pull(GATED, name="finder", token=TOKEN)
             assert (job.kind, job.state, job.model) == ("pull", "queued", None)
             assert hub.held.wait(PATIENCE_S)
-            secret = home / "jobs" / f"{job.id}{tokens.SUFFIX}"
+            secret = home / "jobs" / f"{job.id}{SUFFIX}" / TOKEN_FILE
             assert secret.read_text() == TOKEN
             assert secret.stat().st_mode & 0o777 == 0o600
             until(lambda: client.job(job.id).progress.get("done_bytes"))
@@ -145,7 +147,7 @@ def test_a_pull_is_listed_paused_resumed_and_cancelled(hub: Hub, server: Running
         assert [found.id for found in client.jobs()] == [job.id]
         client.pause_job(job.id)
         until(lambda: client.job(job.id).state == "paused")
-        assert (server.home / "jobs" / f"{job.id}{tokens.SUFFIX}").exists()
+        assert (server.home / "jobs" / f"{job.id}{SUFFIX}" / TOKEN_FILE).exists()
         go_on(hub)
         hub.held.clear()
         hub.release.clear()
@@ -158,7 +160,7 @@ def test_a_pull_is_listed_paused_resumed_and_cancelled(hub: Hub, server: Running
         with pytest.raises(Cancelled, match=job.id):
             client.wait_for_job(job.id)
         assert time.monotonic() - began < 15
-        assert not (server.home / "jobs" / f"{job.id}{tokens.SUFFIX}").exists()
+        assert not (server.home / "jobs" / f"{job.id}{SUFFIX}" / TOKEN_FILE).exists()
         assert client.models() == []
         with pytest.raises(Conflict):
             client.cancel_job(job.id)
@@ -285,7 +287,7 @@ def test_a_command_that_is_interrupted_leaves_its_job_to_the_next(hub: Hub, tmp_
         (job,) = client.jobs()
         assert client.wait_for_job(job.id).model == "encoder:1"
         assert job.metadata == {}
-    assert not list((home / "jobs").glob(f"*{tokens.SUFFIX}"))
+    assert not list((home / "jobs").glob(f"*{SUFFIX}"))
 
 
 def test_kinds_wait_in_lanes_of_their_own(tmp_path: Path) -> None:
@@ -323,10 +325,11 @@ def test_what_waits_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert pull(service, "t", "a", "newer").id == first.id
         assert pull(service, TENANT, "a").id != first.id
         kept: dict[str, Any] = {
-            path.name: path.read_text() for path in (tmp_path / "jobs").glob("*.token")
+            path.parent.name: path.read_text() for path in (tmp_path / "jobs").glob("*/token")
         }
-        assert kept == {f"{first.id}.token": "newer", f"{second.id}.token": TOKEN}
+        assert kept == {f"{first.id}{SUFFIX}": "newer", f"{second.id}{SUFFIX}": TOKEN}
         service.jobs.cancel("t", second.id)
-        tokens.tidy(tmp_path / "jobs", {"another"})
-        assert not list((tmp_path / "jobs").glob("*.token"))
+        assert not (tmp_path / "jobs" / f"{second.id}{SUFFIX}").exists()
+        Inputs(tmp_path / "jobs").tidy({"another"})
+        assert not list((tmp_path / "jobs").glob(f"*{SUFFIX}"))
         pull(service, "t", "c")

@@ -1,8 +1,6 @@
 """`lmaas compress`."""
 
-import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,18 +8,26 @@ import click
 
 from lmaas.cli.output import (
     home_options,
-    is_quiet,
     json_option,
-    progress,
     server_options,
     service_of,
     show,
     size,
 )
+from lmaas.cli.queued import (
+    detach_option,
+    lives,
+    show_queued,
+    shown,
+    wait_at,
+    wait_here,
+)
 from lmaas.cli.references import MODEL
 
 if TYPE_CHECKING:
-    from lmaas.types import Progress, VariantReport
+    from rich.progress import ProgressColumn
+
+    from lmaas.types import VariantReport
 
 
 @click.command()
@@ -46,6 +52,7 @@ if TYPE_CHECKING:
 @click.option(
     "--ratio", type=click.FloatRange(0, 1), help="Share of the layers that become int4, not int8."
 )
+@detach_option
 @json_option
 @home_options
 @server_options
@@ -58,12 +65,14 @@ def command(
     max_drop: float,
     group_size: int | None,
     ratio: float | None,
+    detach: bool,
     as_json: bool,
 ) -> None:
     """Make a smaller form of a language model, measured against its source.
 
     When it is the smallest that was made, it takes over within seconds, also from a loaded one.
-    Refused when it loses more than --max-drop. In this home, or with --url on a server.
+    Refused when it loses more than --max-drop. In this home, or with --url on a server. It is a
+    job, which goes on after Ctrl-C at this home's server, or at the next one.
     """
     import msgspec
 
@@ -82,13 +91,26 @@ def command(
         CompressOptions,
     )
     settings = load_settings(flags)
+    waiting = f"Compressing {name} to {to} …"
     if settings.url is not None:
-        progress(f"Compressing {name} to {to} …")
         with Client(settings.url, settings.key) as client:
-            variant = client.compress(name, options)
+            job = client.start_compress(name, options)
+            if detach:
+                show_queued(job, as_json, lives=True)
+                return
+            with shown(waiting, as_json, _columns, _told) as heard:
+                job = wait_at(client, job, heard)
+            version = client.model(str(job.model))
     else:
-        with service_of(flags) as service, _shown(as_json) as heard:
-            variant = asyncio.run(service.catalog.compress(TENANT, name, options, heard))
+        with service_of(flags) as service:
+            job = service.model_jobs.compress(TENANT, name, options)
+            if detach:
+                show_queued(job, as_json, lives=lives(flags))
+                return
+            with shown(waiting, as_json, _columns, _told) as heard:
+                job = wait_here(flags, service, job, heard)
+            version = service.catalog.get(TENANT, str(job.model))
+    variant = next(variant for variant in version.variants if variant.name == to)
     show(variant, as_json, _lines(name, variant.name, variant.report))
 
 
@@ -108,24 +130,14 @@ def _read(path: Path) -> str:
     return text
 
 
-@contextmanager
-def _shown(as_json: bool) -> "Iterator[Callable[[Progress], None]]":
-    """Progress on stderr: a bar for people, JSON lines with --json, nothing with --quiet."""
-    import msgspec
+def _columns() -> "Sequence[ProgressColumn]":
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
-    if is_quiet():
-        yield lambda _: None
-        return
-    if as_json:
-        yield lambda told: click.echo(msgspec.json.encode(told).decode(), err=True)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    return TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("reading", total=1.0)
-        yield lambda told: bar.update(task, description=told.stage, completed=told.done)
+
+def _told(data: dict[str, Any]) -> dict[str, Any]:
+    return {"description": data["stage"], "completed": data["done"], "total": 1.0}
 
 
 def _lines(model: str, variant: str, report: "VariantReport") -> list[str]:

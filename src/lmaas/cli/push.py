@@ -1,8 +1,8 @@
 """`lmaas push`."""
 
-import asyncio
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,12 +10,22 @@ from lmaas import tasks
 from lmaas.cli.output import (
     home_options,
     json_option,
-    progress,
     server_options,
     service_of,
     show,
 )
+from lmaas.cli.queued import (
+    detach_option,
+    lives,
+    show_queued,
+    shown,
+    wait_at,
+    wait_here,
+)
 from lmaas.cli.references import MODEL
+
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
 
 
 @click.command()
@@ -35,6 +45,7 @@ from lmaas.cli.references import MODEL
 @click.option("--signature", help="Which signature of a SavedModel is served.")
 @click.option("--base", type=MODEL, help="The model that a LoRA adapter was made for.")
 @click.option("--card", type=click.Path(path_type=Path), help="A description (Markdown file).")
+@detach_option
 @json_option
 @home_options
 @server_options
@@ -52,13 +63,15 @@ def command(
     signature: str | None,
     base: str | None,
     card: Path | None,
+    detach: bool,
     as_json: bool,
 ) -> None:
     """Publish a model file or folder: into this home, or with --url onto a server.
 
     PATH is a .keras, .onnx or .gguf file, a SavedModel folder, the folder of a Hugging Face
     checkpoint (safetensors, quantised ones too), that of a LoRA adapter (with --base), or a
-    package folder.
+    package folder. It is a job, which goes on after Ctrl-C at this home's server, or at the next
+    one; the files must stay where they are until it has ended, unless they went to a server.
     """
     from lmaas.client import Client
     from lmaas.codecs.json import read
@@ -79,15 +92,37 @@ def command(
         card=card.read_text("utf-8") if card else "",
     )
     settings = load_settings(flags)
-    progress(f"Compiling and checking {path} …")
+    waiting = f"Compiling and checking {path} …"
     if settings.url is not None:
         with Client(settings.url, settings.key) as client:
-            version = client.push(path, options)
+            job = client.start_push(path, options)
+            if detach:
+                show_queued(job, as_json, lives=True)
+                return
+            with shown(waiting, as_json, _columns, _told) as heard:
+                job = wait_at(client, job, heard)
+            version = client.model(str(job.model))
     else:
         with service_of(flags) as service:
-            version = asyncio.run(service.catalog.push(TENANT, path, options))
+            job = service.model_jobs.push(TENANT, path, options)
+            if detach:
+                show_queued(job, as_json, lives=lives(flags))
+                return
+            with shown(waiting, as_json, _columns, _told) as heard:
+                job = wait_here(flags, service, job, heard)
+            version = service.catalog.get(TENANT, str(job.model))
     first, *more = lines_of(version)
     show(version, as_json, [f"Published {first}", *more])
+
+
+def _columns() -> "Sequence[ProgressColumn]":
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    return SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+
+
+def _told(data: dict[str, Any]) -> dict[str, Any]:
+    return {"description": data["stage"]}
 
 
 def _axes(told: str) -> dict[str, dict[int, str]]:

@@ -92,7 +92,7 @@ class Calls:
         check(response)
         return msgspec.json.decode(response.content, type=ModelVersion)
 
-    def _push(self, path: Path, options: PushOptions | None) -> Call[ModelVersion]:
+    def _start_push(self, path: Path, options: PushOptions | None) -> Call[Job]:
         if not path.exists():
             raise InvalidInput(f"{path} does not exist.", param="path")
         files = files_of(path)
@@ -105,6 +105,7 @@ class Calls:
             response = yield self._request(
                 "POST",
                 "/api/models",
+                params=NOT_WAITING,
                 data={} if options is None else {"options": msgspec.json.encode(options).decode()},
                 files=[
                     (n, (told, stack.enter_context(f.open("rb")), OCTETS)) for n, told, f in parts
@@ -112,7 +113,7 @@ class Calls:
                 extensions={"timeout": httpx.Timeout(PUBLISH_TIMEOUT_S).as_dict()},
             )
         check(response)
-        return msgspec.json.decode(response.content, type=ModelVersion)
+        return msgspec.json.decode(response.content, type=Job)
 
     def _start_pull(self, body: PullBody) -> Call[Job]:
         response = yield self._request(
@@ -135,16 +136,16 @@ class Calls:
         check(response)
         return msgspec.json.decode(response.content, type=ModelVersion)
 
-    def _compress(self, ref: str, options: CompressOptions) -> Call[Variant]:
+    def _start_compress(self, ref: str, options: CompressOptions) -> Call[Job]:
         response = yield self._request(
             "POST",
             f"/api/models/{ref}/compress",
+            params=NOT_WAITING,
             content=msgspec.json.encode(options),
             headers={"content-type": "application/json"},
-            extensions={"timeout": httpx.Timeout(PUBLISH_TIMEOUT_S).as_dict()},
         )
         check(response)
-        return msgspec.json.decode(response.content, type=Variant)
+        return msgspec.json.decode(response.content, type=Job)
 
     def _catalog(self) -> Call[list[ModelVersion]]:
         response = yield self._request("GET", "/api/models")
@@ -350,6 +351,11 @@ def check(response: httpx.Response) -> None:
 
 def ignore(event: StoredEvent) -> None:
     """Hears nothing."""
+
+
+def made_by(options: CompressOptions, version: ModelVersion) -> Variant:
+    """The smaller form that was asked for."""
+    return next(variant for variant in version.variants if variant.name == options.to)
 
 
 def event_of(line: str) -> StoredEvent | None:

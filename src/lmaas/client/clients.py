@@ -25,6 +25,7 @@ from lmaas.client.calls import (
     event_of,
     explained,
     ignore,
+    made_by,
     pause_s,
     piece_of,
     whole_of,
@@ -110,13 +111,22 @@ class Client(Calls):
         with tempfile.TemporaryDirectory(prefix="lmaas-") as scratch:
             folder = Path(scratch) / "package"
             build_package(model, name, task, sample, folder, options)
-            return self._run(self._push(folder, None))
+            return self.push(folder, None)
 
-    def push(self, path: str | os.PathLike[str], options: PushOptions | None) -> ModelVersion:
+    def push(
+        self, path: str | os.PathLike[str], options: PushOptions | None, *, heard: Heard = ignore
+    ) -> ModelVersion:
         """Upload a .keras, .onnx or .gguf file, a SavedModel, a checkpoint, or (options None) a
-        package.
+        package, and return when it is registered.
+
+        `heard` is told each event of its job, which goes on at the server when you go away.
         """
-        return self._run(self._push(Path(path), options))
+        job = self.start_push(path, options)
+        return self.model(str(self.wait_for_job(job.id, heard).model))
+
+    def start_push(self, path: str | os.PathLike[str], options: PushOptions | None) -> Job:
+        """Upload a model and return the job that imports it."""
+        return self._run(self._start_push(Path(path), options))
 
     def pull(
         self,
@@ -152,12 +162,18 @@ class Client(Calls):
         """Serve a model that another service runs; needs a key with the scope admin."""
         return self._run(self._connect_upstream(body))
 
-    def compress(self, ref: str, options: CompressOptions) -> Variant:
+    def compress(self, ref: str, options: CompressOptions, *, heard: Heard = ignore) -> Variant:
         """Make a smaller form of a language model; needs a key with the scope admin.
 
-        Raises ParityFailed when its perplexity rises by more than `options.max_drop`.
+        `heard` is told each event of its job, which goes on at the server when you go away. Raises
+        ParityFailed when its perplexity rises by more than `options.max_drop`.
         """
-        return self._run(self._compress(ref, options))
+        job = self.start_compress(ref, options)
+        return made_by(options, self.model(str(self.wait_for_job(job.id, heard).model)))
+
+    def start_compress(self, ref: str, options: CompressOptions) -> Job:
+        """Queue a compression and return its job, or that of the same one that has not ended."""
+        return self._run(self._start_compress(ref, options))
 
     def catalog(self) -> list[ModelVersion]:
         """The latest version of every model in full; needs a key with the scope admin."""
@@ -409,11 +425,18 @@ class AsyncClient(Calls):
         with tempfile.TemporaryDirectory(prefix="lmaas-") as scratch:
             folder = Path(scratch) / "package"
             await asyncio.to_thread(build_package, model, name, task, sample, folder, options)
-            return await self._run(self._push(folder, None))
+            return await self.push(folder, None)
 
-    async def push(self, path: str | os.PathLike[str], options: PushOptions | None) -> ModelVersion:
+    async def push(
+        self, path: str | os.PathLike[str], options: PushOptions | None, *, heard: Heard = ignore
+    ) -> ModelVersion:
         """See `Client.push`."""
-        return await self._run(self._push(Path(path), options))
+        job = await self.start_push(path, options)
+        return await self.model(str((await self.wait_for_job(job.id, heard)).model))
+
+    async def start_push(self, path: str | os.PathLike[str], options: PushOptions | None) -> Job:
+        """See `Client.start_push`."""
+        return await self._run(self._start_push(Path(path), options))
 
     async def pull(
         self,
@@ -444,9 +467,17 @@ class AsyncClient(Calls):
         """See `Client.connect_upstream`."""
         return await self._run(self._connect_upstream(body))
 
-    async def compress(self, ref: str, options: CompressOptions) -> Variant:
+    async def compress(
+        self, ref: str, options: CompressOptions, *, heard: Heard = ignore
+    ) -> Variant:
         """See `Client.compress`."""
-        return await self._run(self._compress(ref, options))
+        job = await self.start_compress(ref, options)
+        job = await self.wait_for_job(job.id, heard)
+        return made_by(options, await self.model(str(job.model)))
+
+    async def start_compress(self, ref: str, options: CompressOptions) -> Job:
+        """See `Client.start_compress`."""
+        return await self._run(self._start_compress(ref, options))
 
     async def catalog(self) -> list[ModelVersion]:
         """See `Client.catalog`."""

@@ -11,6 +11,7 @@ from lmaas.http import download, jobs
 from lmaas.http.exchange import Exchange
 from lmaas.job import CURVES_FILE
 from lmaas.service import Service
+from lmaas.service.model_jobs import variant_of
 from lmaas.types import CompressOptions, ConnectBody, KeyRecord, PullBody, Record, Scope
 
 MAX_BODY_BYTES = 65_536
@@ -107,6 +108,7 @@ async def pull(service: Service, exchange: Exchange, path: dict[str, str]) -> No
 
     It is a job, which goes on when its caller goes away; with wait=false the answer is the job.
     """
+    jobs.check_wait(exchange)
     body = read(await exchange.body(MAX_BODY_BYTES), PullBody)
     assert exchange.key is not None
     pull = service.model_jobs.pull
@@ -123,11 +125,23 @@ async def connect(service: Service, exchange: Exchange, path: dict[str, str]) ->
 
 
 async def compress(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
-    """Make a smaller form of a language model; answers when it is measured and registered."""
+    """Make a smaller form of a language model; answers when it is measured and registered.
+
+    It is a job, which goes on when its caller goes away; with wait=false the answer is the job.
+    """
+    jobs.check_wait(exchange)
     options = read(await exchange.body(MAX_COMPRESS_BYTES), CompressOptions)
-    exchange.send_json(
-        await service.catalog.compress(exchange.tenant, path["ref"], options), status=201
+    assert exchange.key is not None
+    job = await service.write(
+        service.model_jobs.compress,
+        exchange.tenant,
+        path["ref"],
+        options,
+        key_id=exchange.key.id,
     )
+    if done := await jobs.finished(service, exchange, job):
+        version = await service.find(exchange.tenant, str(done.model))
+        exchange.send_json(variant_of(done, version), status=201)
 
 
 async def set_alias(service: Service, exchange: Exchange, path: dict[str, str]) -> None:

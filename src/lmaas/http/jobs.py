@@ -48,15 +48,19 @@ async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> 
     exchange.send_json(job, status=201)
 
 
+def check_wait(exchange: Exchange) -> None:
+    """Whether it is said in a known word if the caller waits for the job that is to be queued."""
+    wait = exchange.query.get("wait", "true")
+    if wait not in ("true", "false"):
+        raise InvalidInput(f"wait is true or false; received {wait[:50]!r}.", param="wait")
+
+
 async def finished(service: Service, exchange: Exchange, job: Job) -> Job | None:
     """The job once it has succeeded. None where its caller does not wait: it has its answer.
 
     Whoever goes away meanwhile leaves the job alone. Raises what it failed with.
     """
-    wait = exchange.query.get("wait", "true")
-    if wait not in ("true", "false"):
-        raise InvalidInput(f"wait is true or false; received {wait[:50]!r}.", param="wait")
-    if wait == "false":
+    if exchange.query.get("wait") == "false":
         exchange.extra.append((b"location", f"/api/jobs/{job.id}".encode()))
         exchange.send_json(job, status=202)
         return None

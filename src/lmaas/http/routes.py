@@ -222,7 +222,7 @@ ROUTES = [
         {
             "GET": Operation(admin.models, (), (list[ModelVersion],)),
             "POST": Operation(
-                upload.publish, ("multipart/form-data",), (ModelVersion,), status=201
+                upload.publish, ("multipart/form-data",), (ModelVersion,), status=201, queues=True
             ),
         },
     ),
@@ -259,7 +259,11 @@ ROUTES = [
     Route(
         "/api/models/{ref}/compress",
         "admin",
-        {"POST": Operation(admin.compress, (CompressOptions,), (Variant,), status=201)},
+        {
+            "POST": Operation(
+                admin.compress, (CompressOptions,), (Variant,), status=201, queues=True
+            )
+        },
     ),
     Route("/api/models/{ref}/stop", "admin", {"POST": Operation(admin.stop, (), (ModelVersion,))}),
     Route(

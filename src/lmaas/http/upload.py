@@ -11,6 +11,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from lmaas.codecs.json import read
 from lmaas.errors import InvalidInput, PayloadTooLarge
+from lmaas.http import jobs
 from lmaas.http.exchange import Exchange
 from lmaas.service import Service
 from lmaas.types import PushOptions
@@ -29,14 +30,26 @@ async def publish(service: Service, exchange: Exchange, path: dict[str, str]) ->
     """Publish the files of a multipart form: a model file, a SavedModel, a checkpoint or a package.
 
     Parts: `options` (JSON; not needed for a package), `file` (one for each file, the filename its
-    relative path), `sample` (.npy, .safetensors or .json).
+    relative path), `sample` (.npy, .safetensors or .json). Once all has come it is a job, which
+    goes on when its caller goes away; with wait=false the answer is the job.
     """
+    jobs.check_wait(exchange)
     async with service.workshop.scratch("upload") as scratch:
         with closing(Form(exchange.headers.get(b"content-type", b""), scratch)) as form:
             await receive(exchange, form, service.settings.max_upload_bytes)
         source, options = form.result()
-        version = await service.catalog.push(exchange.tenant, source, options)
-    exchange.send_json(version, status=201)
+        assert exchange.key is not None
+        job = await service.write(
+            service.model_jobs.push,
+            exchange.tenant,
+            source,
+            options,
+            key_id=exchange.key.id,
+            uploaded=True,
+        )
+    if done := await jobs.finished(service, exchange, job):
+        version = await service.find(exchange.tenant, str(done.model))
+        exchange.send_json(version, status=201)
 
 
 async def receive(exchange: Exchange, form: "Form", limit_bytes: int) -> None:

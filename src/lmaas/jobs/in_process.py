@@ -17,8 +17,8 @@ import sqlalchemy as sa
 
 from lmaas.errors import LMaaSError, StorageFull, Unavailable
 from lmaas.job import Job, JobEvent, JobKind, JobState
-from lmaas.jobs import tokens
 from lmaas.jobs.claims import Claim, Claims, Heard, LeaseLost
+from lmaas.jobs.inputs import Inputs
 from lmaas.jobs.lane import POLL_S, Lane, job_error
 from lmaas.jobs.process import LOG_FILE
 from lmaas.jobs.rows import message
@@ -31,6 +31,14 @@ log = logging.getLogger(__name__)
 STEP: Final = 0.005
 """How much more must be done (0 to 1) until it is told again: each is a row for good."""
 LONGEST_SILENCE_S: Final = 30.0
+
+
+MADE: Final[Mapping[JobKind, str]] = {
+    "pull": "The model is registered as",
+    "import": "The model is registered as",
+    "compress": "The smaller form is registered with",
+}
+"""What the last event of a job says before the name of its model."""
 
 
 class Reporter:
@@ -57,7 +65,8 @@ class Reporter:
     def write(self, text: str) -> None:
         """A line of the job's log."""
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
-        with left.appended(self.log) as file:
+        # No work fails for want of room for its log.
+        with contextlib.suppress(OSError), left.appended(self.log) as file:
             file.write(f"{at} {text}\n".encode("utf-8", "replace"))
 
     def waiting(self) -> list[JobEvent]:
@@ -99,30 +108,43 @@ class InProcess(Lane):
             only=only,
         )
         self._folder = folder
+        self._inputs = Inputs(folder)
         self._works = works
 
     async def _run(self, claim: Claim, job: Job) -> None:
+        ending = threading.Event()
         try:
-            await self._do(claim, job)
+            await self._do(claim, job, ending)
         except LeaseLost:
-            log.warning("The job %s is not this runner's any more.", job.id)
+            if ending.is_set():
+                # Its end was written while something else cut it off.
+                await asyncio.to_thread(self._inputs.drop, job.id)
+            else:
+                log.warning("The job %s is not this runner's any more.", job.id)
         except LMaaSError as error:
             log.error("The end of the job %s cannot be written: %s", job.id, error)
+        except Exception as error:
+            log.exception("The job %s failed", job.id)
+            told = job_error(LMaaSError(f"{type(error).__name__}: {error}"))
+            with contextlib.suppress(LeaseLost, LMaaSError):
+                await asyncio.to_thread(self._claims.fail, claim, told)
 
-    async def _do(self, claim: Claim, job: Job) -> None:
+    async def _do(self, claim: Claim, job: Job, ending: threading.Event) -> None:
+        """Do the job; `ending` is set in the transaction that writes its success."""
         folder = self._folder / job.id
         await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
         reporter = Reporter(folder)
 
         def succeed(connection: sa.Connection, ref: str) -> None:
-            self._claims.succeed(connection, claim, ref, reporter.waiting())
+            self._claims.succeed(connection, claim, ref, reporter.waiting(), made=MADE[job.kind])
+            ending.set()
 
         work = asyncio.ensure_future(self._works[job.kind](job, reporter, succeed))
         asked: str | None = None
         try:
             asked = await self._watch(claim, job, work, reporter)
         except asyncio.CancelledError:
-            await _stop(work)
+            await _stop(work, ending)
             if await self._succeeded(work, job):
                 return
             with contextlib.suppress(LeaseLost, LMaaSError):
@@ -130,8 +152,10 @@ class InProcess(Lane):
                 await to_end(self._release(claim, "queued", told))
             raise
         except LeaseLost:
-            await _stop(work)
-            raise
+            await _stop(work, ending)
+            if not await self._succeeded(work, job):
+                raise
+            return
         if await self._succeeded(work, job):
             return
         await self._end(claim, job, work, reporter, asked)
@@ -162,10 +186,10 @@ class InProcess(Lane):
         return heard
 
     async def _succeeded(self, work: asyncio.Future[None], job: Job) -> bool:
-        """Whether it has; then nothing of the request is needed any more."""
+        """Whether it has; then nothing that came with it is needed any more."""
         if work.cancelled() or work.exception() is not None:
             return False
-        await asyncio.to_thread(tokens.drop, self._folder, job.id)
+        await asyncio.to_thread(self._inputs.drop, job.id)
         return True
 
     async def _end(
@@ -193,13 +217,14 @@ class InProcess(Lane):
                 error = LMaaSError(f"{type(error).__name__}: {error}")
             await asyncio.to_thread(reporter.write, str(error))
             await asyncio.to_thread(self._claims.fail, claim, job_error(error))
-        await asyncio.to_thread(tokens.drop, self._folder, job.id)
+        await asyncio.to_thread(self._inputs.drop, job.id)
 
     async def _release(self, claim: Claim, state: JobState, text: str) -> None:
         await asyncio.to_thread(self._claims.release, claim, state, message(text))
 
 
-async def _stop(work: asyncio.Future[None]) -> None:
-    """Cut work off; it ends its threads and children first."""
-    work.cancel()
+async def _stop(work: asyncio.Future[None], ending: threading.Event) -> None:
+    """Cut work off, unless it is as good as done; it ends its threads and children first."""
+    if not ending.is_set():
+        work.cancel()
     await asyncio.wait((work,))

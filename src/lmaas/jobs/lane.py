@@ -49,7 +49,8 @@ class Lane:
         requeued = await asyncio.to_thread(
             self._claims.requeue, all_of_others=self._owner, kinds=self._kinds, only=self._only
         )
-        if requeued:
+        # Who goes on with one job of its own expects nothing else.
+        if requeued and self._only is None:
             log.warning("Queued again: %s", ", ".join(requeued))
         self._work = asyncio.create_task(self._keep_working())
 

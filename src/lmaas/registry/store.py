@@ -114,10 +114,16 @@ class Registry:
         return self.resolve(tenant, f"{manifest.name}:{number}")
 
     def add_variant(
-        self, version: ModelVersion, variant: VariantName, report: VariantReport, folder: Path
+        self,
+        version: ModelVersion,
+        variant: VariantName,
+        report: VariantReport,
+        folder: Path,
+        beside: Callable[[sa.Connection, str], None] | None = None,
     ) -> ModelVersion:
         """Store `folder`'s files as a compressed form of `version`, in place of an older one.
 
+        `beside` writes what is to be true together with it, as in `add`.
         Raises ModelNotFound when the version is gone, StorageFull with nothing changed.
         """
         key = {"tenant": version.tenant, "name": version.name, "version": version.version}
@@ -152,6 +158,8 @@ class Registry:
                             created_at=time.time(),
                         )
                     )
+                    if beside is not None:
+                        beside(connection, version.ref)
         self._collect(before | {str(row["sha256"]) for row in stored})
         return self.resolve(version.tenant, version.ref)
 

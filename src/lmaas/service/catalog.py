@@ -109,23 +109,25 @@ class Catalog:
         raise NotFound(f"{version.ref} has no {name}: it was not trained here.", param="model")
 
     async def push(
-        self, tenant: str, path: Path, options: PushOptions | None = None
+        self,
+        tenant: str,
+        path: Path,
+        options: PushOptions | None = None,
+        *,
+        beside: Beside | None = None,
+        log: Path | None = None,
     ) -> ModelVersion:
         """Register a model file or folder: imported and compiled in a sandboxed child.
 
-        A package says all of itself; `options` may only give it another name.
+        A package says all of itself; `options` may only give it another name. `beside` writes into
+        the transaction that registers it, `log` gets what children print.
         """
-        if options is not None:
-            check_name(options.name)
-        if not path.exists():
-            raise InvalidInput(f"{path} does not exist.", param="path")
-        if (path / "manifest.json").is_file():
-            return await self._push_package(tenant, path, options)
-        if options is None:
-            raise InvalidInput(
-                f"{path.name} is no package, so it needs a name and a task.", param="options"
-            )
-        return await self._import(tenant, path, options, origin="push")
+        check_push(path, options)
+        if options is not None and not is_package(path):
+            return await self._import(tenant, path, options, origin="push", beside=beside, log=log)
+        name = None if options is None else options.name
+        task = None if options is None else options.task
+        return await self.publish(tenant, path, name=name, task=task, beside=beside, log=log)
 
     async def pull(
         self,
@@ -265,23 +267,6 @@ class Catalog:
             add = asyncio.to_thread(self._registry.add, tenant, manifest, nothing, empty)
             return await to_end(add)
 
-    async def _push_package(
-        self, tenant: str, folder: Path, options: PushOptions | None
-    ) -> ModelVersion:
-        if options is None:
-            return await self.publish(tenant, folder)
-        given = {
-            name: getattr(options, name)
-            for name in options.__struct_fields__
-            if name not in ("name", "task") and getattr(options, name)
-        }
-        if given:
-            raise InvalidInput(
-                f"{folder.name} is a package and says its own {', '.join(sorted(given))}.",
-                hint="Leave these options out.",
-            )
-        return await self.publish(tenant, folder, name=options.name, task=options.task)
-
     async def publish(
         self,
         tenant: str,
@@ -349,30 +334,19 @@ class Catalog:
         ref: str,
         options: CompressOptions,
         heard: Callable[[Progress], None] = lambda _: None,
+        beside: Beside | None = None,
+        log: Path | None = None,
     ) -> Variant:
         """Make a smaller form of a language model, measure it, and register it.
 
         `heard` is told how far it is, in a thread of its own. Where it is the best form that the
-        setting `variant` allows, it takes over from a loaded one within seconds. Raises
+        setting `variant` allows, it takes over from a loaded one within seconds. `beside` writes
+        into the transaction that registers it, `log` gets what the child prints. Raises
         ParityFailed, with nothing registered, when the perplexity rises by more than
         `options.max_drop`.
         """
         version = await self._router.find(tenant, ref)
-        spec = version.manifest.signature.language
-        if not tasks.spec(version.manifest.task).generates or spec is None:
-            raise InvalidInput(
-                f"{version.ref} is a model for {version.manifest.task}; compressed are models for "
-                "text-generation.",
-                param="ref",
-            )
-        check_files(version, "to compress", param="ref")
-        if not version.compiled_bytes:
-            raise InvalidInput(
-                f"{version.ref} was not compiled: "
-                f"{version.manifest.lineage.recipe.get('not_compiled')}",
-                hint="Only compiled models are compressed.",
-                param="ref",
-            )
+        context_length = check_compressible(version)
         precision, _ = choose_precision(
             self._settings.precision,
             model=version.ref,
@@ -392,7 +366,7 @@ class Catalog:
                 "folder": str(package),
                 "target": str(target),
                 "progress": str(scratch / sandbox.PROGRESS),
-                "context_length": spec.context_length,
+                "context_length": context_length,
                 "precision": precision,
                 "options": options,
             }
@@ -402,11 +376,14 @@ class Catalog:
                 scratch,
                 lambda line: heard(msgspec.json.decode(line, type=Progress)),
                 reads=(package,),
+                log=log,
             )
             report = msgspec.json.decode(reply, type=VariantReport)
             require_small_rise(version.ref, options.to, report)
             stored = await to_end(
-                asyncio.to_thread(self._registry.add_variant, version, options.to, report, target)
+                asyncio.to_thread(
+                    self._registry.add_variant, version, options.to, report, target, beside
+                )
             )
         return next(variant for variant in stored.variants if variant.name == options.to)
 
@@ -429,6 +406,59 @@ class Catalog:
             return bool(await self._router.find(tenant, ref))
         except ModelNotFound:
             return False
+
+
+def is_package(path: Path) -> bool:
+    """Whether a folder says all of itself."""
+    return (path / "manifest.json").is_file()
+
+
+def check_push(path: Path, options: PushOptions | None) -> None:
+    """Raise InvalidInput for what cannot be pushed so, as far as can be seen without reading it."""
+    if options is not None:
+        check_name(options.name)
+    if not path.exists():
+        raise InvalidInput(f"{path} does not exist.", param="path")
+    if not is_package(path):
+        if options is None:
+            raise InvalidInput(
+                f"{path.name} is no package, so it needs a name and a task.", param="options"
+            )
+        return
+    given = (
+        []
+        if options is None
+        else [
+            name
+            for name in options.__struct_fields__
+            if name not in ("name", "task") and getattr(options, name)
+        ]
+    )
+    if given:
+        raise InvalidInput(
+            f"{path.name} is a package and says its own {', '.join(sorted(given))}.",
+            hint="Leave these options out.",
+        )
+
+
+def check_compressible(version: ModelVersion) -> int:
+    """The context length of a model that smaller forms are made of. Raises InvalidInput."""
+    spec = version.manifest.signature.language
+    if not tasks.spec(version.manifest.task).generates or spec is None:
+        raise InvalidInput(
+            f"{version.ref} is a model for {version.manifest.task}; compressed are models for "
+            "text-generation.",
+            param="ref",
+        )
+    check_files(version, "to compress", param="ref")
+    if not version.compiled_bytes:
+        raise InvalidInput(
+            f"{version.ref} was not compiled: "
+            f"{version.manifest.lineage.recipe.get('not_compiled')}",
+            hint="Only compiled models are compressed.",
+            param="ref",
+        )
+    return spec.context_length
 
 
 def _may_share(settings: Settings, tenant: str) -> bool:

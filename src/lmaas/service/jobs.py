@@ -20,8 +20,8 @@ from lmaas.job import (
     StoredEvent,
     raise_error,
 )
-from lmaas.jobs import tokens
 from lmaas.jobs.claims import Claims
+from lmaas.jobs.inputs import Inputs
 from lmaas.jobs.process import log_tail
 from lmaas.jobs.results import CheckpointModels, Results
 from lmaas.jobs.runner import Runner
@@ -64,6 +64,7 @@ class JobQueue:
         self._catalog = catalog
         self._workshop = workshop
         self.folder = results.folder
+        self.inputs = Inputs(self.folder)
         self._runner: Runner | None = None
         self._closing = False
 
@@ -162,7 +163,7 @@ class JobQueue:
         """End a job within seconds. Raises NotFound, and Conflict for one that has ended."""
         job = self._queue.cancel(tenant, job_id)
         if job.ended:
-            tokens.drop(self.folder, job_id)
+            self.inputs.drop(job_id)
         return job
 
     def pause(self, tenant: str, job_id: str) -> Job:

@@ -4,8 +4,10 @@ What they do is the catalog's; how they are claimed and followed is `lmaas.jobs`
 """
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -14,19 +16,35 @@ from lmaas.config import Settings
 from lmaas.hub.pull import check_task
 from lmaas.hub.repo import default_name, parse_ref
 from lmaas.job import Job, JobKind, StoredEvent
-from lmaas.jobs import tokens
 from lmaas.jobs.claims import Claims
 from lmaas.jobs.in_process import InProcess, Reporter, Succeed, Work
-from lmaas.jobs.store import Jobs
+from lmaas.jobs.inputs import TOKEN
+from lmaas.jobs.store import WAITING, Jobs
+from lmaas.placement import left
 from lmaas.registry.lock import HomeLock, alone
 from lmaas.registry.names import check_name
 from lmaas.registry.store import Registry
-from lmaas.service.catalog import Catalog
+from lmaas.service.catalog import Catalog, check_compressible, check_push
 from lmaas.service.jobs import JobQueue
-from lmaas.types import PullBody, PullProgress, Record
+from lmaas.service.quota import Quota
+from lmaas.types import (
+    CompressOptions,
+    ModelVersion,
+    Progress,
+    PullBody,
+    PullProgress,
+    PushOptions,
+    Record,
+    Variant,
+)
 
 KEEP: Final = "keep_download"
 """The note of a pull whose downloaded files stay."""
+TEXT: Final = "text"
+OPTIONS: Final = "options"
+FILES: Final = "files"
+SAMPLE: Final = "sample"
+IMPORTING: Final = "compiling and checking"
 RUNNER_SUFFIX: Final = ".runner"
 LOOK_S: Final = 0.1
 PAGE: Final = 1000
@@ -41,8 +59,27 @@ class PullRecipe(Record, frozen=True, kw_only=True):
     endpoint: str | None = None
 
 
+class CompressRecipe(Record, frozen=True, kw_only=True):
+    """What a compression's row says; the text to measure on lies beside it, as it may be long."""
+
+    model: str
+    options: CompressOptions
+    text_sha256: str | None = None
+
+
+class ImportRecipe(Record, frozen=True, kw_only=True):
+    """What an import's row says. An uploaded file is named as it lies among the job's inputs.
+
+    `options` lie there too, since a description may be long.
+    """
+
+    path: str
+    sample: str | None = None
+    uploaded: bool
+
+
 class ModelJobs:
-    """Pulls of one home."""
+    """Pulls, imports and compressions of one home."""
 
     def __init__(
         self,
@@ -51,20 +88,27 @@ class ModelJobs:
         rows: Jobs,
         queue: JobQueue,
         catalog: Catalog,
+        quota: Quota,
     ) -> None:
         self._settings = settings
         self._registry = registry
         self._rows = rows
         self._queue = queue
         self._catalog = catalog
+        self._quota = quota
         self._folder = queue.folder
+        self._inputs = queue.inputs
         self._lane: InProcess | None = None
-        self._works: dict[JobKind, Work] = {"pull": self._pull}
+        self._works: dict[JobKind, Work] = {
+            "pull": self._pull,
+            "import": self._import,
+            "compress": self._compress,
+        }
 
     async def start(self) -> None:
         """Begin to run the queue's jobs. Only for who holds the home's lock."""
         unfinished = await asyncio.to_thread(self._rows.unfinished)
-        await asyncio.to_thread(tokens.tidy, self._folder, unfinished)
+        await asyncio.to_thread(self._inputs.tidy, unfinished)
         self._lane = self._made()
         await self._lane.start()
 
@@ -94,7 +138,7 @@ class ModelJobs:
 
         def keep_token(job_id: str) -> None:
             if body.token is not None:
-                tokens.put(self._folder, job_id, body.token)
+                self._inputs.put(job_id, TOKEN, body.token)
 
         return self._rows.add(
             tenant,
@@ -106,6 +150,90 @@ class ModelJobs:
             joins=True,
             beside=keep_token,
         )
+
+    def compress(self, tenant: str, ref: str, options: CompressOptions, *, key_id: str = "") -> Job:
+        """Queue the making of a smaller form; see `Catalog.compress`.
+
+        The model is what its reference names now; a job for the same that has not ended is the one
+        that is returned. Raises InvalidInput, ModelNotFound, QueueFull.
+        """
+        version = self._registry.resolve(tenant, ref)
+        check_compressible(version)
+        text = options.text
+        recipe = CompressRecipe(
+            model=version.ref,
+            options=msgspec.structs.replace(options, text=None),
+            text_sha256=None if text is None else hashlib.sha256(text.encode()).hexdigest(),
+        )
+
+        def keep_text(job_id: str) -> None:
+            if text is not None:
+                self._inputs.put(job_id, TEXT, text)
+
+        return self._rows.add(
+            tenant,
+            key_id,
+            "compress",
+            version.name,
+            msgspec.to_builtins(recipe),
+            joins=True,
+            beside=keep_text,
+        )
+
+    def push(
+        self,
+        tenant: str,
+        path: Path,
+        options: PushOptions | None,
+        *,
+        key_id: str = "",
+        uploaded: bool = False,
+    ) -> Job:
+        """Queue the import of a model's files; see `Catalog.push`.
+
+        What was `uploaded` is moved from `path`, and the sample from where it lies, to the job's
+        inputs; other paths stay, and are this machine's. Raises InvalidInput, QueueFull, and
+        InsufficientQuota where what waits would take too much of the tenant's disk.
+        """
+        check_push(path, options)
+        sample = None if options is None or options.sample is None else Path(options.sample)
+        if uploaded:
+            self._check_waiting(tenant, path)
+        recipe = ImportRecipe(
+            path=path.name if uploaded else str(path.absolute()),
+            sample=None if sample is None else sample.name if uploaded else str(sample.absolute()),
+            uploaded=uploaded,
+        )
+
+        def keep(job_id: str) -> None:
+            told = None if options is None else msgspec.structs.replace(options, sample=None)
+            self._inputs.put(job_id, OPTIONS, msgspec.json.encode(told).decode())
+            if uploaded:
+                self._take(job_id, FILES, path)
+                if sample is not None:
+                    self._take(job_id, SAMPLE, sample)
+
+        return self._rows.add(
+            tenant,
+            key_id,
+            "import",
+            path.name if options is None else options.name,
+            msgspec.to_builtins(recipe),
+            beside=keep,
+        )
+
+    def _take(self, job_id: str, place: str, path: Path) -> None:
+        target = self._inputs.make(job_id) / place
+        # The child is nobody's user, and is given this folder but not the one around it.
+        target.mkdir(mode=0o755)
+        path.rename(target / path.name)
+
+    def _check_waiting(self, tenant: str, path: Path) -> None:
+        """Other imports of the tenant that wait or run take disk too."""
+        waiting = [job for state in WAITING for job in self._rows.every(tenant, state, "import")]
+        places = [self._inputs.place(job.id) for job in waiting]
+        more = left.size(path) if path.is_dir() else path.stat().st_size
+        self._quota.check(tenant, more + sum(map(left.size, places)))
 
     async def see_through(
         self, job: Job, heard: Callable[[StoredEvent], None] = lambda _: None
@@ -157,7 +285,7 @@ class ModelJobs:
             recipe.repo,
             name=recipe.name,
             task=recipe.task,
-            token=await asyncio.to_thread(tokens.get, self._folder, job.id),
+            token=await asyncio.to_thread(self._inputs.get, job.id, TOKEN),
             keep=partial(self._is_kept, job),
             endpoint=recipe.endpoint,
             heard=partial(_downloaded, reporter),
@@ -165,8 +293,47 @@ class ModelJobs:
             log=reporter.log,
         )
 
+    async def _import(self, job: Job, reporter: Reporter, succeed: Succeed) -> None:
+        recipe = msgspec.convert(job.recipe, ImportRecipe)
+        place = self._inputs.place(job.id)
+        told = await asyncio.to_thread(self._inputs.get, job.id, OPTIONS)
+        options = msgspec.json.decode(told or "null", type=PushOptions | None)
+        path, sample = Path(recipe.path), recipe.sample
+        if recipe.uploaded:
+            path = place / FILES / path
+            sample = None if sample is None else str(place / SAMPLE / sample)
+        if options is not None:
+            options = msgspec.structs.replace(options, sample=sample)
+        reporter.progress(
+            f"Compiling and checking {path.name}.", IMPORTING, 0, {"stage": IMPORTING, "done": 0}
+        )
+        await self._catalog.push(job.tenant, path, options, beside=succeed, log=reporter.log)
+
+    async def _compress(self, job: Job, reporter: Reporter, succeed: Succeed) -> None:
+        recipe = msgspec.convert(job.recipe, CompressRecipe)
+        text = await asyncio.to_thread(self._inputs.get, job.id, TEXT)
+        await self._catalog.compress(
+            job.tenant,
+            recipe.model,
+            msgspec.structs.replace(recipe.options, text=text),
+            partial(_compressed, reporter),
+            beside=succeed,
+            log=reporter.log,
+        )
+
     def _is_kept(self, job: Job) -> bool:
         return KEEP in self._rows.get(job.tenant, job.id).metadata
+
+
+def variant_of(job: Job, version: ModelVersion) -> Variant:
+    """What a compression has made."""
+    made = msgspec.convert(job.recipe, CompressRecipe).options.to
+    return next(variant for variant in version.variants if variant.name == made)
+
+
+def _compressed(reporter: Reporter, told: Progress) -> None:
+    text = f"{told.stage}: {told.done:.0%}"
+    reporter.progress(text, told.stage, told.done, msgspec.to_builtins(told))
 
 
 def _downloaded(reporter: Reporter, told: PullProgress) -> None:

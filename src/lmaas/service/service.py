@@ -122,7 +122,7 @@ class Service:
             self.catalog,
             workshop,
         )
-        self.model_jobs = ModelJobs(settings, self.registry, queue, self.jobs, self.catalog)
+        self.model_jobs = ModelJobs(settings, self.registry, queue, self.jobs, self.catalog, quota)
         self._keeping: set[asyncio.Future[None]] = set()
 
     # Life of the service
