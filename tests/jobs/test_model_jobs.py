@@ -18,7 +18,7 @@ from lmaas.cli.job_progress import line
 from lmaas.client import Client
 from lmaas.config import Settings
 from lmaas.errors import Cancelled, InsufficientQuota, InvalidInput, ModelNotFound, ModelRefused
-from lmaas.job import Job, JobState
+from lmaas.job import Job, JobEvent, JobState
 from lmaas.jobs.claims import Claims
 from lmaas.jobs.in_process import InProcess, Reporter, Succeed
 from lmaas.jobs.inputs import SUFFIX, Inputs
@@ -206,6 +206,36 @@ def test_what_fails_says_why(tmp_path: Path, error: Exception, code: str) -> Non
             assert found.error.code == code
             assert str(error) in (made.folder / job.id / "log").read_text()
             await gone(made, job)
+
+    run(test)
+
+
+@pytest.mark.parametrize("gained", [False, True])
+def test_what_ends_server_after_server_fails(tmp_path: Path, gained: bool) -> None:
+    async def test() -> None:
+        async with lanes(tmp_path) as (made, lane):
+            await lane.close(0)
+            job = made.add()
+            for _ in range(3):
+                taken = made.claims.claim("dead", 9)
+                assert taken is not None
+                assert made.claims.requeue(all_of_others="next") == [job.id]
+            if gained:
+                taken = made.claims.claim("alive", 9)
+                assert taken is not None
+                told = JobEvent(type="metrics", message="", created_at=1.0, data={"done_bytes": 1})
+                made.claims.write(taken[0], [told])
+                made.claims.release(taken[0], "queued", told)
+            made.go_on.set()
+            again = made.lane()
+            await again.start()
+            try:
+                found = await made.state(job, "failed", "succeeded")
+                await gone(made, job)
+            finally:
+                await again.close(5)
+            assert (found.state == "succeeded") == gained == (made.began == 1)
+            assert gained or (found.error is not None and found.error.code == "unavailable")
 
     run(test)
 

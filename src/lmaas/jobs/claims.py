@@ -140,6 +140,9 @@ class Claims:
             for row in rows:
                 state = {"pause": "paused", "cancel": "cancelled"}.get(row.wanted, "queued")
                 _end_claim(connection, row, state)
+                if row.kind != "train":
+                    # Training counts for itself: its process may go on without a server's fault.
+                    put(connection, row.id, crashes=row.crashes + 1)
                 told = f"The server went away; the job is {state}."
                 tell(connection, row.id, message(told, level="warn"))
         return [row.id for row in rows]
@@ -240,6 +243,8 @@ def _consequences(
     for event in told:
         if event.type == "metrics":
             progress |= event.data
+            if "done_bytes" in event.data:
+                values["crashes"] = 0
         elif "measured" in event.data:
             progress |= event.data["measured"]
         elif event.type == "resolved":

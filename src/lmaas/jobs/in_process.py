@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 STEP: Final = 0.005
 """How much more must be done (0 to 1) until it is told again: each is a row for good."""
 LONGEST_SILENCE_S: Final = 30.0
+MAX_CRASHES: Final = 3
+"""So many servers may end, other than by being stopped, while they are at one job."""
 
 
 MADE: Final[Mapping[JobKind, str]] = {
@@ -121,18 +123,23 @@ class InProcess(Lane):
                 await asyncio.to_thread(self._inputs.drop, job.id)
             else:
                 log.warning("The job %s is not this runner's any more.", job.id)
-        except LMaaSError as error:
-            log.error("The end of the job %s cannot be written: %s", job.id, error)
         except Exception as error:
             log.exception("The job %s failed", job.id)
-            told = job_error(LMaaSError(f"{type(error).__name__}: {error}"))
+            if not isinstance(error, LMaaSError):
+                error = LMaaSError(f"{type(error).__name__}: {error}")
             with contextlib.suppress(LeaseLost, LMaaSError):
-                await asyncio.to_thread(self._claims.fail, claim, told)
+                await asyncio.to_thread(self._claims.fail, claim, job_error(error))
+                await asyncio.to_thread(self._inputs.drop, job.id)
 
     async def _do(self, claim: Claim, job: Job, ending: threading.Event) -> None:
         """Do the job; `ending` is set in the transaction that writes its success."""
         folder = self._folder / job.id
         await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
+        if (await asyncio.to_thread(self._claims.write, claim)).crashes >= MAX_CRASHES:
+            raise Unavailable(
+                f"{MAX_CRASHES} servers ended while they were at this job.",
+                hint="Look into the server's log; then start it again.",
+            )
         reporter = Reporter(folder)
 
         def succeed(connection: sa.Connection, ref: str) -> None:
