@@ -43,13 +43,13 @@ run: $(RUNNABLE) ## Train, serve and call three digit classifiers; Ctrl-C stops 
 THREADS := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
 # Three files at a time on two cores: tests also wait, for processes that start and for time-outs.
 PYTEST := $(THREADS) $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
-# What needs no server, no job and no TensorFlow.
-FAST := accounts codecs data registry tasks
+# What trains nothing: about 130 s of one core, mostly routes and engines.
+FAST := accounts codecs data http registry runtime tasks
 
 test: $(STAMP) ## Run every test
 	$(PYTEST)
 
-test-fast: $(STAMP) ## Run the tests that take two minutes: for the time between two edits
+test-fast: $(STAMP) ## Run the tests that train nothing (under two minutes), between two edits
 	$(PYTEST) $(FAST:%=tests/%) tests/test_*.py
 
 FUZZ_MINUTES ?= 120
