@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lmaas.recipe import Recipe, TrainingFramework, recipe_of
-from lmaas.tasks import Row
+from lmaas.tasks import Tensors
 from lmaas.training import learners
 from lmaas.training.base import Facts, Feed, Learner, Loss, Meter, Split
 from lmaas.training.group import ALONE
@@ -37,7 +37,7 @@ class Accuracy:
         self.right = 0
         self.seen = 0
 
-    def add(self, outputs: Row, feed: Feed) -> None:
+    def add(self, outputs: Tensors, feed: Feed) -> None:
         """Count one feed."""
         (logits,) = outputs.values()
         self.right += int((logits.argmax(1) == feed.targets["labels"]).sum())

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from lmaas.errors import InvalidInput
-from lmaas.language import MAX_SCHEMA_DEPTH, ChatMessage, Format, GenerateRequest, check
+from lmaas.generation_types import MAX_SCHEMA_DEPTH, ChatMessage, Format, GenerateRequest, check
 
 Wrap = Callable[[dict[str, Any]], dict[str, Any]]
 WRAPS: dict[str, Wrap] = {

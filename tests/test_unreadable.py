@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lmaas.accounts.tally import NUMBERS, SLOT_BYTES, WORD, read_tally
+from lmaas.accounts.call_counters import NUMBERS, SLOT_BYTES, WORD, read_tally
 from lmaas.errors import InvalidInput, LMaaSError, Unavailable
 from lmaas.job import EVENTS_FILE
 from lmaas.jobs.child import ERROR_FILE

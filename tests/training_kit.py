@@ -70,7 +70,7 @@ def packaged(problem: Problem, model: Any, folder: Path, told: Recipe) -> Manife
 
 def verified(folder: Path) -> Manifest:
     """The manifest of a package whose answers are its source's."""
-    reply = verify.run(msgspec.json.encode(verify.Request(folder=str(folder))))
+    reply = verify.run(msgspec.json.encode(verify.VerifyRequest(folder=str(folder))))
     found = msgspec.json.decode(reply, type=verify.Reply)
     assert found.parity.passed("f32")
     return found.manifest

@@ -19,7 +19,7 @@ import msgspec
 
 from lmaas.data.csv import FORMULA
 from lmaas.data.lines import GZIP
-from lmaas.data.reading import Row, rows
+from lmaas.data.reading import FileRow, rows
 from lmaas.errors import InvalidInput, LMaaSError, PayloadTooLarge
 from lmaas.tasks import Task
 from lmaas.types import JSON, Answer, Payload
@@ -87,11 +87,11 @@ def predict_rows(
 class Asked(NamedTuple):
     """A row, and what of it goes to the model."""
 
-    row: Row
+    row: FileRow
     given: Mapping[str, Any]
 
 
-Pick = Callable[[Row], Mapping[str, Any]]
+Pick = Callable[[FileRow], Mapping[str, Any]]
 
 
 def _picker(task: Task, columns: dict[str, str]) -> Pick:
@@ -102,7 +102,7 @@ def _picker(task: Task, columns: dict[str, str]) -> Pick:
             told = f"its fields are {', '.join(spec.fields)}" if spec.fields else "it has none"
             raise InvalidInput(f"{spec.name} has no field {field!r}; {told}.", param="column")
 
-    def pick(row: Row) -> Mapping[str, Any]:
+    def pick(row: FileRow) -> Mapping[str, Any]:
         # An empty cell is a value that is not known.
         values = {name: None if value == "" else value for name, value in row.values.items()}
         if not spec.fields:
@@ -125,7 +125,7 @@ def _picker(task: Task, columns: dict[str, str]) -> Pick:
     return pick
 
 
-def _batches(coming: Iterator[Row], task: Task, pick: Pick) -> Iterator[list[Asked]]:
+def _batches(coming: Iterator[FileRow], task: Task, pick: Pick) -> Iterator[list[Asked]]:
     """The rows in calls: as many as one takes, with the same in the field that they share."""
     batch: list[Asked] = []
     for row in coming:

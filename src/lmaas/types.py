@@ -315,7 +315,7 @@ class PullProgress(Record, frozen=True, kw_only=True):
 
 
 class CompressOptions(Record, frozen=True, kw_only=True):
-    """Which compressed form is made of a language model, and what it may lose.
+    """Which compressed variant is made of a language model, and what it may lose.
 
     Perplexity on `text` (None: a built-in text) may rise by `max_drop`, relative. `group_size` and
     `ratio` (of the weights that become int4, the others int8) are int4's.
@@ -362,7 +362,7 @@ class Measured(Record, frozen=True, kw_only=True):
 
 
 class VariantReport(Record, frozen=True, kw_only=True):
-    """A compressed form against the source, both measured in one run on the same text.
+    """A compressed variant against the source, both measured in one run on the same text.
 
     `perplexity_rise` is relative to the source; `max_drop` is what was allowed.
     `token_agreement` is the fraction of identical greedy tokens over `prompts` prompts of
@@ -383,7 +383,7 @@ class VariantReport(Record, frozen=True, kw_only=True):
 
 
 class Variant(Record, frozen=True, kw_only=True):
-    """A compressed form of a version; its files lie under `variants/<name>/`."""
+    """A compressed variant of a version; its files lie under `variants/<name>/`."""
 
     name: VariantName
     report: VariantReport

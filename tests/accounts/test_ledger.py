@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 from lmaas.accounts import usage
-from lmaas.accounts.admission import Admission, Counted
+from lmaas.accounts.call_counters import SLOTS
 from lmaas.accounts.journal import FOLDER
 from lmaas.accounts.keys import Keys
 from lmaas.accounts.ledger import Ledger
+from lmaas.accounts.limits_store import LimitsStore
 from lmaas.accounts.records import FREE, Limits, Price, UsageRow
+from lmaas.accounts.reservation import CountedCall, Reservation
 from lmaas.accounts.rows import SERVER_ENDED
-from lmaas.accounts.tally import SLOTS
-from lmaas.accounts.terms import Terms
 from lmaas.errors import InsufficientQuota, InvalidInput, NotFound, RateLimited, Unavailable
-from lmaas.language import Usage
+from lmaas.generation_types import Usage
 from lmaas.registry.store import Registry
 from lmaas.types import (
     TENANT,
@@ -36,7 +36,7 @@ class Books:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.registry = Registry(home)
-        self.terms = Terms(self.registry.database)
+        self.limits_store = LimitsStore(self.registry.database)
         keys = Keys(self.registry)
         self.key, _ = keys.create(TENANT, "one", ("call",))
         self.other, _ = keys.create(TENANT, "two", ("call",))
@@ -49,11 +49,13 @@ class Books:
     def make(self) -> Ledger:
         return Ledger(self.registry, now=lambda: self.now, monotonic_ns=lambda: self.monotonic_ns)
 
-    def admit(self, tokens: int = 0, key: KeyRecord | None = None, model: str = "m:1") -> Admission:
+    def reserve(
+        self, tokens: int = 0, key: KeyRecord | None = None, model: str = "m:1"
+    ) -> Reservation:
         number = next(self.count)
         key = key or self.key
         self.ledger.freshen(key)
-        return self.ledger.admit(
+        return self.ledger.reserve(
             key,
             request_id=f"req-{number}",
             endpoint="chat.completions",
@@ -65,14 +67,14 @@ class Books:
         self.ledger.freshen(self.key)
         return self.ledger.check(self.key, "m:1")
 
-    def calls(self, model: str = "m:1", key: KeyRecord | None = None) -> Counted | None:
+    def calls(self, model: str = "m:1", key: KeyRecord | None = None) -> CountedCall | None:
         key = key or self.key
         self.ledger.freshen(key)
         return self.ledger.count(key, "models", model)
 
     def limit(self, key_id: str | None = "", **given: object) -> None:
         place = self.key.id if key_id == "" else key_id
-        self.terms.set_limits(TENANT, place, Limits(**given))  # type: ignore[arg-type] # named
+        self.limits_store.set_limits(TENANT, place, Limits(**given))  # type: ignore[arg-type] # named
 
     def pass_s(self, seconds: float) -> None:
         self.now += seconds
@@ -98,12 +100,12 @@ def books(tmp_path: Path) -> Iterator[Books]:
 
 
 def test_200_at_once_against_a_budget_for_10(books: Books) -> None:
-    books.terms.set_price(TENANT, "m", Price(completion_micro=1_000_000))
+    books.limits_store.set_price(TENANT, "m", Price(completion_micro=1_000_000))
     books.limit(budget_micro=1000, period="day")
 
-    def ask(_: int) -> Admission | None:
+    def ask(_: int) -> Reservation | None:
         try:
-            return books.admit(tokens=100)
+            return books.reserve(tokens=100)
         except InsufficientQuota:
             return None
 
@@ -113,51 +115,53 @@ def test_200_at_once_against_a_budget_for_10(books: Books) -> None:
     for one in admitted:
         one.settle(Usage(prompt=0, completion=100))
     with pytest.raises(InsufficientQuota, match=r"0\.001 is spent"):
-        books.admit(tokens=1)
+        books.reserve(tokens=1)
     (row,) = books.rows()
     assert (row.requests, row.cost_micro) == (10, 1000)
 
 
 def test_what_is_held_and_not_used_is_free_again(books: Books) -> None:
-    books.terms.set_price(TENANT, "m", Price(prompt_micro=1_000_000, completion_micro=2_000_000))
+    books.limits_store.set_price(
+        TENANT, "m", Price(prompt_micro=1_000_000, completion_micro=2_000_000)
+    )
     books.limit(budget_micro=1000, tokens_per_minute=1000)
-    first = books.admit(tokens=500)
+    first = books.reserve(tokens=500)
     with pytest.raises(InsufficientQuota):
-        books.admit(tokens=1)
+        books.reserve(tokens=1)
     first.settle(Usage(prompt=10, completion=20))
     assert books.cost() == 50
-    books.admit(tokens=475).settle(None, "failed", "timed_out")
+    books.reserve(tokens=475).settle(None, "failed", "timed_out")
     assert books.cost() == 50
-    second = books.admit(tokens=475)
+    second = books.reserve(tokens=475)
     assert dict(second.headers)[b"x-ratelimit-remaining-tokens"] == b"495"
     second.settle(Usage(prompt=0, completion=475), "cancelled", "cancelled")
     with pytest.raises(InsufficientQuota):
-        books.admit(tokens=1)
+        books.reserve(tokens=1)
     (row,) = books.rows()
     assert (row.requests, row.failed, row.cancelled, row.cost_micro) == (3, 1, 1, 1000)
 
 
 def test_settled_twice_is_settled_once(books: Books) -> None:
-    books.terms.set_price(TENANT, "m", Price(request_micro=5))
+    books.limits_store.set_price(TENANT, "m", Price(request_micro=5))
     books.limit(concurrent=1, budget_micro=100)
-    with books.admit() as one:
+    with books.reserve() as one:
         one.usage = Usage(prompt=1, completion=1)
         one.settle(one.usage)
         one.settle(None, "failed", "timed_out")
     (row,) = books.rows()
     assert (row.requests, row.failed, row.cost_micro) == (1, 0, 5)
-    two = books.admit()
+    two = books.reserve()
     with pytest.raises(RateLimited, match="at most 1"):
-        books.admit()
+        books.reserve()
     two.settle(None)
 
 
 def test_as_a_context_a_request_ends_with_what_ended_it(books: Books) -> None:
     for error in (RateLimited("x"), KeyError(), asyncio.CancelledError()):
-        with pytest.raises(type(error)), books.admit():
+        with pytest.raises(type(error)), books.reserve():
             raise error
-    with books.admit() as admission:
-        admission.usage = Usage(prompt=7)
+    with books.reserve() as reservation:
+        reservation.usage = Usage(prompt=7)
     (row,) = books.rows()
     assert (row.requests, row.failed, row.cancelled, row.prompt_tokens) == (4, 2, 1, 7)
 
@@ -167,15 +171,15 @@ def test_all_levels_must_allow_and_a_refusal_takes_nothing(books: Books) -> None
     books.limit(None, requests_per_minute=3, tokens_per_minute=50)
     for _ in range(5):
         with pytest.raises(RateLimited, match="tenant has 50"):
-            books.admit(tokens=60)
+            books.reserve(tokens=60)
     for _ in range(2):
-        books.admit(tokens=10).settle(Usage(prompt=10))
-    books.admit(tokens=10, key=books.other).settle(Usage(prompt=10))
+        books.reserve(tokens=10).settle(Usage(prompt=10))
+    books.reserve(tokens=10, key=books.other).settle(Usage(prompt=10))
     with pytest.raises(RateLimited, match="tenant has 3 requests") as caught:
-        books.admit(tokens=10)
+        books.reserve(tokens=10)
     assert caught.value.retry_after_s == 20
     books.pass_s(20)
-    headers = dict(books.admit(tokens=10).headers)
+    headers = dict(books.reserve(tokens=10).headers)
     assert headers == {
         b"x-ratelimit-limit-requests": b"3",
         b"x-ratelimit-remaining-requests": b"0",
@@ -185,18 +189,18 @@ def test_all_levels_must_allow_and_a_refusal_takes_nothing(books: Books) -> None
         b"x-ratelimit-reset-tokens": b"28s",
     }
     books.limit(None)
-    assert dict(books.admit().headers)[b"x-ratelimit-limit-requests"] == b"100"
+    assert dict(books.reserve().headers)[b"x-ratelimit-limit-requests"] == b"100"
 
 
 def test_who_may_not_ask_is_told_before_tokens_are_counted(books: Books) -> None:
-    books.terms.set_price(TENANT, "m", Price(prompt_micro=1_000_000))
+    books.limits_store.set_price(TENANT, "m", Price(prompt_micro=1_000_000))
     assert not books.check()
     books.limit(requests_per_minute=2, tokens_per_minute=60, budget_micro=50)
     for _ in range(3):
         assert books.check()
-    books.admit(tokens=49).settle(Usage(prompt=49))
+    books.reserve(tokens=49).settle(Usage(prompt=49))
     assert books.check()
-    books.admit(tokens=1).settle(Usage(prompt=1))
+    books.reserve(tokens=1).settle(Usage(prompt=1))
     with pytest.raises(RateLimited, match="2 requests") as caught:
         books.check()
     assert dict(caught.value.headers)[b"x-ratelimit-remaining-tokens"] == b"10"
@@ -211,97 +215,97 @@ def test_who_may_not_ask_is_told_before_tokens_are_counted(books: Books) -> None
 def test_a_request_that_can_never_run_says_so(books: Books) -> None:
     books.limit(tokens_per_minute=50)
     with pytest.raises(RateLimited, match="max_tokens") as caught:
-        books.admit(tokens=51)
+        books.reserve(tokens=51)
     assert caught.value.never
 
 
 def test_limits_of_another_process_are_seen_and_count_what_runs(books: Books) -> None:
-    running = [books.admit(tokens=100) for _ in range(3)]
+    running = [books.reserve(tokens=100) for _ in range(3)]
     other = Registry(books.home)
-    books.terms.set_price(TENANT, "m", Price(completion_micro=1_000_000))
-    priced = books.admit(tokens=100)
-    Terms(other.database).set_limits(
+    books.limits_store.set_price(TENANT, "m", Price(completion_micro=1_000_000))
+    priced = books.reserve(tokens=100)
+    LimitsStore(other.database).set_limits(
         TENANT, books.key.id, Limits(concurrent=5, tokens_per_minute=600, budget_micro=250)
     )
     other.close()
     # A commit of another connection shows after a millisecond.
     books.registry.database._watched = (0, -1.0)
-    fifth = books.admit(tokens=100)
+    fifth = books.reserve(tokens=100)
     with pytest.raises(RateLimited, match="at most 5"):
-        books.admit()
+        books.reserve()
     priced.settle(Usage(prompt=0, completion=100))
     with pytest.raises(InsufficientQuota):
-        books.admit(tokens=100)
+        books.reserve(tokens=100)
     for one in (*running, fifth):
         one.settle(None)
-    books.admit(tokens=150).settle(Usage(prompt=0, completion=150))
+    books.reserve(tokens=150).settle(Usage(prompt=0, completion=150))
     assert books.cost() == 250
 
 
 def test_a_budget_set_later_knows_what_was_spent(books: Books) -> None:
-    books.terms.set_price(TENANT, "m", Price(request_micro=10))
-    books.admit().settle(None)
+    books.limits_store.set_price(TENANT, "m", Price(request_micro=10))
+    books.reserve().settle(None)
     books.ledger.flush()
-    books.admit().settle(None)
-    held = books.admit()
+    books.reserve().settle(None)
+    held = books.reserve()
     books.limit(budget_micro=40)
-    books.admit().settle(None)
+    books.reserve().settle(None)
     with pytest.raises(InsufficientQuota):
-        books.admit()
+        books.reserve()
     held.settle(None)
     with pytest.raises(InsufficientQuota):
-        books.admit()
+        books.reserve()
     assert books.cost() == 40
 
 
 def test_a_period_ends_and_a_request_belongs_to_where_it_began(books: Books) -> None:
     books.now = NOON // DAY_S * DAY_S + DAY_S - 1
-    books.terms.set_price(TENANT, "m", Price(request_micro=10))
+    books.limits_store.set_price(TENANT, "m", Price(request_micro=10))
     books.limit(budget_micro=20, period="day")
-    books.admit().settle(None)
-    late = books.admit()
+    books.reserve().settle(None)
+    late = books.reserve()
     with pytest.raises(InsufficientQuota, match="starts again on 2030-03-18"):
-        books.admit()
+        books.reserve()
     books.now += 1
-    books.admit().settle(None)
+    books.reserve().settle(None)
     late.settle(None)
-    books.admit().settle(None)
+    books.reserve().settle(None)
     with pytest.raises(InsufficientQuota):
-        books.admit()
+        books.reserve()
     assert [row.cost_micro for row in books.rows("day")] == [20, 20]
     # A clock that was wrong and is set back: that day's money is spent all the same.
     books.now -= 1
     with pytest.raises(InsufficientQuota):
-        books.admit()
+        books.reserve()
     books.now += 30 * DAY_S
-    books.admit().settle(None)
+    books.reserve().settle(None)
 
 
 def test_a_jump_of_the_wall_clock_moves_no_rate(books: Books) -> None:
     books.limit(requests_per_minute=1)
-    books.admit()
+    books.reserve()
     books.now += 10 * DAY_S
     with pytest.raises(RateLimited):
-        books.admit()
+        books.reserve()
     books.now -= 20 * DAY_S
     books.monotonic_ns += 60 * 10**9
-    books.admit()
+    books.reserve()
 
 
 def test_a_soft_budget_only_tells(books: Books) -> None:
-    books.terms.set_price(TENANT, "m", Price(request_micro=10))
+    books.limits_store.set_price(TENANT, "m", Price(request_micro=10))
     books.limit(soft_budget_micro=10, period="month")
-    one = books.admit()
+    one = books.reserve()
     assert one.headers == []
     one.settle(None)
-    assert books.admit().headers == [(b"x-lmaas-budget", b"soft budget passed")]
+    assert books.reserve().headers == [(b"x-lmaas-budget", b"soft budget passed")]
 
 
 def test_counters_are_what_the_table_adds_up_to(books: Books) -> None:
     dice = random.Random(0)
-    books.terms.set_price(TENANT, "m", Price(prompt_micro=333_333, completion_micro=777_777))
+    books.limits_store.set_price(TENANT, "m", Price(prompt_micro=333_333, completion_micro=777_777))
     books.limit(budget_micro=3000, period="day")
-    running: list[tuple[Admission, int]] = []
+    running: list[tuple[Reservation, int]] = []
     for _ in range(600):
         if running and dice.random() < 0.5:
             one, tokens = running.pop(dice.randrange(len(running)))
@@ -310,7 +314,7 @@ def test_counters_are_what_the_table_adds_up_to(books: Books) -> None:
         else:
             tokens = dice.randrange(1, 300)
             try:
-                running.append((books.admit(tokens=tokens), tokens))
+                running.append((books.reserve(tokens=tokens), tokens))
             except InsufficientQuota:
                 books.pass_s(dice.randrange(DAY_S))
         if dice.random() < 0.05:
@@ -331,21 +335,21 @@ def test_only_one_process_keeps_the_accounts(books: Books) -> None:
     second = books.make()
     second.open()
     with pytest.raises(Unavailable):
-        second.admit(books.key, request_id="x", endpoint="e", model="m", tokens=0)
+        second.reserve(books.key, request_id="x", endpoint="e", model="m", tokens=0)
     second.shut()
     books.ledger.shut()
     second.open()
-    second.admit(books.key, request_id="x", endpoint="e", model="m", tokens=0).settle(None)
+    second.reserve(books.key, request_id="x", endpoint="e", model="m", tokens=0).settle(None)
     second.shut()
 
 
 def test_what_was_not_written_is_found_once_at_the_next_start(books: Books) -> None:
-    books.terms.set_price(TENANT, "m", Price(request_micro=10))
+    books.limits_store.set_price(TENANT, "m", Price(request_micro=10))
     books.limit(budget_micro=1000)
-    books.admit().settle(None)
-    lost = books.admit()
+    books.reserve().settle(None)
+    lost = books.reserve()
     books.ledger.flush()
-    books.admit().settle(Usage(prompt=3, completion=4))
+    books.reserve().settle(Usage(prompt=3, completion=4))
     folder = books.home / FOLDER
     spools = {path.name: path.read_bytes() for path in folder.glob("*.spool")}
     assert spools
@@ -368,9 +372,9 @@ def test_what_was_not_written_is_found_once_at_the_next_start(books: Books) -> N
 
 
 def test_a_request_that_never_ended_becomes_a_failed_row(books: Books) -> None:
-    books.terms.set_price(TENANT, "m", Price(request_micro=10))
-    running = books.admit(tokens=100)
-    books.admit(tokens=5).settle(Usage(prompt=5))
+    books.limits_store.set_price(TENANT, "m", Price(request_micro=10))
+    running = books.reserve(tokens=100)
+    books.reserve(tokens=5).settle(Usage(prompt=5))
     (spool,) = (books.home / FOLDER).glob("*.spool")
     content = spool.read_bytes()
     running.settle(None)
@@ -386,7 +390,7 @@ def test_a_request_that_never_ended_becomes_a_failed_row(books: Books) -> None:
 
 
 def test_calls_that_nothing_bounds_are_summed(books: Books) -> None:
-    def count(model: str = "m:1", key: KeyRecord | None = None) -> Counted:
+    def count(model: str = "m:1", key: KeyRecord | None = None) -> CountedCall:
         counted = books.calls(model, key)
         assert counted is not None
         return counted
@@ -414,7 +418,7 @@ def test_calls_that_nothing_bounds_are_summed(books: Books) -> None:
         assert connection.exec_driver_sql(query).scalar_one() == 5
     books.limit(concurrent=1)
     assert books.calls() is None
-    books.terms.set_price(TENANT, "m", Price(request_micro=1))
+    books.limits_store.set_price(TENANT, "m", Price(request_micro=1))
     assert books.calls(key=books.other) is None
     count("n:2", books.other)
 
@@ -433,23 +437,25 @@ def test_more_kinds_of_calls_than_there_is_room_for_get_rows(books: Books) -> No
 
 
 def test_what_a_killed_stream_delivered_is_billed_once(books: Books) -> None:
-    books.terms.set_price(TENANT, "m", Price(prompt_micro=1_000_000, completion_micro=2_000_000))
-    running, ended = books.admit(tokens=100), books.admit(tokens=100)
+    books.limits_store.set_price(
+        TENANT, "m", Price(prompt_micro=1_000_000, completion_micro=2_000_000)
+    )
+    running, ended = books.reserve(tokens=100), books.reserve(tokens=100)
     for completion in range(1, 8):
         running.delivered(3, completion)
         ended.delivered(4, completion)
     ended.settle(Usage(prompt=4, completion=9))
-    again = books.admit(tokens=100)  # in the place that got free, and with nothing delivered
+    again = books.reserve(tokens=100)  # in the place that got free, and with nothing delivered
     again.delivered(5, 0)
     folder = books.home / FOLDER
     content = {path: path.read_bytes() for path in folder.iterdir()}
-    for admission in (running, again):
-        admission.settle(None)
+    for reservation in (running, again):
+        reservation.settle(None)
     books.ledger.shut()
     assert not (folder / "delivered").exists()
     with books.registry.database.write() as connection:
         connection.exec_driver_sql("DELETE FROM usage")
-    books.terms.set_price(TENANT, "m", Price())
+    books.limits_store.set_price(TENANT, "m", Price())
     for _ in range(2):
         for path, data in content.items():
             path.write_bytes(data)
@@ -463,7 +469,7 @@ def test_what_a_killed_stream_delivered_is_billed_once(books: Books) -> None:
 
 def test_sums_of_a_killed_process_are_found_once(books: Books) -> None:
     for _ in range(3):
-        with books.calls() or books.admit():
+        with books.calls() or books.reserve():
             pass
     running = books.calls()
     assert running is not None
@@ -484,10 +490,10 @@ def test_sums_of_a_killed_process_are_found_once(books: Books) -> None:
 
 
 def test_rows_are_grouped_and_bounded(books: Books) -> None:
-    books.admit(model="a:1").settle(Usage(prompt=1, cached=1))
-    books.admit(model="a:2", key=books.other).settle(Usage(prompt=2, completion=3, reasoning=1))
+    books.reserve(model="a:1").settle(Usage(prompt=1, cached=1))
+    books.reserve(model="a:2", key=books.other).settle(Usage(prompt=2, completion=3, reasoning=1))
     books.pass_s(DAY_S)
-    books.admit(model="b:1").settle(None, "failed", "x")
+    books.reserve(model="b:1").settle(None, "failed", "x")
     assert [(r.model, r.requests) for r in books.rows("model")] == [("a", 2), ("b", 1)]
     assert [(r.day, r.prompt_tokens) for r in books.rows("day")] == [
         ("2030-03-17", 3),
@@ -523,10 +529,10 @@ def test_limits_and_prices_that_make_no_sense_are_refused(books: Books) -> None:
     with pytest.raises(NotFound):
         books.limit("nobody", concurrent=1)
     with pytest.raises(NotFound):
-        books.terms.limits("another tenant", books.key.id)
+        books.limits_store.limits("another tenant", books.key.id)
     with pytest.raises(InvalidInput):
-        books.terms.set_price(TENANT, "../m", FREE)
-    books.terms.set_price(TENANT, "m", Price(request_micro=1))
-    assert [item.model for item in books.terms.prices(TENANT)] == ["m"]
-    books.terms.set_price(TENANT, "m", FREE)
-    assert books.terms.prices(TENANT) == []
+        books.limits_store.set_price(TENANT, "../m", FREE)
+    books.limits_store.set_price(TENANT, "m", Price(request_micro=1))
+    assert [item.model for item in books.limits_store.prices(TENANT)] == ["m"]
+    books.limits_store.set_price(TENANT, "m", FREE)
+    assert books.limits_store.prices(TENANT) == []

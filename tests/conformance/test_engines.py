@@ -11,7 +11,7 @@ import pytest
 
 from checkpoints import make_falcon_h1, make_qwen3
 from lmaas.errors import ContextLengthExceeded, InvalidInput, LMaaSError
-from lmaas.language import FilePart, Finish, LanguageSpec
+from lmaas.generation_types import FilePart, Finish, LanguageSpec
 from lmaas.runtime.language.engine import ENGINES as SPECS
 from lmaas.runtime.language.engine import (
     EngineOptions,

@@ -645,7 +645,7 @@ def test_from_a_file_of_data_or_a_checkpoint_to_an_answer(example: Example, tmp_
     else:
         recipe = recipe_of({"name": "m", "task": example.task, "epochs": 2, **told})
         assert training.run(recipe, tmp_path / "job", None, lambda _: None)
-    checked = verify.run(msgspec.json.encode(verify.Request(folder=str(package))))
+    checked = verify.run(msgspec.json.encode(verify.VerifyRequest(folder=str(package))))
     reply = msgspec.json.decode(checked, type=verify.Reply)
     assert reply.parity.passed("f32")
     assert reply.manifest.task == example.task

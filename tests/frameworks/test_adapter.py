@@ -11,7 +11,7 @@ from checkpoints import make_qwen3
 from lmaas.config import Settings
 from lmaas.errors import InvalidInput, ModelRefused
 from lmaas.frameworks.adapter import merge
-from lmaas.language import GenerateRequest, Sampling
+from lmaas.generation_types import GenerateRequest, Sampling
 from lmaas.service import Service
 from lmaas.types import TENANT, PushOptions
 

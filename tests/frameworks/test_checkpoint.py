@@ -18,7 +18,7 @@ from lmaas.config import load_settings
 from lmaas.errors import InvalidInput, LMaaSError, MissingExtra, ModelRefused
 from lmaas.frameworks import checkpoint, importer, refuse_checkpoint
 from lmaas.frameworks.causal import context_length
-from lmaas.language import ChatMessage, Tool
+from lmaas.generation_types import ChatMessage, Tool
 from lmaas.runtime.language.template import Template
 from lmaas.service import Service
 from lmaas.types import TENANT, CompressOptions, ModelVersion, PushOptions, VariantName
@@ -72,7 +72,7 @@ def copy(qwen: Path, tmp_path: Path) -> Path:
 
 def load(folder: Path, target: Path) -> None:
     """The import as the sandboxed child does it."""
-    request = importer.Request(
+    request = importer.ImportRequest(
         path=str(folder), folder=str(target / "package"), options=PushOptions(name="m")
     )
     importer.run(msgspec.json.encode(request))

@@ -97,7 +97,9 @@ def write(path: Path) -> dict[str, np.ndarray]:
 
 
 def build(path: Path, package: Path) -> Manifest:
-    request = importer.Request(path=str(path), folder=str(package), options=PushOptions(name="m"))
+    request = importer.ImportRequest(
+        path=str(path), folder=str(package), options=PushOptions(name="m")
+    )
     return msgspec.json.decode(importer.run(msgspec.json.encode(request)), type=Manifest)
 
 

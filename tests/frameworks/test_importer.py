@@ -22,7 +22,7 @@ def test_a_framework_that_is_not_installed_is_named(
     graph = helper.make_graph([node], "g", ends[:1], ends[1:])
     onnx.save(helper.make_model(graph), tmp_path / "m.onnx")
     monkeypatch.setitem(sys.modules, "onnx", None)
-    request = importer.Request(
+    request = importer.ImportRequest(
         path=str(tmp_path / "m.onnx"),
         folder=str(tmp_path / "package"),
         options=PushOptions(name="m", task="tensor"),

@@ -141,7 +141,9 @@ def quantise(folder: Path, kind: str) -> dict[str, np.ndarray]:
 
 
 def build(folder: Path, package: Path) -> Manifest:
-    request = importer.Request(path=str(folder), folder=str(package), options=PushOptions(name="m"))
+    request = importer.ImportRequest(
+        path=str(folder), folder=str(package), options=PushOptions(name="m")
+    )
     return msgspec.json.decode(importer.run(msgspec.json.encode(request)), type=Manifest)
 
 

@@ -19,21 +19,21 @@ import msgspec
 import numpy as np
 
 from checkpoints import CHATML
-from lmaas.accounts.delivered import Delivered
+from lmaas.accounts.call_counters import read_tally
 from lmaas.accounts.journal import read_spools
-from lmaas.accounts.tally import read_tally
+from lmaas.accounts.stream_progress import StreamProgress
 from lmaas.codecs import image, strings, tensor
 from lmaas.codecs import json as json_codec
 from lmaas.codecs.limits import Limits
 from lmaas.config import Settings
 from lmaas.errors import LMaaSError
+from lmaas.generation_types import ChatMessage, Format, GenerateRequest, Tool, check
 from lmaas.http import body as http_body
 from lmaas.http.compression import inflate
 from lmaas.http.connection import Connections
 from lmaas.http.exchange import Exchange
 from lmaas.http.routes import ROUTES
 from lmaas.http.sse import unbroken
-from lmaas.language import ChatMessage, Format, GenerateRequest, Tool, check
 from lmaas.runtime.language.pattern_grammar import Unfit, pattern
 from lmaas.runtime.language.schema_grammar import call_grammar, calls_grammar, grammar
 from lmaas.runtime.language.template import Loaded, Refused, Rendered, Rendering, Sources
@@ -327,7 +327,7 @@ def read_accounts(data: bytes) -> None:
     begun, rows = read_spools([path])
     assert not begun.keys() & rows.keys()
     read_tally(path)
-    Delivered(path.parent).read()
+    StreamProgress(path.parent).read()
 
 
 TARGETS: Final[dict[str, Target]] = {

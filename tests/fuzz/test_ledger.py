@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from fuzz.effort import effort
-from lmaas.accounts.admission import Admission
 from lmaas.accounts.keys import Keys
 from lmaas.accounts.ledger import Ledger
+from lmaas.accounts.limits_store import LimitsStore
 from lmaas.accounts.records import Limits, Price
-from lmaas.accounts.terms import Terms
+from lmaas.accounts.reservation import Reservation
 from lmaas.errors import InsufficientQuota, RateLimited
-from lmaas.language import Usage
+from lmaas.generation_types import Usage
 from lmaas.registry.store import Registry
 from lmaas.types import TENANT
 
@@ -56,7 +56,7 @@ def _empty() -> Path:
 class Open(NamedTuple):
     """A request that runs, and what it has delivered so far."""
 
-    admission: Admission
+    reservation: Reservation
     tokens: int
     delivered: Usage | None
 
@@ -79,7 +79,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.home = self.folder / "home"
         shutil.copytree(_empty(), self.home)
         self.registry = Registry(self.home)
-        self.terms = Terms(self.registry.database)
+        self.limits_store = LimitsStore(self.registry.database)
         keys = Keys(self.registry)
         self.keys = [keys.create(TENANT, name, ("call",))[0] for name in ("one", "two")]
         self.now, self.monotonic_ns = NOON, 10**12
@@ -94,18 +94,18 @@ class LedgerMachine(RuleBasedStateMachine):
         return ledger
 
     @rule(key=KEYS, tokens=st.integers(0, 200))
-    def admit(self, key: int, tokens: int) -> None:
+    def reserve(self, key: int, tokens: int) -> None:
         self.count += 1
         self.ledger.freshen(self.keys[key])
         with contextlib.suppress(RateLimited, InsufficientQuota):
-            admission = self.ledger.admit(
+            reservation = self.ledger.reserve(
                 self.keys[key],
                 request_id=f"req-{self.count}",
                 endpoint="chat",
                 model="m:1",
                 tokens=tokens,
             )
-            self.running[f"req-{self.count}"] = Open(admission, tokens, None)
+            self.running[f"req-{self.count}"] = Open(reservation, tokens, None)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), share=st.floats(0, 1))
@@ -114,7 +114,7 @@ class LedgerMachine(RuleBasedStateMachine):
         one = self.running[name]
         before = one.delivered.prompt if one.delivered else int(one.tokens * share)
         usage = Usage(before, int((one.tokens - before) * share))
-        one.admission.delivered(usage.prompt, usage.completion)
+        one.reservation.delivered(usage.prompt, usage.completion)
         self.running[name] = one._replace(delivered=usage)
 
     @precondition(lambda self: self.running)
@@ -131,8 +131,8 @@ class LedgerMachine(RuleBasedStateMachine):
             None if share is None else Usage(int(one.tokens * share), int(one.tokens * (1 - share)))
         )
         for _ in range(times):
-            one.admission.settle(usage, status, None)  # type: ignore[arg-type] # one of the three
-        price = one.admission.price
+            one.reservation.settle(usage, status, None)  # type: ignore[arg-type] # one of the three
+        price = one.reservation.price
         cost = price.request_micro if status == "ok" else 0
         if usage is not None:
             cost = price.cost(usage.prompt, usage.completion)
@@ -141,11 +141,11 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(key=st.none() | KEYS, limits=LIMITS)
     def limit(self, key: int | None, limits: Limits) -> None:
-        self.terms.set_limits(TENANT, None if key is None else self.keys[key].id, limits)
+        self.limits_store.set_limits(TENANT, None if key is None else self.keys[key].id, limits)
 
     @rule(price=PRICES)
     def price(self, price: Price) -> None:
-        self.terms.set_price(TENANT, "m", price)
+        self.limits_store.set_price(TENANT, "m", price)
 
     @rule(seconds=st.sampled_from([0.5, 20, 3600, 86_400, 40 * 86_400]))
     def wait(self, seconds: float) -> None:
@@ -167,11 +167,11 @@ class LedgerMachine(RuleBasedStateMachine):
             done = one.delivered or Usage(0)
             cost = 0
             if one.delivered is not None:
-                cost = one.admission.price.cost(done.prompt, done.completion)
+                cost = one.reservation.price.cost(done.prompt, done.completion)
             self.told[name] = Told("failed", done.prompt, done.completion, cost)
         self.running = {}
         journal.release()
-        self.ledger._tally.release()
+        self.ledger._call_counters.release()
         self.ledger = self.make()
 
     @rule()
@@ -184,9 +184,9 @@ class LedgerMachine(RuleBasedStateMachine):
     def nothing_is_negative(self) -> None:
         for level in self.ledger._levels.values():
             mine = [
-                one.admission
+                one.reservation
                 for one in self.running.values()
-                if level.covers(one.admission.begun.tenant, one.admission.begun.key_id)
+                if level.covers(one.reservation.begun.tenant, one.reservation.begun.key_id)
             ]
             assert level.running == len(mine)
             if level.period is not None:
@@ -209,7 +209,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         try:
             for name, one in self.running.items():
-                one.admission.settle(None, "cancelled", None)
+                one.reservation.settle(None, "cancelled", None)
                 self.told[name] = Told("cancelled", 0, 0, 0)
             self.ledger.shut()
             self.running = {}

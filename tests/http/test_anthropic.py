@@ -7,13 +7,13 @@ import httpx
 import pytest
 
 from lmaas.errors import Unavailable
+from lmaas.generation_types import CallDelta, ChatMessage, Delta, GenerateRequest, ToolCall, Usage
 from lmaas.http.body import decode
 from lmaas.http.collect import Collected
 from lmaas.http.messages import _decoder
 from lmaas.http.messages_answer import MessageWriter, message
 from lmaas.http.messages_body import to_request
 from lmaas.http.sse import encode
-from lmaas.language import CallDelta, ChatMessage, Delta, GenerateRequest, ToolCall, Usage
 from servers import Running
 
 USER = {"role": "user", "content": "hello world"}

@@ -7,12 +7,7 @@ import httpx
 import pytest
 
 from lmaas.errors import InvalidInput, Unavailable
-from lmaas.http.body import decode
-from lmaas.http.chat import _decoder, to_request
-from lmaas.http.chat_answer import ChatWriter, completion
-from lmaas.http.collect import Collected
-from lmaas.http.sse import encode
-from lmaas.language import (
+from lmaas.generation_types import (
     CallDelta,
     ChatMessage,
     Delta,
@@ -22,6 +17,11 @@ from lmaas.language import (
     ToolCall,
     Usage,
 )
+from lmaas.http.body import decode
+from lmaas.http.chat import _decoder, to_request
+from lmaas.http.chat_answer import ChatWriter, completion
+from lmaas.http.collect import Collected
+from lmaas.http.sse import encode
 from servers import Running
 
 USER = {"role": "user", "content": "hello world"}

@@ -7,12 +7,12 @@ import httpx
 import pytest
 
 from lmaas.errors import QueueFull
+from lmaas.generation_types import Delta, GenerateRequest, TokenLogprob, Usage
 from lmaas.http.body import decode
 from lmaas.http.collect import Collected
 from lmaas.http.completions import _decoder, to_requests
 from lmaas.http.completions_answer import TextWriter, completion
 from lmaas.http.sse import encode
-from lmaas.language import Delta, GenerateRequest, TokenLogprob, Usage
 from servers import Running
 
 

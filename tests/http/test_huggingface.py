@@ -9,10 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
+from lmaas.generation_types import GenerateRequest
 from lmaas.http.body import decode
 from lmaas.http.huggingface import media_type_of
 from lmaas.http.huggingface_text import _decoder, to_request
-from lmaas.language import GenerateRequest
 from lmaas.types import GENERATE, JSON, TENSORS, TEXTS
 from servers import Running, png
 

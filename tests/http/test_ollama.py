@@ -9,6 +9,7 @@ import pytest
 from ollama import Client, ResponseError
 
 from lmaas.errors import InvalidInput
+from lmaas.generation_types import CallDelta, Delta, Format, GenerateRequest, Usage
 from lmaas.http.body import decode
 from lmaas.http.ollama_answer import Clock, OllamaWriter
 from lmaas.http.ollama_body import (
@@ -19,7 +20,6 @@ from lmaas.http.ollama_body import (
     model_of,
 )
 from lmaas.http.ollama_models import repo_of
-from lmaas.language import CallDelta, Delta, Format, GenerateRequest, Usage
 from servers import Running
 
 USER = {"role": "user", "content": "hello world"}

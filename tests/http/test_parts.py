@@ -11,9 +11,7 @@ import msgspec
 import pytest
 
 from lmaas.errors import InvalidInput, PayloadTooLarge
-from lmaas.http import chat, messages_body, ollama_body, responses_body
-from lmaas.http.body import decode
-from lmaas.language import (
+from lmaas.generation_types import (
     MAX_FILE_BYTES,
     MAX_FILES,
     ChatMessage,
@@ -23,6 +21,8 @@ from lmaas.language import (
     check,
     content_of,
 )
+from lmaas.http import chat, messages_body, ollama_body, responses_body
+from lmaas.http.body import decode
 from lmaas.serving.generation import check_parts
 from lmaas.types import (
     LanguageSpec,

@@ -10,12 +10,7 @@ import msgspec
 import pytest
 
 from lmaas.errors import InvalidInput, NotFound, Unavailable
-from lmaas.http.body import decode
-from lmaas.http.responses import _decoder, answer_of
-from lmaas.http.responses_answer import Response, started
-from lmaas.http.responses_body import ResponsesBody, read_input, to_request
-from lmaas.http.responses_writer import ResponseWriter
-from lmaas.language import (
+from lmaas.generation_types import (
     CallDelta,
     ChatMessage,
     Delta,
@@ -24,6 +19,11 @@ from lmaas.language import (
     ToolCall,
     Usage,
 )
+from lmaas.http.body import decode
+from lmaas.http.responses import _decoder, answer_of
+from lmaas.http.responses_answer import Response, started
+from lmaas.http.responses_body import ResponsesBody, read_input, to_request
+from lmaas.http.responses_writer import ResponseWriter
 from lmaas.registry import responses
 from lmaas.registry.database import Database
 from lmaas.registry.responses import Responses, StoredResponse

@@ -11,7 +11,7 @@ import pytest
 from lmaas.config import Settings
 from lmaas.errors import ModelRefused
 from lmaas.job import Job, JobCheckpoint, checkpoint_folder
-from lmaas.jobs.results import Results
+from lmaas.jobs.artifacts import Artifacts
 from lmaas.jobs.store import Jobs
 from lmaas.recipe import recipe_of
 from lmaas.registry.data_files import Files
@@ -61,7 +61,7 @@ def test_a_checkpoint_reads_what_was_asked_for(
         raise ModelRefused("seen")
 
     monkeypatch.setattr(service.workshop, "child", child)
-    monkeypatch.setattr(Results, "take", lambda *_: None)
+    monkeypatch.setattr(Artifacts, "take", lambda *_: None)
     point = JobCheckpoint(
         id="c", job=job.id, step=1, model="m.step-1.00000000", created_at=0.0, metrics={}
     )
@@ -71,7 +71,7 @@ def test_a_checkpoint_reads_what_was_asked_for(
 
 
 def test_another_jobs_checkpoints_are_not_taken(tmp_path: Path, service: Service) -> None:
-    results = Results(tmp_path / "jobs", Files(tmp_path))
+    results = Artifacts(tmp_path / "jobs", Files(tmp_path))
     job = job_of(service, "other", "file-" + "0" * 24)
     (tmp_path / "jobs" / "victim" / "checkpoints" / checkpoint_folder(1)).mkdir(parents=True)
     (tmp_path / "jobs" / job.id).mkdir()

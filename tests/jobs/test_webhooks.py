@@ -18,7 +18,7 @@ from lmaas.jobs.rows import message
 from lmaas.jobs.store import Jobs
 from lmaas.jobs.webhooks import MAX_WEBHOOKS, Webhooks
 from lmaas.registry.database import Database
-from lmaas.serving.outside import Outside, is_public
+from lmaas.serving.egress import EgressPolicy, is_public
 from receiver import Receiver, receiving
 
 PATIENCE_S = 60.0
@@ -34,7 +34,7 @@ class Home:
         self.database = Database(folder)
         self.jobs = Jobs(self.database)
         self.claims = Claims(self.database)
-        outside = Outside(allow)
+        outside = EgressPolicy(allow)
         self.webhooks = Webhooks(self.database, outside, http=http)
         self.deliverer = Deliverer(self.database, outside, http=http, delays_s=delays_s)
 
@@ -348,11 +348,11 @@ def test_internal_addresses(address: str) -> None:
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "203.0.114.7", "2606:4700::1", "2a00::1"])
 def test_public_addresses(address: str) -> None:
-    Outside().check("a.example")(address)
+    EgressPolicy().check("a.example")(address)
 
 
 def test_the_metadata_of_clouds_cannot_be_allowed() -> None:
-    check = Outside(("169.254.0.0/16", "fd00::/8", "a.example")).check("a.example")
+    check = EgressPolicy(("169.254.0.0/16", "fd00::/8", "a.example")).check("a.example")
     for address in ("169.254.169.254", "fd00:ec2::254", "::ffff:169.254.169.254"):
         with pytest.raises(InvalidInput):
             check(address)
@@ -362,5 +362,5 @@ def test_the_metadata_of_clouds_cannot_be_allowed() -> None:
 @pytest.mark.parametrize("entry", ["10.0.0.1/8", "300.1.1.1", "a b", "", "*.example"])
 def test_bad_entries_of_the_setting_are_refused(entry: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        Outside((entry,))
+        EgressPolicy((entry,))
     assert refused.value.param == "webhook_allow"

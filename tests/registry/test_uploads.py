@@ -8,7 +8,14 @@ import pytest
 
 from lmaas.errors import Conflict, InvalidInput, NotFound, PayloadTooLarge
 from lmaas.registry.data_files import Files
-from lmaas.registry.uploads import FOLDER, LIFETIME_S, MAX_PENDING, Part, Uploads, check_filename
+from lmaas.registry.uploads import (
+    FOLDER,
+    LIFETIME_S,
+    MAX_PENDING,
+    StoredPart,
+    Uploads,
+    check_filename,
+)
 
 
 class Bench:
@@ -24,13 +31,13 @@ class Bench:
     def begin(self, size: int = 6, tenant: str = "t") -> str:
         return self.uploads.create(tenant, "a.csv", "fine-tune", size).id
 
-    def part(self, upload: str, content: bytes, tenant: str = "t") -> Part:
+    def part(self, upload: str, content: bytes, tenant: str = "t") -> StoredPart:
         self._number += 1
         source = self.home / f"part-{self._number}"
         source.write_bytes(content)
         return self.uploads.add_part(tenant, upload, source)
 
-    def complete(self, upload: str, *parts: Part, md5: str | None = None) -> str:
+    def complete(self, upload: str, *parts: StoredPart, md5: str | None = None) -> str:
         self._number += 1
         scratch = self.home / f"scratch-{self._number}"
         scratch.mkdir()

@@ -9,20 +9,20 @@ from lmaas.runtime.batching import (
     OVERLAP_ROWS,
     TARGET_BATCH_S,
     Batcher,
-    Request,
+    BatchRequest,
     run_batch,
 )
 from lmaas.runtime.padding import Padding
-from lmaas.tasks.base import Batch, Row
+from lmaas.tasks.base import Batch, Tensors
 from lmaas.types import Signature, TensorSpec
 
 
-def request(id_: int, *values: float, width: int = 2) -> Request:
+def request(id_: int, *values: float, width: int = 2) -> BatchRequest:
     rows = np.array([[value] * width for value in values], np.float32)
-    return Request(id=id_, batch=Batch(arrays={"x": rows}, size=len(values)))
+    return BatchRequest(id=id_, batch=Batch(arrays={"x": rows}, size=len(values)))
 
 
-def ids(requests: list[Request]) -> list[int]:
+def ids(requests: list[BatchRequest]) -> list[int]:
     return [request.id for request in requests]
 
 
@@ -102,12 +102,12 @@ def test_batches_of_slow_rows_are_smaller() -> None:
     assert batcher.max_rows() == 1
 
 
-def double(arrays: Row) -> Row:
+def double(arrays: Tensors) -> Tensors:
     return {"y": arrays["x"] * 2}
 
 
-def refusing(value: float) -> Callable[[Row], Row]:
-    def infer(arrays: Row) -> Row:
+def refusing(value: float) -> Callable[[Tensors], Tensors]:
+    def infer(arrays: Tensors) -> Tensors:
         if (arrays["x"] == value).any():
             raise InvalidInput(f"{value} is refused.")
         return double(arrays)
@@ -138,7 +138,7 @@ def test_only_the_culprit_of_a_batch_fails() -> None:
 
 
 def test_a_model_that_mixes_rows_is_not_trusted_with_batches() -> None:
-    def first_row_only(arrays: Row) -> Row:
+    def first_row_only(arrays: Tensors) -> Tensors:
         return {"y": arrays["x"][:1]}
 
     requests = [request(1, 1.0), request(2, 2.0)]
@@ -150,7 +150,7 @@ def test_a_model_that_mixes_rows_is_not_trusted_with_batches() -> None:
 def test_a_long_request_is_split_and_put_together(max_rows: int) -> None:
     sizes: list[int] = []
 
-    def infer(arrays: Row) -> Row:
+    def infer(arrays: Tensors) -> Tensors:
         sizes.append(len(arrays["x"]))
         return double(arrays)
 
@@ -160,12 +160,12 @@ def test_a_long_request_is_split_and_put_together(max_rows: int) -> None:
     assert max(sizes) <= max_rows
 
 
-def in_parts(id_: int, *widths: int) -> Request:
+def in_parts(id_: int, *widths: int) -> BatchRequest:
     parts = tuple(
         Batch(arrays={"x": np.full((1, width), width, np.float32)}, size=1, row_cost=width)
         for width in widths
     )
-    request = Request(id=id_)
+    request = BatchRequest(id=id_)
     request.begin(Batch(arrays={}, size=len(parts), parts=parts))
     return request
 
@@ -214,7 +214,7 @@ PADDED = Signature(
 )
 
 
-def masked(arrays: Row) -> Row:
+def masked(arrays: Tensors) -> Tensors:
     """A sum over what the mask (True: hidden) lets through, and the input."""
     shown = np.where(arrays["mask"][..., None], 0, arrays["x"])
     return {"sum": shown.sum(1), "same": arrays["x"]}
@@ -226,7 +226,7 @@ def test_lengths_of_one_magnitude_join_where_a_mask_hides_what_fills_up() -> Non
     batcher = Batcher(8, joins=True, padding=padding)
     calls: list[tuple[int, ...]] = []
 
-    def infer(arrays: Row) -> Row:
+    def infer(arrays: Tensors) -> Tensors:
         calls.append(arrays["x"].shape)
         return masked(arrays)
 
@@ -236,7 +236,7 @@ def test_lengths_of_one_magnitude_join_where_a_mask_hides_what_fills_up() -> Non
             "x": rng.standard_normal((1 + number % 2, length, 2)).astype(np.float32),
             "mask": rng.random((1 + number % 2, length)) < 0.3,
         }
-        one = Request(id=number)
+        one = BatchRequest(id=number)
         one.begin(Batch(arrays=arrays, size=len(arrays["x"])))
         batcher.add(one)
         requests.append(one)

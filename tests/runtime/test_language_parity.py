@@ -34,12 +34,14 @@ def make(folder: Path, kind: str, **sizes: Any) -> Path:
 
 
 def build(folder: Path, package: Path) -> Manifest:
-    request = importer.Request(path=str(folder), folder=str(package), options=PushOptions(name="m"))
+    request = importer.ImportRequest(
+        path=str(folder), folder=str(package), options=PushOptions(name="m")
+    )
     return msgspec.json.decode(importer.run(msgspec.json.encode(request)), type=Manifest)
 
 
 def verified(package: Path) -> ParityReport:
-    body = msgspec.json.encode(verify.Request(folder=str(package)))
+    body = msgspec.json.encode(verify.VerifyRequest(folder=str(package)))
     return msgspec.json.decode(verify.run(body), type=verify.Reply).parity
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from checkpoints import SIZES, byte_fallback_tokenizer
 from lmaas.errors import ContextLengthExceeded, InvalidInput, LMaaSError
-from lmaas.language import ChatMessage, Format, GenerateRequest, LanguageSpec, Sampling
+from lmaas.generation_types import ChatMessage, Format, GenerateRequest, LanguageSpec, Sampling
 from lmaas.runtime.language.engine import EngineOptions
 from lmaas.runtime.language.grammar_torch import Matcher
 from lmaas.runtime.language.session import Session, Step

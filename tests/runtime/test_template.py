@@ -9,7 +9,7 @@ import pytest
 
 from checkpoints import CHATML
 from lmaas.errors import InvalidInput, ModelRefused
-from lmaas.language import ChatMessage, FilePart, Tool, ToolCall, content_of
+from lmaas.generation_types import ChatMessage, FilePart, Tool, ToolCall, content_of
 from lmaas.runtime.language.template import (
     MAX_PROMPT_CHARS,
     MEMORY_BYTES,

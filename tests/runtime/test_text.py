@@ -8,7 +8,7 @@ import pytest
 
 from checkpoints import make_qwen3
 from lmaas.errors import InvalidInput
-from lmaas.language import (
+from lmaas.generation_types import (
     CallDelta,
     ChatMessage,
     Delta,

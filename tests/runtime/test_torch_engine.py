@@ -8,7 +8,7 @@ import pytest
 
 from checkpoints import SIZES, make_llama, make_qwen3, tokenizer
 from lmaas.errors import ContextLengthExceeded, InvalidInput, LMaaSError
-from lmaas.language import LanguageSpec
+from lmaas.generation_types import LanguageSpec
 from lmaas.runtime.language.engine import EngineOptions, Grammar, TokenSampling
 from lmaas.runtime.language.grammar_torch import Grammars
 from lmaas.runtime.language.torch_engine import TorchEngine

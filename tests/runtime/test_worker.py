@@ -17,8 +17,8 @@ from lmaas.errors import InvalidInput, LMaaSError
 from lmaas.placement.isolation import Confinement
 from lmaas.runtime.engine import make_engine
 from lmaas.runtime.engine_spec import EngineMemory, EngineSpec
-from lmaas.runtime.heart import resident_bytes
-from lmaas.runtime.journal import Journal, read_journal
+from lmaas.runtime.heartbeat import resident_bytes
+from lmaas.runtime.journal import RequestJournal, read_journal
 from lmaas.runtime.messages import (
     AnyMessage,
     Beat,
@@ -294,7 +294,7 @@ def test_journal_names_who_was_at_work(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     assert read_journal(path) == set()
     with path.open("w+b") as file:
-        journal = Journal(file, 3)
+        journal = RequestJournal(file, 3)
     journal.begin(0, [1, 2])
     journal.begin(1, [3])
     journal.begin(2, list(range(10, 1034)))
@@ -313,7 +313,7 @@ def test_a_journal_without_end_is_read_in_part(tmp_path: Path) -> None:
 
 def test_journal_tells_how_long_timed_work_has_gone_on(tmp_path: Path) -> None:
     with (tmp_path / "journal").open("w+b") as file:
-        journal = Journal(file, 2)
+        journal = RequestJournal(file, 2)
     assert journal.longest_s() == 0.0
     journal.begin(0, [1], timed=False)
     assert journal.longest_s() == 0.0

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from lmaas.language import Delta, Ended, GenerateRequest, Sampling, Usage
+from lmaas.generation_types import Delta, Ended, GenerateRequest, Sampling, Usage
 from lmaas.serving.cache import Memory, ResponseCache, joined
 from servers import Running
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from lmaas.language import Delta, Ended, Usage
+from lmaas.generation_types import Delta, Ended, Usage
 from lmaas.serving.generation import Answered, Generation, Receiver
 from lmaas.serving.metrics import Metrics
 from lmaas.types import Manifest, ModelVersion, ParityReport, Signature

@@ -18,7 +18,7 @@ def plan(**changes: Any) -> str:
         "kv_bytes_per_token": 100_000,
         "context_length": 32_768,
         "budget": 20 * GB,
-        "forms": {},
+        "variants": {},
         "num_parameters": GB // 2,
     }
     return language_plan("m", **(given | changes))
@@ -32,9 +32,9 @@ def test_what_fits_is_told_with_numbers() -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"forms": {"int8": GB // 2}}, r"int8 \(0\.5 GB, made already; set variant=int8\)"),
+        ({"variants": {"int8": GB // 2}}, r"int8 \(0\.5 GB, made already; set variant=int8\)"),
         ({}, r"int8 \(about 0\.5 GB; `lmaas compress m --to int8`\)"),
-        ({"forms": {"int4": GB}, "cache_bytes": 2 * GB}, r"a cache of 9\d\d\d tokens"),
+        ({"variants": {"int4": GB}, "cache_bytes": 2 * GB}, r"a cache of 9\d\d\d tokens"),
         ({"num_parameters": 10 * GB, "budget": GB}, "raise memory_budget_bytes"),
     ],
 )

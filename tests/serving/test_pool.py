@@ -35,7 +35,7 @@ from lmaas.serving.launch import JOURNAL_SUFFIX
 from lmaas.serving.metrics import Metrics
 from lmaas.serving.plan import MIB, needed_bytes
 from lmaas.serving.pool import Pool
-from lmaas.serving.worker import Worker
+from lmaas.serving.worker import WorkerBackend
 from lmaas.types import JSON, TENANT, FileRef, LanguageSpec, ModelVersion, Payload, WorkerStatus
 
 
@@ -510,15 +510,15 @@ def test_watching_goes_on_after_a_fault_in_it(
             await this.pool.load(this.add)
             faults = 3
 
-            def tick(self: Worker, now: float, *, late: bool) -> None:
+            def tick(self: WorkerBackend, now: float, *, late: bool) -> None:
                 nonlocal faults
                 if faults:
                     faults -= 1
                     raise ZeroDivisionError
                 whole(self, now, late=late)
 
-            whole = Worker.tick
-            monkeypatch.setattr(Worker, "tick", tick)
+            whole = WorkerBackend.tick
+            monkeypatch.setattr(WorkerBackend, "tick", tick)
             await until(lambda: not faults)
             assert not this.pool.ready()
             await until(this.pool.ready)

@@ -11,7 +11,7 @@ import pytest
 
 from lmaas.config import Settings
 from lmaas.errors import ConfigError, DoesNotFit
-from lmaas.language import GenerateRequest, Sampling
+from lmaas.generation_types import GenerateRequest, Sampling
 from lmaas.runtime.language.engine import ENGINES
 from lmaas.service import Service
 from lmaas.serving import engines, prepare

@@ -5,14 +5,16 @@ import pytest
 from lmaas.errors import ConfigError, DoesNotFit, ParityFailed, Quarantined
 from lmaas.runtime import cpu
 from lmaas.serving.metrics import Metrics
-from lmaas.serving.plan import MIB, Held, make_plan
+from lmaas.serving.plan import MIB, LoadedModel, make_plan
 from lmaas.serving.precision import BF16_WORTH_BYTES, choose_precision
 from lmaas.serving.quarantine import Quarantine
 from lmaas.types import JSON, ParityCheck, ParityReport, Payload
 
 
-def held(key: str, mib: int, used: float, *, busy: bool = False, pinned: bool = False) -> Held[str]:
-    return Held(key=key, memory_bytes=mib * MIB, last_used=used, busy=busy, pinned=pinned)
+def held(
+    key: str, mib: int, used: float, *, busy: bool = False, pinned: bool = False
+) -> LoadedModel[str]:
+    return LoadedModel(key=key, memory_bytes=mib * MIB, last_used=used, busy=busy, pinned=pinned)
 
 
 def test_nothing_is_evicted_when_there_is_room() -> None:

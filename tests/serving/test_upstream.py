@@ -23,7 +23,7 @@ from lmaas.errors import (
     TimedOut,
     Unavailable,
 )
-from lmaas.language import (
+from lmaas.generation_types import (
     ChatMessage,
     Delta,
     Format,

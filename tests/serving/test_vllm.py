@@ -18,7 +18,7 @@ import pytest
 from lmaas.accounts.records import Limits
 from lmaas.config import Settings
 from lmaas.errors import ConfigError, InvalidInput, LMaaSError, Quarantined, TimedOut, Unavailable
-from lmaas.language import (
+from lmaas.generation_types import (
     ChatMessage,
     Delta,
     Ended,

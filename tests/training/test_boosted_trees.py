@@ -79,7 +79,9 @@ def trees(folder: Path) -> str:
 
 def manifest(folder: Path) -> Manifest:
     """The verified manifest of a run's package."""
-    reply = verify.run(msgspec.json.encode(verify.Request(folder=str(folder / RESULT_FOLDER))))
+    reply = verify.run(
+        msgspec.json.encode(verify.VerifyRequest(folder=str(folder / RESULT_FOLDER)))
+    )
     verified = msgspec.json.decode(reply, type=verify.Reply)
     assert verified.parity.passed("f32")
     assert verified.parity.max_abs_error("f32") <= 1e-5

@@ -75,7 +75,7 @@ def trained(told: Recipe, folder: Path, base: Path | None, *, bf16: bool = False
     heard: list[JobEvent] = []
     assert run(told, folder, "job-1", heard.append, base=base)
     assert base is None or any("parameters take at least" in event.message for event in heard)
-    request = verify.Request(folder=str(folder / RESULT_FOLDER))
+    request = verify.VerifyRequest(folder=str(folder / RESULT_FOLDER))
     reply = msgspec.json.decode(verify.run(msgspec.json.encode(request)), type=verify.Reply)
     assert reply.parity.passed("f32")
     assert not (bf16 and has_bf16()) or reply.parity.passed("bf16"), reply.parity

@@ -14,7 +14,7 @@ from learner_kit import CLASSES, FEATURES, Points, equal, recipe
 from lmaas.errors import InvalidInput
 from lmaas.job import JobEvent
 from lmaas.recipe import ModelChoice, Pruning, Recipe, TrainingFramework
-from lmaas.tasks import Row
+from lmaas.tasks import Tensors
 from lmaas.tasks.architectures import Architecture, Mlp
 from lmaas.training import distributed, learners
 from lmaas.training.base import Feed, Group, Learner, Width
@@ -155,7 +155,7 @@ class Network(Points, SizedNetwork):
     def batch(self) -> Feed:
         random = np.random.default_rng(0)
         shape = (4, 3, 16, 16) if self._framework == "pytorch" else (4, 16, 16, 3)
-        inputs: Row = {"pixels": random.standard_normal(shape).astype(np.float32)}
+        inputs: Tensors = {"pixels": random.standard_normal(shape).astype(np.float32)}
         if self._kind == "text":
             ids = random.integers(0, 20, (4, 6))
             inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids)}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from checkpoints import make_qwen3
 from lmaas.errors import InvalidInput
-from lmaas.language import ChatMessage, ToolCall
+from lmaas.generation_types import ChatMessage, ToolCall
 from lmaas.recipe import Recipe, recipe_of
 from lmaas.runtime.language.template import Template
 from lmaas.runtime.language.text import Reader

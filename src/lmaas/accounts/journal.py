@@ -22,7 +22,7 @@ FOLDER = "usage"
 SUFFIX = ".spool"
 
 
-class Row(NamedTuple):
+class UsageEntry(NamedTuple):
     """One row of the table `usage`, column by column."""
 
     request_id: str
@@ -57,39 +57,39 @@ class Begun(NamedTuple):
 _encoder = msgspec.json.Encoder()
 
 
-def line_of(note: Row | Begun) -> bytes:
+def line_of(note: UsageEntry | Begun) -> bytes:
     """A note as a spool has it."""
     return _encoder.encode(note) + b"\n"
 
 
-def read_spools(paths: Iterable[Path]) -> tuple[dict[str, Begun], dict[str, Row]]:
+def read_spools(paths: Iterable[Path]) -> tuple[dict[str, Begun], dict[str, UsageEntry]]:
     """Requests that never ended and rows of those that did, by request id.
 
     A note that is cut was being written when the process was killed: nobody saw it done.
     """
     begun: dict[str, Begun] = {}
-    rows: dict[str, Row] = {}
+    rows: dict[str, UsageEntry] = {}
     for path in paths:
         for line in path.read_bytes().splitlines():
             note = _read(line)
-            if isinstance(note, Row):
+            if isinstance(note, UsageEntry):
                 rows[note.request_id] = note
             elif note is not None:
                 begun[note.request_id] = note
     return {id: note for id, note in begun.items() if id not in rows}, rows
 
 
-def _read(line: bytes) -> Row | Begun | None:
+def _read(line: bytes) -> UsageEntry | Begun | None:
     try:
         fields: list[Any] = msgspec.json.decode(line, type=list[Any])
-        if len(fields) == len(Row._fields):
-            return msgspec.convert(fields, Row)
+        if len(fields) == len(UsageEntry._fields):
+            return msgspec.convert(fields, UsageEntry)
         return msgspec.convert(fields, Begun)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 
-class Journal:
+class UsageJournal:
     """The spools of one home, held by one process. The caller serialises its calls."""
 
     def __init__(self, home: Path) -> None:

@@ -1,4 +1,4 @@
-"""Admission and accounting of requests: reserve, run, settle.
+"""Reservations and accounting of requests: reserve, run, settle.
 
 One process holds the ledger of a home (the server). Counters are in memory, every step is noted
 in the journal before it counts, and rows reach the database in batches beside the event loop.
@@ -14,17 +14,17 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from lmaas.accounts.admission import Admission, Counted
-from lmaas.accounts.delivered import Delivered, Part
-from lmaas.accounts.journal import Begun, Journal, Row, line_of, read_spools
+from lmaas.accounts.call_counters import CallCounters, Counter, Place
+from lmaas.accounts.journal import Begun, UsageEntry, UsageJournal, line_of, read_spools
 from lmaas.accounts.limits import Bucket, Level, Period, bounds, duration
+from lmaas.accounts.limits_store import AllLimits, AllPrices, LimitsStore
 from lmaas.accounts.records import FREE, Limits, Price, Status
+from lmaas.accounts.reservation import CountedCall, Reservation
 from lmaas.accounts.rows import SERVER_ENDED, row_of, split_name, sums_of
-from lmaas.accounts.tally import Counter, Place, Tally
-from lmaas.accounts.terms import AllLimits, AllPrices, Terms
+from lmaas.accounts.stream_progress import Progress, StreamProgress
 from lmaas.accounts.usage import insert, spent
 from lmaas.errors import InsufficientQuota, LMaaSError, RateLimited, Unavailable
-from lmaas.language import Usage
+from lmaas.generation_types import Usage
 from lmaas.registry.store import Registry
 from lmaas.supervision import Supervisor
 from lmaas.types import KeyRecord
@@ -49,10 +49,10 @@ class Ledger:
         self._registry = registry
         self._supervisor = supervisor or Supervisor()
         self._database = registry.database
-        self._journal = Journal(self._database.path.parent)
-        self._tally = Tally(self._journal.folder)
-        self._delivered = Delivered(self._journal.folder)
-        self._terms = Terms(registry.database)
+        self._journal = UsageJournal(self._database.path.parent)
+        self._call_counters = CallCounters(self._journal.folder)
+        self._stream_progress = StreamProgress(self._journal.folder)
+        self._limits_store = LimitsStore(registry.database)
         self._now = now
         self._monotonic_ns = monotonic_ns
         # Taken in this order: who flushes, or adds up what was spent, holds both.
@@ -64,9 +64,9 @@ class Ledger:
         self._price_of: dict[tuple[str, str], Price] = {}
         self._levels: dict[tuple[str, str], Level] = {}
         self._levels_of: dict[tuple[str, str], tuple[Level, ...]] = {}
-        self._running: dict[str, Admission] = {}
-        self._ended: list[Row] = []
-        self._batch: list[Row] = []
+        self._running: dict[str, Reservation] = {}
+        self._ended: list[UsageEntry] = []
+        self._batch: list[UsageEntry] = []
         self._open = False
         self._flusher: asyncio.Task[None] | None = None
 
@@ -91,9 +91,9 @@ class Ledger:
         if self._journal.held or not self._journal.hold():
             return
         left = self._journal.spools()
-        tallies = self._tally.files()
+        tallies = self._call_counters.files()
         running, rows = read_spools(left)
-        parts, nothing = self._delivered.read(), Part(NOTHING, 0)
+        parts, nothing = self._stream_progress.read(), Progress(NOTHING, 0)
         failed = [
             row_of(begun, 0.0, *parts.get(begun.request_id, nothing), "failed", SERVER_ENDED)
             for begun in running.values()
@@ -101,7 +101,7 @@ class Ledger:
         insert(self._database, [*rows.values(), *failed, *sums_of(tallies, ended=True)])
         for path in (*left, *tallies):
             path.unlink()
-        self._delivered.remove()
+        self._stream_progress.remove()
         if rows or failed:
             log.info("Recovered %d usage rows, %d of killed requests.", len(rows), len(failed))
         self._refresh(self._registry.data_version())
@@ -142,42 +142,42 @@ class Ledger:
         self._refresh(self._database.data_version())
         self._open_periods(self._find_levels(key.tenant, key.id), self._now())
 
-    def count(self, key: KeyRecord, endpoint: str, model: str) -> "Counted | None":
+    def count(self, key: KeyRecord, endpoint: str, model: str) -> "CountedCall | None":
         """A call without tokens that nothing bounds and that costs nothing, or None.
 
-        None: the call needs `admit`. Limits and prices are those of the last `freshen`.
+        None: the call needs `reserve`. Limits and prices are those of the last `freshen`.
         """
         with self._lock:
-            counter = self._tally.known.get((key.id, endpoint, model))
+            counter = self._call_counters.known.get((key.id, endpoint, model))
             if counter is None:
                 if not self._open or not self._is_free(key, model):
                     return None
                 place = Place(key.tenant, key.id, model, endpoint, self._now())
-                counter = self._tally.counter(place)
+                counter = self._call_counters.counter(place)
                 if counter is None:
                     return None
-                self._tally.known[key.id, endpoint, model] = counter
-            self._tally.numbers[counter.first] += 1
-        return Counted(self, counter, self._monotonic_ns())
+                self._call_counters.known[key.id, endpoint, model] = counter
+            self._call_counters.numbers[counter.first] += 1
+        return CountedCall(self, counter, self._monotonic_ns())
 
     def _is_free(self, key: KeyRecord, model: str) -> bool:
         bounded = self._find_levels(key.tenant, key.id)
         return not bounded and self._find_price(key.tenant, model) is FREE
 
     def _release(self) -> None:
-        self._delivered.remove()
+        self._stream_progress.remove()
         self._journal.release()
-        self._tally.release()
+        self._call_counters.release()
 
     def counted(self, counter: Counter, status: int, start_ns: int) -> None:
         """A counted call has ended, with this index into STATUSES."""
         ns = self._monotonic_ns() - start_ns
         with self._lock:
-            numbers, first = self._tally.numbers, counter.first
+            numbers, first = self._call_counters.numbers, counter.first
             numbers[first + 1 + status] += 1
             numbers[first + 4] += ns
 
-    def admit(
+    def reserve(
         self,
         key: KeyRecord,
         *,
@@ -186,7 +186,7 @@ class Ledger:
         model: str,
         tokens: int,
         prompt_tokens: int | None = None,
-    ) -> Admission:
+    ) -> Reservation:
         """Hold `tokens` (prompt and most of the answer) and their price at every level, or nothing.
 
         `model` is `name` or `name:version`. With `prompt_tokens`, how many of `tokens` are the
@@ -198,15 +198,15 @@ class Ledger:
         price = self._price_of.get((tenant, model)) or self._find_price(tenant, model)
         begun = Begun(request_id, tenant, key.id, model, endpoint, now)
         start_ns = self._monotonic_ns()
-        admission = Admission(self, begun, tokens, price, start_ns)
+        reservation = Reservation(self, begun, tokens, price, start_ns)
         if price is not FREE:
-            admission.held_micro = _most(price, tokens, prompt_tokens)
+            reservation.held_micro = _most(price, tokens, prompt_tokens)
         levels = self._levels_of.get((tenant, key.id))
         if levels is None:
             levels = self._find_levels(tenant, key.id)
         if levels:
             self._open_periods(levels, now)
-        admission.line = line_of(begun)
+        reservation.line = line_of(begun)
         try:
             with self._lock:
                 if not self._open:
@@ -215,18 +215,18 @@ class Ledger:
                     )
                 assert request_id not in self._running
                 if levels:
-                    self._take(admission, levels, start_ns)
+                    self._take(reservation, levels, start_ns)
                 else:
-                    self._journal.append(admission.line)
-                self._running[request_id] = admission
+                    self._journal.append(reservation.line)
+                self._running[request_id] = reservation
         except (RateLimited, InsufficientQuota) as refusal:
             raise self._with_headers(refusal, levels) from None
-        return admission
+        return reservation
 
     def check(self, key: KeyRecord, model: str) -> bool:
         """Whether anything bounds what `key` may use. Takes nothing.
 
-        Raises what `admit` would raise however few tokens a request has, so that none are counted
+        Raises what `reserve` would raise however few tokens a request has, so that none are counted
         for who may not ask at all.
         """
         tenant, now = key.tenant, self._now()
@@ -246,59 +246,61 @@ class Ledger:
             refusal.headers = self.headers(levels)
         return refusal
 
-    def _take(self, admission: Admission, levels: tuple[Level, ...], now_ns: int) -> None:
-        tokens, cost = admission.tokens, admission.held_micro
+    def _take(self, reservation: Reservation, levels: tuple[Level, ...], now_ns: int) -> None:
+        tokens, cost = reservation.tokens, reservation.held_micro
         for level in levels:
             refusal = level.refusal(tokens, cost, now_ns)
             if refusal is not None:
                 raise refusal
-        self._journal.append(admission.line)
+        self._journal.append(reservation.line)
         for level in levels:
             level.take(tokens, cost, now_ns)
             if level.soft_passed():
                 _tell_soft(level)
-        admission.levels = levels
-        admission.periods = tuple(level.period for level in levels if level.period is not None)
+        reservation.levels = levels
+        reservation.periods = tuple(level.period for level in levels if level.period is not None)
 
-    def delivered(self, admission: Admission, prompt: int, completion: int) -> None:
-        """What `Admission.delivered` does."""
-        if admission.place is None and not admission.settled:
-            begun = admission.begun
+    def delivered(self, reservation: Reservation, prompt: int, completion: int) -> None:
+        """What `Reservation.delivered` does."""
+        if reservation.place is None and not reservation.settled:
+            begun = reservation.begun
             with self._lock:
-                admission.place = self._delivered.begin(begun.request_id, admission.price, prompt)
-        if admission.place is not None:
-            self._delivered.numbers[admission.place] = completion
+                reservation.place = self._stream_progress.begin(
+                    begun.request_id, reservation.price, prompt
+                )
+        if reservation.place is not None:
+            self._stream_progress.numbers[reservation.place] = completion
 
     def settle(
         self,
-        admission: Admission,
+        reservation: Reservation,
         usage: Usage | None,
         status: Status,
         error_code: str | None,
         start_ns: int,
     ) -> None:
-        """What `Admission.settle` does."""
+        """What `Reservation.settle` does."""
         now_ns = self._monotonic_ns()
         cost = 0
         if usage is not None:
-            cost = admission.price.cost(usage.prompt, usage.completion)
+            cost = reservation.price.cost(usage.prompt, usage.completion)
         elif status == "ok":
-            cost = admission.price.request_micro
+            cost = reservation.price.request_micro
         row = row_of(
-            admission.begun, (now_ns - start_ns) / 1e6, usage or NOTHING, cost, status, error_code
+            reservation.begun, (now_ns - start_ns) / 1e6, usage or NOTHING, cost, status, error_code
         )
         with self._lock:
-            if admission.settled:
+            if reservation.settled:
                 return
-            admission.settled = True
-            if admission.levels:
+            reservation.settled = True
+            if reservation.levels:
                 used = usage.prompt + usage.completion if usage else 0
-                for level in admission.levels:
+                for level in reservation.levels:
                     level.running -= 1
                     if level.tokens is not None:
-                        level.tokens.give(admission.tokens - used, now_ns)
-                for period in admission.periods:
-                    period.reserved -= admission.held_micro
+                        level.tokens.give(reservation.tokens - used, now_ns)
+                for period in reservation.periods:
+                    period.reserved -= reservation.held_micro
                     period.spent += cost
             del self._running[row.request_id]
             self._ended.append(row)
@@ -306,9 +308,9 @@ class Ledger:
                 self._journal.append(line_of(row))
             except LMaaSError as error:
                 log.warning("The row of %s is only in memory: %s", row.request_id, error)
-            if admission.place is not None:
-                self._delivered.end(admission.place)
-                admission.place = None
+            if reservation.place is not None:
+                self._stream_progress.end(reservation.place)
+                reservation.place = None
             if not self._open and not self._running:
                 self._release()
 
@@ -341,13 +343,13 @@ class Ledger:
             with self._lock:
                 if not self._journal.held:
                     return
-                self._tally.rotate(self._now())
+                self._call_counters.rotate(self._now())
                 if self._ended:
                     self._journal.rotate([a.line for a in self._running.values()])
                 self._batch += self._ended
                 self._ended = []
                 spools = self._journal.spools() if self._batch else []
-                tallies = self._tally.files()
+                tallies = self._call_counters.files()
             insert(self._database, [*self._batch, *sums_of(tallies, ended=False)])
             self._batch = []
             for path in (*spools, *tallies):
@@ -355,7 +357,7 @@ class Ledger:
 
     def _refresh(self, version: int) -> None:
         """Read limits and prices again; running requests count against new limits, too."""
-        limits, prices = self._terms.load()
+        limits, prices = self._limits_store.load()
         if limits == self._limits and prices == self._prices:
             self._seen = version
             return
@@ -368,7 +370,7 @@ class Ledger:
                     self._set_level(place, given, now, now_ns)
             self._limits, self._prices = limits, prices
             self._levels_of, self._price_of = {}, {}
-            self._tally.known.clear()
+            self._call_counters.known.clear()
             self._seen = version
 
     def _set_level(self, place: tuple[str, str], limits: Limits, now: float, now_ns: int) -> None:
@@ -377,8 +379,8 @@ class Ledger:
         if level is None:
             level = self._levels[place] = Level(*place)
             level.running = len(running)
-            for admission in running:
-                admission.levels = (*admission.levels, level)
+            for reservation in running:
+                reservation.levels = (*reservation.levels, level)
         same_period = level.has_budget and level.limits.period == limits.period
         level.set(limits, now_ns, running_tokens=sum(a.tokens for a in running))
         if not level.has_budget:
@@ -408,14 +410,14 @@ class Ledger:
             for row in (*self._batch, *self._ended)
             if level.covers(row.tenant, row.key_id) and period.start <= row.started_at < period.end
         )
-        for admission in self._running.values():
-            begun = admission.begun
+        for reservation in self._running.values():
+            begun = reservation.begun
             if not level.covers(begun.tenant, begun.key_id):
                 continue
             if period.start <= begun.started_at < period.end:
-                period.reserved += admission.held_micro
-                kept = tuple(p for p in admission.periods if p is not before)
-                admission.periods = (*kept, period)
+                period.reserved += reservation.held_micro
+                kept = tuple(p for p in reservation.periods if p is not before)
+                reservation.periods = (*kept, period)
         level.period = period
 
     def _find_levels(self, tenant: str, key_id: str) -> tuple[Level, ...]:
@@ -430,8 +432,8 @@ class Ledger:
         return price
 
 
-def _places(admission: Admission) -> tuple[tuple[str, str], tuple[str, str]]:
-    begun = admission.begun
+def _places(reservation: Reservation) -> tuple[tuple[str, str], tuple[str, str]]:
+    begun = reservation.begun
     return (begun.tenant, ""), (begun.tenant, begun.key_id)
 
 

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from lmaas.accounts.journal import Begun, Row
+from lmaas.accounts.call_counters import STATUSES, read_tally
+from lmaas.accounts.journal import Begun, UsageEntry
 from lmaas.accounts.records import Status
-from lmaas.accounts.tally import STATUSES, read_tally
-from lmaas.language import Usage
+from lmaas.generation_types import Usage
 
 SERVER_ENDED: Final = "server_ended"
 """The error of requests that ran when the server was killed."""
@@ -26,17 +26,17 @@ def row_of(
     cost_micro: int,
     status: Status,
     error_code: str | None,
-) -> Row:
+) -> UsageEntry:
     """The row of one request that has ended."""
     name, version = split_name(begun.model)
-    return Row(
+    return UsageEntry(
         begun.request_id, begun.tenant, begun.key_id, name, version, begun.endpoint, 1,
         begun.started_at, duration_ms, usage.prompt, usage.completion, usage.reasoning,
         usage.cached, cost_micro, status, error_code,
     )  # fmt: skip
 
 
-def sums_of(tallies: Iterable[Path], *, ended: bool) -> list[Row]:
+def sums_of(tallies: Iterable[Path], *, ended: bool) -> list[UsageEntry]:
     """The rows of counted calls; `ended`: also of those that ran when the server did not go on."""
     rows = []
     for one in (one for path in tallies for one in read_tally(path)):
@@ -50,7 +50,7 @@ def sums_of(tallies: Iterable[Path], *, ended: bool) -> list[Row]:
         for status, count, error_code in counts:
             if count:
                 ms = one.ns / 1e6 * count / total if error_code is None else 0.0
-                rows.append(Row(
+                rows.append(UsageEntry(
                     f"{one.id}-{error_code or status}", one.place.tenant, one.place.key_id, name,
                     version, one.place.endpoint, count, one.place.started_at, ms, 0, 0, 0, 0, 0,
                     status, error_code,

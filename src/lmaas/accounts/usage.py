@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from lmaas.accounts.journal import Row
+from lmaas.accounts.journal import UsageEntry
 from lmaas.accounts.limits import DAY_S
 from lmaas.accounts.records import UsageReport, UsageRow
 from lmaas.errors import InvalidInput
@@ -14,14 +14,14 @@ from lmaas.registry.database import Database
 from lmaas.registry.schema import usage
 
 GROUPS = ("key", "model", "day")
-_COLUMNS = ", ".join(Row._fields)
+_COLUMNS = ", ".join(UsageEntry._fields)
 _INSERT = (
     f"INSERT OR IGNORE INTO usage ({_COLUMNS}) "  # noqa: S608 - names of our own columns
-    f"VALUES ({', '.join('?' * len(Row._fields))})"
+    f"VALUES ({', '.join('?' * len(UsageEntry._fields))})"
 )
 
 
-def insert(database: Database, rows: Sequence[Row]) -> None:
+def insert(database: Database, rows: Sequence[UsageEntry]) -> None:
     """Write `rows`; a request that has its row already keeps it. Raises StorageFull."""
     if rows:
         with database.write() as connection:

@@ -68,7 +68,7 @@ def command(
     detach: bool,
     as_json: bool,
 ) -> None:
-    """Make a smaller form of a language model, measured against its source.
+    """Make a smaller variant of a language model, measured against its source.
 
     When it is the smallest that was made, it takes over within seconds, also from a loaded one.
     Refused when it loses more than --max-drop. In this home, or with --url on a server. It is a

@@ -62,7 +62,7 @@ def list_(flags: dict[str, Any], as_json: bool) -> None:
 @click.pass_obj
 def show_(flags: dict[str, Any], ref: str, as_json: bool) -> None:
     """All versions of a model (NAME), or one (NAME:3 or NAME@ALIAS), each with its compressed
-    forms; of the newest, how it is served and each check against its source.
+    variants; of the newest, how it is served and each check against its source.
     """
     from lmaas.telling import checks_of, lines_of
 

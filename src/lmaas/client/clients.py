@@ -163,7 +163,7 @@ class Client(Calls):
         return self._run(self._connect_upstream(body))
 
     def compress(self, ref: str, options: CompressOptions, *, heard: Heard = ignore) -> Variant:
-        """Make a smaller form of a language model; needs a key with the scope admin.
+        """Make a smaller variant of a language model; needs a key with the scope admin.
 
         `heard` is told each event of its job, which goes on at the server when you go away. Raises
         ParityFailed when its perplexity rises by more than `options.max_drop`.

@@ -1,4 +1,4 @@
-"""Smaller forms of language models: made, and measured against the source in the same run.
+"""Smaller variants of language models: made, and measured against the source in the same run.
 
 Runs in a sandboxed child. Knows compiled models and their tokenizers; no registry, no server.
 """

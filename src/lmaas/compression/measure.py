@@ -28,7 +28,7 @@ TIMED_TOKENS: Final = 16
 
 
 class Measurement(Record, frozen=True, kw_only=True):
-    """Numbers of one form, and the greedy tokens it continued each prompt with."""
+    """Numbers of one variant, and the greedy tokens it continued each prompt with."""
 
     numbers: Measured
     continued: tuple[tuple[int, ...], ...]

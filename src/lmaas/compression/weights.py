@@ -1,4 +1,4 @@
-"""Child entry: one compressed form of a language model's package, with its report.
+"""Child entry: one compressed variant of a language model's package, with its report.
 
 int8 and int4 are NNCF's weight compression of the compiled model; bf16 is compiled again from the
 source with its weights rounded. Run by `placement.sandbox` only.
@@ -25,8 +25,8 @@ GROUP_SIZES: Final = (64, 32, 16)
 INSTALL: Final = "pip install 'lmaas[language]'."
 
 
-class Request(Record, frozen=True, kw_only=True):
-    """The package in `folder` gets a compressed form in `target`.
+class CompressRequest(Record, frozen=True, kw_only=True):
+    """The package in `folder` gets a compressed variant in `target`.
 
     How far it is goes into the file `progress`, a `types.Progress` in JSON each line.
     """
@@ -40,8 +40,8 @@ class Request(Record, frozen=True, kw_only=True):
 
 
 def run(body: bytes) -> bytes:
-    """Make and measure one form; its VariantReport. Raises InvalidInput, MissingExtra."""
-    request = msgspec.json.decode(body, type=Request)
+    """Make and measure one variant; its VariantReport. Raises InvalidInput, MissingExtra."""
+    request = msgspec.json.decode(body, type=CompressRequest)
     options = request.options
     compiled, target = Path(request.folder) / "compiled", Path(request.target)
     text = options.text if options.text is not None else built_in_text()
@@ -99,8 +99,8 @@ def _teller(path: Path) -> Callable[[str, float], None]:
     return say
 
 
-def _make(request: Request, compiled: Path, target: Path) -> dict[str, Any]:
-    """Write the form's files; how it was made."""
+def _make(request: CompressRequest, compiled: Path, target: Path) -> dict[str, Any]:
+    """Write the variant's files; how it was made."""
     options = request.options
     for option in ("group_size", "ratio"):
         if getattr(options, option) is not None and options.to != "int4":

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from lmaas.language import ChatMessage, Tool, ToolCall
+from lmaas.generation_types import ChatMessage, Tool, ToolCall
 
 Text = Annotated[str, Meta(min_length=1)]
 T = TypeVar("T")
@@ -26,7 +26,7 @@ SAYING_NOTHING: Final = frozenset(
 """Fields beside a sample that tell where it is from: they are passed over. Others are refused."""
 
 
-class Part(msgspec.Struct, forbid_unknown_fields=True):
+class ChatPart(msgspec.Struct, forbid_unknown_fields=True):
     """A part of a message's content; only texts can be learned from."""
 
     type: Literal["text"]
@@ -55,7 +55,7 @@ class Turn(msgspec.Struct, forbid_unknown_fields=True):
     """
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[Part] | None = None
+    content: str | list[ChatPart] | None = None
     name: str | None = None
     reasoning_content: str | None = None
     tool_calls: list[Call] | None = None

@@ -9,7 +9,7 @@ from lmaas.errors import InvalidInput
 from lmaas.types import Record
 
 
-class Request(Record, frozen=True, kw_only=True):
+class CheckRequest(Record, frozen=True, kw_only=True):
     """The file at `path` is one that a task can read."""
 
     path: str
@@ -18,7 +18,7 @@ class Request(Record, frozen=True, kw_only=True):
 def run(body: bytes) -> bytes:
     """Check one file. Raises InvalidInput with its name and the line."""
     try:
-        check(Path(msgspec.json.decode(body, type=Request).path))
+        check(Path(msgspec.json.decode(body, type=CheckRequest).path))
     except InvalidInput as error:
         error.param = "file"
         raise

@@ -17,7 +17,7 @@ from lmaas.data.chats import SAYING_NOTHING, Alpaca, Chat, ShareGPT, Turn
 from lmaas.data.lines import check_encoding
 from lmaas.data.reading import JSONL, READERS, suffix_of
 from lmaas.errors import InvalidInput
-from lmaas.language import ChatMessage, Tool
+from lmaas.generation_types import ChatMessage, Tool
 
 
 class Completion(msgspec.Struct, forbid_unknown_fields=True):

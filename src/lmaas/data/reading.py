@@ -74,14 +74,14 @@ def read(path: Path, folder: Path, encoding: str | None = None) -> Table:
     return Table(mapped(arrow), name=path.name, digest=digest)
 
 
-class Row(NamedTuple):
+class FileRow(NamedTuple):
     """A row of a file of text, in the order of its columns; `place` is where it stands."""
 
     place: str
     values: dict[str, Any]
 
 
-def rows(path: Path, encoding: str | None = None) -> Iterator[Row]:
+def rows(path: Path, encoding: str | None = None) -> Iterator[FileRow]:
     """The rows of a CSV or JSONL file, one after another. Raises InvalidInput, with the line."""
     suffix = suffix_of(path)
     if suffix not in READERS or not READERS[suffix].text:
@@ -90,11 +90,11 @@ def rows(path: Path, encoding: str | None = None) -> Iterator[Row]:
         encoding = check_encoding(encoding)
     if READERS[suffix] is JSONL:
         for unit, number, values in jsonl.rows(path, encoding):
-            yield Row(f"{path.name}, {unit} {number}", values)
+            yield FileRow(f"{path.name}, {unit} {number}", values)
         return
     names, cells, _ = csv.read(path, encoding)
     for number, row in cells:
-        yield Row(f"{path.name}, line {number}", dict(zip(names, row, strict=True)))
+        yield FileRow(f"{path.name}, line {number}", dict(zip(names, row, strict=True)))
 
 
 def check(path: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from lmaas.errors import InvalidInput
 from lmaas.frameworks.draws import drawn
 from lmaas.frameworks.source import Source, same
-from lmaas.tasks import Row
+from lmaas.tasks import Tensors
 from lmaas.types import TensorSpec
 
 BATCH_NAME: Final = "batch"
@@ -51,7 +51,7 @@ class Axes(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.sizes)
 
 
-def resize(arrays: Row, places: Places, size: int, rng: np.random.Generator) -> Row:
+def resize(arrays: Tensors, places: Places, size: int, rng: np.random.Generator) -> Tensors:
     """`arrays` with `size` along the axes in `places`: the same rows, in another order."""
     resized = dict(arrays)
     order: dict[int, np.ndarray] = {}
@@ -66,7 +66,7 @@ def resize(arrays: Row, places: Places, size: int, rng: np.random.Generator) -> 
 
 
 def find(
-    source: Source, arrays: Row, outputs: Row, wanted: Mapping[str, Mapping[int, str]]
+    source: Source, arrays: Tensors, outputs: Tensors, wanted: Mapping[str, Mapping[int, str]]
 ) -> Axes:
     """The free axes of a source that gives `outputs` for `arrays`.
 
@@ -76,7 +76,7 @@ def find(
     places = _named(arrays, wanted)
     notes: list[str] = []
     sizes: dict[str, tuple[int, int | None]] = {}
-    seen: dict[str, dict[int, Row]] = {}
+    seen: dict[str, dict[int, Tensors]] = {}
     rng = np.random.default_rng(1)
     if BATCH_NAME not in places:
         found = _batch_places(arrays, places)
@@ -131,7 +131,7 @@ def find(
     )
 
 
-def shown(arrays: Row, other: Row) -> dict[str, dict[int, str]]:
+def shown(arrays: Tensors, other: Tensors) -> dict[str, dict[int, str]]:
     """The axes in which two samples differ, by input and axis; those that change alike are one.
 
     An input's first axis is the batch and needs no showing. Raises InvalidInput for samples that
@@ -154,7 +154,7 @@ def shown(arrays: Row, other: Row) -> dict[str, dict[int, str]]:
     return wanted
 
 
-def declared(arrays: Row, specs: Sequence[TensorSpec]) -> dict[str, dict[int, str]]:
+def declared(arrays: Tensors, specs: Sequence[TensorSpec]) -> dict[str, dict[int, str]]:
     """The axes beside the first that a model itself leaves open.
 
     Axes of several inputs that have one size in the sample are taken to be one.
@@ -173,7 +173,7 @@ def declared(arrays: Row, specs: Sequence[TensorSpec]) -> dict[str, dict[int, st
     return wanted
 
 
-def fixed(arrays: Row, outputs: Row, notes: Sequence[str] = ()) -> Axes:
+def fixed(arrays: Tensors, outputs: Tensors, notes: Sequence[str] = ()) -> Axes:
     """No free axis at all."""
     return Axes(
         inputs={name: ("",) * array.ndim for name, array in arrays.items()},
@@ -184,7 +184,7 @@ def fixed(arrays: Row, outputs: Row, notes: Sequence[str] = ()) -> Axes:
     )
 
 
-def _named(arrays: Row, wanted: Mapping[str, Mapping[int, str]]) -> dict[str, Places]:
+def _named(arrays: Tensors, wanted: Mapping[str, Mapping[int, str]]) -> dict[str, Places]:
     places: dict[str, Places] = {}
     for tensor, axes in wanted.items():
         if tensor not in arrays:
@@ -210,7 +210,7 @@ def _named(arrays: Row, wanted: Mapping[str, Mapping[int, str]]) -> dict[str, Pl
     return places
 
 
-def _batch_places(arrays: Row, taken: Mapping[str, Places]) -> Places:
+def _batch_places(arrays: Tensors, taken: Mapping[str, Places]) -> Places:
     """Where the batch axis is: the first of each input, else the only one of that size."""
     used = {place for where in taken.values() for place in where}
     first = next((a for a in arrays.values() if a.ndim), None)
@@ -226,12 +226,12 @@ def _batch_places(arrays: Row, taken: Mapping[str, Places]) -> Places:
     return tuple(places)
 
 
-def own_size(arrays: Row, where: Places) -> int:
+def own_size(arrays: Tensors, where: Places) -> int:
     """The sample's size of an axis."""
     return int(arrays[where[0][0]].shape[where[0][1]])
 
 
-def full_batch(arrays: Row, where: Places) -> int:
+def full_batch(arrays: Tensors, where: Places) -> int:
     """A full batch, where it is cheap."""
     own = own_size(arrays, where)
     elements = sum(array.size for array in arrays.values()) // own
@@ -240,12 +240,12 @@ def full_batch(arrays: Row, where: Places) -> int:
 
 def _try(
     source: Source,
-    arrays: Row,
-    outputs: Row,
+    arrays: Tensors,
+    outputs: Tensors,
     where: Places,
     sizes: Sequence[int],
     rng: np.random.Generator,
-) -> dict[int, Row]:
+) -> dict[int, Tensors]:
     """The outputs at each size at which the model runs and gives tensors of the same rank."""
     found = {own_size(arrays, where): outputs}
     for size in sizes:
@@ -257,7 +257,7 @@ def _try(
     return found
 
 
-def _alike(a: Row, b: Row) -> bool:
+def _alike(a: Tensors, b: Tensors) -> bool:
     return a.keys() == b.keys() and all(
         a[n].ndim == b[n].ndim and a[n].dtype == b[n].dtype for n in a
     )
@@ -265,13 +265,13 @@ def _alike(a: Row, b: Row) -> bool:
 
 def _range(
     source: Source,
-    arrays: Row,
-    outputs: Row,
+    arrays: Tensors,
+    outputs: Tensors,
     where: Places,
     batch: Places,
     least_batch: int,
     rng: np.random.Generator,
-) -> tuple[dict[int, Row], tuple[int, int | None]]:
+) -> tuple[dict[int, Tensors], tuple[int, int | None]]:
     """Outputs at some sizes, and the least and most size (None: no most was met)."""
     own = own_size(arrays, where)
     tried = _try(source, arrays, outputs, where, (own + 1, own - 1 or own + 2, own + 7), rng)
@@ -318,7 +318,9 @@ def _border(runs: Callable[[int], bool], good: int, bad: int) -> int:
     return good
 
 
-def _output_axes(name: str, own: Row, seen: Mapping[str, Mapping[int, Row]]) -> tuple[str, ...]:
+def _output_axes(
+    name: str, own: Tensors, seen: Mapping[str, Mapping[int, Tensors]]
+) -> tuple[str, ...]:
     told = []
     for axis in range(own[name].ndim):
         label = ""
@@ -345,7 +347,7 @@ def _joins(
     )
 
 
-def _independent(source: Source, arrays: Row, where: Places, rng: np.random.Generator) -> bool:
+def _independent(source: Source, arrays: Tensors, where: Places, rng: np.random.Generator) -> bool:
     """Whether rows together give what each gives alone."""
     several = drawn(resize(arrays, where, max(BATCHES), rng), rng)
     together = source.ask(several)

@@ -12,7 +12,7 @@ import numpy as np
 from lmaas.errors import InvalidInput
 from lmaas.runtime.cases import NumberFormat
 from lmaas.runtime.outputs import by_name as by_name
-from lmaas.tasks import Row
+from lmaas.tasks import Tensors
 from lmaas.types import EngineName, FrameworkName, TensorSpec
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Framework(Protocol):
         """Names for the positional inputs in `sample`."""
         ...
 
-    def save(self, model: Any, folder: Path, arrays: Row) -> None:
+    def save(self, model: Any, folder: Path, arrays: Tensors) -> None:
         """Write the model's own files, never a pickle or code; `arrays` are sample inputs."""
         ...
 
@@ -73,12 +73,12 @@ class Framework(Protocol):
         """The model that `save` wrote; weights that were saved alone go into `like`."""
         ...
 
-    def run(self, model: Any, arrays: Row) -> Row:
+    def run(self, model: Any, arrays: Tensors) -> Tensors:
         """The source model's outputs, in inference mode."""
         ...
 
     def forms(
-        self, model: Any, arrays: Row, outputs: Sequence[str], axes: "Axes"
+        self, model: Any, arrays: Tensors, outputs: Sequence[str], axes: "Axes"
     ) -> Iterator[Form]:
         """The ways to serve the model, the fastest first; inputs and outputs in the order of `run`.
 
@@ -94,7 +94,7 @@ class Framework(Protocol):
         """A time after which the model's state and all random numbers are as they were."""
         ...
 
-    def facts(self, model: Any, arrays: Row) -> Facts:
+    def facts(self, model: Any, arrays: Tensors) -> Facts:
         """What else must be known to compare the model with what is served of it."""
         ...
 
@@ -150,7 +150,7 @@ def outputs_are(outputs: np.ndarray) -> Literal["logits", "probabilities"]:
     return "probabilities" if like else "logits"
 
 
-def run_source(run: Callable[[Any, Row], Row], model: Any, arrays: Row) -> Row:
+def run_source(run: Callable[[Any, Tensors], Tensors], model: Any, arrays: Tensors) -> Tensors:
     """`run(model, arrays)`, its failure told as InvalidInput."""
     try:
         return run(model, arrays)

@@ -14,7 +14,7 @@ import msgspec
 from lmaas.errors import InvalidInput, LMaaSError, ModelRefused
 from lmaas.frameworks import checkpoint, refuse_checkpoint
 from lmaas.frameworks.causal_sample import write_sample
-from lmaas.language import ChatMessage
+from lmaas.generation_types import ChatMessage
 from lmaas.runtime import ov
 from lmaas.runtime.language import parity
 from lmaas.runtime.language.proof import prove

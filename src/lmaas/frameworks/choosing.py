@@ -13,7 +13,7 @@ from lmaas.frameworks.probing import Probed
 from lmaas.frameworks.reasons import reason, together
 from lmaas.runtime import cases, ov, parity
 from lmaas.runtime.engine import ENGINES
-from lmaas.tasks import Row
+from lmaas.tasks import Tensors
 from lmaas.types import EngineName, Signature, TensorSpec
 
 ROOM_BYTES: Final = 1 << 16
@@ -173,7 +173,7 @@ def _name_ports(model: Any, signature: Signature, probed: Probed) -> None:
     )
 
 
-def _order(ports: list[Any], arrays: Row) -> list[Any]:
+def _order(ports: list[Any], arrays: Tensors) -> list[Any]:
     """The ports in the order of `arrays`: by name where the converter kept all names."""
     named = {name: port for port in ports for name in port.get_names()}
     if all(name in named for name in arrays):

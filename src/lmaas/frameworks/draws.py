@@ -4,7 +4,7 @@ from typing import Final
 
 import numpy as np
 
-from lmaas.tasks import Row
+from lmaas.tasks import Tensors
 
 WORDS: Final = (b"", b"never seen before", "größer 雨".encode(), b"0", b"-1.5")
 """Texts that no sample is likely to have."""
@@ -17,7 +17,7 @@ def is_mask(array: np.ndarray) -> bool:
     return array.dtype.kind in "iu" and array.ndim > 1 and bool(((array == 0) | (array == 1)).all())
 
 
-def mixed(arrays: Row, rng: np.random.Generator) -> Row:
+def mixed(arrays: Tensors, rng: np.random.Generator) -> Tensors:
     """Each column's own values, in another order than the other columns'."""
     found = {}
     for name, array in arrays.items():
@@ -30,19 +30,19 @@ def mixed(arrays: Row, rng: np.random.Generator) -> Row:
     return found
 
 
-def drawn(arrays: Row, rng: np.random.Generator) -> Row:
+def drawn(arrays: Tensors, rng: np.random.Generator) -> Tensors:
     """Values between the sample's least and greatest; masks and texts redrawn."""
     return {name: _within(array, rng) for name, array in arrays.items()}
 
 
-def masks(arrays: Row, rng: np.random.Generator) -> Row | None:
+def masks(arrays: Tensors, rng: np.random.Generator) -> Tensors | None:
     """The sample with other masks; None where it has none."""
     if not any(is_mask(array) for array in arrays.values()):
         return None
     return {n: _within(a, rng) if is_mask(a) else a for n, a in arrays.items()}
 
 
-def scaled(arrays: Row, by: float) -> Row | None:
+def scaled(arrays: Tensors, by: float) -> Tensors | None:
     """Floating-point values times `by`; None where there are none."""
     if not any(array.dtype.kind == "f" for array in arrays.values()):
         return None
@@ -56,7 +56,9 @@ def scaled(arrays: Row, by: float) -> Row | None:
     return found if whole else None
 
 
-def over(arrays: Row, ranges: dict[str, tuple[int, int]], rng: np.random.Generator) -> Row | None:
+def over(
+    arrays: Tensors, ranges: dict[str, tuple[int, int]], rng: np.random.Generator
+) -> Tensors | None:
     """Whole numbers from all over `ranges`, its ends among them; None where there are none."""
     if not ranges:
         return None

@@ -18,7 +18,7 @@ from lmaas.errors import InvalidInput, ModelRefused
 from lmaas.frameworks import checkpoint
 from lmaas.frameworks.encoder_graph import EXTRA_PADDING, TOKENS, Layers, Pooling, convert, pool_one
 from lmaas.runtime import ov
-from lmaas.tasks import Row, text
+from lmaas.tasks import Tensors, text
 from lmaas.types import (
     BATCH,
     LanguageSpec,
@@ -199,7 +199,7 @@ def references(
     *,
     types: bool,
     pairs: bool = False,
-) -> dict[int, tuple[Row, Row]]:
+) -> dict[int, tuple[Tensors, Tensors]]:
     """Padded inputs by batch size, and the source's own answers to each text alone, unpadded."""
     import torch
 
@@ -251,7 +251,7 @@ def _labels(model: Any) -> tuple[str, ...]:
 
 
 def _signature(
-    spec: LanguageSpec, sample: tuple[Row, Row], labels: tuple[str, ...] | None
+    spec: LanguageSpec, sample: tuple[Tensors, Tensors], labels: tuple[str, ...] | None
 ) -> Signature:
     """Token ids in; out for each text one row of numbers, or one for each of its tokens."""
     inputs, outputs = sample
@@ -275,7 +275,7 @@ def _name_ports(graph: Any, signature: Signature) -> None:
     graph.reshape({port: [-1, -1] for port in graph.inputs})
 
 
-def _save_sample(batches: dict[int, tuple[Row, Row]], path: Path) -> None:
+def _save_sample(batches: dict[int, tuple[Tensors, Tensors]], path: Path) -> None:
     from safetensors.numpy import save_file
 
     save_file(

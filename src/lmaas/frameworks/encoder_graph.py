@@ -12,7 +12,7 @@ import numpy as np
 
 from lmaas.errors import InvalidInput
 from lmaas.runtime import ov
-from lmaas.tasks import Row, text
+from lmaas.tasks import Tensors, text
 
 Pooling = Literal["mean", "cls", "last"]
 MASKED: Final = -1e9
@@ -40,7 +40,9 @@ def pool_one(hidden: Any, layers: Layers | None) -> Any:
     return vector / vector.norm(dim=1, keepdim=True) if layers.normalize else vector
 
 
-def convert(model: Any, layers: Layers | None, sample: tuple[Row, Row], *, causal: bool) -> Any:
+def convert(
+    model: Any, layers: Layers | None, sample: tuple[Tensors, Tensors], *, causal: bool
+) -> Any:
     """The network and its layers as an `openvino.Model`; see `find_reader`."""
     import torch
 
@@ -57,7 +59,7 @@ def convert(model: Any, layers: Layers | None, sample: tuple[Row, Row], *, causa
 def find_reader(
     model: Any,
     layers: Layers | None,
-    sample: tuple[Row, Row],
+    sample: tuple[Tensors, Tensors],
     use: Callable[[Any], Any],
     *,
     causal: bool,
@@ -85,7 +87,7 @@ def find_reader(
     raise InvalidInput(f"The model cannot be compiled: {told}.")
 
 
-def _gives(reader: Any, inputs: Row, outputs: Row) -> bool:
+def _gives(reader: Any, inputs: Tensors, outputs: Tensors) -> bool:
     import torch
 
     (want,) = outputs.values()
@@ -101,7 +103,7 @@ def _window(model: Any) -> int | None:
 
 def _beyond_window(
     model: Any, layers: Layers | None, names: Sequence[str]
-) -> Iterator[tuple[Row, Row]]:
+) -> Iterator[tuple[Tensors, Tensors]]:
     """Where layers look only so far: a text longer than that, and the source's answer."""
     import torch
 

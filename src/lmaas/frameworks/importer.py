@@ -22,7 +22,7 @@ SEED = 0
 HOW_TO_GIVE = "Give sample inputs: --sample FILE (.npy, .safetensors or .json)."
 
 
-class Request(Record, frozen=True, kw_only=True):
+class ImportRequest(Record, frozen=True, kw_only=True):
     """The model at `path` becomes a package in `folder`.
 
     `base` is the checkpoint that an adapter was made for.
@@ -36,7 +36,7 @@ class Request(Record, frozen=True, kw_only=True):
 
 def run(body: bytes) -> bytes:
     """Import one model. Raises ModelRefused, InvalidInput."""
-    request = msgspec.json.decode(body, type=Request)
+    request = msgspec.json.decode(body, type=ImportRequest)
     options = request.options
     if (options.base is None) == adapter.is_adapter(Path(request.path)):
         raise InvalidInput(
@@ -89,13 +89,13 @@ def run(body: bytes) -> bytes:
     return msgspec.json.encode(manifest)
 
 
-def _import_adapter(request: Request, base: Path) -> Manifest:
+def _import_adapter(request: ImportRequest, base: Path) -> Manifest:
     merged = Path(request.folder).with_name("merged")
     adapter.merge(Path(request.path), base, merged)
     return _import_checkpoint(msgspec.structs.replace(request, path=str(merged)))
 
 
-def _import_checkpoint(request: Request, weights: str | None = None) -> Manifest:
+def _import_checkpoint(request: ImportRequest, weights: str | None = None) -> Manifest:
     path = Path(request.path)
     try:
         return checkpoint.build(path, Path(request.folder), request.options, weights=weights)

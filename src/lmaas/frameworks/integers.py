@@ -12,7 +12,7 @@ import numpy as np
 
 from lmaas.frameworks.draws import is_mask, over
 from lmaas.frameworks.source import Source
-from lmaas.tasks import Row
+from lmaas.tasks import Tensors
 
 SLOWER: Final = 8.0
 """A number that takes so many times as long as the sample is no longer raised: it is a size."""
@@ -20,7 +20,7 @@ SLOW_S: Final = 0.1
 STEP: Final = 4
 
 
-def ranges(source: Source, arrays: Row) -> dict[str, tuple[int, int]]:
+def ranges(source: Source, arrays: Tensors) -> dict[str, tuple[int, int]]:
     """The least and the greatest whole number that each input takes, as far as was asked.
 
     One number is raised alone first: in an input whose numbers depend on each other, as offsets do,
@@ -40,7 +40,7 @@ def ranges(source: Source, arrays: Row) -> dict[str, tuple[int, int]]:
 
 
 def _ranges(
-    source: Source, arrays: Row, names: list[str], put: Callable[[np.ndarray, int], np.ndarray]
+    source: Source, arrays: Tensors, names: list[str], put: Callable[[np.ndarray, int], np.ndarray]
 ) -> dict[str, tuple[int, int]]:
     return {
         name: (_end(source, arrays, name, -1, put), _end(source, arrays, name, 1, put))
@@ -48,7 +48,7 @@ def _ranges(
     }
 
 
-def _together(source: Source, arrays: Row, found: dict[str, tuple[int, int]]) -> bool:
+def _together(source: Source, arrays: Tensors, found: dict[str, tuple[int, int]]) -> bool:
     given = over(arrays, found, np.random.default_rng(5))
     return given is None or source.ask(given) is not None
 
@@ -66,7 +66,7 @@ def _all(array: np.ndarray, value: int) -> np.ndarray:
 
 def _end(
     source: Source,
-    arrays: Row,
+    arrays: Tensors,
     name: str,
     way: int,
     put: Callable[[np.ndarray, int], np.ndarray],
@@ -99,7 +99,7 @@ def _end(
 
 def _takes(
     source: Source,
-    arrays: Row,
+    arrays: Tensors,
     name: str,
     value: int,
     put: Callable[[np.ndarray, int], np.ndarray],

@@ -26,7 +26,7 @@ from lmaas.frameworks.source import SEED
 from lmaas.runtime.native import keras_file
 from lmaas.runtime.native.keras import call as native_call
 from lmaas.runtime.native.keras import read, to_array
-from lmaas.tasks import Row
+from lmaas.tasks import Tensors
 from lmaas.types import FrameworkName, TensorSpec
 
 FORMS = {"tensorflow": "lmaas.frameworks.tf_forms", "torch": "lmaas.frameworks.torch_forms"}
@@ -65,7 +65,7 @@ class Keras:
         names = [spec.name for spec in self.inputs(model)]
         return names if len(names) == len(sample) else unnamed(len(sample))
 
-    def save(self, model: Any, folder: Path, arrays: Row) -> None:
+    def save(self, model: Any, folder: Path, arrays: Tensors) -> None:
         """`model.keras`; for a model that needs the user's own code, its weights alone.
 
         Those are `weights.safetensors`, in the order of `model.weights`, beside `module.json`.
@@ -115,14 +115,16 @@ class Keras:
             raise InvalidInput(f"The weights are not those of this model: {error}.") from None
         return like
 
-    def run(self, model: Any, arrays: Row) -> Row:
+    def run(self, model: Any, arrays: Tensors) -> Tensors:
         """Outputs in inference mode."""
         import keras
 
         given = {name: keras.ops.convert_to_tensor(array) for name, array in arrays.items()}
         return {name: to_array(value) for name, value in by_name(call(model, given)).items()}
 
-    def forms(self, model: Any, arrays: Row, outputs: Sequence[str], axes: Axes) -> Iterator[Form]:
+    def forms(
+        self, model: Any, arrays: Tensors, outputs: Sequence[str], axes: Axes
+    ) -> Iterator[Form]:
         """Those of the backend's framework, and the `.keras` file itself."""
         import importlib
 
@@ -171,7 +173,7 @@ class Keras:
             for variable, value in before:
                 variable.assign(value)
 
-    def facts(self, model: Any, arrays: Row) -> Facts:
+    def facts(self, model: Any, arrays: Tensors) -> Facts:
         """By the policies of its layers."""
         layers: list[Any] = list(getattr(model, "_flatten_layers", list)())
         kinds = {str(getattr(layer, "compute_dtype", "")) for layer in layers}

@@ -13,7 +13,7 @@ from lmaas.errors import InvalidInput
 from lmaas.frameworks import forest
 from lmaas.frameworks.axes import Axes
 from lmaas.frameworks.base import Deterministic, Facts, Form, Framework
-from lmaas.tasks import Row
+from lmaas.tasks import Tensors
 from lmaas.types import BATCH, FrameworkName, TensorSpec
 
 FILE: Final = "model.txt"
@@ -47,7 +47,7 @@ class LightGBM(Deterministic):
         """The one input."""
         return [INPUT]
 
-    def save(self, model: Any, folder: Path, arrays: Row) -> None:
+    def save(self, model: Any, folder: Path, arrays: Tensors) -> None:
         """`model.txt`."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / FILE).write_text(text_of(_booster(model)), "utf-8")
@@ -57,18 +57,20 @@ class LightGBM(Deterministic):
         path = folder / FILE if folder.is_dir() else folder
         return booster_of(path.read_text("utf-8", "replace"))
 
-    def run(self, model: Any, arrays: Row) -> Row:
+    def run(self, model: Any, arrays: Tensors) -> Tensors:
         """Raw scores, or logits of two classes (N, outputs) float32."""
         (features,) = arrays.values()
         booster = _booster(model)
         scores = booster.predict(features, raw_score=True).reshape(len(features), -1)
         return {"scores": logits(scores, binary=forest.parse(text_of(booster, 1)).binary)}
 
-    def forms(self, model: Any, arrays: Row, outputs: Sequence[str], axes: Axes) -> Iterator[Form]:
+    def forms(
+        self, model: Any, arrays: Tensors, outputs: Sequence[str], axes: Axes
+    ) -> Iterator[Form]:
         """Gathers over all trees at once."""
         yield Form("openvino", "trees", lambda _: forest.graph(_trees(model)))
 
-    def facts(self, model: Any, arrays: Row) -> Facts:
+    def facts(self, model: Any, arrays: Tensors) -> Facts:
         """Features and sums in float32."""
         return Facts("f32")
 

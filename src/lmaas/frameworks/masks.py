@@ -6,13 +6,13 @@ from lmaas.frameworks.axes import BATCH_NAME, Axes, own_size, resize
 from lmaas.frameworks.draws import drawn, is_mask
 from lmaas.frameworks.source import Source, same
 from lmaas.runtime.padding import Padding
-from lmaas.tasks import Row
+from lmaas.tasks import Tensors
 from lmaas.types import Signature, TensorSpec
 
 ROWS = 2
 
 
-def padding(source: Source, arrays: Row, found: Axes) -> tuple[str, dict[str, int]]:
+def padding(source: Source, arrays: Tensors, found: Axes) -> tuple[str, dict[str, int]]:
     """The axis along which requests may be filled up, and with what each input; "" for none.
 
     All but masks is filled with 0, and masks with what hides: the one of 0 and 1 that changes no
@@ -33,7 +33,7 @@ def padding(source: Source, arrays: Row, found: Axes) -> tuple[str, dict[str, in
     return "", {}
 
 
-def _holds(source: Source, arrays: Row, found: Axes, axis: str, fills: dict[str, int]) -> bool:
+def _holds(source: Source, arrays: Tensors, found: Axes, axis: str, fills: dict[str, int]) -> bool:
     rng = np.random.default_rng(4)
     rule = Padding(_signature(found, axis, fills, arrays))
     where = tuple((name, found.inputs[name].index(axis)) for name in fills)
@@ -61,7 +61,7 @@ def _holds(source: Source, arrays: Row, found: Axes, axis: str, fills: dict[str,
     return True
 
 
-def _signature(found: Axes, axis: str, fills: dict[str, int], arrays: Row) -> Signature:
+def _signature(found: Axes, axis: str, fills: dict[str, int], arrays: Tensors) -> Signature:
     def spec(name: str, named: tuple[str, ...]) -> TensorSpec:
         return TensorSpec(name=name, dtype="float32", shape=(-1,) * len(named), axes=named)
 

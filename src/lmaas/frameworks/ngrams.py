@@ -17,7 +17,7 @@ from lmaas.errors import InvalidInput
 from lmaas.frameworks.axes import Axes
 from lmaas.frameworks.base import Deterministic, Facts, Form, Framework
 from lmaas.runtime import ov
-from lmaas.tasks import Row
+from lmaas.tasks import Tensors
 from lmaas.tasks.text import IDS, MASK
 from lmaas.types import BATCH, FrameworkName, TensorSpec
 
@@ -62,7 +62,7 @@ class Linear(Deterministic):
         """As the task calls them."""
         return [IDS, MASK]
 
-    def save(self, model: Any, folder: Path, arrays: Row) -> None:
+    def save(self, model: Any, folder: Path, arrays: Tensors) -> None:
         """One file of safetensors."""
         from safetensors.numpy import save_file
 
@@ -88,7 +88,7 @@ class Linear(Deterministic):
             length=length,
         )
 
-    def run(self, model: Any, arrays: Row) -> Row:
+    def run(self, model: Any, arrays: Tensors) -> Tensors:
         """Logits (N, classes). Raises InvalidInput for a symbol that is none."""
         ids, mask = arrays[IDS], arrays[MASK]
         if ids.size and (ids.min() < 0 or ids.max() >= model.symbols):
@@ -101,11 +101,13 @@ class Linear(Deterministic):
         logits = total / np.sqrt(np.maximum(count, 1)) + model.bias
         return {"logits": logits.astype(np.float32)}
 
-    def forms(self, model: Any, arrays: Row, outputs: Sequence[str], axes: Axes) -> Iterator[Form]:
+    def forms(
+        self, model: Any, arrays: Tensors, outputs: Sequence[str], axes: Axes
+    ) -> Iterator[Form]:
         """One graph of sums and lookups."""
         yield Form("openvino", "lookups", lambda _: _graph(model))
 
-    def facts(self, model: Any, arrays: Row) -> Facts:
+    def facts(self, model: Any, arrays: Tensors) -> Facts:
         """Sums in float32."""
         return Facts("f32")
 

@@ -12,7 +12,7 @@ from lmaas.frameworks.base import Deterministic, Facts, Form, Framework
 from lmaas.runtime import ov
 from lmaas.runtime.native.onnx import ask, session
 from lmaas.runtime.native.onnx_file import check, external_files
-from lmaas.tasks import Row
+from lmaas.tasks import Tensors
 from lmaas.types import FrameworkName, TensorSpec
 
 
@@ -55,7 +55,7 @@ class Onnx(Deterministic):
         """The graph's input names."""
         return [entry.name for entry in model.session.get_inputs()]
 
-    def save(self, model: Any, folder: Path, arrays: Row) -> None:
+    def save(self, model: Any, folder: Path, arrays: Tensors) -> None:
         """The file as it is, and the data files that it names."""
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(model.path, folder / "model.onnx")
@@ -67,16 +67,18 @@ class Onnx(Deterministic):
         """The `.onnx` file at `folder`, or `model.onnx` in it."""
         return OnnxModel(folder / "model.onnx" if folder.is_dir() else folder)
 
-    def run(self, model: Any, arrays: Row) -> Row:
+    def run(self, model: Any, arrays: Tensors) -> Tensors:
         """Outputs of ONNX Runtime."""
         return ask(model.session, arrays, [entry.name for entry in model.session.get_outputs()])
 
-    def forms(self, model: Any, arrays: Row, outputs: Sequence[str], axes: Axes) -> Iterator[Form]:
+    def forms(
+        self, model: Any, arrays: Tensors, outputs: Sequence[str], axes: Axes
+    ) -> Iterator[Form]:
         """Read by OpenVINO directly, or run by ONNX Runtime."""
         yield Form("openvino", "its graph", lambda _: ov.load().convert_model(model.path))
         yield Form("onnxruntime", "as it is", lambda folder: self.save(model, folder, arrays))
 
-    def facts(self, model: Any, arrays: Row) -> Facts:
+    def facts(self, model: Any, arrays: Tensors) -> Facts:
         """By the types of its weights."""
         import onnx
 

@@ -23,7 +23,7 @@ from lmaas.frameworks.choosing import Chosen, choose
 from lmaas.frameworks.probing import Probed, probe
 from lmaas.frameworks.source import Source
 from lmaas.runtime.engine import ENGINES
-from lmaas.tasks import Row
+from lmaas.tasks import Tensors
 from lmaas.types import ImageSpec, LanguageSpec, Lineage, Manifest, Signature, TensorSpec
 
 
@@ -64,7 +64,7 @@ def build(
     arrays = name_arrays(framework, model, sample)
     folder.mkdir(parents=True, exist_ok=True)
 
-    def served(arrays: Row) -> Chosen:
+    def served(arrays: Tensors) -> Chosen:
         wanted = _wanted(framework, model, arrays, dynamic, second_sample)
 
         def ask(*, frozen: bool = False) -> Probed:
@@ -175,7 +175,7 @@ def _keep(source: Path, folder: Path) -> None:
     shutil.copyfile(source, folder / f"model{source.suffix}")
 
 
-def name_arrays(framework: Framework, model: Any, sample: Any) -> Row:
+def name_arrays(framework: Framework, model: Any, sample: Any) -> Tensors:
     """The sample as arrays by input name."""
     if sample is None:
         raise InvalidInput(
@@ -205,14 +205,14 @@ def name_arrays(framework: Framework, model: Any, sample: Any) -> Row:
     return arrays
 
 
-def narrowed(arrays: Row) -> Row:
+def narrowed(arrays: Tensors) -> Tensors:
     """The arrays with float32 instead of float64; themselves where there is none."""
     if all(array.dtype != np.float64 for array in arrays.values()):
         return arrays
     return {n: a.astype(np.float32) if a.dtype == np.float64 else a for n, a in arrays.items()}
 
 
-def fitting(framework: Framework, model: Any, arrays: Row) -> Row:
+def fitting(framework: Framework, model: Any, arrays: Tensors) -> Tensors:
     """The arrays, float64 ones as float32 where the model does not take them as they are."""
     narrow = narrowed(arrays)
     if narrow is arrays:
@@ -230,7 +230,7 @@ def fitting(framework: Framework, model: Any, arrays: Row) -> Row:
 def _wanted(
     framework: Framework,
     model: Any,
-    arrays: Row,
+    arrays: Tensors,
     dynamic: Mapping[str, Mapping[int, str]] | None,
     second: Any,
 ) -> dict[str, dict[int, str]]:
@@ -245,7 +245,7 @@ def _wanted(
     return declared(arrays, framework.inputs(model))
 
 
-def _in_order(framework: Framework, model: Any, arrays: Row) -> Row:
+def _in_order(framework: Framework, model: Any, arrays: Tensors) -> Tensors:
     """The arrays in the order of the inputs that the model declares, if it does."""
     names = [spec.name for spec in framework.inputs(model)]
     if names and set(names) != set(arrays):
@@ -255,7 +255,7 @@ def _in_order(framework: Framework, model: Any, arrays: Row) -> Row:
     return {name: arrays[name] for name in names or arrays}
 
 
-def _as_declared(specs: list[TensorSpec], arrays: Row) -> Row:
+def _as_declared(specs: list[TensorSpec], arrays: Tensors) -> Tensors:
     """The arrays in the dtypes that the model declares, where that changes no kind of number."""
     declared = {spec.name: spec.dtype for spec in specs}
     cast = dict(arrays)
@@ -298,6 +298,6 @@ def _array(value: Any) -> np.ndarray:
     return np.ascontiguousarray(array) if array.ndim else array
 
 
-def _renamed(outputs: Row, inputs: Row) -> Row:
+def _renamed(outputs: Tensors, inputs: Tensors) -> Tensors:
     """The outputs; OpenVINO tells tensors by name alone, so none is called like an input."""
     return {f"{n}_output" if n in inputs else n: array for n, array in outputs.items()}

@@ -17,7 +17,7 @@ from lmaas.frameworks import draws, integers, masks
 from lmaas.frameworks.axes import BATCH_NAME, BATCHES, Axes, Places, resize
 from lmaas.frameworks.source import Source
 from lmaas.runtime.cases import Case
-from lmaas.tasks import Row
+from lmaas.tasks import Tensors
 from lmaas.types import BATCH, TensorSpec
 
 MOST_ROWS: Final = 8
@@ -41,7 +41,7 @@ class Probed(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...]
 
     @property
-    def own(self) -> Row:
+    def own(self) -> Tensors:
         """The source's outputs for the sample."""
         outputs = self.cases[0].outputs
         assert outputs is not None
@@ -80,7 +80,11 @@ FROZEN: Final = "No form of it keeps its free axes: served at the sample's own s
 
 
 def probe(
-    source: Source, arrays: Row, wanted: Mapping[str, Mapping[int, str]], *, frozen: bool = False
+    source: Source,
+    arrays: Tensors,
+    wanted: Mapping[str, Mapping[int, str]],
+    *,
+    frozen: bool = False,
 ) -> Probed:
     """Ask a source about itself. Raises InvalidInput where it does not run on the sample.
 
@@ -150,7 +154,7 @@ class _Cases:
         self._source = source
         self._bytes = 0
 
-    def ask(self, name: str, arrays: Row | None, *, refusals: bool = True) -> None:
+    def ask(self, name: str, arrays: Tensors | None, *, refusals: bool = True) -> None:
         if arrays is None or any(_equal(arrays, case.inputs) for case in self.cases):
             return
         if self._source.tired or self._bytes + _size(arrays) > MOST_BYTES:
@@ -163,11 +167,11 @@ class _Cases:
         self.cases.append(Case(name=name, inputs=arrays, outputs=outputs))
 
 
-def _equal(a: Row, b: Row) -> bool:
+def _equal(a: Tensors, b: Tensors) -> bool:
     return all(a[n].shape == b[n].shape and np.array_equal(a[n], b[n]) for n in a)
 
 
-def _size(arrays: Row) -> int:
+def _size(arrays: Tensors) -> int:
     return sum(array.nbytes for array in arrays.values())
 
 
@@ -180,7 +184,7 @@ def _places(found: Axes) -> dict[str, Places]:
     return places
 
 
-def _few(arrays: Row, found: Axes) -> Row:
+def _few(arrays: Tensors, found: Axes) -> Tensors:
     """The sample with no more rows than `MOST_ROWS`, where the batch axis is free."""
     where = _places(found).get(BATCH_NAME)
     if where is None:
@@ -189,7 +193,7 @@ def _few(arrays: Row, found: Axes) -> Row:
     return {n: _cut(a, dict(where).get(n), rows) for n, a in arrays.items()}
 
 
-def _one(arrays: Row, found: Axes) -> Row:
+def _one(arrays: Tensors, found: Axes) -> Tensors:
     """The sample's fewest rows that the model takes."""
     where = _places(found).get(BATCH_NAME)
     if where is None:

@@ -28,7 +28,7 @@ from lmaas.frameworks.source import SEED, same
 from lmaas.frameworks.torch_forms import mode, plain_attention
 from lmaas.frameworks.torch_watch import watch
 from lmaas.runtime.native import script
-from lmaas.tasks import Row
+from lmaas.tasks import Tensors
 from lmaas.types import FrameworkName, TensorSpec
 
 
@@ -63,7 +63,7 @@ class PyTorch:
             names = positional(model)
         return names[: len(sample)] if len(names) >= len(sample) else unnamed(len(sample))
 
-    def save(self, model: Any, folder: Path, arrays: Row) -> None:
+    def save(self, model: Any, folder: Path, arrays: Tensors) -> None:
         """`weights.safetensors` (shared weights once) and `module.json`.
 
         Quantised modules keep no tensors, so that only what is served holds their weights.
@@ -94,7 +94,7 @@ class PyTorch:
             raise InvalidInput(f"The weights are not those of this module: {error}.") from None
         return like
 
-    def run(self, model: Any, arrays: Row) -> Row:
+    def run(self, model: Any, arrays: Tensors) -> Tensors:
         """Outputs without gradients, in eval mode; the module's own mode is restored."""
         import torch
 
@@ -102,7 +102,9 @@ class PyTorch:
             outputs = by_name(call(model, tensors_of(model, arrays)))
         return {name: to_array(value) for name, value in outputs.items()}
 
-    def forms(self, model: Any, arrays: Row, outputs: Sequence[str], axes: Axes) -> Iterator[Form]:
+    def forms(
+        self, model: Any, arrays: Tensors, outputs: Sequence[str], axes: Axes
+    ) -> Iterator[Form]:
         """Traced or exported for OpenVINO; exported or scripted for the engine torch."""
         import torch
 
@@ -141,7 +143,7 @@ class PyTorch:
                     if buffer.shape == value.shape and not torch.equal(buffer, value):
                         buffer.copy_(value)
 
-    def facts(self, model: Any, arrays: Row) -> Facts:
+    def facts(self, model: Any, arrays: Tensors) -> Facts:
         """As one run shows."""
         import torch
 
@@ -197,7 +199,7 @@ def positional(model: Any) -> list[str]:
     return [p.name for p in parameters if p.kind in kinds]
 
 
-def tensors_of(model: Any, arrays: Row) -> dict[str, Any]:
+def tensors_of(model: Any, arrays: Tensors) -> dict[str, Any]:
     """The inputs as tensors; floats in the model's own type where numpy has none like it."""
     import torch
 
@@ -214,7 +216,7 @@ def tensors_of(model: Any, arrays: Row) -> dict[str, Any]:
 _types: "WeakKeyDictionary[Any, Any]" = WeakKeyDictionary()
 
 
-def input_type(model: Any, arrays: Row) -> Any:
+def input_type(model: Any, arrays: Tensors) -> Any:
     """The torch dtype that float32 inputs are cast to, None for none.
 
     A model in half precision is called with tensors of its own type; numpy and callers have

@@ -17,7 +17,7 @@ from lmaas.frameworks.axes import Axes
 from lmaas.frameworks.base import Deterministic, Facts, Form, Framework
 from lmaas.runtime import ov
 from lmaas.runtime.native.onnx import MODEL
-from lmaas.tasks import Row
+from lmaas.tasks import Tensors
 from lmaas.types import FrameworkName, TensorSpec
 
 INPUT: Final = "features"
@@ -51,7 +51,7 @@ class ScikitLearn(Deterministic):
         """The one input."""
         return [INPUT]
 
-    def save(self, model: Any, folder: Path, arrays: Row) -> None:
+    def save(self, model: Any, folder: Path, arrays: Tensors) -> None:
         """`model.onnx`, and what the estimator was: no file of the estimator itself is safe."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MODEL).write_bytes(_onnx(model, arrays))
@@ -62,7 +62,7 @@ class ScikitLearn(Deterministic):
         """Refused: an estimator is not kept, as its files are pickles."""
         raise InvalidInput("A scikit-learn estimator is not kept; its model.onnx is.")
 
-    def run(self, model: Any, arrays: Row) -> Row:
+    def run(self, model: Any, arrays: Tensors) -> Tensors:
         """`label` and `probabilities` of a classifier, else `variable`."""
         given = _table(arrays)
         if hasattr(model, "predict_proba"):
@@ -76,7 +76,9 @@ class ScikitLearn(Deterministic):
         found = model.transform(given)
         return {"variable": _array(found.toarray() if hasattr(found, "toarray") else found)}
 
-    def forms(self, model: Any, arrays: Row, outputs: Sequence[str], axes: Axes) -> Iterator[Form]:
+    def forms(
+        self, model: Any, arrays: Tensors, outputs: Sequence[str], axes: Axes
+    ) -> Iterator[Form]:
         """Converted by skl2onnx, for OpenVINO or ONNX Runtime."""
 
         def compiled(_: Path) -> Any:
@@ -92,7 +94,7 @@ class ScikitLearn(Deterministic):
         yield Form("openvino", "by skl2onnx", compiled)
         yield Form("onnxruntime", "by skl2onnx", native)
 
-    def facts(self, model: Any, arrays: Row) -> Facts:
+    def facts(self, model: Any, arrays: Tensors) -> Facts:
         """Converted estimators compute in float32, unless they are given float64."""
         decided = {"label": "probabilities"} if hasattr(model, "predict_proba") else {}
         return Facts("f32", decided_by=decided)
@@ -103,7 +105,7 @@ class ScikitLearn(Deterministic):
         return sum(int(value.size) for value in fitted if isinstance(value, np.ndarray))
 
 
-def _table(arrays: Row) -> Any:
+def _table(arrays: Tensors) -> Any:
     """What the estimator is called with: an array, or a table where it has named columns."""
     if list(arrays) == [INPUT]:
         return _plain(arrays[INPUT])
@@ -129,7 +131,7 @@ def _array(value: Any) -> np.ndarray:
     return array.astype(np.float32) if array.dtype == np.float64 else array
 
 
-def _onnx(model: Any, arrays: Row) -> bytes:
+def _onnx(model: Any, arrays: Tensors) -> bytes:
     try:
         import skl2onnx
         from skl2onnx.common.data_types import (
@@ -160,7 +162,7 @@ def _onnx(model: Any, arrays: Row) -> bytes:
     return bytes(converted.SerializeToString())
 
 
-def _is_largest(model: Any, arrays: Row) -> bool:
+def _is_largest(model: Any, arrays: Tensors) -> bool:
     """Whether the label is the first class of the largest probability, by votes that may tie."""
     last = _steps(model)[-1]
     if type(last).__name__.removesuffix("Classifier") not in VOTING:

@@ -12,7 +12,7 @@ import numpy as np
 
 from lmaas.errors import ParityFailed
 from lmaas.frameworks.base import run_source
-from lmaas.tasks import Row
+from lmaas.tasks import Tensors
 
 BUDGET_S: Final = 45.0
 """How long a source is asked in all, beside the sample itself."""
@@ -24,7 +24,7 @@ SAME: Final = 1e-4
 class Source:
     """A model under questions. `run` raises for inputs that the model does not take."""
 
-    def __init__(self, run: Callable[[Row], Row], seed: Callable[[], None]) -> None:
+    def __init__(self, run: Callable[[Tensors], Tensors], seed: Callable[[], None]) -> None:
         self._run = _quietly(run)
         self._seed = seed
         self._spent_s = 0.0
@@ -36,7 +36,7 @@ class Source:
         """Whether the time for questions is over."""
         return self._spent_s + self.took_s > BUDGET_S
 
-    def first(self, arrays: Row) -> Row:
+    def first(self, arrays: Tensors) -> Tensors:
         """The outputs for the sample; finds out which of them are drawn at random.
 
         Raises InvalidInput where the model does not run on it, ParityFailed where its answers
@@ -62,7 +62,7 @@ class Source:
         self.random = differ
         return first
 
-    def ask(self, arrays: Row) -> Row | None:
+    def ask(self, arrays: Tensors) -> Tensors | None:
         """The outputs for other inputs; None where the model fails on them."""
         start = time.perf_counter()
         try:
@@ -75,10 +75,10 @@ class Source:
             self._spent_s += time.perf_counter() - start
 
 
-def _quietly(run: Callable[[Row], Row]) -> Callable[[Row], Row]:
+def _quietly(run: Callable[[Tensors], Tensors]) -> Callable[[Tensors], Tensors]:
     """`run` without its warnings: a model that is asked a hundred times gives each as often."""
 
-    def quiet(arrays: Row) -> Row:
+    def quiet(arrays: Tensors) -> Tensors:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return run(arrays)

@@ -20,7 +20,7 @@ from lmaas.frameworks.axes import Axes
 from lmaas.frameworks.base import Deterministic, Facts, Form, Framework
 from lmaas.frameworks.lightgbm import booster_of, logits
 from lmaas.runtime import ov
-from lmaas.tasks import Row
+from lmaas.tasks import Tensors
 from lmaas.tasks.base import softmax
 from lmaas.types import BATCH, FrameworkName, Record, TensorSpec
 
@@ -67,7 +67,7 @@ class Trees(msgspec.Struct, frozen=True, kw_only=True):
         return logits(scores, binary=" binary " in f" {_objective(self.text)} ")
 
 
-Part = Trees | Dense
+SubModel = Trees | Dense
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,7 +75,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     weight: float
-    parts: Sequence[Part]
+    parts: Sequence[SubModel]
 
 
 class Stack(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,7 +128,7 @@ class Stacked(Deterministic):
         """The one input."""
         return [INPUT]
 
-    def save(self, model: Any, folder: Path, arrays: Row) -> None:
+    def save(self, model: Any, folder: Path, arrays: Tensors) -> None:
         """`stack.json`, a text for each booster, and all matrices in one file."""
         from safetensors.numpy import save_file
 
@@ -167,7 +167,7 @@ class Stacked(Deterministic):
             found = load_file(folder / MATRICES) if (folder / MATRICES).exists() else {}
             members = []
             for number, told in enumerate(file.members):
-                parts: list[Part] = [
+                parts: list[SubModel] = [
                     Trees(text=(folder / f"trees-{number}-{index}.txt").read_text("utf-8"))
                     for index in range(told.trees)
                 ]
@@ -180,16 +180,18 @@ class Stacked(Deterministic):
             raise InvalidInput(f"{FILE} or what it names is damaged: {e}.") from None
         return Stack(widths=file.widths, classes=file.classes, members=members)
 
-    def run(self, model: Any, arrays: Row) -> Row:
+    def run(self, model: Any, arrays: Tensors) -> Tensors:
         """Probabilities, or numbers (N, 1)."""
         (features,) = arrays.values()
         return {"outputs": outputs(model, features).astype(np.float32)}
 
-    def forms(self, model: Any, arrays: Row, outputs: Sequence[str], axes: Axes) -> Iterator[Form]:
+    def forms(
+        self, model: Any, arrays: Tensors, outputs: Sequence[str], axes: Axes
+    ) -> Iterator[Form]:
         """One graph of all members."""
         yield Form("openvino", "trees and layers", lambda _: _graph(model))
 
-    def facts(self, model: Any, arrays: Row) -> Facts:
+    def facts(self, model: Any, arrays: Tensors) -> Facts:
         """Features and sums in float32."""
         return Facts("f32")
 

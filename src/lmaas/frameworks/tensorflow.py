@@ -24,7 +24,7 @@ from lmaas.frameworks.source import SEED
 from lmaas.runtime.cases import NumberFormat
 from lmaas.runtime.native import saved_model
 from lmaas.runtime.native.saved_model import SERVING
-from lmaas.tasks import Row
+from lmaas.tasks import Tensors
 from lmaas.types import FrameworkName, TensorSpec
 
 FROZEN = "model.pb"
@@ -80,7 +80,7 @@ class TensorFlow:
             return unnamed(len(sample))
         return names[: len(sample)]
 
-    def save(self, model: Any, folder: Path, arrays: Row) -> None:
+    def save(self, model: Any, folder: Path, arrays: Tensors) -> None:
         """A SavedModel that keeps its serving signature, or has the call as one."""
         import tensorflow as tf
 
@@ -110,14 +110,16 @@ class TensorFlow:
                 hint="Save it again with tf.saved_model.save or model.export.",
             ) from None
 
-    def run(self, model: Any, arrays: Row) -> Row:
+    def run(self, model: Any, arrays: Tensors) -> Tensors:
         """Outputs of the call or of the serving signature."""
         import tensorflow as tf
 
         outputs = call(model, {name: tf.constant(a) for name, a in arrays.items()})
         return {name: to_array(value) for name, value in by_name(outputs).items()}
 
-    def forms(self, model: Any, arrays: Row, outputs: Sequence[str], axes: Axes) -> Iterator[Form]:
+    def forms(
+        self, model: Any, arrays: Tensors, outputs: Sequence[str], axes: Axes
+    ) -> Iterator[Form]:
         """The graph of the call, or a SavedModel of it, for OpenVINO; as it is for TensorFlow."""
         return tf_forms.forms(model, call, arrays, outputs, axes)
 
@@ -141,7 +143,7 @@ class TensorFlow:
             for variable, value in before:
                 variable.assign(value)
 
-    def facts(self, model: Any, arrays: Row) -> Facts:
+    def facts(self, model: Any, arrays: Tensors) -> Facts:
         """By the types of its variables."""
         return Facts(format_of(getattr(model, "variables", ())))
 

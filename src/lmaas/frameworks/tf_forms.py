@@ -17,13 +17,13 @@ from lmaas.frameworks.axes import Axes
 from lmaas.frameworks.base import Form, by_name
 from lmaas.runtime import ov
 from lmaas.runtime.native.saved_model import SERVING
-from lmaas.tasks import Row
+from lmaas.tasks import Tensors
 
 Call = Callable[[Any, Mapping[str, Any]], Any]
 
 
 def forms(
-    model: Any, call: Call, arrays: Row, outputs: Sequence[str], axes: Axes
+    model: Any, call: Call, arrays: Tensors, outputs: Sequence[str], axes: Axes
 ) -> Iterator[Form]:
     """The ways to serve `model`, which `call` calls with tensors by name; see `base.Form`."""
 
@@ -42,7 +42,7 @@ def forms(
     yield Form("tensorflow", "a SavedModel", saved)
 
 
-def trace(model: Any, call: Call, arrays: Row, axes: Axes) -> Any:
+def trace(model: Any, call: Call, arrays: Tensors, axes: Axes) -> Any:
     """An `openvino.Model` of `call(model, tensors by name)`."""
     graph = concrete(model, call, arrays, named=False, axes=axes)
     converted = ov.load().convert_model(graph)
@@ -55,7 +55,9 @@ def trace(model: Any, call: Call, arrays: Row, axes: Axes) -> Any:
     return converted
 
 
-def concrete(model: Any, call: Call, arrays: Row, *, named: bool, axes: Axes | None = None) -> Any:
+def concrete(
+    model: Any, call: Call, arrays: Tensors, *, named: bool, axes: Axes | None = None
+) -> Any:
     """The call as a graph, with the free axes free; without `axes` the batch axis, if it may be.
 
     Its outputs are by name, or in a list: a graph sorts what it has by name.
@@ -92,7 +94,7 @@ def _spec(name: str, array: Any, shape: Sequence[int | None]) -> Any:
     return tf.TensorSpec(shape, kind, name=name)
 
 
-def _free(arrays: Row, axes: Axes) -> list[Any]:
+def _free(arrays: Tensors, axes: Axes) -> list[Any]:
     return [
         _spec(
             name,
@@ -104,7 +106,7 @@ def _free(arrays: Row, axes: Axes) -> list[Any]:
 
 
 def save(
-    model: Any, call: Call, arrays: Row, outputs: Sequence[str], axes: Axes, folder: Path
+    model: Any, call: Call, arrays: Tensors, outputs: Sequence[str], axes: Axes, folder: Path
 ) -> None:
     """A SavedModel whose serving signature is the call, with our names. Raises InvalidInput."""
     import tensorflow as tf

@@ -13,7 +13,7 @@ from lmaas.frameworks.axes import Axes
 from lmaas.frameworks.base import Deterministic, Facts, Form, Framework
 from lmaas.runtime import ov
 from lmaas.runtime.native.tensorflow import import_tensorflow
-from lmaas.tasks import Row
+from lmaas.tasks import Tensors
 from lmaas.types import FrameworkName, TensorSpec
 
 FILE: Final = "model.tflite"
@@ -64,7 +64,7 @@ class Lite(Deterministic):
         """The graph's input names."""
         return [str(told["name"]) for told in model.inputs]
 
-    def save(self, model: Any, folder: Path, arrays: Row) -> None:
+    def save(self, model: Any, folder: Path, arrays: Tensors) -> None:
         """The file as it is."""
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(model.path, folder / FILE)
@@ -73,7 +73,7 @@ class Lite(Deterministic):
         """The `.tflite` file at `folder`, or `model.tflite` in it."""
         return LiteModel(folder / FILE if folder.is_dir() else folder)
 
-    def run(self, model: Any, arrays: Row) -> Row:
+    def run(self, model: Any, arrays: Tensors) -> Tensors:
         """Outputs of the interpreter."""
         interpreter = model.interpreter
         for told, array in zip(model.inputs, arrays.values(), strict=True):
@@ -87,11 +87,13 @@ class Lite(Deterministic):
             for told in model.outputs
         }
 
-    def forms(self, model: Any, arrays: Row, outputs: Sequence[str], axes: Axes) -> Iterator[Form]:
+    def forms(
+        self, model: Any, arrays: Tensors, outputs: Sequence[str], axes: Axes
+    ) -> Iterator[Form]:
         """Read by OpenVINO directly."""
         yield Form("openvino", "its graph", lambda _: ov.load().convert_model(model.path))
 
-    def facts(self, model: Any, arrays: Row) -> Facts:
+    def facts(self, model: Any, arrays: Tensors) -> Facts:
         """Whole numbers where any tensor of the graph is quantised."""
         kinds = {np.dtype(told["dtype"]).name for told in model.interpreter.get_tensor_details()}
         scaled = any(told["quantization"][0] for told in model.interpreter.get_tensor_details())

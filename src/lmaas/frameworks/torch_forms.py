@@ -21,7 +21,7 @@ from lmaas.frameworks.base import Form, by_name
 from lmaas.frameworks.torch_watch import watch
 from lmaas.runtime import ov
 from lmaas.runtime.native.script import SCRIPT
-from lmaas.tasks import Row
+from lmaas.tasks import Tensors
 
 Call = Callable[[Any, Mapping[str, Any]], Any]
 
@@ -29,7 +29,7 @@ Call = Callable[[Any, Mapping[str, Any]], Any]
 def forms(
     model: Any,
     call: Call,
-    arrays: Row,
+    arrays: Tensors,
     outputs: Sequence[str],
     axes: Axes,
     *,
@@ -74,7 +74,7 @@ def forms(
         )
 
 
-def of_script(model: Any, arrays: Row, axes: Axes) -> Iterator[Form]:
+def of_script(model: Any, arrays: Tensors, axes: Axes) -> Iterator[Form]:
     """A TorchScript module is its own graph, control flow and all."""
     yield Form("openvino", "as TorchScript", lambda _: _of_script(model, arrays, axes))
     yield Form("torch", "as TorchScript", lambda folder: _save_script(model, folder))
@@ -131,13 +131,13 @@ def _as_called(model: Any, call: Call, names: Sequence[str], kind: Any) -> Any:
     return Traced()
 
 
-def _tensors(arrays: Row) -> tuple[Any, ...]:
+def _tensors(arrays: Tensors) -> tuple[Any, ...]:
     import torch
 
     return tuple(torch.tensor(array) for array in arrays.values())
 
 
-def _of_script(module: Any, arrays: Row, axes: Axes) -> Any:
+def _of_script(module: Any, arrays: Tensors, axes: Axes) -> Any:
     openvino = ov.load()
     shapes = [
         openvino.PartialShape(
@@ -175,7 +175,7 @@ def _save_script(module: Any, folder: Path) -> None:
         torch.jit.save(module, str(folder / SCRIPT))
 
 
-def _export(module: Any, arrays: Row, axes: Axes) -> Any:
+def _export(module: Any, arrays: Tensors, axes: Axes) -> Any:
     """What `torch.export` finds, with the free axes free. It freezes no value that is read."""
     import torch
 

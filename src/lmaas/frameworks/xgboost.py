@@ -17,7 +17,7 @@ from lmaas.frameworks import forest
 from lmaas.frameworks.axes import Axes
 from lmaas.frameworks.base import Deterministic, Facts, Form, Framework
 from lmaas.frameworks.forest import HIGH, LOW, Forest, Node
-from lmaas.tasks import Row
+from lmaas.tasks import Tensors
 from lmaas.types import BATCH, FrameworkName, TensorSpec
 
 INPUT: Final = "features"
@@ -55,7 +55,7 @@ class XGBoost(Deterministic):
         """The one input."""
         return [INPUT]
 
-    def save(self, model: Any, folder: Path, arrays: Row) -> None:
+    def save(self, model: Any, folder: Path, arrays: Tensors) -> None:
         """`model.json`."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / FILE).write_bytes(_booster(model).save_raw("json"))
@@ -70,7 +70,7 @@ class XGBoost(Deterministic):
         except xgboost.core.XGBoostError as error:
             raise InvalidInput(f"{path.name} is no model of XGBoost: {str(error)[:200]}") from None
 
-    def run(self, model: Any, arrays: Row) -> Row:
+    def run(self, model: Any, arrays: Tensors) -> Tensors:
         """Scores before any link, or logits of two classes (N, outputs) float32."""
         import xgboost
 
@@ -82,11 +82,13 @@ class XGBoost(Deterministic):
             scores = np.concatenate([np.zeros_like(scores), scores], axis=1)
         return {"scores": scores.astype(np.float32)}
 
-    def forms(self, model: Any, arrays: Row, outputs: Sequence[str], axes: Axes) -> Iterator[Form]:
+    def forms(
+        self, model: Any, arrays: Tensors, outputs: Sequence[str], axes: Axes
+    ) -> Iterator[Form]:
         """Gathers over all trees at once."""
         yield Form("openvino", "trees", lambda _: forest.graph(parse(_booster(model))))
 
-    def facts(self, model: Any, arrays: Row) -> Facts:
+    def facts(self, model: Any, arrays: Tensors) -> Facts:
         """Features and sums in float32; answers are scores, as `predict(output_margin=True)`."""
         return Facts("f32", ("Answers are scores before the link function (output_margin=True).",))
 

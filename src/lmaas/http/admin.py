@@ -125,7 +125,7 @@ async def connect(service: Service, exchange: Exchange, path: dict[str, str]) ->
 
 
 async def compress(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
-    """Make a smaller form of a language model; answers when it is measured and registered.
+    """Make a smaller variant of a language model; answers when it is measured and registered.
 
     It is a job, which goes on when its caller goes away; with wait=false the answer is the job.
     """

@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from lmaas.errors import InvalidInput
+from lmaas.generation_types import GenerateRequest, check
 from lmaas.http import sse
 from lmaas.http.body import MAX_TURNS, check_metadata, model_of, read, refuse
 from lmaas.http.chat_answer import ChatWriter, completion
@@ -24,7 +25,6 @@ from lmaas.http.openai_types import (
     tool_choice,
 )
 from lmaas.http.reasoning import check_reasoning
-from lmaas.language import GenerateRequest, check
 from lmaas.service import Service
 
 MAX_TEMPLATE_BYTES = 65_536

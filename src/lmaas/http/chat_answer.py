@@ -7,10 +7,10 @@ from typing import Literal
 import msgspec
 
 from lmaas.errors import LMaaSError
+from lmaas.generation_types import Delta, Finish, TokenLogprob, Usage
 from lmaas.http.collect import Collected
 from lmaas.http.openai_types import ChatLogprob, UsageBody, chat_logprob, usage_body
 from lmaas.http.sse import DONE, encode, error_data
-from lmaas.language import Delta, Finish, TokenLogprob, Usage
 
 PATH = "/v1/chat/completions"
 

@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from lmaas.errors import InvalidInput
+from lmaas.generation_types import ChatMessage, FilePart, Role, TextPart, ToolCall, content_of
 from lmaas.http.body import MAX_TURNS, refuse
 from lmaas.http.openai_types import Body
-from lmaas.language import ChatMessage, FilePart, Role, TextPart, ToolCall, content_of
 
 MAX_CALLS = 128
 
@@ -26,7 +26,7 @@ class InputAudio(Body, frozen=True, kw_only=True):
     format: Literal["wav", "mp3"]
 
 
-class Part(Body, frozen=True, kw_only=True):
+class ContentPart(Body, frozen=True, kw_only=True):
     """A part of a message: text, image_url or input_audio, as far as the model takes it."""
 
     type: str
@@ -57,7 +57,7 @@ class ChatTurn(Body, frozen=True, kw_only=True):
     """One turn. The last fields come back from clients that send an answer again as it came."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | Annotated[tuple[Part, ...], Meta(max_length=MAX_TURNS)] | None = None
+    content: str | Annotated[tuple[ContentPart, ...], Meta(max_length=MAX_TURNS)] | None = None
     name: str | None = None
     reasoning_content: str | None = None
     tool_calls: Annotated[tuple[MadeCall, ...], Meta(max_length=MAX_CALLS)] | None = None
@@ -124,7 +124,7 @@ def _turn(message: ChatTurn, place: str) -> ChatMessage:
 
 
 def _content(
-    content: str | tuple[Part, ...], role: str, place: str
+    content: str | tuple[ContentPart, ...], role: str, place: str
 ) -> str | tuple[TextPart | FilePart, ...]:
     if isinstance(content, str):
         return content
@@ -132,7 +132,7 @@ def _content(
     return content_of([_piece(p, types, f"{place}.content[{i}]") for i, p in enumerate(content)])
 
 
-def _piece(part: Part, types: tuple[str, ...], place: str) -> str | FilePart:
+def _piece(part: ContentPart, types: tuple[str, ...], place: str) -> str | FilePart:
     if part.type not in types:
         raise InvalidInput(
             f"{place} is of the type {part.type[:100]!r}; taken here: {', '.join(types)}.",

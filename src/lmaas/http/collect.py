@@ -2,8 +2,8 @@
 
 import msgspec
 
+from lmaas.generation_types import Delta, Finish, TokenLogprob
 from lmaas.http.sse import Deltas
-from lmaas.language import Delta, Finish, TokenLogprob
 
 
 class CollectedCall(msgspec.Struct):

@@ -6,13 +6,13 @@ import msgspec
 from msgspec import Meta
 
 from lmaas.errors import InvalidInput
+from lmaas.generation_types import MAX_CHOICES, GenerateRequest, check
 from lmaas.http import merge, sse
 from lmaas.http.body import model_of, read, refuse
 from lmaas.http.collect import collect
 from lmaas.http.completions_answer import TextWriter, completion
 from lmaas.http.exchange import Exchange
 from lmaas.http.openai_types import Choices, Natural, SamplingBody, StreamOptions, Top
-from lmaas.language import MAX_CHOICES, GenerateRequest, check
 from lmaas.service import Service
 
 DEFAULT_MAX_TOKENS = 16

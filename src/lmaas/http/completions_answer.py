@@ -8,10 +8,10 @@ from typing import Literal
 import msgspec
 
 from lmaas.errors import LMaaSError
+from lmaas.generation_types import Delta, Finish, TokenLogprob, Usage
 from lmaas.http.collect import Collected
 from lmaas.http.openai_types import UsageBody, finite, usage_body
 from lmaas.http.sse import DONE, encode, error_data
-from lmaas.language import Delta, Finish, TokenLogprob, Usage
 
 PATH = "/v1/completions"
 

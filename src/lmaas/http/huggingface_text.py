@@ -9,12 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from lmaas.errors import InvalidInput, LMaaSError
-from lmaas.http import sse
-from lmaas.http.body import decode, refuse
-from lmaas.http.collect import Collected, collect
-from lmaas.http.exchange import Exchange
-from lmaas.http.openai_types import Body, Count, Stop, Top, finite
-from lmaas.language import (
+from lmaas.generation_types import (
     MAX_SEED,
     MAX_STOPS,
     Delta,
@@ -26,6 +21,11 @@ from lmaas.language import (
     Usage,
     check,
 )
+from lmaas.http import sse
+from lmaas.http.body import decode, refuse
+from lmaas.http.collect import Collected, collect
+from lmaas.http.exchange import Exchange
+from lmaas.http.openai_types import Body, Count, Stop, Top, finite
 from lmaas.service import Service
 
 PATH: Final = "/models/"

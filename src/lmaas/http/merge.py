@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
+from lmaas.generation_types import Delta, GenerateRequest, Usage
 from lmaas.http import sse
 from lmaas.http.exchange import Exchange
-from lmaas.language import Delta, GenerateRequest, Usage
 from lmaas.service import Service
 from lmaas.serving.generation import Generation
 

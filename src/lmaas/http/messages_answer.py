@@ -6,10 +6,10 @@ from typing import Any, Literal
 import msgspec
 
 from lmaas.errors import LMaaSError
+from lmaas.generation_types import Delta, Finish, Usage
 from lmaas.http import errors
 from lmaas.http.collect import Collected
 from lmaas.http.sse import encode, event
-from lmaas.language import Delta, Finish, Usage
 from lmaas.types import UNREADABLE
 
 PATH = "/v1/messages"

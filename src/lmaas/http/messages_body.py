@@ -5,10 +5,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from lmaas.errors import InvalidInput, ThreadUnsupported
-from lmaas.http.body import MAX_TURNS, refuse
-from lmaas.http.messages_turns import Blocks, CacheControl, Turn, system_of, turns_of
-from lmaas.http.openai_types import Body, Count
-from lmaas.language import (
+from lmaas.generation_types import (
     MAX_SEED,
     MAX_STOP_CHARS,
     MAX_STOPS,
@@ -20,6 +17,9 @@ from lmaas.language import (
     Tool,
     check,
 )
+from lmaas.http.body import MAX_TURNS, refuse
+from lmaas.http.messages_turns import Blocks, CacheControl, Turn, system_of, turns_of
+from lmaas.http.openai_types import Body, Count
 
 Name = Annotated[str, Meta(pattern=r"\A[a-zA-Z0-9_-]{1,128}\Z")]
 Effort = Literal["low", "medium", "high", "xhigh", "max"]

@@ -6,8 +6,8 @@ import msgspec
 from msgspec import Meta
 
 from lmaas.errors import InvalidInput
+from lmaas.generation_types import ChatMessage, FilePart, ToolCall, content_of
 from lmaas.http.openai_types import Body
-from lmaas.language import ChatMessage, FilePart, ToolCall, content_of
 
 MAX_BLOCKS = 1024
 

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from lmaas.errors import Forbidden
+from lmaas.generation_types import GenerateRequest
 from lmaas.http import sse
 from lmaas.http.body import read
 from lmaas.http.collect import collect
@@ -27,7 +28,6 @@ from lmaas.http.ollama_body import (
 )
 from lmaas.http.openai_types import Body
 from lmaas.http.reasoning import check_reasoning
-from lmaas.language import GenerateRequest
 from lmaas.service import Service
 from lmaas.types import TEXTS, Payload, TextsCall
 

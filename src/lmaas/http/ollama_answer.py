@@ -7,10 +7,10 @@ from typing import Any, Literal
 import msgspec
 
 from lmaas.errors import LMaaSError
+from lmaas.generation_types import Delta, Finish, TokenLogprob, Usage
 from lmaas.http.collect import Collected
 from lmaas.http.openai_types import finite
 from lmaas.http.sse import encode
-from lmaas.language import Delta, Finish, TokenLogprob, Usage
 from lmaas.types import UNREADABLE
 
 NDJSON = b"application/x-ndjson"

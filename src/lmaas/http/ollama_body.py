@@ -6,9 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from lmaas.errors import InvalidInput
-from lmaas.http.body import MAX_TURNS, refuse
-from lmaas.http.openai_types import Body, ChatFunction, Stops, Top
-from lmaas.language import (
+from lmaas.generation_types import (
     MAX_SEED,
     MAX_TOOLS,
     ChatMessage,
@@ -22,6 +20,8 @@ from lmaas.language import (
     check,
     content_of,
 )
+from lmaas.http.body import MAX_TURNS, refuse
+from lmaas.http.openai_types import Body, ChatFunction, Stops, Top
 
 MAX_CALLS: Final = 128
 Images = Annotated[tuple[str, ...], Meta(max_length=MAX_TURNS)]

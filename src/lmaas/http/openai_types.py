@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from lmaas.errors import InvalidInput
-from lmaas.language import (
+from lmaas.generation_types import (
     MAX_CHOICES,
     MAX_LOGIT_BIAS,
     MAX_SEED,

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from lmaas.errors import InvalidInput
+from lmaas.generation_types import ChatMessage
 from lmaas.http import sse
 from lmaas.http.body import read
 from lmaas.http.exchange import Exchange
@@ -22,7 +23,6 @@ from lmaas.http.responses_answer import (
 )
 from lmaas.http.responses_body import Item, ResponsesBody, read_input, to_request
 from lmaas.http.responses_writer import ResponseWriter
-from lmaas.language import ChatMessage
 from lmaas.registry.responses import StoredResponse
 from lmaas.service import Service
 

@@ -4,9 +4,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from lmaas.generation_types import ToolCall, Usage
 from lmaas.http.openai_types import ChatLogprob
 from lmaas.http.responses_body import ResponsesBody, ResponsesTool
-from lmaas.language import ToolCall, Usage
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 Status = Literal["in_progress", "completed", "incomplete", "failed"]

@@ -6,9 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from lmaas.errors import InvalidInput
-from lmaas.http.body import MAX_TURNS, check_metadata, refuse
-from lmaas.http.openai_types import Body, Count, Name, SamplingBody, Top
-from lmaas.language import (
+from lmaas.generation_types import (
     MAX_TOOLS,
     ChatMessage,
     FilePart,
@@ -21,6 +19,8 @@ from lmaas.language import (
     check,
     content_of,
 )
+from lmaas.http.body import MAX_TURNS, check_metadata, refuse
+from lmaas.http.openai_types import Body, Count, Name, SamplingBody, Top
 
 MAX_CONTENTS = 1024
 LOGPROBS = "message.output_text.logprobs"

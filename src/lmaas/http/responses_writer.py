@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from lmaas.errors import LMaaSError
+from lmaas.generation_types import Delta, Finish, Usage
 from lmaas.http import errors
 from lmaas.http.openai_types import ChatLogprob, chat_logprob
 from lmaas.http.responses_answer import (
@@ -23,7 +24,6 @@ from lmaas.http.responses_answer import (
     usage_of,
 )
 from lmaas.http.sse import encode
-from lmaas.language import Delta, Finish, Usage
 
 _DELTAS = {
     "text": "response.output_text.delta",

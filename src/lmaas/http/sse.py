@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import msgspec
 
 from lmaas.errors import LMaaSError
+from lmaas.generation_types import Delta, GenerateRequest, Usage
 from lmaas.http import errors
 from lmaas.http.exchange import EVENTS, Exchange
-from lmaas.language import Delta, GenerateRequest, Usage
 from lmaas.service import Service
 from lmaas.serving.generation import Generation
 

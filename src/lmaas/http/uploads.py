@@ -10,7 +10,7 @@ from lmaas.codecs.json import read
 from lmaas.http.exchange import Exchange
 from lmaas.http.files import FileObject, object_of
 from lmaas.http.upload import Form, receive
-from lmaas.registry.uploads import Part, Status, Upload
+from lmaas.registry.uploads import Status, StoredPart, Upload
 from lmaas.service import Service
 from lmaas.types import Record
 
@@ -123,7 +123,7 @@ def _told(upload: Upload) -> UploadObject:
     )
 
 
-def _part(upload_id: str, part: Part) -> UploadPart:
+def _part(upload_id: str, part: StoredPart) -> UploadPart:
     return UploadPart(
         id=part.id, bytes=part.size_bytes, created_at=int(part.created_at), upload_id=upload_id
     )

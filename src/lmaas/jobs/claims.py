@@ -14,8 +14,8 @@ import msgspec
 import sqlalchemy as sa
 
 from lmaas.job import ENDED, KINDS, Job, JobError, JobEvent, JobKind, JobState
-from lmaas.jobs.announcing import announce
 from lmaas.jobs.rows import job_of, message, put, tell, text
+from lmaas.jobs.webhook_outbox import announce
 from lmaas.registry.database import Database
 from lmaas.registry.schema import job_checkpoints, jobs
 

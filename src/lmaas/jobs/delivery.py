@@ -24,8 +24,8 @@ from lmaas.jobs.webhooks import SECRET_PREFIX, target_of
 from lmaas.registry.database import Database
 from lmaas.registry.schema import webhook_deliveries as deliveries
 from lmaas.registry.schema import webhooks
+from lmaas.serving.egress import EgressPolicy
 from lmaas.serving.http_client import HttpClient
-from lmaas.serving.outside import Outside
 
 log = logging.getLogger(__name__)
 DELAYS_S: Final = (5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0)
@@ -50,13 +50,13 @@ class Deliverer:
     def __init__(
         self,
         database: Database,
-        outside: Outside,
+        outside: EgressPolicy,
         *,
         http: bool,
         delays_s: Sequence[float] = DELAYS_S,
     ) -> None:
         self._database = database
-        self._outside = outside
+        self._egress = outside
         self._http = http
         self._delays_s = delays_s
         self._sending: dict[str, asyncio.Task[None]] = {}
@@ -157,7 +157,7 @@ class Deliverer:
             max_connections=1,
             connect_timeout_s=CONNECT_TIMEOUT_S,
             timeout_s=ANSWER_TIMEOUT_S,
-            check=self._outside.check(str(parts.hostname)),
+            check=self._egress.check(str(parts.hostname)),
         )
         try:
             response = await client.post(target, headers(row.id, row.secret, body), body)

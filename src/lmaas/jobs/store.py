@@ -22,8 +22,8 @@ from lmaas.job import (
     StoredEvent,
     checkpoint_model,
 )
-from lmaas.jobs.announcing import announce
 from lmaas.jobs.rows import check_limit, event_of, job_of, message, put, row_of, tell, text
+from lmaas.jobs.webhook_outbox import announce
 from lmaas.registry.database import Database
 from lmaas.registry.schema import job_checkpoints, job_events, jobs
 

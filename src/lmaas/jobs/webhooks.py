@@ -19,8 +19,8 @@ from lmaas.job import Webhook, WebhookDelivery, WebhookEvent
 from lmaas.jobs.rows import check_limit, text
 from lmaas.registry.database import Database
 from lmaas.registry.schema import webhook_deliveries, webhooks
+from lmaas.serving.egress import EgressPolicy
 from lmaas.serving.http_client import check_url
-from lmaas.serving.outside import Outside
 
 ALL: Final[tuple[WebhookEvent, ...]] = get_args(WebhookEvent)
 MAX_WEBHOOKS: Final = 20
@@ -31,9 +31,9 @@ SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - what secrets begin with
 class Webhooks:
     """The webhooks of one home. Synchronous and thread-safe."""
 
-    def __init__(self, database: Database, outside: Outside, *, http: bool) -> None:
+    def __init__(self, database: Database, outside: EgressPolicy, *, http: bool) -> None:
         self._database = database
-        self._outside = outside
+        self._egress = outside
         self._http = http
 
     def add(
@@ -53,7 +53,7 @@ class Webhooks:
         host = str(parts.hostname)
         # A name is no address: where it leads is looked at each time it is called.
         with contextlib.suppress(ValueError):
-            self._outside.check(host)(host)
+            self._egress.check(host)(host)
         if not events:
             raise InvalidInput(f"A webhook hears of some of {', '.join(ALL)}.", param="events")
         secret = SECRET_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()

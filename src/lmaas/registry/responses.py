@@ -13,7 +13,7 @@ import msgspec
 import sqlalchemy as sa
 
 from lmaas.errors import InvalidInput, LMaaSError, NotFound
-from lmaas.language import ChatMessage
+from lmaas.generation_types import ChatMessage
 from lmaas.registry.database import Database
 from lmaas.registry.schema import responses
 from lmaas.types import KeyRecord, Record

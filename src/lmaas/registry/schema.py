@@ -75,7 +75,7 @@ variants = Table(
     Column("created_at", Float, nullable=False),
     ForeignKeyConstraint(["tenant", "name", "version"], _VERSION, ondelete="CASCADE"),
 )
-"""Compressed forms of a version; their files are rows of `files` with the role "variant"."""
+"""Compressed variants of a version; their files are rows of `files` with the role "variant"."""
 
 keys = Table(
     "keys",

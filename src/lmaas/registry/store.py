@@ -121,7 +121,7 @@ class Registry:
         folder: Path,
         beside: Callable[[sa.Connection, str], None] | None = None,
     ) -> ModelVersion:
-        """Store `folder`'s files as a compressed form of `version`, in place of an older one.
+        """Store `folder`'s files as a compressed variant of `version`, in place of an older one.
 
         `beside` writes what is to be true together with it, as in `add`.
         Raises ModelNotFound when the version is gone, StorageFull with nothing changed.

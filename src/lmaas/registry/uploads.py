@@ -34,7 +34,7 @@ PART_ID: Final = re.compile(r"part_[0-9a-f]{24}")
 Status = Literal["pending", "completed", "cancelled", "expired"]
 
 
-class Part(Record, frozen=True, kw_only=True):
+class StoredPart(Record, frozen=True, kw_only=True):
     """A piece of an upload. `created_at` is Unix seconds."""
 
     id: str
@@ -53,7 +53,7 @@ class Upload(Record, frozen=True, kw_only=True):
     created_at: float
     expires_at: float
     status: Status = "pending"
-    parts: tuple[Part, ...] = ()
+    parts: tuple[StoredPart, ...] = ()
     file: DataFile | None = None
 
     @property
@@ -117,7 +117,7 @@ class Uploads:
                 return found
         raise NotFound(f"There is no upload {upload_id[:100]!r}.", param="upload")
 
-    def add_part(self, tenant: str, upload_id: str, source: Path) -> Part:
+    def add_part(self, tenant: str, upload_id: str, source: Path) -> StoredPart:
         """Take over a file of this home's device as a part.
 
         Raises NotFound, Conflict when the upload has ended, PayloadTooLarge when all parts have
@@ -126,7 +126,9 @@ class Uploads:
         size = source.stat().st_size
         if not size:
             raise InvalidInput("A part has bytes.", param="data")
-        part = Part(id=f"part_{secrets.token_hex(12)}", size_bytes=size, created_at=self._clock())
+        part = StoredPart(
+            id=f"part_{secrets.token_hex(12)}", size_bytes=size, created_at=self._clock()
+        )
         with self._lock:
             upload = self._pending(tenant, upload_id)
             if upload.received_bytes + size > upload.size_bytes:

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from lmaas.runtime.padding import Key, Padding
-from lmaas.tasks.base import Batch, Row
+from lmaas.tasks.base import Batch, Tensors
 
 FAST_ROW_S: Final = 0.0001
 OVERLAP_ROWS: Final = 8
@@ -32,7 +32,7 @@ class State(Enum):
     CANCELLED = "cancelled"
 
 
-class Request(msgspec.Struct, kw_only=True, eq=False):
+class BatchRequest(msgspec.Struct, kw_only=True, eq=False):
     """One request inside the worker; `batch` is None until its payload is decoded.
 
     A request in parts has them as its `batch` one after another; `whole` is the batch that they
@@ -43,7 +43,7 @@ class Request(msgspec.Struct, kw_only=True, eq=False):
     batch: Batch | None = None
     state: State = State.DECODING
     whole: Batch | None = None
-    ran: list[Row] = []
+    ran: list[Tensors] = []
 
     def begin(self, batch: Batch) -> None:
         """The payload is decoded."""
@@ -51,7 +51,7 @@ class Request(msgspec.Struct, kw_only=True, eq=False):
         if batch.parts:
             self.whole, self.batch = batch, batch.parts[0]
 
-    def end_part(self, outputs: Row) -> tuple[Batch, Row] | None:
+    def end_part(self, outputs: Tensors) -> tuple[Batch, Tensors] | None:
         """The batch to be answered and its outputs; None where another part is to run first."""
         assert self.batch is not None
         if self.whole is None:
@@ -75,7 +75,7 @@ class Batcher:
         self._padding = padding
         self._max_rows = max_batch_size
         self._joins = joins
-        self._groups: dict[Key, deque[tuple[int, Request]]] = {}
+        self._groups: dict[Key, deque[tuple[int, BatchRequest]]] = {}
         self._arrivals = 0
         self._waiting = 0
         self._unit_s = 0.0
@@ -102,7 +102,7 @@ class Batcher:
             return min(most, OVERLAP_ROWS)
         return most
 
-    def add(self, request: Request) -> None:
+    def add(self, request: BatchRequest) -> None:
         """Let a decoded request wait."""
         assert request.batch is not None
         request.state = State.WAITING
@@ -114,13 +114,13 @@ class Batcher:
         self._arrivals += 1
         self._waiting += 1
 
-    def cancel(self, request: Request) -> None:
+    def cancel(self, request: BatchRequest) -> None:
         """Take a waiting request out."""
         if request.state is State.WAITING:
             self._waiting -= 1
         request.state = State.CANCELLED
 
-    def next(self) -> list[Request]:
+    def next(self) -> list[BatchRequest]:
         """The next batch: the oldest request and all that may join it. Empty if none waits."""
         for key in [key for key, group in self._groups.items() if not _skip_cancelled(group)]:
             del self._groups[key]
@@ -130,7 +130,7 @@ class Batcher:
         oldest = group[0][1].batch
         assert oldest is not None
         room = self._room(oldest.row_cost) if self._joins else 1
-        chosen: list[Request] = []
+        chosen: list[BatchRequest] = []
         while _skip_cancelled(group):
             request = group[0][1]
             assert request.batch is not None
@@ -156,13 +156,13 @@ class Batcher:
 
 
 def run_batch(
-    requests: Sequence[Request],
-    infer: Callable[[Row], Row],
+    requests: Sequence[BatchRequest],
+    infer: Callable[[Tensors], Tensors],
     *,
     joins: bool,
     max_rows: int,
     padding: Padding | None = None,
-) -> Iterator[tuple[Request, Row | BaseException]]:
+) -> Iterator[tuple[BatchRequest, Tensors | BaseException]]:
     """Run decoded requests together; give each its own rows of the outputs, or its error.
 
     When the batch fails, or mixes up its rows, each request runs again alone, so that only the
@@ -176,11 +176,11 @@ def run_batch(
 
 
 def _run_joined(
-    requests: Sequence[Request],
-    infer: Callable[[Row], Row],
+    requests: Sequence[BatchRequest],
+    infer: Callable[[Tensors], Tensors],
     max_rows: int,
     padding: Padding | None,
-) -> Iterator[tuple[Request, Row | BaseException]]:
+) -> Iterator[tuple[BatchRequest, Tensors | BaseException]]:
     batches = [_decoded(request) for request in requests]
     rows = sum(batch.size for batch in batches)
     try:
@@ -204,8 +204,8 @@ def _run_joined(
 
 
 def _run_alone(
-    request: Request, infer: Callable[[Row], Row], *, joins: bool, max_rows: int
-) -> tuple[Request, Row | BaseException]:
+    request: BatchRequest, infer: Callable[[Tensors], Tensors], *, joins: bool, max_rows: int
+) -> tuple[BatchRequest, Tensors | BaseException]:
     batch = _decoded(request)
     try:
         if not joins or batch.size <= max_rows:
@@ -222,22 +222,22 @@ def _run_alone(
         return request, error
 
 
-def _decoded(request: Request) -> Batch:
+def _decoded(request: BatchRequest) -> Batch:
     assert request.batch is not None
     return request.batch
 
 
-def _check_rows(outputs: Row, rows: int) -> None:
+def _check_rows(outputs: Tensors, rows: int) -> None:
     for name, array in outputs.items():
         if array.ndim == 0 or array.shape[0] != rows:
             raise ValueError(f"Output {name!r} has shape {array.shape} for {rows} input rows.")
 
 
-def _key(arrays: Row) -> Key:
+def _key(arrays: Tensors) -> Key:
     return tuple((name, array.dtype.str, array.shape[1:]) for name, array in arrays.items())
 
 
-def _skip_cancelled(group: deque[tuple[int, Request]]) -> bool:
+def _skip_cancelled(group: deque[tuple[int, BatchRequest]]) -> bool:
     """Drop cancelled requests at the head; whether any is left."""
     while group and group[0][1].state is State.CANCELLED:
         group.popleft()

@@ -12,7 +12,7 @@ import numpy as np
 
 from lmaas.codecs import strings
 from lmaas.errors import InvalidInput
-from lmaas.tasks.base import Row
+from lmaas.tasks.base import Tensors
 from lmaas.types import Record
 
 SAMPLE_FILE: Final = "sample.safetensors"
@@ -26,8 +26,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     """Inputs, and the source's outputs for them; None where the source fails on them."""
 
     name: str
-    inputs: Row
-    outputs: Row | None
+    inputs: Tensors
+    outputs: Tensors | None
 
 
 class About(Record, frozen=True, kw_only=True):
@@ -48,7 +48,7 @@ def write(path: Path, cases: list[Case], about: About) -> None:
     """Write the cases of a package."""
     from safetensors.numpy import save_file
 
-    tensors: Row = {}
+    tensors: Tensors = {}
     shapes: dict[str, tuple[int, ...]] = {}
     for number, case in enumerate(cases):
         for side, arrays in (("in", case.inputs), ("out", case.outputs or {})):
@@ -72,7 +72,7 @@ def read(path: Path) -> tuple[list[Case], About]:
     """The cases of a package. Raises InvalidInput for a file that contradicts itself."""
     from safetensors import SafetensorError, safe_open
 
-    tensors: Row = {}
+    tensors: Tensors = {}
     try:
         with safe_open(path, framework="numpy") as file:
             told = (file.metadata() or {}).get(FORMAT)
@@ -81,7 +81,7 @@ def read(path: Path) -> tuple[list[Case], About]:
         about = About() if told is None else msgspec.json.decode(told, type=About)
         for key, shape in about.strings.items():
             tensors[key] = strings.unpack(tensors[key].tobytes(), name=key).reshape(shape)
-        sides: dict[int, tuple[Row, Row]] = {}
+        sides: dict[int, tuple[Tensors, Tensors]] = {}
         for key, array in tensors.items():
             side, number, name = key.split(".", 2)
             sides.setdefault(int(number), ({}, {}))[side == "out"][name] = array

@@ -16,7 +16,7 @@ import numpy as np
 from lmaas.codecs import strings
 from lmaas.errors import InvalidInput, MissingExtra
 from lmaas.runtime.engine_spec import MIB, EngineMemory, EngineSpec
-from lmaas.tasks.base import Row
+from lmaas.tasks.base import Tensors
 from lmaas.types import EngineName, Precision, Signature, TensorSpec
 
 
@@ -35,7 +35,7 @@ class Engine(Protocol):
     ) -> None:
         """Make the model in `folder` ready; `threads` 0 means all cores."""
 
-    def infer(self, arrays: Row) -> Row:
+    def infer(self, arrays: Tensors) -> Tensors:
         """Outputs by name for inputs by name. Raises InvalidInput when the model cannot run."""
 
     def cancel(self) -> None:
@@ -100,7 +100,7 @@ def require_engine(name: EngineName, model: str) -> EngineSpec:
 
 
 def shortest_run_s(
-    infer: Callable[[Row], Row], signature: Signature, runs: int, enough_s: float
+    infer: Callable[[Tensors], Tensors], signature: Signature, runs: int, enough_s: float
 ) -> float:
     """The shortest of some runs on the least that a model takes; one, where that takes `enough_s`.
 

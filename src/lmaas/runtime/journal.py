@@ -20,7 +20,7 @@ _WORD: Final = 8
 _SLOT_BYTES: Final = _WORD * (1 + SLOT_IDS)
 
 
-class Journal:
+class RequestJournal:
     """The worker's side. Each thread that works on requests has a slot of its own."""
 
     def __init__(self, file: BinaryIO, slots: int) -> None:

@@ -11,7 +11,7 @@ import msgspec
 
 from lmaas.codecs.limits import Limits
 from lmaas.errors import LMaaSError
-from lmaas.language import Delta, Ended
+from lmaas.generation_types import Delta, Ended
 from lmaas.runtime.engine import ENGINES
 from lmaas.runtime.engine_spec import EngineSpec
 from lmaas.runtime.language.engine import EngineOptions
@@ -27,7 +27,7 @@ class ServeRecord(Record, frozen=True, kw_only=True):
 
     `model` is "name:version"; `folder` contains the files that `engine` needs; `reason` says why
     this `precision` was chosen; `threads` 0 means all cores. `options` are those of an engine that
-    streams, `variant` the compressed form that is served, if it is one.
+    streams, `variant` the compressed variant that is served, if it is one.
     """
 
     model: str

@@ -16,7 +16,7 @@ import numpy as np
 from lmaas.errors import InvalidInput, LMaaSError
 from lmaas.runtime import ov
 from lmaas.runtime.engine import shortest_run_s
-from lmaas.tasks.base import Row
+from lmaas.tasks.base import Tensors
 from lmaas.types import Precision, Signature
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class OpenVINOEngine:
         self._request, self._tensor = compiled.create_infer_request(), openvino.Tensor
         return self._warm(signature)
 
-    def infer(self, arrays: Row) -> Row:
+    def infer(self, arrays: Tensors) -> Tensors:
         """Run the model once; outputs are copies that stay valid."""
         request = self._request
         # OpenVINO reads the arrays' own memory and keeps none of them alive, and `require` copies

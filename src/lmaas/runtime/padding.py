@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lmaas.tasks.base import Row
+from lmaas.tasks.base import Tensors
 from lmaas.types import Signature
 
 Key = tuple[tuple[str, str, tuple[int, ...]], ...]
@@ -34,7 +34,7 @@ class Padding:
         """The padding of a model; None where it has none that was proven."""
         return cls(signature) if signature.pad_axis else None
 
-    def key(self, arrays: Row) -> Key:
+    def key(self, arrays: Tensors) -> Key:
         """What requests must have in common to join: lengths as far as their magnitude."""
         found = []
         for name, array in arrays.items():
@@ -44,12 +44,12 @@ class Padding:
             found.append((name, array.dtype.str, tuple(shape)))
         return tuple(found)
 
-    def length(self, arrays: Row) -> int:
+    def length(self, arrays: Tensors) -> int:
         """A request's size of the axis."""
         name, (axis, _) = next(iter(self._fills.items()))
         return int(arrays[name].shape[axis])
 
-    def fill(self, arrays: Row, length: int) -> Row:
+    def fill(self, arrays: Tensors, length: int) -> Tensors:
         """A request's arrays with so many elements along the axis."""
         filled = dict(arrays)
         for name, (axis, value) in self._fills.items():
@@ -59,7 +59,7 @@ class Padding:
             filled[name] = np.pad(array, widths, constant_values=value)
         return filled
 
-    def join(self, requests: Sequence[Row]) -> Row:
+    def join(self, requests: Sequence[Tensors]) -> Tensors:
         """The rows of all requests, filled up to the longest."""
         lengths = [self.length(arrays) for arrays in requests]
         longest = max(lengths)
@@ -69,7 +69,7 @@ class Padding:
         ]
         return {name: np.concatenate([arrays[name] for arrays in even]) for name in requests[0]}
 
-    def cut(self, outputs: Row, length: int) -> Row:
+    def cut(self, outputs: Tensors, length: int) -> Tensors:
         """A request's own rows without what the filling brought."""
         return {
             name: np.take(array, np.arange(length), self._cuts[name])

@@ -19,7 +19,7 @@ from lmaas.runtime.cases import SAMPLE_FILE, About, Case, NumberFormat
 from lmaas.runtime.cpu import has_bf16
 from lmaas.runtime.engine import ENGINES, Engine, make_engine
 from lmaas.runtime.padding import Padding
-from lmaas.tasks import Row
+from lmaas.tasks import Tensors
 from lmaas.types import EngineName, ParityCheck, ParityReport, Precision, Signature
 
 NOT_COMPARABLE: Final = sys.float_info.max
@@ -118,7 +118,7 @@ def tell(report: ParityReport) -> str:
     return f"{shown or 'no checks'}{more}; allowed {report.tolerance.get('max_scaled_error', 0):g}"
 
 
-def _run(engine: Engine, case: Case, signature: Signature) -> Row | None:
+def _run(engine: Engine, case: Case, signature: Signature) -> Tensors | None:
     """What is served for a case; None where it is refused."""
     arrays = {name: array.copy() for name, array in case.inputs.items()}
     for array in arrays.values():
@@ -133,7 +133,7 @@ def _run(engine: Engine, case: Case, signature: Signature) -> Row | None:
 def _check(
     precision: Precision,
     case: Case,
-    got: Row | None,
+    got: Tensors | None,
     signature: Signature,
     task: str,
     allowed: Tolerance,
@@ -231,7 +231,7 @@ def _rows(case: Case) -> int:
     return len(first) if first.ndim else 1
 
 
-def _clear(outputs: Row, decider: str | None, allowed: Tolerance) -> np.ndarray | None:
+def _clear(outputs: Tensors, decider: str | None, allowed: Tolerance) -> np.ndarray | None:
     """The rows in which one column of `decider` leads by more than rounding."""
     if decider is None:
         return None

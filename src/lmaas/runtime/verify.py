@@ -32,7 +32,7 @@ CODE: Final = {".pkl", ".pickle", ".joblib", ".sav", ".pt", ".pth", ".ckpt", ".p
 """Pickles and code. Sources of other kinds are checked by whatever loads them."""
 
 
-class Request(Record, frozen=True, kw_only=True):
+class VerifyRequest(Record, frozen=True, kw_only=True):
     """The folder of the package."""
 
     folder: str
@@ -47,7 +47,7 @@ class Reply(Record, frozen=True, kw_only=True):
 
 def run(body: bytes) -> bytes:
     """Verify one package. Raises InvalidInput for a package that contradicts itself."""
-    folder = Path(msgspec.json.decode(body, type=Request).folder)
+    folder = Path(msgspec.json.decode(body, type=VerifyRequest).folder)
     try:
         manifest = msgspec.json.decode((folder / "manifest.json").read_bytes(), type=Manifest)
     except (OSError, *UNREADABLE) as error:

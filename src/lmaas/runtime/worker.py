@@ -23,10 +23,10 @@ from typing import BinaryIO, Final, NoReturn
 
 from lmaas import tasks
 from lmaas.errors import LMaaSError
-from lmaas.runtime.batching import Batcher, Request, State, run_batch
+from lmaas.runtime.batching import Batcher, BatchRequest, State, run_batch
 from lmaas.runtime.engine import make_engine
-from lmaas.runtime.heart import Heart, resident_bytes
-from lmaas.runtime.journal import SLOT_IDS, Journal
+from lmaas.runtime.heartbeat import Heartbeat, resident_bytes
+from lmaas.runtime.journal import SLOT_IDS, RequestJournal
 from lmaas.runtime.language.worker import LanguageWorker
 from lmaas.runtime.messages import (
     AnyMessage,
@@ -42,7 +42,7 @@ from lmaas.runtime.messages import (
     failure,
 )
 from lmaas.runtime.padding import Padding
-from lmaas.tasks.base import Batch, Row
+from lmaas.tasks.base import Batch, Tensors
 from lmaas.types import JSON, TENSORS, TEXTS, Payload, know_records
 
 log = logging.getLogger(__name__)
@@ -60,11 +60,11 @@ EXIT_OK: Final = 0
 EXIT_LOAD_FAILED: Final = 3
 MAIN_SLOT, ENGINE_SLOT, FIRST_DECODE_SLOT = 0, 1, 2
 
-Decoded = tuple[Request, Batch | BaseException]
-Computed = tuple[Sequence[Request], Future[bytes]]
+Decoded = tuple[BatchRequest, Batch | BaseException]
+Computed = tuple[Sequence[BatchRequest], Future[bytes]]
 
 
-class Worker:
+class PredictiveWorker:
     """Serves the model that is `expected` on a connected socket."""
 
     def __init__(self, sock: socket.socket, expected: Expect, noted: BinaryIO) -> None:
@@ -79,8 +79,8 @@ class Worker:
         self._batcher = Batcher(
             record.max_batch_size, joins=record.signature.batch, padding=self._padding
         )
-        self._journal = Journal(noted, FIRST_DECODE_SLOT + decoders)
-        self._heart = Heart(
+        self._journal = RequestJournal(noted, FIRST_DECODE_SLOT + decoders)
+        self._heartbeat = Heartbeat(
             lambda beat: self._send(encode(beat)),
             expected.heartbeat_s,
             expected.request_timeout_s,
@@ -89,9 +89,9 @@ class Worker:
         self._slots = list(range(FIRST_DECODE_SLOT, FIRST_DECODE_SLOT + decoders))
         self._decode_pool = ThreadPoolExecutor(decoders, "decode")
         self._engine_pool = ThreadPoolExecutor(1, "engine")
-        self._live: dict[int, Request] = {}
+        self._live: dict[int, BatchRequest] = {}
         self._finished: deque[Decoded | Computed] = deque()
-        self._running: Sequence[Request] = ()
+        self._running: Sequence[BatchRequest] = ()
         self._stop_at: float | None = None
         self._wake_read, self._wake_write = os.pipe()
 
@@ -103,7 +103,7 @@ class Worker:
         """Load the model and say so. Raises LMaaSError when it cannot be loaded."""
         start = time.perf_counter()
         record = self._record
-        self._heart.start()
+        self._heartbeat.start()
         self._task = self._task.bind(Path(record.folder))
         self._engine.load(
             Path(record.folder),
@@ -137,7 +137,7 @@ class Worker:
                 self._handle(decoder.feed(data))
             if self._batcher and not self._running:
                 self._start_batch()
-            self._heart.queued = len(self._batcher)
+            self._heartbeat.queued = len(self._batcher)
             if self._stop_at is not None and (not self._live or time.monotonic() >= self._stop_at):
                 return
 
@@ -164,11 +164,11 @@ class Worker:
         return max(0.0, self._stop_at - time.monotonic()) * 1000
 
     def _handle(self, messages: list[AnyMessage]) -> None:
-        inline: list[tuple[Request, Payload]] = []
+        inline: list[tuple[BatchRequest, Payload]] = []
         for message in messages:
             match message:
                 case Call(id=id_, payload=payload):
-                    request = self._live[id_] = Request(id=id_)
+                    request = self._live[id_] = BatchRequest(id=id_)
                     if _is_cheap(payload):
                         inline.append((request, payload))
                     else:
@@ -199,7 +199,7 @@ class Worker:
         except BaseException as error:  # noqa: BLE001 - becomes the answer to this one request
             return error
 
-    def _decode_beside(self, request: Request, payload: Payload) -> None:
+    def _decode_beside(self, request: BatchRequest, payload: Payload) -> None:
         if request.state is State.CANCELLED:
             return
         slot = self._slots.pop()
@@ -209,7 +209,7 @@ class Worker:
         self._slots.append(slot)
         self._finish((request, outcome))
 
-    def _add(self, request: Request, outcome: Batch | BaseException) -> None:
+    def _add(self, request: BatchRequest, outcome: Batch | BaseException) -> None:
         if request.state is State.CANCELLED:
             return
         if isinstance(outcome, BaseException):
@@ -229,7 +229,7 @@ class Worker:
         requests = self._batcher.next()
         if not requests:
             return
-        self._heart.running = len(requests)
+        self._heartbeat.running = len(requests)
         cost = _cost(requests)
         expected_s = self._batcher.expected_s(cost)
         if 0 < expected_s < INLINE_BATCH_S:
@@ -239,7 +239,7 @@ class Worker:
         future = self._engine_pool.submit(self._compute, requests, cost, ENGINE_SLOT)
         future.add_done_callback(lambda done: self._finish((requests, done)))
 
-    def _compute(self, requests: Sequence[Request], cost: int, slot: int) -> bytes:
+    def _compute(self, requests: Sequence[BatchRequest], cost: int, slot: int) -> bytes:
         start = time.perf_counter()
         record = self._record
         self._journal.begin(slot, [request.id for request in requests], timed=False)
@@ -267,15 +267,15 @@ class Worker:
         self._batcher.took(cost, time.perf_counter() - start)
         return b"".join(frames)
 
-    def _infer(self, arrays: Row) -> Row:
+    def _infer(self, arrays: Tensors) -> Tensors:
         rows = 1
         if self._record.signature.batch:
             rows = next(iter(arrays.values())).shape[0]
-        self._heart.begin()
+        self._heartbeat.begin()
         try:
             return self._engine.infer(arrays)
         finally:
-            self._heart.end(rows)
+            self._heartbeat.end(rows)
 
     def _finish(self, result: Decoded | Computed) -> None:
         self._finished.append(result)
@@ -284,7 +284,7 @@ class Worker:
     def _collect(self) -> None:
         while self._finished:
             first, second = self._finished.popleft()
-            if isinstance(first, Request):
+            if isinstance(first, BatchRequest):
                 assert not isinstance(second, Future)
                 self._add(first, second)
             else:
@@ -292,8 +292,8 @@ class Worker:
                 self._running = ()
                 self._settle(first, second.result())
 
-    def _settle(self, requests: Sequence[Request], frames: bytes) -> None:
-        self._heart.running = 0
+    def _settle(self, requests: Sequence[BatchRequest], frames: bytes) -> None:
+        self._heartbeat.running = 0
         for request in requests:
             if request.state is State.RUNNING:
                 self._batcher.add(request)
@@ -310,12 +310,12 @@ def _is_cheap(payload: Payload) -> bool:
     return len(payload.body) <= INLINE_BYTES.get(payload.media_type or "", INLINE_FILE_BYTES)
 
 
-def _row_cost(request: Request) -> int:
+def _row_cost(request: BatchRequest) -> int:
     assert request.batch is not None
     return request.batch.row_cost
 
 
-def _cost(requests: Sequence[Request]) -> int:
+def _cost(requests: Sequence[BatchRequest]) -> int:
     return max(1, sum(r.batch.size * r.batch.row_cost for r in requests if r.batch is not None))
 
 
@@ -336,13 +336,13 @@ def main(sock: socket.socket, noted: BinaryIO) -> int:
 def _run(sock: socket.socket, noted: BinaryIO) -> int:
     decoder = Decoder()
     messages: deque[AnyMessage] = deque()
-    worker: Worker | LanguageWorker
+    worker: PredictiveWorker | LanguageWorker
     try:
         expected = _next(sock, decoder, messages)
         if expected is None:
             return EXIT_OK
         assert isinstance(expected, Expect)
-        kind = LanguageWorker if expected.record.engine.streams else Worker
+        kind = LanguageWorker if expected.record.engine.streams else PredictiveWorker
         worker = kind(sock, expected, noted)
         worker.warm()
         know_records()

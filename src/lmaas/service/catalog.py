@@ -337,9 +337,9 @@ class Catalog:
         beside: Beside | None = None,
         log: Path | None = None,
     ) -> Variant:
-        """Make a smaller form of a language model, measure it, and register it.
+        """Make a smaller variant of a language model, measure it, and register it.
 
-        `heard` is told how far it is, in a thread of its own. Where it is the best form that the
+        `heard` is told how far it is, in a thread of its own. Where it is the best variant that the
         setting `variant` allows, it takes over from a loaded one within seconds. `beside` writes
         into the transaction that registers it, `log` gets what the child prints. Raises
         ParityFailed, with nothing registered, when the perplexity rises by more than
@@ -442,7 +442,7 @@ def check_push(path: Path, options: PushOptions | None) -> None:
 
 
 def check_compressible(version: ModelVersion) -> int:
-    """The context length of a model that smaller forms are made of. Raises InvalidInput."""
+    """The context length of a model that smaller variants are made of. Raises InvalidInput."""
     spec = version.manifest.signature.language
     if not tasks.spec(version.manifest.task).generates or spec is None:
         raise InvalidInput(

@@ -20,10 +20,10 @@ from lmaas.job import (
     StoredEvent,
     raise_error,
 )
+from lmaas.jobs.artifacts import Artifacts, CheckpointModels
 from lmaas.jobs.claims import Claims
 from lmaas.jobs.inputs import Inputs
 from lmaas.jobs.process import log_tail
-from lmaas.jobs.results import CheckpointModels, Results
 from lmaas.jobs.runner import Runner
 from lmaas.jobs.store import Jobs
 from lmaas.placement.left import check_plain
@@ -50,7 +50,7 @@ class JobQueue:
         settings: Settings,
         registry: Registry,
         queue: Jobs,
-        results: Results,
+        results: Artifacts,
         data: DataFiles,
         catalog: Catalog,
         workshop: Workshop,

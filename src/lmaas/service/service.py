@@ -12,8 +12,8 @@ import msgspec
 from lmaas.accounts import usage
 from lmaas.accounts.keys import Keys
 from lmaas.accounts.ledger import Ledger
+from lmaas.accounts.limits_store import LimitsStore
 from lmaas.accounts.records import NO_LIMITS, Limits, ModelPrice, Price, UsageReport
-from lmaas.accounts.terms import Terms
 from lmaas.aside import Aside
 from lmaas.config import Settings
 from lmaas.errors import (
@@ -21,12 +21,12 @@ from lmaas.errors import (
     InvalidInput,
     NotFound,
 )
+from lmaas.generation_types import Delta, GenerateRequest, Usage
 from lmaas.hub.leftovers import leftovers
+from lmaas.jobs.artifacts import Artifacts
 from lmaas.jobs.delivery import Deliverer
-from lmaas.jobs.results import Results
 from lmaas.jobs.store import Jobs
 from lmaas.jobs.webhooks import Webhooks
-from lmaas.language import Delta, GenerateRequest, Usage
 from lmaas.placement.probe import missing
 from lmaas.registry.data_files import Files
 from lmaas.registry.fsck import FsckReport
@@ -40,6 +40,7 @@ from lmaas.service.model_jobs import ModelJobs
 from lmaas.service.quota import Quota
 from lmaas.service.workshop import Workshop
 from lmaas.serving.cache import ResponseCache, key_of
+from lmaas.serving.egress import EgressPolicy
 from lmaas.serving.generation import (
     Answered,
     Generation,
@@ -48,7 +49,6 @@ from lmaas.serving.generation import (
     encode_request,
 )
 from lmaas.serving.metrics import Metrics
-from lmaas.serving.outside import Outside
 from lmaas.serving.pool import Pool
 from lmaas.serving.router import Router
 from lmaas.supervision import Supervisor
@@ -96,7 +96,7 @@ class Service:
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.registry = Registry(self.home)
         self.keys = Keys(self.registry)
-        self.terms = Terms(self.registry.database)
+        self.limits_store = LimitsStore(self.registry.database)
         self.supervisor = Supervisor()
         self.ledger = Ledger(self.registry, self.supervisor)
         self.responses = Responses(self.registry.database)
@@ -105,8 +105,8 @@ class Service:
         self.aside = Aside()
         self.router = Router(self.registry, self.pool, self.aside)
         self.cache = ResponseCache(settings.response_cache_bytes, settings.redis_url)
-        self._outside = Outside(settings.webhook_allow)
-        self.webhooks = Webhooks(self.registry.database, self._outside, http=settings.webhook_http)
+        self._egress = EgressPolicy(settings.webhook_allow)
+        self.webhooks = Webhooks(self.registry.database, self._egress, http=settings.webhook_http)
         self._deliverer: Deliverer | None = None
         self.workshop = workshop = Workshop(settings)
         queue, files = Jobs(self.registry.database), Files(self.home)
@@ -117,7 +117,7 @@ class Service:
             settings,
             self.registry,
             queue,
-            Results(self.home / JOBS_FOLDER, files),
+            Artifacts(self.home / JOBS_FOLDER, files),
             self.data,
             self.catalog,
             workshop,
@@ -154,7 +154,7 @@ class Service:
         Only for who holds the home's lock.
         """
         self._deliverer = Deliverer(
-            self.registry.database, self._outside, http=self.settings.webhook_http
+            self.registry.database, self._egress, http=self.settings.webhook_http
         )
         self._deliverer.start()
         await asyncio.to_thread(self.data.uploads.tidy)
@@ -244,18 +244,18 @@ class Service:
                 return Predicted(version, answer, [])
         tokens = await self._text_tokens(key, version, ref, payload)
         await self._freshen(key)
-        with self.ledger.admit(
+        with self.ledger.reserve(
             key,
             request_id=request_id,
             endpoint=endpoint,
             model=version.ref,
             tokens=tokens,
             prompt_tokens=tokens,
-        ) as admission:
+        ) as reservation:
             version, answer = await self.router.call(version, ref, payload)
             if answer.tokens:
-                admission.usage = Usage(answer.tokens)
-        return Predicted(version, answer, admission.headers)
+                reservation.usage = Usage(answer.tokens)
+        return Predicted(version, answer, reservation.headers)
 
     async def _freshen(self, key: KeyRecord) -> None:
         """Have what bounds `key` in memory."""
@@ -305,7 +305,7 @@ class Service:
         ended = None if kept_as is None else await self.cache.get(kept_as)
         prompt, most = (0, 0) if ended else await self._most_tokens(key, ref, version, request)
         await self._freshen(key)
-        admission = self.ledger.admit(
+        reservation = self.ledger.reserve(
             key,
             request_id=request_id,
             endpoint=endpoint,
@@ -315,12 +315,12 @@ class Service:
         )
         generation = Generation(
             version,
-            admission.end,
+            reservation.end,
             self.metrics,
-            admission.delivered,
+            reservation.delivered,
             None if kept_as is None else partial(self._keep, request),
         )
-        generation.headers += admission.headers
+        generation.headers += reservation.headers
         if kept_as is not None:
             self.metrics.cached(version.ref, hit=ended is not None)
             generation.headers.append((b"x-lmaas-cache", b"hit" if ended else b"miss"))
@@ -362,11 +362,11 @@ class Service:
                 hint="Set temperature to 0, or give a seed.",
                 param="cache",
             )
-        return key_of(version, await self.pool.form(version), request)
+        return key_of(version, await self.pool.variant_name(version), request)
 
     def _keep(self, request: GenerateRequest, answered: Answered, deltas: list[Delta]) -> None:
-        # Not under the key that was looked for: since then, another form may have taken over.
-        key = key_of(answered.version, answered.form, request)
+        # Not under the key that was looked for: since then, another variant may have taken over.
+        key = key_of(answered.version, answered.variant_name, request)
         task = asyncio.ensure_future(self.cache.put(key, answered.ended, deltas))
         self._keeping.add(task)
         task.add_done_callback(self._keeping.discard)
@@ -388,16 +388,16 @@ class Service:
                 param="model",
             )
         await self._freshen(key)
-        with self.ledger.admit(
+        with self.ledger.reserve(
             key,
             request_id=request_id,
             endpoint=endpoint,
             model=version.ref,
             tokens=0,
             prompt_tokens=0,
-        ) as admission:
+        ) as reservation:
             tokens = await self._prompt_tokens(version, ref, request)
-        return CountedTokens(version, tokens, admission.headers)
+        return CountedTokens(version, tokens, reservation.headers)
 
     async def _prompt_tokens(
         self, version: ModelVersion, ref: str, request: GenerateRequest
@@ -441,10 +441,10 @@ class Service:
     ) -> tuple[KeyRecord, str]:
         """A new key and, this one time, its text. The first key of a tenant makes the tenant."""
         check_name(tenant, what="tenant name")
-        self.terms.check(limits)
+        self.limits_store.check(limits)
         record, text = self.keys.create(tenant, name, tuple(scopes))
         if limits != NO_LIMITS:
-            self.terms.set_limits(tenant, record.id, limits)
+            self.limits_store.set_limits(tenant, record.id, limits)
         return record, text
 
     def list_keys(self, tenant: str) -> list[KeyRecord]:
@@ -463,19 +463,19 @@ class Service:
 
     def limits(self, tenant: str, key_id: str | None) -> Limits:
         """The limits of a key, or (None) of all keys of `tenant` together. Raises NotFound."""
-        return self.terms.limits(tenant, key_id)
+        return self.limits_store.limits(tenant, key_id)
 
     def set_limits(self, tenant: str, key_id: str | None, limits: Limits) -> Limits:
         """Replace the limits of a key, or (None) of all keys of `tenant` together."""
-        return self.terms.set_limits(tenant, key_id, limits)
+        return self.limits_store.set_limits(tenant, key_id, limits)
 
     def prices(self, tenant: str) -> list[ModelPrice]:
         """What the models of `tenant` cost, by name."""
-        return self.terms.prices(tenant)
+        return self.limits_store.prices(tenant)
 
     def set_price(self, tenant: str, model: str, price: Price) -> ModelPrice:
         """What all versions of a model cost from now on; a price of 0 makes it free."""
-        return self.terms.set_price(tenant, model, price)
+        return self.limits_store.set_price(tenant, model, price)
 
     async def usage(
         self,

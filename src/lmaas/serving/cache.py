@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from lmaas.errors import MissingExtra
-from lmaas.language import Delta, Ended, GenerateRequest
+from lmaas.generation_types import Delta, Ended, GenerateRequest
 from lmaas.types import ModelVersion
 
 log = logging.getLogger(__name__)
@@ -27,13 +27,13 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Ended)
 
 
-def key_of(version: ModelVersion, form: str, request: GenerateRequest) -> bytes:
-    """What tells one answer from another: tenant, version, name of its form, and the request.
+def key_of(version: ModelVersion, variant: str, request: GenerateRequest) -> bytes:
+    """What tells one answer from another: tenant, version, name of its variant, and the request.
 
     Whether the answer is streamed makes no difference, nor the order of a schema's fields.
     """
     normal = msgspec.structs.replace(request, stream=False)
-    told = (version.tenant, version.ref, version.created_at, form, normal)
+    told = (version.tenant, version.ref, version.created_at, variant, normal)
     plain = msgspec.to_builtins(told, str_keys=True, order="sorted")
     return hashlib.sha256(msgspec.json.encode(plain)).digest()
 

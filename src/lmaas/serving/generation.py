@@ -14,7 +14,7 @@ import msgspec
 
 from lmaas import tasks
 from lmaas.errors import InvalidInput
-from lmaas.language import Delta, Ended, GenerateRequest, TokenLogprob, Usage
+from lmaas.generation_types import Delta, Ended, GenerateRequest, TokenLogprob, Usage
 from lmaas.serving.metrics import Metrics
 from lmaas.types import ModelVersion
 
@@ -38,10 +38,10 @@ class Receiver(Protocol):
 
 
 class Answered(NamedTuple):
-    """The end of a request, the version that answered it, and the name of that version's form."""
+    """The end of a request, and the version and variant that answered it."""
 
     version: ModelVersion
-    form: str
+    variant_name: str
     ended: Ended
 
 

@@ -1,4 +1,4 @@
-"""One life of our own worker process: started, connected, loaded, and in the end gone."""
+"""Our own worker process: started, connected, loaded, and in the end gone."""
 
 import asyncio
 import logging
@@ -13,8 +13,8 @@ from lmaas.placement.local import kill_worker, start_worker
 from lmaas.placement.survivors import end_all, namespace_of
 from lmaas.runtime.journal import read_journal
 from lmaas.runtime.messages import AnyMessage, Expect, Failed, Load, Loaded, ServeRecord
-from lmaas.serving.link import Link
 from lmaas.serving.plan import machine_budget_bytes
+from lmaas.serving.worker_connection import WorkerConnection
 
 log = logging.getLogger(__name__)
 
@@ -23,13 +23,13 @@ SPARE_SUFFIX = ".tmp"
 MISSED_BEATS: Final = 3
 
 
-class WorkerLife:
-    """A process that has loaded its model, and the link to it."""
+class LocalWorkerProcess:
+    """A process that has loaded its model, and the connection to it."""
 
     def __init__(
         self,
         process: asyncio.subprocess.Process,
-        link: Link,
+        connection: WorkerConnection,
         loaded: Loaded,
         journal: Path,
         patience_s: float,
@@ -37,7 +37,7 @@ class WorkerLife:
         self.loaded = loaded
         self.patience_s = patience_s
         self._process = process
-        self._link = link
+        self._connection = connection
         self._journal = journal
         self._namespace = namespace_of(process.pid)
 
@@ -54,16 +54,16 @@ class WorkerLife:
     @property
     def closed(self) -> asyncio.Future[None]:
         """Its end of the socket is closed."""
-        return self._link.closed
+        return self._connection.closed
 
     @property
     def last_seen(self) -> float:
         """When it sent something."""
-        return self._link.last_seen
+        return self._connection.last_seen
 
     def send(self, message: AnyMessage) -> None:
         """Send it."""
-        self._link.send(message)
+        self._connection.send(message)
 
     def kill(self) -> None:
         """End the process now."""
@@ -96,7 +96,7 @@ async def launch(
     socket_path: Path,
     on_message: Callable[[AnyMessage], None],
     files: asyncio.Future[None],
-) -> WorkerLife:
+) -> LocalWorkerProcess:
     """Start a worker on `socket_path` and have it load the model once its `files` are there.
 
     Raises the worker's own error when it cannot load, what `files` raises, TimedOut when it takes
@@ -119,9 +119,11 @@ async def launch(
     journal = socket_path.with_suffix(JOURNAL_SUFFIX)
     spare = socket_path.with_suffix(SPARE_SUFFIX)
     await asyncio.to_thread(_make, (*folders, spare))
-    link = Link(receive)
+    connection = WorkerConnection(receive)
     # To listen waits for the loop: who is cancelled there must still close the socket.
-    server = await loop.create_unix_server(lambda: link, str(socket_path), start_serving=False)
+    server = await loop.create_unix_server(
+        lambda: connection, str(socket_path), start_serving=False
+    )
     try:
         await server.start_serving()
         process = await start_worker(
@@ -138,8 +140,8 @@ async def launch(
     died = asyncio.ensure_future(process.wait())
     try:
         async with asyncio.timeout(settings.load_timeout_s) as limit:
-            await _first(link.connected, died, record.model)
-            link.send(
+            await _first(connection.connected, died, record.model)
+            connection.send(
                 Expect(
                     record=record,
                     heartbeat_s=settings.heartbeat_s,
@@ -150,13 +152,13 @@ async def launch(
             await _first(files, died, record.model)
             files.result()
             limit.reschedule(loop.time() + settings.load_timeout_s)
-            link.send(Load())
+            connection.send(Load())
             await _first(outcome, died, record.model)
         loaded = outcome.result()
     except BaseException as error:
         namespace = namespace_of(process.pid)
         kill_worker(process)
-        link.close()
+        connection.close()
         await died
         end_all(namespace)
         if isinstance(error, TimeoutError):
@@ -169,9 +171,9 @@ async def launch(
         died.cancel()
         server.close()
         socket_path.unlink(missing_ok=True)
-    return WorkerLife(
+    return LocalWorkerProcess(
         process,
-        link,
+        connection,
         loaded,
         journal,
         MISSED_BEATS * settings.heartbeat_s,

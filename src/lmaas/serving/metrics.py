@@ -8,7 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from lmaas.language import Usage
+from lmaas.generation_types import Usage
 from lmaas.serving.statistics import Statistics
 
 LATENCY_BUCKETS = (

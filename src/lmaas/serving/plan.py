@@ -15,15 +15,15 @@ WEIGHTS_FACTOR: Final = 2.2
 """Resident bytes for each byte of weights: the mapped file and the engine's repacked copy
 (measured 1.9 for a transformer of 413 MiB, 2.3 for a convolution network of 44 MiB)."""
 
-FORM_BYTES: Final = {"bf16": 2.0, "int8": 1.0, "int4": 0.6}
-"""Bytes a parameter of each compressed form; int4 with its scales and an int8 embedding."""
+VARIANT_BYTES: Final = {"bf16": 2.0, "int8": 1.0, "int4": 0.6}
+"""Bytes a parameter of each compressed variant; int4 with its scales and an int8 embedding."""
 SMALLEST_CONTEXT: Final = 256
 """Tokens of cache below which no language model is worth serving."""
 
 K = TypeVar("K", bound=Hashable)
 
 
-class Held(msgspec.Struct, Generic[K], frozen=True, kw_only=True):
+class LoadedModel(msgspec.Struct, Generic[K], frozen=True, kw_only=True):
     """Memory that one worker holds or has been promised."""
 
     key: K
@@ -45,7 +45,7 @@ def needed_bytes(compiled_bytes: int, overhead_bytes: int = OVERHEAD_BYTES) -> i
     return overhead_bytes + int(compiled_bytes * WEIGHTS_FACTOR)
 
 
-def make_plan(model: str, needed: int, held: Sequence[Held[K]], budget: int) -> Plan[K]:
+def make_plan(model: str, needed: int, held: Sequence[LoadedModel[K]], budget: int) -> Plan[K]:
     """How to fit `needed` bytes into `budget` beside `held`.
 
     Raises DoesNotFit, with the numbers, when even ending every unpinned worker is not enough.
@@ -79,14 +79,15 @@ def language_plan(
     kv_bytes_per_token: int,
     context_length: int,
     budget: int,
-    forms: Mapping[str, int] | None,
+    variants: Mapping[str, int] | None,
     num_parameters: int,
     overhead_bytes: int = OVERHEAD_BYTES,
 ) -> str:
     """What a language model's weights and cache take of the budget, for people.
 
-    `forms` are the bytes of its compressed forms; None: the engine takes none. Raises DoesNotFit,
-    with the numbers and what would fit: a form that exists or could be made, a smaller cache.
+    `variants` are the bytes of its compressed variants; None: the engine takes none. Raises
+    DoesNotFit, with the numbers and what would fit: a variant that exists or could be made, or a
+    smaller cache.
     """
     loaded = needed_bytes(weights_bytes, overhead_bytes)
     told = (
@@ -97,14 +98,14 @@ def language_plan(
         return f"{told}: fits"
     ways = [
         f"{name} ({_gb(size)}, made already; set variant={name})"
-        for name, size in (forms or {}).items()
+        for name, size in (variants or {}).items()
         if size < weights_bytes and needed_bytes(size, overhead_bytes) + cache_bytes <= budget
     ]
-    if forms is not None and not ways:
+    if variants is not None and not ways:
         ways += [
             f"{name} (about {_gb(size)}; `lmaas compress {model} --to {name}`)"
-            for name, share in FORM_BYTES.items()
-            if name not in forms and (size := int(num_parameters * share)) < weights_bytes
+            for name, share in VARIANT_BYTES.items()
+            if name not in variants and (size := int(num_parameters * share)) < weights_bytes
             if needed_bytes(size, overhead_bytes) + cache_bytes <= budget
         ][:1]
     tokens = (budget - loaded) // max(1, kv_bytes_per_token)

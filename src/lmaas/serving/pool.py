@@ -16,15 +16,15 @@ import psutil
 
 from lmaas.config import Settings
 from lmaas.errors import DoesNotFit, LMaaSError, NotFound, Unavailable
+from lmaas.serving.backend import Backend
 from lmaas.serving.generation import Answered, Receiver
 from lmaas.serving.launch import renewed
 from lmaas.serving.metrics import Metrics
-from lmaas.serving.plan import MIB, Held, machine_budget_bytes, make_plan
-from lmaas.serving.prepare import Need, has_forms, name_of_form, need_of
+from lmaas.serving.plan import MIB, LoadedModel, machine_budget_bytes, make_plan
+from lmaas.serving.prepare import Need, has_variants, need_of, served_variant_name
 from lmaas.serving.quarantine import Quarantine
-from lmaas.serving.served import Served
 from lmaas.serving.upstream import Upstream
-from lmaas.serving.worker import Prepared, Worker
+from lmaas.serving.worker import Prepared, WorkerBackend
 from lmaas.supervision import Supervisor
 from lmaas.types import TENANT, Answer, FileRole, ModelVersion, Payload, WorkerStatus
 
@@ -77,12 +77,12 @@ class Pool:
         self._folders = itertools.count(1)
         self._unpacking: dict[Path, asyncio.Future[None]] = {}
         self._sockets: Path | None = None
-        self._workers: dict[Key, Served] = {}
-        self._failed: dict[Key, tuple[Served, float]] = {}
-        self._coming: dict[Key, Served] = {}
+        self._workers: dict[Key, Backend] = {}
+        self._failed: dict[Key, tuple[Backend, float]] = {}
+        self._coming: dict[Key, Backend] = {}
         self._renewals: dict[Key, asyncio.Task[None]] = {}
         self._not_renewed: dict[Key, float] = {}
-        self._leaving: set[Served] = set()
+        self._leaving: set[Backend] = set()
         self._planning = asyncio.Lock()
         self._ticker: asyncio.Task[None] | None = None
         self._unpinned: set[str] = set()
@@ -138,17 +138,17 @@ class Pool:
         with self._metrics.statistics.timing(version):
             worker = self._worker(version)
             ended = await worker.generate(payload, receiver)
-        return Answered(version, worker.form, ended)
+        return Answered(version, worker.variant_name, ended)
 
-    async def form(self, version: ModelVersion) -> str:
-        """The name of the form of a language model that answers, or will once it is loaded.
+    async def variant_name(self, version: ModelVersion) -> str:
+        """The name of the variant of a language model that answers, or will once it is loaded.
 
         Raises ConfigError, MissingExtra and ParityFailed for settings that cannot be honoured.
         """
         worker = self._workers.get(_key(version))
-        if worker is not None and worker.form:
-            return worker.form
-        return await asyncio.to_thread(name_of_form, version, self._settings)
+        if worker is not None and worker.variant_name:
+            return worker.variant_name
+        return await asyncio.to_thread(served_variant_name, version, self._settings)
 
     async def load(self, version: ModelVersion) -> None:
         """Load `version` unless it is loaded. Raises what makes that fail."""
@@ -187,7 +187,7 @@ class Pool:
         held_up = lost or bool(self._supervisor.down)
         return not self._closing and self._pins_live and not held_up
 
-    def _worker(self, version: ModelVersion) -> Served:
+    def _worker(self, version: ModelVersion) -> Backend:
         """The worker of `version`; a new one, loading, at first. All first calls share it."""
         if self._closing or self._sockets is None:
             raise Unavailable("The server is not taking requests now.", hint="Send it again soon.")
@@ -207,19 +207,19 @@ class Pool:
         worker = self._workers[key] = self._start(version, self._sockets)
         return worker
 
-    def _start(self, version: ModelVersion, sockets: Path) -> Worker:
-        worker = Worker(version, self._settings, sockets, self._quarantine, self._metrics)
+    def _start(self, version: ModelVersion, sockets: Path) -> WorkerBackend:
+        worker = WorkerBackend(version, self._settings, sockets, self._quarantine, self._metrics)
         folder = self._files / str(next(self._folders))
         worker.start(
             lambda: self._prepare(worker, folder), lambda ended: self._ended(ended, folder)
         )
         return worker
 
-    def _all(self) -> list[Served]:
+    def _all(self) -> list[Backend]:
         """Everything that has or gets a process."""
         return [*self._workers.values(), *self._coming.values(), *self._leaving]
 
-    async def _prepare(self, worker: Worker, folder: Path) -> Prepared:
+    async def _prepare(self, worker: WorkerBackend, folder: Path) -> Prepared:
         """Room and the record for `worker`; its files are on their way."""
         version = worker.version
         # In a thread: it may have to ask another Python what that has.
@@ -239,7 +239,7 @@ class Pool:
         for part, role, name in need.files:
             self._registry.unpack(part, folder / name, (role,))
 
-    async def _make_room(self, worker: Worker, needed: int) -> None:
+    async def _make_room(self, worker: WorkerBackend, needed: int) -> None:
         """Promise `worker` its memory; ends idle models for it, or waits for busy ones."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._settings.load_timeout_s
@@ -262,11 +262,11 @@ class Pool:
                 )
             await asyncio.sleep(ROOM_POLL_S)
 
-    def _holding(self, worker: Served) -> Held[Key]:
+    def _holding(self, worker: Backend) -> LoadedModel[Key]:
         """What `worker` holds. One that is being replaced makes room, pinned or not."""
         key = _key(worker.version)
         coming = self._coming.get(key)
-        return Held(
+        return LoadedModel(
             key=key,
             memory_bytes=worker.memory_bytes,
             last_used=worker.last_used,
@@ -274,7 +274,7 @@ class Pool:
             pinned=worker.pinned and coming is None,
         )
 
-    async def _unload(self, worker: Served, deadline: float) -> None:
+    async def _unload(self, worker: Backend, deadline: float) -> None:
         """End `worker`. It leaves the table first: from now on, calls get a new one."""
         key = _key(worker.version)
         for table in (self._workers, self._coming):
@@ -286,7 +286,7 @@ class Pool:
         finally:
             self._leaving.discard(worker)
 
-    def _ended(self, worker: Worker, folder: Path) -> None:
+    def _ended(self, worker: WorkerBackend, folder: Path) -> None:
         files = self._unpacking.pop(folder, None)
         if files is not None:
             # A worker may end before its thread has unpacked everything.
@@ -323,45 +323,45 @@ class Pool:
                 await self._keep_pinned()
             changed = await asyncio.to_thread(self._registry.data_version)
             if changed != self._seen or self._not_renewed:
-                # Forms change with the database alone; one that failed to load is tried again.
+                # Variants change with the database alone; one that failed to load is tried again.
                 self._seen = changed
-                await self._renew_forms()
+                await self._renew_variants()
 
-    async def _renew_forms(self) -> None:
-        """Begin to replace the language models that have a better form than what is loaded."""
+    async def _renew_variants(self) -> None:
+        """Begin to replace the language models that have a better variant than what is loaded."""
         loop = asyncio.get_running_loop()
         for key, worker in list(self._workers.items()):
-            if not has_forms(worker.version) or key in self._renewals:
+            if not has_variants(worker.version) or key in self._renewals:
                 continue
             if self._not_renewed.get(key, 0.0) > loop.time():
                 continue
             self._not_renewed.pop(key, None)
             try:
-                version, form = await asyncio.to_thread(self._newest, worker.version)
+                version, variant = await asyncio.to_thread(self._newest, worker.version)
             except LMaaSError as error:
                 log.debug("%s stays as it is: %s", worker.version.ref, error)
                 continue
-            if not worker.form:
+            if not worker.variant_name:
                 self._seen = -1  # it still loads: look again
-            if worker.form in ("", form) or self._workers.get(key) is not worker:
+            if worker.variant_name in ("", variant) or self._workers.get(key) is not worker:
                 continue
             assert self._sockets is not None
             coming = self._coming[key] = self._start(version, self._sockets)
             self._renewals[key] = asyncio.create_task(self._renew(key, coming))
 
     def _newest(self, version: ModelVersion) -> tuple[ModelVersion, str]:
-        """`version` as it is registered now, and the name of its best form."""
+        """`version` as it is registered now, and the name of its best variant."""
         now = self._registry.resolve(version.tenant, version.ref)
-        return now, name_of_form(now, self._settings)
+        return now, served_variant_name(now, self._settings)
 
-    async def _renew(self, key: Key, coming: Worker) -> None:
+    async def _renew(self, key: Key, coming: WorkerBackend) -> None:
         """Let `coming` answer once it is loaded; what answered until then finishes what it has."""
         loop = asyncio.get_running_loop()
         try:
             await coming.loaded()
             if self._coming.get(key) is not coming:
                 return  # unloaded meanwhile
-            log.info("%s is served in another form from now on.", coming.version.ref)
+            log.info("%s is served in another variant from now on.", coming.version.ref)
             before = self._workers.get(key)
             self._workers[key] = coming
             del self._coming[key]
@@ -371,7 +371,7 @@ class Pool:
                 await self._unload(before, loop.time() + self._settings.generation_timeout_s)
         except LMaaSError as error:
             if self._coming.pop(key, None) is not None:
-                log.error("%s keeps its form: %s", coming.version.ref, error)
+                log.error("%s keeps its variant: %s", coming.version.ref, error)
                 self._not_renewed[key] = loop.time() + REMEMBER_FAILURE_S
         finally:
             del self._renewals[key]

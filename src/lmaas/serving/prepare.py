@@ -21,12 +21,12 @@ from lmaas.runtime.messages import ServeRecord
 from lmaas.serving.engines import cache_bytes, choose_engine, has_gpu, vllm_install
 from lmaas.serving.plan import language_plan, needed_bytes
 from lmaas.serving.precision import choose_precision
-from lmaas.serving.variant import choose_variant, form_name, weights_bytes
+from lmaas.serving.variant import choose_variant, variant_name, weights_bytes
 from lmaas.serving.vllm_command import ELEMENT_BYTES
 from lmaas.types import FileRole, LanguageSpec, ModelVersion, Precision, VariantName
 
 
-class Form(NamedTuple):
+class ServedVariant(NamedTuple):
     """What a language model is served with, and why; `role` is that of its files."""
 
     engine: EngineSpec
@@ -85,7 +85,7 @@ def need_of(
     )
 
 
-def choose_form(version: ModelVersion, settings: Settings) -> Form:
+def choose_served_variant(version: ModelVersion, settings: Settings) -> ServedVariant:
     """What a language model is served with. Raises as `need_of` does for settings."""
     vllm = vllm_install(settings)
     engine, why_engine = choose_engine(settings.engine, version, vllm)
@@ -101,20 +101,20 @@ def choose_form(version: ModelVersion, settings: Settings) -> Form:
         f"{engine.name}: {why_engine}; {variant or 'source'} weights: {why_variant}; "
         f"{precision}: {why_precision}"
     )
-    return Form(engine, variant, precision, role, on_gpu, reason)
+    return ServedVariant(engine, variant, precision, role, on_gpu, reason)
 
 
-def has_forms(version: ModelVersion) -> bool:
-    """Whether a version can get another form than it is loaded in: compression makes them."""
+def has_variants(version: ModelVersion) -> bool:
+    """Whether a version can get another variant than it is loaded in: compression makes them."""
     return tasks.spec(version.manifest.task).generates and version.manifest.upstream is None
 
 
-def name_of_form(version: ModelVersion, settings: Settings) -> str:
-    """The name of the form that a language model has when it is loaded now."""
+def served_variant_name(version: ModelVersion, settings: Settings) -> str:
+    """The name of the variant that a language model has when it is loaded now."""
     if version.manifest.upstream is not None:
         return "upstream"
-    form = choose_form(version, settings)
-    return form_name(version, form.engine.name, form.precision, form.variant)
+    chosen = choose_served_variant(version, settings)
+    return variant_name(version, chosen.engine.name, chosen.precision, chosen.variant)
 
 
 def _language(
@@ -122,15 +122,15 @@ def _language(
 ) -> Need:
     spec = version.manifest.signature.language
     assert spec is not None
-    form = choose_form(version, settings)
-    engine, variant, precision, top = form.engine, form.variant, form.precision, form.top
+    chosen = choose_served_variant(version, settings)
+    engine, variant, precision, top = chosen.engine, chosen.variant, chosen.precision, chosen.top
     weights = sum(file.size_bytes for file in version.files if file.path.startswith(f"{top}/"))
-    if form.on_gpu:
+    if chosen.on_gpu:
         memory, cache = engine.memory.overhead_bytes, settings.kv_cache_bytes
         plan = _gpu_plan(settings)
     else:
         memory, cache, plan = _cpu_plan(version, spec, settings, budget, engine, precision, weights)
-    files = [(version, form.role, "model")]
+    files = [(version, chosen.role, "model")]
     draft = _draft(version, spec, settings, engine, resolve)
     if draft is not None:
         memory += needed_bytes(draft.compiled_bytes)
@@ -144,7 +144,7 @@ def _language(
             signature=version.manifest.signature,
             folder=str(folder / "model" / top),
             precision=precision,
-            reason=f"{form.reason}; {plan}",
+            reason=f"{chosen.reason}; {plan}",
             max_batch_size=settings.max_batch_size,
             engine=engine,
             variant=variant,
@@ -181,9 +181,9 @@ def _cpu_plan(
         kv_bytes_per_token=token_bytes,
         context_length=spec.context_length,
         budget=budget,
-        forms=None
+        variants=None
         if not engine.variants
-        else {form.name: weights_bytes(version, form.name) for form in version.variants},
+        else {each.name: weights_bytes(version, each.name) for each in version.variants},
         num_parameters=version.manifest.num_parameters,
         overhead_bytes=overhead,
     )

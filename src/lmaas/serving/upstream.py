@@ -15,9 +15,9 @@ import msgspec
 from lmaas import tasks
 from lmaas.config import Settings
 from lmaas.errors import InvalidInput, LMaaSError, QueueFull, TimedOut, Unavailable
-from lmaas.language import Ended, GenerateRequest
+from lmaas.generation_types import Ended, GenerateRequest
 from lmaas.serving.generation import Receiver
-from lmaas.serving.prepare import name_of_form
+from lmaas.serving.prepare import served_variant_name
 from lmaas.serving.upstream_api import Api
 from lmaas.serving.upstream_body import estimated_tokens
 from lmaas.serving.upstream_vectors import estimated_tokens as tokens_of_texts
@@ -42,7 +42,7 @@ class Upstream:
     def __init__(self, version: ModelVersion, settings: Settings) -> None:
         self.version = version
         self.pinned = False
-        self.form = name_of_form(version, settings)
+        self.variant_name = served_variant_name(version, settings)
         self.error: LMaaSError | None = None
         self.planned_bytes = 0
         self.state: Literal["loading", "ready", "draining", "failed"] = "loading"

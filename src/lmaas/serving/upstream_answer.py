@@ -10,7 +10,15 @@ import msgspec
 from msgspec import Meta
 
 from lmaas.errors import Unavailable
-from lmaas.language import CallDelta, Delta, Ended, Finish, GenerateRequest, TokenLogprob, Usage
+from lmaas.generation_types import (
+    CallDelta,
+    Delta,
+    Ended,
+    Finish,
+    GenerateRequest,
+    TokenLogprob,
+    Usage,
+)
 from lmaas.types import UNREADABLE
 
 T = TypeVar("T")

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from lmaas.errors import TimedOut, Unavailable
-from lmaas.language import Delta, Ended, GenerateRequest, Usage
+from lmaas.generation_types import Delta, Ended, GenerateRequest, Usage
 from lmaas.serving import upstream_vectors as vectors
 from lmaas.serving.generation import Receiver
 from lmaas.serving.http_client import HttpClient, Response

@@ -5,7 +5,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from lmaas.errors import InvalidInput
-from lmaas.language import ChatMessage, Format, GenerateRequest, Sampling
+from lmaas.generation_types import ChatMessage, Format, GenerateRequest, Sampling
 from lmaas.types import UpstreamSpec
 
 NEUTRAL: Final = Sampling()

@@ -1,4 +1,4 @@
-"""Which compressed form of a language model is served, and which may be. Pure."""
+"""Which compressed variant of a language model is served, and which may be. Pure."""
 
 from lmaas.errors import ConfigError, ParityFailed
 from lmaas.types import ModelVersion, Precision, VariantName, VariantReport
@@ -38,14 +38,16 @@ def choose_variant(version: ModelVersion, setting: str) -> tuple[VariantName | N
     )
 
 
-def form_name(version: ModelVersion, engine: str, precision: Precision, variant: str | None) -> str:
-    """What tells this form of a version from all others, earlier ones of its name included."""
-    made = [form.created_at for form in version.variants if form.name == variant]
+def variant_name(
+    version: ModelVersion, engine: str, precision: Precision, variant: str | None
+) -> str:
+    """What tells this variant of a version from all others, earlier ones of its name included."""
+    made = [each.created_at for each in version.variants if each.name == variant]
     return f"{engine} {precision} {variant or 'source'} {max(made, default=version.created_at)}"
 
 
 def weights_bytes(version: ModelVersion, variant: VariantName | None) -> int:
-    """Size of a form's weights in bytes; None is the form compiled from the source."""
+    """Size of a variant's weights in bytes; None is the variant compiled from the source."""
     path = f"variants/{variant}/{WEIGHTS}" if variant else f"compiled/{WEIGHTS}"
     return sum(file.size_bytes for file in version.files if file.path == path)
 
@@ -58,6 +60,6 @@ def require_small_rise(model: str, variant: VariantName, report: VariantReport) 
             f"{report.compressed.perplexity:.4g} ({report.perplexity_rise:+.1%}; allowed "
             f"{report.max_drop:+.1%}); {report.token_agreement:.0%} of greedy tokens agree. "
             "Nothing was registered.",
-            hint="Take a form with more bits, a smaller group size, a ratio below 1 for int4, or "
-            "allow more with max_drop.",
+            hint="Take a variant with more bits, a smaller group size or a ratio below 1 for int4, "
+            "or allow more with max_drop.",
         )

@@ -1,4 +1,4 @@
-"""The engine vllm: one life of a vLLM server, which takes a worker's messages and sends a worker's.
+"""The engine vllm: a vLLM server, which takes a worker's messages and sends a worker's.
 
 So requests are held, retried, bounded and quarantined as for every other engine. vLLM runs in an
 environment of its own, reached through a unix socket with a key that only this process knows.
@@ -17,7 +17,7 @@ import msgspec
 
 from lmaas.config import Settings
 from lmaas.errors import TimedOut, Unavailable
-from lmaas.language import Ended, GenerateRequest, Sampling
+from lmaas.generation_types import Ended, GenerateRequest, Sampling
 from lmaas.runtime.messages import (
     AnyMessage,
     Beat,
@@ -57,7 +57,7 @@ _cache_used: Final = re.compile(rb"^vllm:kv_cache_usage_perc(?:\{[^}]*\})? (\S+)
 
 
 class VllmLife:
-    """A vLLM server that has loaded its model, as a worker's life."""
+    """A vLLM server that has loaded its model, as a worker process."""
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from lmaas.language import Delta, Ended, GenerateRequest, TokenLogprob, Usage
+from lmaas.generation_types import Delta, Ended, GenerateRequest, TokenLogprob, Usage
 from lmaas.runtime.language.text import Reader
 from lmaas.runtime.messages import AnyMessage, Began, Parts
 from lmaas.serving.vllm_request import Requests

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from lmaas.language import MAX_TOP_LOGPROBS
+from lmaas.generation_types import MAX_TOP_LOGPROBS
 from lmaas.runtime.language.engine import EngineOptions
 from lmaas.runtime.messages import ServeRecord
 from lmaas.serving.vllm_install import ISOLATED, SERVER

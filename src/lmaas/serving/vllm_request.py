@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from lmaas.errors import InvalidInput
-from lmaas.language import GenerateRequest, LanguageSpec
+from lmaas.generation_types import GenerateRequest, LanguageSpec
 from lmaas.runtime.language import schema_grammar
 from lmaas.runtime.language.calls import THINK
 from lmaas.runtime.language.pattern_grammar import Unfit
@@ -172,7 +172,7 @@ class Requests:
 
 def _opens(template: Template, enable_thinking: bool | None) -> bool:
     """Whether the prompt of a simple conversation ends inside the reasoning."""
-    from lmaas.language import ChatMessage
+    from lmaas.generation_types import ChatMessage
 
     more = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
     try:

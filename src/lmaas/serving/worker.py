@@ -16,7 +16,7 @@ import msgspec
 
 from lmaas.config import Settings
 from lmaas.errors import LMaaSError, QueueFull, TimedOut, Unavailable
-from lmaas.language import Ended
+from lmaas.generation_types import Ended
 from lmaas.runtime.messages import (
     AnyMessage,
     Beat,
@@ -33,10 +33,10 @@ from lmaas.runtime.messages import (
 from lmaas.serving import vllm
 from lmaas.serving.generation import Receiver
 from lmaas.serving.launch import error_of, launch, renewed
-from lmaas.serving.life import Life
 from lmaas.serving.metrics import Metrics
 from lmaas.serving.quarantine import Quarantine
-from lmaas.serving.variant import form_name
+from lmaas.serving.variant import variant_name
+from lmaas.serving.worker_process import WorkerProcess
 from lmaas.types import Answer, ModelVersion, Payload, Precision, WorkerStatus
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ Prepared = tuple[ServeRecord, asyncio.Future[None]]
 WorkerState = Literal["loading", "ready", "draining", "failed"]
 
 
-class Held(msgspec.Struct, kw_only=True, eq=False):
+class InFlight(msgspec.Struct, kw_only=True, eq=False):
     """One request: who waits for it, until when, and how many processes died on it.
 
     `begun` says that a generation's first token is there; `streamed` that pieces of it are out, so
@@ -73,7 +73,7 @@ class Held(msgspec.Struct, kw_only=True, eq=False):
     begun: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
 
 
-class Worker:
+class WorkerBackend:
     """Answers calls for `version`. Start it with `start`; `on_end` is told when it is over."""
 
     def __init__(
@@ -92,16 +92,16 @@ class Worker:
         self.last_used = asyncio.get_running_loop().time()
         self.precision: Precision = "f32"
         self.reason = ""
-        self.form = ""
+        self.variant_name = ""
         self._loop = asyncio.get_running_loop()
         self._settings = settings
         self._sockets = sockets
         self._quarantine = quarantine
         self._metrics = metrics
-        self._held: dict[int, Held] = {}
+        self._held: dict[int, InFlight] = {}
         self._cancelled: dict[int, Receiver] = {}
         self._ids = itertools.count(1)
-        self._life: Life | None = None
+        self._process: WorkerProcess | None = None
         self._open = False
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
@@ -118,7 +118,7 @@ class Worker:
     @property
     def live(self) -> bool:
         """Whether a loaded process is there now."""
-        return self._life is not None and not self._life.closed.done()
+        return self._process is not None and not self._process.closed.done()
 
     @property
     def lost(self) -> bool:
@@ -141,7 +141,7 @@ class Worker:
         return max(self.planned_bytes, self._memory_bytes)
 
     def start(
-        self, prepare: Callable[[], Awaitable[Prepared]], on_end: Callable[["Worker"], None]
+        self, prepare: Callable[[], Awaitable[Prepared]], on_end: Callable[["WorkerBackend"], None]
     ) -> None:
         """Make room with `prepare`, then keep a process alive until `stop`."""
         self._task = self._loop.create_task(self._supervise(prepare))
@@ -179,7 +179,7 @@ class Worker:
                 hint="Send it again after the time in Retry-After.",
             )
         now = self.last_used = self._loop.time()
-        held = Held(
+        held = InFlight(
             id=next(self._ids),
             payload=payload,
             future=self._loop.create_future(),
@@ -204,14 +204,14 @@ class Worker:
 
         `late` says that this process itself was held up, so that silence proves nothing.
         """
-        life = self._life
-        if life and self.live and not late and now - life.last_seen > life.patience_s:
+        process = self._process
+        if process and self.live and not late and now - process.last_seen > process.patience_s:
             log.error(
                 "The worker of %s gave no sign of life for %g s.",
                 self.version.ref,
-                life.patience_s,
+                process.patience_s,
             )
-            life.kill()
+            process.kill()
         for held in [held for held in self._held.values() if held.deadline <= now]:
             self._end(
                 held,
@@ -239,13 +239,13 @@ class Worker:
             self._end(held, Unavailable(f"{self.version.ref} was unloaded before it answered."))
         if self._task is None:
             return
-        if self._life and self.live:
-            self._life.send(Stop(deadline_s=0.0))
-            await asyncio.wait((self._life.closed,), timeout=STOP_GRACE_S)
+        if self._process and self.live:
+            self._process.send(Stop(deadline_s=0.0))
+            await asyncio.wait((self._process.closed,), timeout=STOP_GRACE_S)
         else:
             self._task.cancel()
-        if self._life:
-            self._life.kill()
+        if self._process:
+            self._process.kill()
         await asyncio.wait((self._task,))
 
     def status(self) -> WorkerStatus:
@@ -258,7 +258,7 @@ class Worker:
             precision=self.precision,
             variant=self._variant,
             reason=str(self.error) if self.error else self.reason,
-            pid=self._life.pid if self._life and self.live else None,
+            pid=self._process.pid if self._process and self.live else None,
             memory_bytes=self._memory_bytes,
             cache_used=self.cache_used,
             requests=self._requests,
@@ -273,19 +273,19 @@ class Worker:
             record, files = await prepare()
             self.precision, self.reason = record.precision, record.reason
             self._engine, self._variant = record.engine.name, record.variant
-            self.form = form_name(
+            self.variant_name = variant_name(
                 self.version, record.engine.name, record.precision, record.variant
             )
-            suspects: list[Held] = []
+            suspects: list[InFlight] = []
             crashes = 0
             while True:
                 born = self._loop.time()
-                life = self._life = await self._launch(record, files)
-                await self._prove_innocent(suspects, life)
+                process = self._process = await self._launch(record, files)
+                await self._prove_innocent(suspects, process)
                 self._release()
-                await life.closed
+                await process.closed
                 self._open = False
-                at_work = await life.end()
+                at_work = await process.end()
                 if self._stopping and not self._held:
                     return
                 suspects = self._blame(at_work)
@@ -295,7 +295,7 @@ class Worker:
                 log.error(
                     "The worker of %s ended with code %s; it is started again.",
                     self.version.ref,
-                    life.code,
+                    process.code,
                 )
                 await asyncio.sleep(BACK_OFF_S[min(crashes, len(BACK_OFF_S)) - 1])
         except LMaaSError as error:
@@ -306,11 +306,11 @@ class Worker:
             log.exception("Serving %s failed.", self.version.ref)
             self._fail(LMaaSError(f"{self.version.ref} cannot be served: {error}."))
 
-    async def _launch(self, record: ServeRecord, files: asyncio.Future[None]) -> Life:
+    async def _launch(self, record: ServeRecord, files: asyncio.Future[None]) -> WorkerProcess:
         path = self._sockets / f"{id(self):x}-{self._restarts}.sock"
         start = LAUNCHES.get(record.engine.name, launch)
-        life = await start(record, self._settings, path, self._receive, files)
-        self._memory_bytes = life.loaded.memory_bytes
+        process = await start(record, self._settings, path, self._receive, files)
+        self._memory_bytes = process.loaded.memory_bytes
         if not self._stopping:
             self.state = "ready"
         if not self._first_load.done():
@@ -318,12 +318,12 @@ class Worker:
         log.info(
             "%s is loaded: %s (%s), %.2f s, %d MiB.",
             self.version.ref,
-            life.loaded.precision,
-            life.loaded.reason,
-            life.loaded.load_s,
-            life.loaded.memory_bytes >> 20,
+            process.loaded.precision,
+            process.loaded.reason,
+            process.loaded.load_s,
+            process.loaded.memory_bytes >> 20,
         )
-        return life
+        return process
 
     def _receive(self, message: AnyMessage) -> None:
         match message:
@@ -366,14 +366,14 @@ class Worker:
             receiver.used(ended.usage)
         self._answered += 1
 
-    async def _prove_innocent(self, suspects: list[Held], life: Life) -> None:
+    async def _prove_innocent(self, suspects: list[InFlight], process: WorkerProcess) -> None:
         """Run the requests that were at work at the last death one by one, nothing beside them."""
         for held in suspects:
-            if held.id in self._held and not life.closed.done():
+            if held.id in self._held and not process.closed.done():
                 self._send(held)
                 begun = asyncio.ensure_future(held.begun.wait())
                 await asyncio.wait(
-                    (held.future, begun, life.closed), return_when=asyncio.FIRST_COMPLETED
+                    (held.future, begun, process.closed), return_when=asyncio.FIRST_COMPLETED
                 )
                 begun.cancel()
 
@@ -384,7 +384,7 @@ class Worker:
             if not held.sent:
                 self._send(held)
 
-    def _blame(self, at_work: set[int]) -> list[Held]:
+    def _blame(self, at_work: set[int]) -> list[InFlight]:
         """Note who was at work; gives back all that are suspects now, earlier ones included."""
         self._cancelled.clear()
         for held in list(self._held.values()):
@@ -408,23 +408,23 @@ class Worker:
         self.state = "failed"
         self.error = error
         self._open = False
-        if self._life:
-            self._life.kill()
+        if self._process:
+            self._process.kill()
         for held in list(self._held.values()):
             self._end(held, renewed(error))
         if not self._first_load.done():
             self._first_load.set_result(None)
 
-    def _send(self, held: Held) -> None:
-        assert self._life is not None
+    def _send(self, held: InFlight) -> None:
+        assert self._process is not None
         held.sent = True
-        self._life.send(Call(id=held.id, payload=held.payload))
+        self._process.send(Call(id=held.id, payload=held.payload))
 
-    def _send_cancel(self, held: Held) -> None:
-        if held.sent and self._life and self.live:
-            self._life.send(Cancel(id=held.id))
+    def _send_cancel(self, held: InFlight) -> None:
+        if held.sent and self._process and self.live:
+            self._process.send(Cancel(id=held.id))
 
-    def _end(self, held: Held, error: LMaaSError) -> None:
+    def _end(self, held: InFlight, error: LMaaSError) -> None:
         self._held.pop(held.id, None)
         if not held.future.done():
             held.future.set_exception(error)

@@ -13,7 +13,7 @@ from lmaas.errors import InvalidInput
 from lmaas.tasks.spec import Checkpoint, Spec, Training
 
 if TYPE_CHECKING:
-    from lmaas.tasks.base import Batch, Row, Task
+    from lmaas.tasks.base import Batch, Task, Tensors
 
 TASKS: Final = (
     "image-classification",
@@ -28,8 +28,19 @@ TASKS: Final = (
 """Every task. Its folder has its name, with underscores."""
 
 __all__ = [
-    "TASKS", "Batch", "Checkpoint", "Row", "Spec", "Task", "Training", "checkpoints", "get", "home",
-    "spec", "specs", "trained",
+    "TASKS",
+    "Batch",
+    "Checkpoint",
+    "Spec",
+    "Task",
+    "Tensors",
+    "Training",
+    "checkpoints",
+    "get",
+    "home",
+    "spec",
+    "specs",
+    "trained",
 ]  # fmt: skip
 
 
@@ -72,6 +83,6 @@ def home(name: str) -> str:
 
 def __getattr__(name: str) -> Any:
     """What needs arrays is loaded when it is asked for: names of tasks alone need none."""
-    if name not in ("Batch", "Row", "Task"):
+    if name not in ("Batch", "Tensors", "Task"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.base"), name)

@@ -13,7 +13,7 @@ from lmaas.errors import InvalidInput
 from lmaas.tasks.spec import Spec
 from lmaas.types import Answer, Payload, Signature
 
-Row = dict[str, np.ndarray]
+Tensors = dict[str, np.ndarray]
 """Arrays by tensor name; the first axis of each is the batch axis."""
 
 
@@ -27,7 +27,7 @@ class Batch(msgspec.Struct, kw_only=True):
     `row_cost` is how much work a row is, in units of the task's own.
     """
 
-    arrays: Row
+    arrays: Tensors
     size: int
     single: bool = False
     parameters: dict[str, Any] = {}
@@ -63,15 +63,17 @@ class Task(Protocol):
         """Decode and preprocess one request body. Raises InvalidInput, PayloadTooLarge."""
         ...
 
-    def write(self, outputs: Row, batch: Batch, signature: Signature, model: str) -> Answer:
+    def write(self, outputs: Tensors, batch: Batch, signature: Signature, model: str) -> Answer:
         """The response body for the model's `outputs` to `batch`; `model` is `name:version`."""
         ...
 
-    def compare(self, outputs: Row, signature: Signature) -> Row:
+    def compare(self, outputs: Tensors, signature: Signature) -> Tensors:
         """The view of raw outputs in which source and compiled model are compared."""
         ...
 
-    def metrics(self, outputs: Row, targets: np.ndarray, signature: Signature) -> dict[str, float]:
+    def metrics(
+        self, outputs: Tensors, targets: np.ndarray, signature: Signature
+    ) -> dict[str, float]:
         """The task's metrics for raw `outputs` against `targets`."""
         ...
 
@@ -103,7 +105,7 @@ def refuse_file(payload: Payload, takes: str, hint: str) -> InvalidInput:
     return InvalidInput(f"This model takes {takes} as JSON; received {received}.", hint=hint)
 
 
-def batch_size(arrays: Row, signature: Signature) -> int:
+def batch_size(arrays: Tensors, signature: Signature) -> int:
     """The number of samples in `arrays`; 1 for a model without a batch axis."""
     if not signature.batch:
         return 1

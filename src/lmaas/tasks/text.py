@@ -16,7 +16,7 @@ from lmaas.codecs import tensor
 from lmaas.codecs.limits import Limits
 from lmaas.errors import ContextLengthExceeded, InvalidInput, PayloadTooLarge
 from lmaas.tasks import base
-from lmaas.tasks.base import Batch, Row
+from lmaas.tasks.base import Batch, Tensors
 from lmaas.tasks.spec import Spec
 from lmaas.types import BATCH, Answer, LanguageSpec, Payload, Signature, TensorSpec, TextsCall
 
@@ -153,7 +153,7 @@ class TextTask(ABC):
             return Batch(arrays={}, size=0, parameters=batch.parameters)
         return batch
 
-    def write(self, outputs: Row, batch: Batch, signature: Signature, model: str) -> Answer:
+    def write(self, outputs: Tensors, batch: Batch, signature: Signature, model: str) -> Answer:
         """The answer, and how many tokens the texts had."""
         if batch.tensors is not None:
             answer = tensor.write(outputs, batch.tensors, signature, model)
@@ -168,7 +168,7 @@ class TextTask(ABC):
         """The task's own part of `read`."""
 
     @abstractmethod
-    def write_all(self, outputs: Row, batch: Batch, signature: Signature) -> Answer:
+    def write_all(self, outputs: Tensors, batch: Batch, signature: Signature) -> Answer:
         """The task's own part of `write`."""
 
     @property
@@ -314,7 +314,7 @@ def bucket(length: int) -> int:
     return max(step, -(-length // step) * step)
 
 
-def pad(rows: Sequence[Tokens], length: int, *, types: bool) -> Row:
+def pad(rows: Sequence[Tokens], length: int, *, types: bool) -> Tensors:
     """Token ids, mask and perhaps types of shape [rows, length], zeros at the end of each row."""
     arrays = {name: np.zeros((len(rows), length), np.int64) for name in (IDS, MASK)}
     if types:

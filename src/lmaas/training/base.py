@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from lmaas.recipe import Recipe, TrainingFramework
-from lmaas.tasks import Row
+from lmaas.tasks import Tensors
 
 Split = Literal["train", "validation", "test"]
 
@@ -45,8 +45,8 @@ class Feed(msgspec.Struct, kw_only=True):
     for next-token the labels that are not ignored.
     """
 
-    inputs: Row
-    targets: Row
+    inputs: Tensors
+    targets: Tensors
     size: int
     weight: float
 
@@ -54,7 +54,7 @@ class Feed(msgspec.Struct, kw_only=True):
 class Meter(Protocol):
     """Adds up a task's metrics over the feeds of an evaluation."""
 
-    def add(self, outputs: Row, feed: Feed) -> None:
+    def add(self, outputs: Tensors, feed: Feed) -> None:
         """Count the model's raw outputs for one feed."""
         ...
 
@@ -198,7 +198,7 @@ class Learner(Protocol):
         """
         ...
 
-    def evaluate(self, feed: Feed) -> tuple[float, Row]:
+    def evaluate(self, feed: Feed) -> tuple[float, Tensors]:
         """The summed loss and the raw outputs in inference mode."""
         ...
 

@@ -98,7 +98,7 @@ def sweep(row: Architecture) -> Outcome:
 
 def push(folder: Path) -> Manifest:
     """The package of the checkpoint, as the sandboxed child makes it."""
-    request = importer.Request(
+    request = importer.ImportRequest(
         path=str(folder / "checkpoint"),
         folder=str(folder / "package"),
         options=PushOptions(name="swept"),

@@ -9,7 +9,7 @@ import re
 import secrets
 from typing import Final
 
-from lmaas.language import CallDelta
+from lmaas.generation_types import CallDelta
 
 THINK: Final = "<think>"
 END_THINK: Final = "</think>"

@@ -12,7 +12,7 @@ from typing import Final, Literal, Protocol, cast
 import msgspec
 
 from lmaas.errors import InvalidInput, LMaaSError
-from lmaas.language import FilePart, Finish, LanguageSpec
+from lmaas.generation_types import FilePart, Finish, LanguageSpec
 from lmaas.runtime.engine_spec import MIB, EngineMemory, EngineSpec
 from lmaas.types import Precision, Record
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lmaas.errors import InvalidInput, LMaaSError
-from lmaas.language import FilePart, Finish, LanguageSpec
+from lmaas.generation_types import FilePart, Finish, LanguageSpec
 from lmaas.runtime.language.engine import (
     EngineOptions,
     EngineStats,

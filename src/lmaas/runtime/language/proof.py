@@ -19,7 +19,7 @@ TOLD: Final = 300
 """Characters of what a process says at its end."""
 
 
-class Request(Record, frozen=True, kw_only=True):
+class ProofRequest(Record, frozen=True, kw_only=True):
     """As `parity.measure` takes it; the report is written to `reply`."""
 
     folder: str
@@ -41,7 +41,7 @@ def prove(
 ) -> ParityReport:
     """Compare in a child process. Raises LMaaSError where the engine cannot run the model."""
     reply = scratch / "proof.json"
-    request = Request(
+    request = ProofRequest(
         folder=str(folder), sample=str(sample), reply=str(reply), spec=spec, engine=engine
     )
     done = subprocess.run(
@@ -62,7 +62,7 @@ def prove(
 
 def main() -> None:
     """The child."""
-    request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
+    request = msgspec.json.decode(sys.stdin.buffer.read(), type=ProofRequest)
     try:
         report = parity.measure(
             Path(request.folder), Path(request.sample), request.spec, request.engine

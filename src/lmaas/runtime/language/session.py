@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from lmaas.errors import ContextLengthExceeded, InvalidInput
-from lmaas.language import (
+from lmaas.generation_types import (
     Delta,
     Ended,
     GenerateRequest,

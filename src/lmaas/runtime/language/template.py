@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from lmaas.errors import InvalidInput, ModelRefused
-from lmaas.language import ChatMessage, Part, TextPart, Tool
+from lmaas.generation_types import ChatMessage, Part, TextPart, Tool
 from lmaas.runtime.language.helper import Died, Helper, Slow
 
 RENDER_TIMEOUT_S: Final = 0.5

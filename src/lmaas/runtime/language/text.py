@@ -6,7 +6,7 @@ Text that may turn out to be the start of a stop string or of a tag is held back
 from collections.abc import Sequence
 from enum import Enum
 
-from lmaas.language import CallDelta, Delta, Finish, TokenLogprob
+from lmaas.generation_types import CallDelta, Delta, Finish, TokenLogprob
 from lmaas.runtime.language.calls import CALL, END_CALL, END_THINK, THINK, Call
 from lmaas.runtime.language.engine import TokenScore
 from lmaas.runtime.language.tokens import Tokens

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from lmaas.errors import InvalidInput, LMaaSError
-from lmaas.language import ChatMessage, TextPart, TokenLogprob, Tool, ToolCall
+from lmaas.generation_types import ChatMessage, TextPart, TokenLogprob, Tool, ToolCall
 from lmaas.runtime.language.engine import TokenScore
 from lmaas.runtime.language.token_stream import (
     TokenStream,

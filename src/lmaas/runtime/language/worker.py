@@ -19,9 +19,9 @@ from typing import BinaryIO, Final
 
 import msgspec
 
-from lmaas.language import GenerateRequest
-from lmaas.runtime.heart import Heart, resident_bytes
-from lmaas.runtime.journal import SLOT_IDS, Journal
+from lmaas.generation_types import GenerateRequest
+from lmaas.runtime.heartbeat import Heartbeat, resident_bytes
+from lmaas.runtime.journal import SLOT_IDS, RequestJournal
 from lmaas.runtime.language.engine import make_language_engine
 from lmaas.runtime.language.grammar import Prover
 from lmaas.runtime.language.session import Prepared, Session
@@ -69,8 +69,8 @@ class LanguageWorker:
         self._spec = spec
         self._sending = threading.Lock()
         self._engine = make_language_engine(record.engine.name)
-        self._journal = Journal(noted, SLOTS)
-        self._heart = Heart(
+        self._journal = RequestJournal(noted, SLOTS)
+        self._heartbeat = Heartbeat(
             lambda beat: self._send(encode(beat)),
             expected.heartbeat_s,
             expected.request_timeout_s,
@@ -93,7 +93,7 @@ class LanguageWorker:
         start = time.perf_counter()
         record, options = self._record, self._options
         folder = Path(record.folder)
-        self._heart.start()
+        self._heartbeat.start()
         # The engine works outside of Python.
         reading = self._side.submit(lambda: (Tokens(folder), Template.load(folder)))
         self._engine.load(folder, self._spec, options)
@@ -244,11 +244,11 @@ class LanguageWorker:
         self._send(failure(id_, error))
 
     def _step(self, session: Session) -> None:
-        self._heart.begin()
+        self._heartbeat.begin()
         step = session.step()
-        self._heart.end(len(session))
-        self._heart.running = len(session)
-        self._heart.cache_used = self._engine.stats().cache_used
+        self._heartbeat.end(len(session))
+        self._heartbeat.running = len(session)
+        self._heartbeat.cache_used = self._engine.stats().cache_used
         frames = [encode(Began(id=id_, prompt=prompt)) for id_, prompt in step.began]
         if step.parts:
             frames.append(encode(Parts(items=tuple(step.parts))))

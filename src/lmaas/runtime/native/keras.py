@@ -12,7 +12,7 @@ from lmaas.errors import InvalidInput, ModelRefused
 from lmaas.runtime.native import keras_file
 from lmaas.runtime.native.keras_file import MODEL
 from lmaas.runtime.outputs import by_name
-from lmaas.tasks.base import Row
+from lmaas.tasks.base import Tensors
 from lmaas.types import Precision, Signature
 
 
@@ -45,7 +45,7 @@ class KerasEngine:
         self._model = read(folder / MODEL)
         self._signature = signature
 
-    def infer(self, arrays: Row) -> Row:
+    def infer(self, arrays: Tensors) -> Tensors:
         """Run the model once; outputs are copies that stay valid."""
         keras = import_keras()
         signature = self._signature

@@ -9,7 +9,7 @@ import numpy as np
 from lmaas.codecs import strings
 from lmaas.errors import InvalidInput, MissingExtra, ModelRefused
 from lmaas.runtime.native import onnx_file
-from lmaas.tasks.base import Row
+from lmaas.tasks.base import Tensors
 from lmaas.types import Precision, Signature
 
 MODEL = "model.onnx"
@@ -32,7 +32,7 @@ class OnnxRuntimeEngine:
         self._session = session(folder / MODEL, threads)
         self._signature = signature
 
-    def infer(self, arrays: Row) -> Row:
+    def infer(self, arrays: Tensors) -> Tensors:
         """Run the model once; outputs are copies that stay valid."""
         assert self._signature is not None
         return ask(self._session, arrays, [spec.name for spec in self._signature.outputs])
@@ -62,7 +62,7 @@ def session(path: Path, threads: int = 0) -> Any:
         raise ModelRefused(f"{path.name} cannot be run: {error}.") from None
 
 
-def ask(made: Any, arrays: Row, names: list[str]) -> Row:
+def ask(made: Any, arrays: Tensors, names: list[str]) -> Tensors:
     """The outputs called `names`. Raises InvalidInput where the model does not run."""
     given = {
         name: array if not strings.is_text(array) else _texts(array)

@@ -13,7 +13,7 @@ from lmaas.runtime import cpu
 from lmaas.runtime.engine import shortest_run_s
 from lmaas.runtime.native import program, script
 from lmaas.runtime.outputs import by_name
-from lmaas.tasks.base import Row
+from lmaas.tasks.base import Tensors
 from lmaas.types import Precision, Signature
 
 TRIED_RUNS: Final = 5
@@ -69,7 +69,7 @@ class TorchEngine:
             took_s = {most: 0.0}  # zeros are no input of it: nothing is known
         torch.set_num_threads(min(took_s, key=took_s.__getitem__))
 
-    def infer(self, arrays: Row) -> Row:
+    def infer(self, arrays: Tensors) -> Tensors:
         """Run the model once; outputs are copies that stay valid."""
         import torch
 

@@ -12,7 +12,7 @@ from lmaas.codecs import strings
 from lmaas.errors import InvalidInput, ModelRefused
 from lmaas.runtime.native import saved_model
 from lmaas.runtime.native.saved_model import SERVING
-from lmaas.tasks.base import Row
+from lmaas.tasks.base import Tensors
 from lmaas.types import Precision, Signature
 
 
@@ -51,7 +51,7 @@ class TensorFlowEngine:
         self._call = self._model.signatures[SERVING]
         self._signature = signature
 
-    def infer(self, arrays: Row) -> Row:
+    def infer(self, arrays: Tensors) -> Tensors:
         """Run the model once; outputs are copies that stay valid."""
         tf = import_tensorflow()
         signature = self._signature

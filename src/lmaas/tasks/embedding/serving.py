@@ -16,7 +16,7 @@ from lmaas.codecs import json
 from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput, LMaaSError
 from lmaas.tasks import text
-from lmaas.tasks.base import Batch, Row, Shown, Task, refuse_file, texts_of
+from lmaas.tasks.base import Batch, Shown, Task, Tensors, refuse_file, texts_of
 from lmaas.tasks.embedding.spec import SPEC, Parameters
 from lmaas.types import JSON, TENSORS, TEXTS, Answer, LanguageSpec, Payload, Signature, TextsCall
 
@@ -119,7 +119,7 @@ class Embedding(text.TextTask):
         batch.single = isinstance(call.inputs, str)
         return batch
 
-    def write_all(self, outputs: Row, batch: Batch, signature: Signature) -> Answer:
+    def write_all(self, outputs: Tensors, batch: Batch, signature: Signature) -> Answer:
         """Raw numbers for our own doors; nested lists or similarities as JSON for the others."""
         told = batch.parameters
         rows = text.in_order(outputs[signature.outputs[0].name], batch)
@@ -139,11 +139,13 @@ class Embedding(text.TextTask):
             value = rows[0].tolist() if batch.single else rows.tolist()
         return Answer(body=msgspec.json.encode(value))
 
-    def compare(self, outputs: Row, signature: Signature) -> Row:
+    def compare(self, outputs: Tensors, signature: Signature) -> Tensors:
         """Vectors are compared as they are."""
         return outputs
 
-    def metrics(self, outputs: Row, targets: np.ndarray, signature: Signature) -> dict[str, float]:
+    def metrics(
+        self, outputs: Tensors, targets: np.ndarray, signature: Signature
+    ) -> dict[str, float]:
         """Mean cosine similarity of the vectors to those in `targets`."""
         vectors = outputs[signature.outputs[0].name]
         return {"cosine": float((unit(vectors) * unit(targets)).sum(axis=1).mean())}

@@ -18,7 +18,7 @@ import numpy as np
 from lmaas.codecs import image, json, media, tensor
 from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput, LMaaSError, PayloadTooLarge
-from lmaas.tasks.base import Batch, Row, Shown, Task, read_tensors, texts_of
+from lmaas.tasks.base import Batch, Shown, Task, Tensors, read_tensors, texts_of
 from lmaas.tasks.image_classification.spec import SPEC, Parameters
 from lmaas.tasks.labels import Label, apply, check_function, label_records, show_labels
 from lmaas.types import BATCH, JSON, TENSORS, Answer, ImageSpec, Payload, Signature
@@ -90,7 +90,7 @@ class ImageClassification:
             parameters={"top_k": parameters.top_k or TOP, "function": parameters.function_to_apply},
         )
 
-    def write(self, outputs: Row, batch: Batch, signature: Signature, model: str) -> Answer:
+    def write(self, outputs: Tensors, batch: Batch, signature: Signature, model: str) -> Answer:
         """Labels with scores: a list for one image, a list of lists for several."""
         if batch.tensors is not None:
             return tensor.write(outputs, batch.tensors, signature, model)
@@ -106,11 +106,13 @@ class ImageClassification:
         ]
         return Answer(body=msgspec.json.encode(results[0] if batch.single else results))
 
-    def compare(self, outputs: Row, signature: Signature) -> Row:
+    def compare(self, outputs: Tensors, signature: Signature) -> Tensors:
         """Probabilities: what a caller sees."""
         return {name: apply(values, None, signature) for name, values in outputs.items()}
 
-    def metrics(self, outputs: Row, targets: np.ndarray, signature: Signature) -> dict[str, float]:
+    def metrics(
+        self, outputs: Tensors, targets: np.ndarray, signature: Signature
+    ) -> dict[str, float]:
         """Accuracy and macro-averaged F1 of the top class against integer `targets`."""
         predicted = outputs[signature.outputs[0].name].argmax(axis=1)
         scores = []

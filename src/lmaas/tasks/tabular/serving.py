@@ -16,7 +16,7 @@ import numpy as np
 from lmaas.codecs import tensor
 from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput, LMaaSError, PayloadTooLarge
-from lmaas.tasks.base import Batch, Row, Shown, Task, read_tensors, refuse_file, softmax
+from lmaas.tasks.base import Batch, Shown, Task, Tensors, read_tensors, refuse_file, softmax
 from lmaas.tasks.labels import Label, label_records, show_labels
 from lmaas.tasks.tabular import tables
 from lmaas.tasks.tabular.columns import Columns
@@ -104,7 +104,7 @@ class Tabular:
             parameters={"shape": given.shape},
         )
 
-    def write(self, outputs: Row, batch: Batch, signature: Signature, model: str) -> Answer:
+    def write(self, outputs: Tensors, batch: Batch, signature: Signature, model: str) -> Answer:
         """Labels with scores, or values."""
         if batch.tensors is not None:
             return tensor.write(outputs, batch.tensors, signature, model)
@@ -127,13 +127,15 @@ class Tabular:
             results = tables.predictions(best, shape)
         return Answer(body=msgspec.json.encode(results[0] if batch.single else results))
 
-    def compare(self, outputs: Row, signature: Signature) -> Row:
+    def compare(self, outputs: Tensors, signature: Signature) -> Tensors:
         """Probabilities of a classifier, a regression's outputs as they are."""
         if signature.labels is None:
             return outputs
         return {name: probabilities(values, signature) for name, values in outputs.items()}
 
-    def metrics(self, outputs: Row, targets: np.ndarray, signature: Signature) -> dict[str, float]:
+    def metrics(
+        self, outputs: Tensors, targets: np.ndarray, signature: Signature
+    ) -> dict[str, float]:
         """Accuracy of a classifier; errors of a regression, in the units of its outputs."""
         values = outputs[signature.outputs[0].name]
         if signature.labels is not None:

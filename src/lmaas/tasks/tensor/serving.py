@@ -14,7 +14,7 @@ import numpy as np
 from lmaas.codecs import json, tensor
 from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput
-from lmaas.tasks.base import Batch, Row, Shown, Task, batch_size, read_tensors, refuse_file
+from lmaas.tasks.base import Batch, Shown, Task, Tensors, batch_size, read_tensors, refuse_file
 from lmaas.tasks.tensor.spec import SPEC
 from lmaas.types import JSON, TENSORS, Answer, Payload, Signature, TensorSpec
 
@@ -64,7 +64,7 @@ class TensorTask:
                 f"Expected the inputs {sorted(names)}; received {sorted(map(str, given))}.",
                 param="inputs",
             )
-        arrays: Row = {}
+        arrays: Tensors = {}
         singles = set()
         for spec in signature.inputs:
             array = tensor.read_json(given[spec.name], spec, limits)
@@ -77,7 +77,7 @@ class TensorTask:
         size = batch_size(arrays, signature)
         return Batch(arrays=arrays, size=size, single=singles.pop())
 
-    def write(self, outputs: Row, batch: Batch, signature: Signature, model: str) -> Answer:
+    def write(self, outputs: Tensors, batch: Batch, signature: Signature, model: str) -> Answer:
         """`{"outputs": {name: nested lists}}`, or the Open Inference Protocol response."""
         if batch.tensors is not None:
             return tensor.write(outputs, batch.tensors, signature, model)
@@ -87,11 +87,13 @@ class TensorTask:
         }
         return Answer(body=msgspec.json.encode({"outputs": result}))
 
-    def compare(self, outputs: Row, signature: Signature) -> Row:
+    def compare(self, outputs: Tensors, signature: Signature) -> Tensors:
         """Raw outputs are compared as they are."""
         return outputs
 
-    def metrics(self, outputs: Row, targets: np.ndarray, signature: Signature) -> dict[str, float]:
+    def metrics(
+        self, outputs: Tensors, targets: np.ndarray, signature: Signature
+    ) -> dict[str, float]:
         """Mean absolute and root mean squared error of the first output."""
         difference = outputs[signature.outputs[0].name].astype(np.float64) - targets
         return {

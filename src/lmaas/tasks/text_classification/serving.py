@@ -16,7 +16,7 @@ from lmaas.codecs import json
 from lmaas.codecs.limits import Limits
 from lmaas.errors import ContextLengthExceeded, InvalidInput, LMaaSError, PayloadTooLarge
 from lmaas.tasks import text
-from lmaas.tasks.base import Batch, Row, Shown, Task, refuse_file, softmax, texts_of
+from lmaas.tasks.base import Batch, Shown, Task, Tensors, refuse_file, softmax, texts_of
 from lmaas.tasks.labels import Label, apply, check_function, label_records, show_labels
 from lmaas.tasks.text_classification.spec import SPEC, Parameters
 from lmaas.types import BATCH, JSON, TENSORS, Answer, LanguageSpec, Payload, Signature
@@ -92,7 +92,7 @@ class TextClassification(text.TextTask):
             },
         )
 
-    def write_all(self, outputs: Row, batch: Batch, signature: Signature) -> Answer:
+    def write_all(self, outputs: Tensors, batch: Batch, signature: Signature) -> Answer:
         """A list of labels with scores for each text."""
         assert signature.labels is not None
         scores = apply(outputs[signature.outputs[0].name], batch.parameters["function"], signature)
@@ -105,13 +105,15 @@ class TextClassification(text.TextTask):
         ]
         return Answer(body=msgspec.json.encode(results))
 
-    def compare(self, outputs: Row, signature: Signature) -> Row:
+    def compare(self, outputs: Tensors, signature: Signature) -> Tensors:
         """Probabilities: what a caller sees."""
         if signature.outputs_are == "probabilities":
             return outputs
         return {name: softmax(values) for name, values in outputs.items()}
 
-    def metrics(self, outputs: Row, targets: np.ndarray, signature: Signature) -> dict[str, float]:
+    def metrics(
+        self, outputs: Tensors, targets: np.ndarray, signature: Signature
+    ) -> dict[str, float]:
         """Accuracy of the likeliest label against integer `targets`."""
         predicted = outputs[signature.outputs[0].name].argmax(axis=1)
         return {"accuracy": float(np.mean(predicted == targets))}
@@ -129,7 +131,9 @@ class TextClassification(text.TextTask):
         return label_records(result)
 
 
-def encode(tokenizer: text.Tokenizer, texts: list[str], spec: LanguageSpec, *, cut: bool) -> Row:
+def encode(
+    tokenizer: text.Tokenizer, texts: list[str], spec: LanguageSpec, *, cut: bool
+) -> Tensors:
     """Token ids and mask, (N, context length) int64 each, the same in training and serving.
 
     Raises ContextLengthExceeded for a text that is too long, unless it may be `cut`.

@@ -12,7 +12,7 @@ import numpy as np
 
 from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput
-from lmaas.tasks.base import Batch, Row, Shown, Task
+from lmaas.tasks.base import Batch, Shown, Task, Tensors
 from lmaas.tasks.text_generation.spec import SPEC
 from lmaas.types import Answer, Payload, Signature
 
@@ -44,15 +44,17 @@ class TextGenerationTask:
         """Refuses: a language model is not called with arrays."""
         raise InvalidInput("This is a language model: it is not called this way.", hint=HOW)
 
-    def write(self, outputs: Row, batch: Batch, signature: Signature, model: str) -> Answer:
+    def write(self, outputs: Tensors, batch: Batch, signature: Signature, model: str) -> Answer:
         """Refuses: a language model does not answer with arrays."""
         raise InvalidInput("This is a language model: it does not answer this way.", hint=HOW)
 
-    def compare(self, outputs: Row, signature: Signature) -> Row:
+    def compare(self, outputs: Tensors, signature: Signature) -> Tensors:
         """Log-probabilities are compared as they are."""
         return outputs
 
-    def metrics(self, outputs: Row, targets: np.ndarray, signature: Signature) -> dict[str, float]:
+    def metrics(
+        self, outputs: Tensors, targets: np.ndarray, signature: Signature
+    ) -> dict[str, float]:
         """Perplexity: `outputs` has logprobs (B, T, vocabulary); targets (B, T) token ids."""
         chosen = np.take_along_axis(outputs["logprobs"], targets[..., None], axis=-1)
         return {"perplexity": float(np.exp(-chosen.astype(np.float64).mean()))}

@@ -15,7 +15,7 @@ from lmaas.codecs import json
 from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput, LMaaSError
 from lmaas.tasks import text
-from lmaas.tasks.base import Batch, Row, Shown, Task, refuse_file, texts_of
+from lmaas.tasks.base import Batch, Shown, Task, Tensors, refuse_file, texts_of
 from lmaas.tasks.text_ranking.spec import SPEC
 from lmaas.types import JSON, TENSORS, TEXTS, Answer, Payload, Signature
 
@@ -78,7 +78,7 @@ class TextRanking(text.TextTask):
         tokens = self.tokenizer.encode(pairs, signature.language, param="documents")
         return text.batch(tokens, signature, limits, param="documents", raw=raw)
 
-    def write_all(self, outputs: Row, batch: Batch, signature: Signature) -> Answer:
+    def write_all(self, outputs: Tensors, batch: Batch, signature: Signature) -> Answer:
         """Relevance from 0 to 1: raw numbers for our own doors, JSON for the others."""
         scores = relevance(text.in_order(outputs[signature.outputs[0].name], batch))[:, 0]
         if not np.isfinite(scores).all():
@@ -88,11 +88,13 @@ class TextRanking(text.TextTask):
         best = np.argsort(-scores, kind="stable").tolist()
         return Answer(body=msgspec.json.encode([Scored(i, float(scores[i])) for i in best]))
 
-    def compare(self, outputs: Row, signature: Signature) -> Row:
+    def compare(self, outputs: Tensors, signature: Signature) -> Tensors:
         """Relevance: what a caller sees."""
         return {name: relevance(values) for name, values in outputs.items()}
 
-    def metrics(self, outputs: Row, targets: np.ndarray, signature: Signature) -> dict[str, float]:
+    def metrics(
+        self, outputs: Tensors, targets: np.ndarray, signature: Signature
+    ) -> dict[str, float]:
         """Normalised discounted cumulative gain of one query's documents; `targets` are gains.
 
         Jarvelin and Kekalainen, Cumulated gain-based evaluation of IR techniques, 2002.

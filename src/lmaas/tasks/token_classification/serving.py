@@ -18,7 +18,7 @@ from lmaas.codecs import json
 from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput, LMaaSError, PayloadTooLarge
 from lmaas.tasks import text
-from lmaas.tasks.base import Batch, Row, Shown, Task, refuse_file, softmax, texts_of
+from lmaas.tasks.base import Batch, Shown, Task, Tensors, refuse_file, softmax, texts_of
 from lmaas.tasks.token_classification.spec import SPEC, Parameters
 from lmaas.types import BATCH, JSON, TENSORS, Answer, Payload, Signature
 
@@ -109,7 +109,7 @@ class TokenClassification(text.TextTask):
         batch.single = single
         return batch
 
-    def write_all(self, outputs: Row, batch: Batch, signature: Signature) -> Answer:
+    def write_all(self, outputs: Tensors, batch: Batch, signature: Signature) -> Answer:
         """A list of entities, or one for each of several texts."""
         scores = _probabilities(text.in_order(outputs[signature.outputs[0].name], batch), signature)
         if not np.isfinite(scores).all():
@@ -134,11 +134,13 @@ class TokenClassification(text.TextTask):
             entities[-1].end,
         )
 
-    def compare(self, outputs: Row, signature: Signature) -> Row:
+    def compare(self, outputs: Tensors, signature: Signature) -> Tensors:
         """Probabilities: what a caller sees."""
         return {name: _probabilities(values, signature) for name, values in outputs.items()}
 
-    def metrics(self, outputs: Row, targets: np.ndarray, signature: Signature) -> dict[str, float]:
+    def metrics(
+        self, outputs: Tensors, targets: np.ndarray, signature: Signature
+    ) -> dict[str, float]:
         """Accuracy against integer `targets` (N, tokens); below 0 a token does not count."""
         predicted = outputs[signature.outputs[0].name].argmax(axis=-1)
         counted = targets >= 0

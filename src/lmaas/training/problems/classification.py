@@ -4,7 +4,7 @@ import numpy as np
 
 import lmaas
 from lmaas.recipe import Recipe
-from lmaas.tasks import Row
+from lmaas.tasks import Tensors
 from lmaas.training.base import Facts, Feed
 from lmaas.types import Lineage
 
@@ -15,7 +15,7 @@ class ClassMeter:
     def __init__(self, classes: int) -> None:
         self._counts = np.zeros((classes, classes), np.int64)
 
-    def add(self, outputs: Row, feed: Feed) -> None:
+    def add(self, outputs: Tensors, feed: Feed) -> None:
         """Count rows of logits against their labels."""
         predicted = next(iter(outputs.values())).argmax(axis=1)
         labels = feed.targets["labels"]

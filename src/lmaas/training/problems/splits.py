@@ -22,7 +22,7 @@ EXAMPLES: Final = 5
 """How many places of an overlap are named."""
 
 
-class Part(msgspec.Struct, frozen=True):
+class SplitRows(msgspec.Struct, frozen=True):
     """Some samples of a table: their numbers in it."""
 
     table: Table
@@ -69,21 +69,21 @@ class Splits:
         keep = np.full(len(train), None, object)
         if label is not None:
             keep[rows] = train.labels(self.columns[label], rows)
-        self.parts: dict[Split, Part] = {}
+        self.parts: dict[Split, SplitRows] = {}
         for number, split in enumerate(("test", "validation")):
             share = getattr(recipe.data, split) or 0.0
             if split in given:
                 own = self._usable(given[split], target, numbers=label is None)
-                part = Part(given[split], own)
+                part = SplitRows(given[split], own)
             else:
                 # The shares are of all samples, so what is left must give a larger share.
                 share = min(share * usable / len(rows), 0.9)
                 labels = keep[rows].tolist() if label is not None else None
                 kept, held = splitting.hold_out(len(rows), share, recipe.seed + number, labels)
-                part = Part(train, rows[held])
+                part = SplitRows(train, rows[held])
                 rows = rows[kept]
             self.parts[split] = part  # type: ignore[index]
-        self.parts["train"] = Part(train, rows)
+        self.parts["train"] = SplitRows(train, rows)
         self._content = [self.columns[f] for f in content or ()] or None
 
     def _usable(self, table: Table, target: str | None, *, numbers: bool) -> np.ndarray:
@@ -104,7 +104,7 @@ class Splits:
         return rows
 
     @property
-    def train(self) -> Part:
+    def train(self) -> SplitRows:
         """The samples that are learned from."""
         return self.parts["train"]
 
@@ -120,7 +120,7 @@ class Splits:
         for split, part in self.parts.items():
             names = part.table.labels(column, part.rows)
 
-            def place(index: int, part: Part = part) -> str:
+            def place(index: int, part: SplitRows = part) -> str:
                 return part.table.place(int(part.rows[index]))
 
             parts[split] = splitting.numbers_of(names, found, place)
@@ -144,7 +144,7 @@ class Splits:
     def _overlap(self) -> dict[str, Any]:
         known: dict[int, list[bytes]] = {}
 
-        def hashes(part: Part) -> list[bytes]:
+        def hashes(part: SplitRows) -> list[bytes]:
             table = part.table
             if id(table) not in known:
                 known[id(table)] = list(table.hashes(self._content or table.columns))

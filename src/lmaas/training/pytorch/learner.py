@@ -17,7 +17,7 @@ from lmaas.errors import InvalidInput
 from lmaas.frameworks.base import by_name, takes_keywords
 from lmaas.recipe import Recipe
 from lmaas.runtime import cpu
-from lmaas.tasks import Row
+from lmaas.tasks import Tensors
 from lmaas.training.base import Diverged, Feed, Group, Loss
 from lmaas.training.losses import summed
 from lmaas.training.pytorch import optimizers
@@ -101,7 +101,7 @@ class PyTorchLearner:
         self._steps += 1
         return total
 
-    def evaluate(self, feed: Feed) -> tuple[float, Row]:
+    def evaluate(self, feed: Feed) -> tuple[float, Tensors]:
         """See `base.Learner.evaluate`."""
         self._mode(training=False)
         with torch.no_grad():

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from lmaas.errors import InvalidInput
 from lmaas.recipe import Recipe
-from lmaas.tasks import Row
+from lmaas.tasks import Tensors
 from lmaas.training.base import Diverged, Feed, Group, Learner, Loss
 from lmaas.training.seeds import state_of
 from lmaas.training.tensorflow.network import Network, of_module
@@ -55,7 +55,7 @@ class GraphLearner:
         self._count += 1
         return float(loss)
 
-    def evaluate(self, feed: Feed) -> tuple[float, Row]:
+    def evaluate(self, feed: Feed) -> tuple[float, Tensors]:
         """See `base.Learner.evaluate`."""
         loss, outputs = self._steps.look(feed)
         return float(loss), {name: value.numpy() for name, value in outputs.items()}

@@ -18,7 +18,7 @@ import numpy as np
 from lmaas.errors import InvalidInput
 from lmaas.frameworks.lightgbm import booster_of, logits, text_of
 from lmaas.recipe import Recipe
-from lmaas.tasks import Row
+from lmaas.tasks import Tensors
 from lmaas.tasks.tabular.options import BoostedTrees
 from lmaas.training.base import Diverged, Feed
 
@@ -104,7 +104,7 @@ class TreeLearner:
         )
         self._grows = True
 
-    def evaluate(self, feed: Feed) -> tuple[float, Row]:
+    def evaluate(self, feed: Feed) -> tuple[float, Tensors]:
         """See `base.Learner.evaluate`."""
         scores = self._held_scores()[feed.inputs["rows"]]
         outputs = {"scores": logits(scores, binary=self._samples.classes == 2)}

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from lmaas.frameworks.lightgbm import text_of
-from lmaas.frameworks.stack import Dense, Layer, Part, Trees
+from lmaas.frameworks.stack import Dense, Layer, SubModel, Trees
 from lmaas.runtime import cpu
 from lmaas.tasks.base import softmax
 from lmaas.tasks.tabular.training.dense_net import Net
@@ -68,7 +68,7 @@ def loss(told: np.ndarray, rows: Rows) -> np.ndarray:
     return np.asarray((told[:, 0] - rows.targets) ** 2)
 
 
-def answers(part: Part, rows: Rows) -> np.ndarray:
+def answers(part: SubModel, rows: Rows) -> np.ndarray:
     """What a model tells of samples: probabilities (N, C), or numbers (N, 1), float64."""
     scores = part.run(rows.trees if isinstance(part, Trees) else rows.dense)
     return (softmax(scores) if rows.classes else scores).astype(np.float64)
@@ -208,7 +208,7 @@ def net(fit: Rows, held: Rows, seed: int) -> Dense:
     return best
 
 
-FITS: Final[dict[Kind, Callable[[Rows, Rows, int], Part]]] = {
+FITS: Final[dict[Kind, Callable[[Rows, Rows, int], SubModel]]] = {
     "trees": trees,
     "random-trees": random_trees,
     "linear": linear,

@@ -12,7 +12,7 @@ from lmaas.data.table import Table
 from lmaas.errors import InvalidInput
 from lmaas.frameworks import package
 from lmaas.recipe import ModelChoice, Recipe, TrainingFramework
-from lmaas.tasks import Row
+from lmaas.tasks import Tensors
 from lmaas.tasks.architectures import Shape
 from lmaas.tasks.base import softmax
 from lmaas.tasks.tabular.columns import Columns, Form, Values
@@ -222,7 +222,7 @@ class ScoreMeter(ClassMeter):
         self._scores: list[np.ndarray] = []
         self._labels: list[np.ndarray] = []
 
-    def add(self, outputs: Row, feed: Feed) -> None:
+    def add(self, outputs: Tensors, feed: Feed) -> None:
         """Keep the probabilities of a feed."""
         super().add(outputs, feed)
         self._scores.append(softmax(next(iter(outputs.values()))).astype(np.float64))
@@ -253,7 +253,7 @@ class ErrorMeter:
         self._told: list[np.ndarray] = []
         self._true: list[np.ndarray] = []
 
-    def add(self, outputs: Row, feed: Feed) -> None:
+    def add(self, outputs: Tensors, feed: Feed) -> None:
         """Keep a feed's values."""
         self._told.append(next(iter(outputs.values()))[:, 0].astype(np.float64))
         self._true.append(feed.targets["values"][:, 0].astype(np.float64))

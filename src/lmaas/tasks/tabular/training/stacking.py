@@ -14,9 +14,9 @@ import msgspec
 import numpy as np
 
 from lmaas.errors import InvalidInput
-from lmaas.frameworks.stack import FRAMEWORK, Member, Part, Stack, outputs
+from lmaas.frameworks.stack import FRAMEWORK, Member, Stack, SubModel, outputs
 from lmaas.runtime import cpu
-from lmaas.tasks import Row
+from lmaas.tasks import Tensors
 from lmaas.tasks.tabular.training.candidates import FITS, Kind, Rows, answers, loss
 from lmaas.training.base import Feed
 
@@ -50,8 +50,8 @@ class StackLearner:
     ) -> None:
         self._pool, self._others = pool, others
         self._folds, self._kinds, self._seed = folds, kinds, seed
-        self._parts: list[Part | None] = []
-        self._ready: dict[tuple[int, int], Part] = {}
+        self._parts: list[SubModel | None] = []
+        self._ready: dict[tuple[int, int], SubModel] = {}
         width = pool.classes or 1
         self._told = np.full((len(kinds), len(pool), width), np.nan)
 
@@ -70,7 +70,7 @@ class StackLearner:
         self._told[number, held] = answers(part, self._pool.take(held))
         return self._fold_loss(number, fold) * weight
 
-    def _fitted(self, number: int, fold: int) -> Part:
+    def _fitted(self, number: int, fold: int) -> SubModel:
         """A candidate on a fold. Those after it are fitted beside it, for their own steps.
 
         Most candidates of a small table use one core. What each comes to does not depend on it.
@@ -88,7 +88,7 @@ class StackLearner:
                 self._ready = {(n, fold): part for n, part in zip(kinds, found, strict=True)}
         return self._ready.pop((number, fold))
 
-    def _fit(self, number: int, fold: int) -> Part:
+    def _fit(self, number: int, fold: int) -> SubModel:
         fit, held = (self._pool.take(rows) for rows in self._folds[fold])
         return FITS[self._kinds[number]](fit, held, self._seed + fold)
 
@@ -131,7 +131,7 @@ class StackLearner:
         second = self._kinds[order[1]]
         return f"{text} {self._kinds[best]} wins, {ahead:.1%} below {second}; together no better."
 
-    def evaluate(self, feed: Feed) -> tuple[float, Row]:
+    def evaluate(self, feed: Feed) -> tuple[float, Tensors]:
         """See `base.Learner.evaluate`. Logarithms of probabilities, or numbers."""
         rows = feed.inputs["rows"]
         inside = rows < len(self._pool)

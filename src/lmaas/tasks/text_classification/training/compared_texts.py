@@ -13,7 +13,7 @@ import numpy as np
 
 from lmaas.frameworks.ngrams import Ngrams
 from lmaas.recipe import Recipe
-from lmaas.tasks import Row, text
+from lmaas.tasks import Tensors, text
 from lmaas.tasks.text_classification.options import Bag
 from lmaas.tasks.text_classification.serving import encode
 from lmaas.tasks.text_classification.training.problem import PAD, TextClassification
@@ -84,7 +84,7 @@ class ComparedTexts(TextClassification):
     def _tokens(self, split: Split, indices: np.ndarray, epoch: int | None) -> Feed:
         return super().feed(split, indices, epoch=epoch)
 
-    def _read_bytes(self, split: Split, indices: np.ndarray) -> Row:
+    def _read_bytes(self, split: Split, indices: np.ndarray) -> Tensors:
         part = self._splits.parts[split]
         texts = part.table.values(self._column, part.rows[indices])
         return encode(self._bytes, texts, self._symbols, cut=True)

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from lmaas.frameworks.ngrams import MOST_ROWS, Ngrams, counts
-from lmaas.tasks import Row
+from lmaas.tasks import Tensors
 from lmaas.tasks.base import softmax
 from lmaas.tasks.text import IDS, MASK
 
@@ -22,7 +22,13 @@ ROWS_AT_ONCE: Final = 512
 
 
 def fit(
-    learned: Row, labels: np.ndarray, held: Row, truth: np.ndarray, *, symbols: int, classes: int
+    learned: Tensors,
+    labels: np.ndarray,
+    held: Tensors,
+    truth: np.ndarray,
+    *,
+    symbols: int,
+    classes: int,
 ) -> tuple[Ngrams, float]:
     """The model of symbols and masks (N, T) that is best for the held-out ones, and its log loss
     on them.
@@ -62,7 +68,7 @@ def fit(
     return made, best[0]
 
 
-def vectors(texts: Row, rows: int) -> Any:
+def vectors(texts: Tensors, rows: int) -> Any:
     """How often each run stands in each text, by the root of all, as a sparse (N, rows)."""
     from scipy import sparse
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from lmaas.errors import InvalidInput
 from lmaas.frameworks import ngrams
-from lmaas.tasks import Row
+from lmaas.tasks import Tensors
 from lmaas.tasks.text_classification.training import ngram_fitting
 from lmaas.training.base import Feed, Learner, Split
 
@@ -29,7 +29,7 @@ class Texts(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     size: Callable[[Split], int]
-    symbols: Callable[[Split, np.ndarray], Row]
+    symbols: Callable[[Split, np.ndarray], Tensors]
     feed: Callable[[Split, np.ndarray, int | None], Feed]
     targets: Mapping[Split, np.ndarray]
     classes: int
@@ -118,7 +118,7 @@ class RivalLearner:
             f"after {self._epochs} epochs; {name}."
         )
 
-    def evaluate(self, feed: Feed) -> tuple[float, Row]:
+    def evaluate(self, feed: Feed) -> tuple[float, Tensors]:
         """See `base.Learner.evaluate`; of the winner."""
         rows = feed.inputs["rows"]
         if not self.linear_wins:

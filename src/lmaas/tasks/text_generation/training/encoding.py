@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from lmaas.data.conversations import Example
 from lmaas.errors import InvalidInput
-from lmaas.language import ChatMessage, Tool
+from lmaas.generation_types import ChatMessage, Tool
 from lmaas.runtime.language.template import Template
 from lmaas.runtime.language.tokens import Tokens
 from lmaas.training.base import IGNORED
@@ -25,7 +25,7 @@ class Encoded(msgspec.Struct, frozen=True):
     labels: np.ndarray
 
 
-class Part(NamedTuple):
+class MessagePart(NamedTuple):
     """Something that message `at` says: what it is called, and how it becomes `mark`."""
 
     at: int
@@ -161,16 +161,16 @@ def _refuse_dropped(
                 raise _dropped(place, part.what)
 
 
-def _parts(messages: Sequence[ChatMessage]) -> Iterator[Part]:
+def _parts(messages: Sequence[ChatMessage]) -> Iterator[MessagePart]:
     """What a template must show of a conversation."""
     number = 0
 
-    def part(at: int, what: str, change: Callable[[ChatMessage, str], ChatMessage]) -> Part:
+    def part(at: int, what: str, change: Callable[[ChatMessage, str], ChatMessage]) -> MessagePart:
         nonlocal number
         number += 1
         mark = f"q7Zx{number}y"
         told = f"{what} of message {at + 1} ({messages[at].role})"
-        return Part(at, told, mark, lambda message: change(message, mark))
+        return MessagePart(at, told, mark, lambda message: change(message, mark))
 
     for at, message in enumerate(messages):
         if "".join(message.texts).strip():

@@ -13,7 +13,7 @@ import numpy as np
 from lmaas.data.conversations import Read, read_pairs
 from lmaas.errors import InvalidInput
 from lmaas.recipe import Recipe, TrainingFramework
-from lmaas.tasks import Row
+from lmaas.tasks import Tensors
 from lmaas.tasks.text_generation.training.encoding import Encoded
 from lmaas.tasks.text_generation.training.problem import TextGeneration
 from lmaas.training.base import IGNORED, Feed, Loss, Meter, Split
@@ -125,7 +125,7 @@ class _Rewards:
         self._beta = beta
         self._margins: list[np.ndarray] = []
 
-    def add(self, outputs: Row, feed: Feed) -> None:
+    def add(self, outputs: Tensors, feed: Feed) -> None:
         """Count one feed."""
         (logits,) = outputs.values()
         labels = feed.targets["labels"]

@@ -20,7 +20,7 @@ from lmaas.frameworks import checkpoint
 from lmaas.recipe import Recipe, TrainingFramework
 from lmaas.runtime.language.template import Template
 from lmaas.runtime.language.tokens import Tokens
-from lmaas.tasks import Row
+from lmaas.tasks import Tensors
 from lmaas.tasks.architectures import Shape
 from lmaas.tasks.text_generation.options import ConversationDataOptions, Decoder
 from lmaas.tasks.text_generation.spec import SPEC
@@ -188,7 +188,7 @@ class TextGeneration:
         learned = float((labels != IGNORED).sum())
         return Feed(inputs=inputs, targets={"labels": labels}, size=len(labels), weight=learned)
 
-    def _padded(self, rows: list[list[Encoded]]) -> tuple[Row, np.ndarray]:
+    def _padded(self, rows: list[list[Encoded]]) -> tuple[Tensors, np.ndarray]:
         """The inputs and the labels of rows."""
         length = max(sum(len(s.ids) for s in row) for row in rows)
         ids = np.full((len(rows), length), self._pad, np.int64)
@@ -205,7 +205,7 @@ class TextGeneration:
             mask[r, :at] = 1
             # Padding is a sample of its own: nothing attends to it.
             positions[r, at:] = np.arange(length - at)
-        inputs: Row = {"input_ids": ids, "position_ids": positions}
+        inputs: Tensors = {"input_ids": ids, "position_ids": positions}
         if all(len(row) == 1 for row in rows):
             inputs["attention_mask"] = mask
         return inputs, labels
@@ -298,7 +298,7 @@ class _Tokens:
         self._tokens = 0
         self._nll = 0.0
 
-    def add(self, outputs: Row, feed: Feed) -> None:
+    def add(self, outputs: Tensors, feed: Feed) -> None:
         """Count one feed."""
         (logits,) = outputs.values()
         labels = feed.targets["labels"]

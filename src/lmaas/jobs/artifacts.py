@@ -37,7 +37,7 @@ Make = Callable[[Job, JobCheckpoint], Awaitable[None]]
 """Register a checkpoint as the model that it is called."""
 
 
-class Results:
+class Artifacts:
     """The folders of one home's jobs."""
 
     def __init__(self, folder: Path, files: Files) -> None:

@@ -7,7 +7,7 @@ from typing import cast
 from lmaas.runtime.messages import AnyMessage, Decoder, encode
 
 
-class Link(asyncio.Protocol):
+class WorkerConnection(asyncio.Protocol):
     """Gives each message to `on_message`; what is sent within one loop turn is written as one."""
 
     def __init__(self, on_message: Callable[[AnyMessage], None]) -> None:
@@ -39,7 +39,7 @@ class Link(asyncio.Protocol):
             self.closed.set_result(None)
 
     def send(self, message: AnyMessage) -> None:
-        """Send soon: at the end of this turn of the loop. A closed link drops the message."""
+        """Send soon: at the end of this turn of the loop. A closed connection drops the message."""
         if not self._out:
             self._loop.call_soon(self._flush)
         self._out.append(encode(message))

@@ -25,7 +25,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-class Outside:
+class EgressPolicy:
     """Which addresses are outside.
 
     `allowed` are hosts by name, and addresses or networks (10.0.0.0/8), that may be reached

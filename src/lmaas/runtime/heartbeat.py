@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from lmaas.runtime.journal import Journal
+from lmaas.runtime.journal import RequestJournal
 from lmaas.runtime.messages import Beat
 
 log = logging.getLogger(__name__)
@@ -27,14 +27,18 @@ READING_S: Final = 30.0
 _STATM = Path("/proc/self/statm")
 
 
-class Heart:
+class Heartbeat:
     """Sends a `Beat` every `interval_s`; ends the process when work lasts too long.
 
     An engine's call may last `limit_s`; what the `journal` times, `READING_S`.
     """
 
     def __init__(
-        self, send: Callable[[Beat], None], interval_s: float, limit_s: float, journal: Journal
+        self,
+        send: Callable[[Beat], None],
+        interval_s: float,
+        limit_s: float,
+        journal: RequestJournal,
     ) -> None:
         self.queued = 0
         self.running = 0

@@ -1,15 +1,15 @@
-"""What a caller holds of a request that may run, and ends it by: an admission, or a mere count."""
+"""What a caller holds of a request that may run, and ends it by: a reservation, or a mere count."""
 
 import asyncio
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
+from lmaas.accounts.call_counters import Counter
 from lmaas.accounts.journal import Begun
 from lmaas.accounts.limits import Level, Period
 from lmaas.accounts.records import Price, Status
-from lmaas.accounts.tally import Counter
 from lmaas.errors import Cancelled, LMaaSError
-from lmaas.language import Usage
+from lmaas.generation_types import Usage
 
 if TYPE_CHECKING:
     from lmaas.accounts.ledger import Ledger
@@ -18,7 +18,7 @@ GONE: Final = (asyncio.CancelledError, GeneratorExit, Cancelled)
 """How a block ends whose caller went away."""
 
 
-class Admission:
+class Reservation:
     """A request that may run. Settle it once it has ended; more often does nothing.
 
     As a context manager it settles itself with `usage` and what ended the block.
@@ -91,7 +91,7 @@ class Admission:
             self.settle(self.usage, "failed", code)
 
 
-class Counted:
+class CountedCall:
     """A call that is counted and no more, as a context manager."""
 
     __slots__ = ("_counter", "_ledger", "_start_ns")

@@ -62,7 +62,7 @@ class Counter:
         """Index of its first number."""
 
 
-class Tally:
+class CallCounters:
     """The counting files of a folder."""
 
     def __init__(self, folder: Path) -> None:

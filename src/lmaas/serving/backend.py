@@ -3,12 +3,12 @@
 from typing import Protocol
 
 from lmaas.errors import LMaaSError
-from lmaas.language import Ended
+from lmaas.generation_types import Ended
 from lmaas.serving.generation import Receiver
 from lmaas.types import Answer, ModelVersion, Payload, WorkerStatus
 
 
-class Served(Protocol):
+class Backend(Protocol):
     """One served version."""
 
     version: ModelVersion
@@ -16,7 +16,7 @@ class Served(Protocol):
     error: LMaaSError | None
     planned_bytes: int
     last_used: float
-    form: str
+    variant_name: str
     """What tells the weights and engine that answer from all others; empty until it is known."""
 
     @property

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from lmaas.accounts.records import Price
 from lmaas.errors import FULL
-from lmaas.language import Usage
+from lmaas.generation_types import Usage
 
 NAME: Final = "delivered"
 SLOT_BYTES: Final = 128
@@ -25,14 +25,14 @@ WORD: Final = 8
 ID_BYTES: Final = SLOT_BYTES - NUMBERS * WORD
 
 
-class Part(NamedTuple):
+class Progress(NamedTuple):
     """What a request had delivered, and what that costs."""
 
     usage: Usage
     cost_micro: int
 
 
-class Delivered:
+class StreamProgress:
     """The file of one folder. Without room on the device, or in it, nothing is kept."""
 
     def __init__(self, folder: Path) -> None:
@@ -65,10 +65,10 @@ class Delivered:
         self._map[start : start + ID_BYTES] = bytes(ID_BYTES)
         self._free.append(slot)
 
-    def read(self) -> dict[str, Part]:
+    def read(self) -> dict[str, Progress]:
         """What a killed process left, by request."""
         data = self.path.read_bytes() if self.path.is_file() else b""
-        found: dict[str, Part] = {}
+        found: dict[str, Progress] = {}
         for start in range(0, len(data) - SLOT_BYTES + 1, SLOT_BYTES):
             slot = data[start : start + SLOT_BYTES]
             name = slot[NUMBERS * WORD :].rstrip(b"\0").decode("ascii", "replace")
@@ -77,7 +77,7 @@ class Delivered:
                 price = Price(
                     prompt_micro=micro[0], completion_micro=micro[1], request_micro=micro[2]
                 )
-                found[name] = Part(Usage(prompt, completion), price.cost(prompt, completion))
+                found[name] = Progress(Usage(prompt, completion), price.cost(prompt, completion))
         return found
 
     def remove(self) -> None:

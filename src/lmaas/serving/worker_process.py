@@ -6,8 +6,8 @@ from typing import Protocol
 from lmaas.runtime.messages import AnyMessage, Loaded
 
 
-class Life(Protocol):
-    """One life of a process that has loaded its model. What it says goes where its launch was told.
+class WorkerProcess(Protocol):
+    """A process that has loaded its model. Its messages go where its launch was told.
 
     It takes `Call`, `Cancel` and `Stop`, and says no more once it is `closed`.
     """

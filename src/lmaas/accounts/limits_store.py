@@ -13,7 +13,7 @@ AllLimits = dict[tuple[str, str], Limits]
 AllPrices = dict[tuple[str, str], Price]
 
 
-class Terms:
+class LimitsStore:
     """The limits and prices of one home."""
 
     def __init__(self, database: Database) -> None:
