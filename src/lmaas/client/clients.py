@@ -11,22 +11,8 @@ from typing import Any, Self, Unpack
 
 import httpx
 
-from lmaas.client.calls import (
-    TIMEOUT_S,
-    WAITING,
-    Calls,
-    ChatPiece,
-    Heard,
-    build_package,
-    check,
-    event_of,
-    explained,
-    ignore,
-    made_by,
-    pause_s,
-    piece_of,
-    whole_of,
-)
+from lmaas.client.answers import ChatPiece, check, event_of, explained, pause_s, piece_of, whole_of
+from lmaas.client.calls import TIMEOUT_S, WAITING, Calls, Heard, build_package, ignore, made_by
 from lmaas.client.operation import Call, T
 from lmaas.config import load_settings
 from lmaas.job import Job, StoredEvent, raise_error
