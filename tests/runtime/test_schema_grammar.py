@@ -175,6 +175,8 @@ UNFIT: list[tuple[Any, str]] = [
     ({"type": "nonsense"}, "nonsense"),
     ({"type": "string", "minLength": -1}, "whole numbers"),
     ({"type": "integer", "minimum": 5, "maximum": 4}, "accepts no value"),
+    ({"type": "integer", "minimum": 10**400}, "beyond"),
+    ({"type": "number", "maximum": -(10**4000)}, "beyond"),
     ({"type": "string", "enum": [1]}, "accepts no value"),
     ({"type": "object", "properties": {"a": False}, "required": ["a"]}, "accepts no value"),
     ({"type": "object", "required": ["a"], "additionalProperties": False}, "requires 'a'"),

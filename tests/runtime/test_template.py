@@ -123,6 +123,7 @@ HOSTILE = [
     "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     "{{ cycler.__init__.__globals__.os.system('true') }}",
     "{{ messages.append(1) }}",
+    "{{ 1e999 }}",
     "{{ raise_exception('roles must alternate') }}",
     "{{ messages[7].content.strip() }}",
 ]

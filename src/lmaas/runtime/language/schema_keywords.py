@@ -11,6 +11,8 @@ from typing import Any, Final
 from lmaas.runtime.language.number_grammar import Bound
 from lmaas.runtime.language.pattern_grammar import Unfit
 
+FARTHEST: Final = Decimal("1.8e308")
+"""No number that JSON's readers have in 64 bits is larger."""
 LARGEST: Final = 10**18
 """Bounds beyond it bound nothing: no number has so many digits here."""
 TOLD: Final = frozenset({
@@ -133,10 +135,14 @@ def bound(schema: dict[str, Any], which: str, place: str) -> Bound | None:
     for value, opened in ((plain, is_open), (strict, True)):
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or math.isinf(value):
+        number = not isinstance(value, bool) and isinstance(value, int | float)
+        if not number or (isinstance(value, float) and math.isinf(value)):
             raise Unfit(f"{place}: a bound of a number must be a number")
-        found.append(Bound(Decimal(repr(value)), opened))
+        # A whole number may have more digits than a float, and than `repr` writes.
+        found.append(Bound(Decimal(value if isinstance(value, int) else repr(value)), opened))
     if not found:
         return None
     tight = max(found, key=lambda bound: (sign * bound.value, bound.open))
+    if sign * tight.value > FARTHEST:
+        raise Unfit(f"{place}: the bound m{which} lies beyond all numbers of 64 bits")
     return None if sign * tight.value < -LARGEST else tight

@@ -34,7 +34,7 @@ ID_CHARS: Final = 9
 _SHORT_ID: Final = re.compile(r"[a-zA-Z0-9]{9}\Z")
 ERRORS: Final = (
     jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError,
-    RecursionError, MemoryError, AssertionError,
+    RecursionError, MemoryError, AssertionError, NameError,
 )  # fmt: skip
 
 
