@@ -123,7 +123,7 @@ HOSTILE = [
     "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     "{{ cycler.__init__.__globals__.os.system('true') }}",
     "{{ messages.append(1) }}",
-    "{{ 1e999 }}",
+    "{% if messages is none 1e999 %}{% endif %}",
     "{{ raise_exception('roles must alternate') }}",
     "{{ messages[7].content.strip() }}",
 ]
