@@ -210,6 +210,20 @@ def test_what_fails_says_why(tmp_path: Path, error: Exception, code: str) -> Non
     run(test)
 
 
+def test_what_was_downloaded_before_is_no_gain(tmp_path: Path) -> None:
+    with closing(Database(tmp_path)) as database:
+        rows, claims = Jobs(database), Claims(database)
+        job = rows.add("t", "key", "pull", "m", {})
+        for there, crashes in ((5, 0), (5, 1), (9, 0), (9, 1), (9, 2)):
+            taken = claims.claim("dead", 9)
+            assert taken is not None
+            data = {"file": "w", "done_bytes": there, "total_bytes": 9}
+            told = JobEvent(type="metrics", message="", created_at=1.0, data=data)
+            claims.write(taken[0], [told])
+            assert claims.write(taken[0]).crashes == crashes
+            assert claims.requeue(all_of_others="next") == [job.id]
+
+
 @pytest.mark.parametrize("gained", [False, True])
 def test_what_ends_server_after_server_fails(tmp_path: Path, gained: bool) -> None:
     async def test() -> None:
