@@ -107,10 +107,10 @@ class ModelJobs:
 
     async def start(self) -> None:
         """Begin to run the queue's jobs. Only for who holds the home's lock."""
-        unfinished = await asyncio.to_thread(self._rows.unfinished)
-        await asyncio.to_thread(self._inputs.tidy, unfinished)
         self._lane = self._made()
         await self._lane.start()
+        # Only now: jobs that were being cancelled when a server died are cancelled as it starts.
+        await asyncio.to_thread(self._inputs.tidy, self._rows.unfinished)
 
     async def close(self, deadline_s: float) -> None:
         """Stop pulls, which go on later, and let the others end within `deadline_s`."""
