@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -17,7 +18,14 @@ import sqlalchemy as sa
 from lmaas.cli.job_progress import line
 from lmaas.client import Client
 from lmaas.config import Settings
-from lmaas.errors import Cancelled, InsufficientQuota, InvalidInput, ModelNotFound, ModelRefused
+from lmaas.errors import (
+    Cancelled,
+    InsufficientQuota,
+    InvalidInput,
+    ModelNotFound,
+    ModelRefused,
+    StorageFull,
+)
 from lmaas.job import Job, JobEvent, JobState
 from lmaas.jobs.claims import Claims
 from lmaas.jobs.in_process import InProcess, Reporter, Succeed
@@ -208,6 +216,30 @@ def test_what_fails_says_why(tmp_path: Path, error: Exception, code: str) -> Non
             await gone(made, job)
 
     run(test)
+
+
+def test_a_full_disk_delays_it_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = 0
+
+    async def test() -> None:
+        async with lanes(tmp_path) as (made, _):
+            claim = made.claims.claim
+
+            def full(*args: Any, **told: Any) -> Any:
+                nonlocal tries
+                tries += 1
+                if tries == 1:
+                    raise StorageFull("The database cannot be written.")
+                return claim(*args, **told)
+
+            monkeypatch.setattr(made.claims, "claim", full)
+            made.go_on.set()
+            job = made.add()
+            await made.state(job, "succeeded")
+            await gone(made, job)
+
+    run(test)
+    assert tries > 1
 
 
 def test_what_was_downloaded_before_is_no_gain(tmp_path: Path) -> None:
