@@ -1,6 +1,7 @@
 """Pulls as jobs: they outlive their callers and their server, and tell how far they are."""
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -30,6 +31,7 @@ from lmaas.errors import (
     InvalidInput,
     ModelNotFound,
     QueueFull,
+    StorageFull,
 )
 from lmaas.job import Job
 from lmaas.jobs import store
@@ -338,6 +340,27 @@ def test_a_server_that_dies_while_it_cancels_leaves_no_token(tmp_path: Path) -> 
         asyncio.run(start(service))
         assert service.jobs.get("t", job.id).state == "cancelled"
         assert not list((tmp_path / "jobs").glob(f"*{SUFFIX}"))
+
+
+@pytest.mark.parametrize("place", ["row", "token"])
+def test_without_its_job_no_token_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with closing(Service(Settings(home=str(tmp_path)))) as service:
+        first = service.model_jobs.pull("t", PullBody(repo="acme/a", token=TOKEN))
+        with monkeypatch.context() as patch:
+            if place == "row":
+                patch.setattr(store, "tell", full)
+            else:
+                patch.setattr(Path, "replace", full)
+            with pytest.raises(StorageFull):
+                service.model_jobs.pull("t", PullBody(repo="acme/b", token=TOKEN))
+        kept = [path.name for path in (tmp_path / "jobs").glob(f"*{SUFFIX}")]
+        assert kept == [f"{first.id}{SUFFIX}"]
+        assert [job.id for job in service.jobs.page("t")] == [first.id]
 
 
 def test_what_a_command_gives_just_now_is_kept(tmp_path: Path) -> None:
