@@ -350,7 +350,7 @@ class PublishOptions(TypedDict, total=False):
 
 
 class Measured(Record, frozen=True, kw_only=True):
-    """One form of a language model: bytes of its weights on disk, and what it does with a text.
+    """One variant of a language model: bytes of its weights on disk, and what it does with a text.
 
     `tokens_per_s` are greedy tokens of one sequence; times are of this machine, that once.
     """

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from lmaas.cli.job_progress import line
+from lmaas.cli.job_progress import line, result_lines
 from lmaas.client import Client
 from lmaas.config import Settings
 from lmaas.errors import (
     Cancelled,
+    Conflict,
     InsufficientQuota,
     InvalidInput,
     ModelNotFound,
@@ -28,7 +29,7 @@ from lmaas.errors import (
 )
 from lmaas.job import Job, JobEvent, JobState
 from lmaas.jobs.claims import Claims
-from lmaas.jobs.in_process import InProcess, Reporter, Succeed
+from lmaas.jobs.in_process import MADE, InProcess, Reporter, Succeed
 from lmaas.jobs.inputs import SUFFIX, Inputs
 from lmaas.jobs.store import Jobs
 from lmaas.registry.database import Database
@@ -240,6 +241,24 @@ def test_a_full_disk_delays_it_and_no_more(tmp_path: Path, monkeypatch: pytest.M
 
     run(test)
     assert tries > 1
+
+
+def test_how_one_ended_is_said_in_words(tmp_path: Path) -> None:
+    with closing(Database(tmp_path)) as database:
+        rows, claims = Jobs(database), Claims(database)
+        job = rows.add("t", "key", "compress", "m", {})
+        other = rows.add("t", "key", "pull", "m", {})
+        rows.cancel("t", other.id)
+        with pytest.raises(Conflict, match=f"The job {other.id} was cancelled already"):
+            rows.cancel("t", other.id)
+        taken = claims.claim("me", 9)
+        assert taken is not None
+        with database.write() as connection:
+            claims.succeed(connection, taken[0], "m:1", made=MADE["compress"])
+        assert rows.events("t", job.id)[-1].message == "The variant is registered with m:1."
+        assert result_lines(rows.get("t", job.id))[1] == "The variant is registered with m:1."
+        with pytest.raises(Conflict, match="has succeeded already"):
+            rows.pause("t", job.id)
 
 
 def test_what_was_downloaded_before_is_no_gain(tmp_path: Path) -> None:

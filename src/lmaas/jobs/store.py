@@ -218,7 +218,7 @@ class Jobs:
         with self._database.write() as connection:
             row = row_of(connection, tenant, job_id)
             if row.state in ENDED:
-                raise Conflict(f"The job {job_id} has {row.state} already.", param="job")
+                raise _has_ended(row)
             if row.state == "running":
                 put(connection, job_id, wanted="cancel")
                 tell(connection, job_id, message("The job is being cancelled."))
@@ -242,7 +242,7 @@ class Jobs:
         with self._database.write() as connection:
             row = row_of(connection, tenant, job_id)
             if row.state in ENDED:
-                raise Conflict(f"The job {job_id} has {row.state} already.", param="job")
+                raise _has_ended(row)
             if row.wanted == "cancel":
                 raise Conflict(f"The job {job_id} is being cancelled.", param="job")
             if row.kind not in PAUSABLE:
@@ -273,6 +273,11 @@ class Jobs:
             put(connection, job_id, state="queued", crashes=0)
             tell(connection, job_id, message("The job is queued again."))
         return self.get(tenant, job_id)
+
+
+def _has_ended(row: Any) -> Conflict:
+    was = "was cancelled" if row.state == "cancelled" else f"has {row.state}"
+    return Conflict(f"The job {row.id} {was} already.", param="job")
 
 
 def _point(row: Any, name: str) -> JobCheckpoint:

@@ -154,7 +154,7 @@ class ModelJobs:
         )
 
     def compress(self, tenant: str, ref: str, options: CompressOptions, *, key_id: str = "") -> Job:
-        """Queue the making of a smaller form; see `Catalog.compress`.
+        """Queue the making of a smaller variant; see `Catalog.compress`.
 
         The model is what its reference names now; a job for the same that has not ended is the one
         that is returned. Raises InvalidInput, ModelNotFound, QueueFull.
