@@ -297,7 +297,7 @@ class Progress(Record, frozen=True, kw_only=True):
 class PullBody(Record, frozen=True, kw_only=True):
     """A model that a server is to download: `ORG/NAME[@revision]`, and what it is to be here.
 
-    `token` is the caller's own for the hub, used for this download and not kept.
+    `token` is the caller's own for the hub, used for this download and kept until it has ended.
     """
 
     repo: str

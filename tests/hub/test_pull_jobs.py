@@ -217,6 +217,19 @@ def test_what_fails_is_told_as_it_was(hub: Hub, server: Running) -> None:
         }  # fmt: skip
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\nX: 1", " ", "\u00e9"])
+def test_a_token_that_is_none_is_not_shown(hub: Hub, tmp_path: Path, end: str) -> None:
+    with closing(Service(Settings(home=str(tmp_path)))) as service:
+        with pytest.raises(InvalidInput) as caught:
+            service.model_jobs.pull("t", PullBody(repo=GATED, token=TOKEN + end))
+        assert TOKEN not in repr(caught.value) + str(caught.value)
+        with pytest.raises(InvalidInput) as caught:
+            asyncio.run(service.catalog.pull("t", GATED, token=TOKEN + end))
+        assert TOKEN not in repr(caught.value) + str(caught.value)
+        assert service.jobs.page("t") == []
+        assert not list(tmp_path.glob(f"jobs/*{SUFFIX}"))
+
+
 def test_a_tenants_disk_bounds_its_pulls(hub: Hub, tmp_path: Path) -> None:
     home = tmp_path / "home"
     with closing(Service(Settings(home=str(home)))) as service:

@@ -15,6 +15,7 @@ import msgspec
 
 from lmaas.config import Settings
 from lmaas.errors import FULL, StorageFull
+from lmaas.hub.api import check_token
 from lmaas.hub.pull import check_task
 from lmaas.hub.repo import default_name, parse_ref
 from lmaas.job import Job, JobKind, StoredEvent
@@ -136,6 +137,7 @@ class ModelJobs:
         ref = parse_ref(body.repo)
         name = default_name(ref) if body.name is None else check_name(body.name)
         check_task(body.task)
+        check_token(body.token)
         recipe = PullRecipe(repo=body.repo, name=name, task=body.task, endpoint=endpoint)
 
         def keep_token(job_id: str) -> None:
