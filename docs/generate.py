@@ -6,6 +6,7 @@
 import ast
 import inspect
 import itertools
+import re
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping
@@ -18,6 +19,7 @@ import msgspec
 from lmaas import client, config, errors, recipe, tasks, types
 from lmaas.cli import cli
 from lmaas.cli.errors import EXIT_CODES_TEXT, exit_code_of
+from lmaas.client.calls import Calls
 from lmaas.config import Settings
 from lmaas.data.augmentation import audio
 from lmaas.http import openapi
@@ -157,9 +159,9 @@ def python() -> str:
     for name, text in _field_docs(inspect.getsource(types), "PublishOptions").items():
         lines.append(f"- `{name}`: {text}")
     lines += ["", "## Client", "", "`AsyncClient` has the same methods, to be awaited.", ""]
-    for name, method in vars(client.Client).items():
+    for name, method in (vars(Calls) | vars(client.Client)).items():
         if not name.startswith("_"):
-            lines += _described(f"Client.{name}", method, "###")
+            lines += _described(f"Client.{name}", getattr(method, "call", method), "###")
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -176,8 +178,11 @@ def _signature(value: Any) -> str:
         return f"({', '.join(shown)})"
     node = ast.parse(textwrap.dedent(inspect.getsource(value))).body[0]
     assert isinstance(node, ast.FunctionDef)
-    node.args.args = [argument for argument in node.args.args if argument.arg != "self"]
+    for arguments in (node.args.posonlyargs, node.args.args):
+        arguments[:] = [argument for argument in arguments if argument.arg != "self"]
     returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+    # A call is written as a generator of requests; what it returns is what its caller gets.
+    returns = re.sub(r"^ -> Call\[(.*)\]$", r" -> \1", returns)
     return f"({ast.unparse(node.args)}){returns}"
 
 

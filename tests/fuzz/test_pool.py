@@ -119,7 +119,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_plan_fits(self) -> None:
-        assert sum(worker.planned_bytes for worker in self.pool._all()) <= self.budget
+        assert sum(worker.planned_bytes for worker in self.pool._loaded.all()) <= self.budget
 
     def teardown(self) -> None:
         try:
@@ -129,7 +129,7 @@ class PoolMachine(RuleBasedStateMachine):
                 if not task.cancelled() and task.exception() is not None:
                     raise task.exception()
             self.run(asyncio.sleep(0.05))
-            assert [worker for worker in self.pool._all() if worker.depth] == []
+            assert [worker for worker in self.pool._loaded.all() if worker.depth] == []
         finally:
             self.run(self.pool.close(0))
             self.models.close()

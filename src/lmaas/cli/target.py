@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from lmaas.accounts.records import NO_LIMITS
 from lmaas.cli.output import service_of
 from lmaas.errors import InvalidInput, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
     from lmaas.accounts.records import Limits, ModelPrice, Price, UsageReport
     from lmaas.client import Client
@@ -99,12 +100,12 @@ class Home:
         return self._service.list_keys(self._tenant)
 
     def create_key(
-        self, name: str, scopes: "Sequence[Scope]", limits: "Limits"
+        self, name: str, scopes: "Sequence[Scope]", limits: "Limits" = NO_LIMITS
     ) -> "tuple[KeyRecord, str]":
         """Make a key."""
         return self._service.create_key(self._tenant, name, scopes, limits)
 
-    def limits(self, key_id: str | None) -> "Limits":
+    def limits(self, key_id: str | None = None) -> "Limits":
         """The limits of a key, or of all keys together."""
         return self._service.limits(self._tenant, key_id)
 
@@ -163,9 +164,9 @@ class Home:
         """What a job's process has printed."""
         return asyncio.run(self._service.jobs.log(self._tenant, job_id))
 
-    def follow_job(self, job_id: str) -> "Iterator[StoredEvent]":
+    def follow_job(self, job_id: str, *, after: int = 0) -> "Generator[StoredEvent, None, None]":
         """A job's events as they come."""
-        coming = self._service.jobs.follow(self._tenant, job_id)
+        coming = self._service.jobs.follow(self._tenant, job_id, after=after)
 
         async def following() -> "StoredEvent | None":
             return await anext(coming, None)

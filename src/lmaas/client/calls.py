@@ -1,20 +1,24 @@
-"""Every call as a generator: it yields one request, is sent its response and returns the result.
+"""Every operation once, as a generator: it yields a request, is sent the response and returns the
+result.
 
-So `Client` and `AsyncClient` share every line but the sending.
+`operation` makes each a method of `Client` and `AsyncClient`, which share all but the sending.
 """
 
 import contextlib
-from collections.abc import Callable, Generator, Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal
 
 import httpx
 import msgspec
 
-from lmaas.accounts.records import Limits, ModelPrice, Price, UsageReport
+from lmaas.accounts.records import NO_LIMITS, Limits, ModelPrice, Price, UsageReport
+from lmaas.client.answers import check
+from lmaas.client.operation import Call, operation
 from lmaas.client.payloads import read_answer, to_payload
 from lmaas.config import load_settings
-from lmaas.errors import BY_CODE, InvalidInput, LMaaSError, Unavailable
+from lmaas.errors import InvalidInput
 from lmaas.job import Job, JobState, StoredEvent
 from lmaas.recipe import Recipe
 from lmaas.types import (
@@ -34,20 +38,16 @@ from lmaas.types import (
     know_records,
 )
 
-T = TypeVar("T")
 Heard = Callable[[StoredEvent], object]
 """Is told each event of a job."""
-Call = Generator[httpx.Request, httpx.Response, T]
 LENGTH = "inference-header-content-length"
 NOT_WAITING = {"wait": "false"}
 """Has the answer be the job that was queued."""
 OCTETS = "application/octet-stream"
 TIMEOUT_S = 150.0
 PUBLISH_TIMEOUT_S = 1200.0
-RETRIES = 2
 WAITING = ("queued", "running")
 """States of a job that goes on by itself."""
-LONGEST_PAUSE_S = 10.0
 
 
 class Calls:
@@ -63,10 +63,21 @@ class Calls:
         headers = self._headers | content.pop("headers", {})
         return httpx.Request(method, self.url + path, headers=headers, **content)
 
-    def _predict(self, model: str, given: Any, parameters: dict[str, Any]) -> Call[Any]:
-        return read_answer((yield from self._answer(model, to_payload(given, parameters))))
+    @operation
+    def predict(self, /, model: str, given: Any, **parameters: Any) -> Call[Any]:
+        """The model's answer to `given`.
 
-    def _answer(self, model: str, payload: Payload) -> Call[Answer]:
+        An image file's path or bytes, a PIL image or uint8 pixels give labels with scores; other
+        arrays and nested lists go in as the model's own input; a mapping of arrays by input name
+        gives a mapping of output arrays. A list of texts gives labels for each; a row of named
+        values (`{"age": 31, "job": "nurse"}`), or a list of rows, gives labels or a number.
+        """
+        payload = to_payload(given, parameters)
+        return read_answer((yield from Calls.answer.call(self, model, payload)))
+
+    @operation
+    def answer(self, model: str, payload: Payload) -> Call[Answer]:
+        """The raw answer to a request body; `to_payload` and `read_answer` are its two ends."""
         path, headers = f"/models/{model}", {"content-type": OCTETS}
         if payload.media_type == JSON:
             headers = {"content-type": "application/json"}
@@ -77,22 +88,31 @@ class Calls:
         length = response.headers.get(LENGTH)
         return Answer(body=response.content, json_bytes=int(length) if length else None)
 
-    def _models(self) -> Call[list[str]]:
+    @operation
+    def models(self) -> Call[list[str]]:
+        """The names of all models."""
         response = yield self._request("GET", "/v1/models")
         check(response)
         return [str(model["id"]) for model in response.json()["data"]]
 
-    def _task(self, ref: str) -> Call[str]:
+    @operation
+    def task(self, ref: str) -> Call[str]:
+        """What a model does."""
         response = yield self._request("GET", f"/v1/models/{ref}")
         check(response)
         return str(response.json()["task"])
 
-    def _model(self, ref: str) -> Call[ModelVersion]:
+    @operation
+    def model(self, ref: str) -> Call[ModelVersion]:
+        """One version in full; needs a key with the scope admin."""
         response = yield self._request("GET", f"/api/models/{ref}")
         check(response)
         return msgspec.json.decode(response.content, type=ModelVersion)
 
-    def _start_push(self, path: Path, options: PushOptions | None) -> Call[Job]:
+    @operation
+    def start_push(self, path: str | os.PathLike[str], options: PushOptions | None) -> Call[Job]:
+        """Upload a model and return the job that imports it."""
+        path = Path(path)
         if not path.exists():
             raise InvalidInput(f"{path} does not exist.", param="path")
         files = files_of(path)
@@ -115,7 +135,17 @@ class Calls:
         check(response)
         return msgspec.json.decode(response.content, type=Job)
 
-    def _start_pull(self, body: PullBody) -> Call[Job]:
+    @operation
+    def start_pull(
+        self,
+        repo: str,
+        *,
+        name: str | None = None,
+        task: str | None = None,
+        token: str | None = None,
+    ) -> Call[Job]:
+        """Queue a pull and return its job; one of the same that has not ended is returned."""
+        body = PullBody(repo=repo, name=name, task=task, token=token)
         response = yield self._request(
             "POST",
             "/api/pulls",
@@ -126,7 +156,9 @@ class Calls:
         check(response)
         return msgspec.json.decode(response.content, type=Job)
 
-    def _connect_upstream(self, body: ConnectBody) -> Call[ModelVersion]:
+    @operation
+    def connect_upstream(self, body: ConnectBody) -> Call[ModelVersion]:
+        """Serve a model that another service runs; needs a key with the scope admin."""
         response = yield self._request(
             "POST",
             "/api/upstreams",
@@ -136,7 +168,9 @@ class Calls:
         check(response)
         return msgspec.json.decode(response.content, type=ModelVersion)
 
-    def _start_compress(self, ref: str, options: CompressOptions) -> Call[Job]:
+    @operation
+    def start_compress(self, ref: str, options: CompressOptions) -> Call[Job]:
+        """Queue a compression and return its job, or that of the same one that has not ended."""
         response = yield self._request(
             "POST",
             f"/api/models/{ref}/compress",
@@ -147,100 +181,131 @@ class Calls:
         check(response)
         return msgspec.json.decode(response.content, type=Job)
 
-    def _catalog(self) -> Call[list[ModelVersion]]:
+    @operation
+    def catalog(self) -> Call[list[ModelVersion]]:
+        """The latest version of every model in full; needs a key with the scope admin."""
         response = yield self._request("GET", "/api/models")
         check(response)
         return msgspec.json.decode(response.content, type=list[ModelVersion])
 
-    def _chat(
-        self,
-        model: str,
-        messages: Sequence[Mapping[str, Any]],
-        stream: bool,
-        options: Mapping[str, Any],
-    ) -> httpx.Request:
-        body = {"model": model, "messages": list(messages), **options, "stream": stream}
-        if stream:
-            body["stream_options"] = {"include_usage": True}
-        return self._request("POST", "/v1/chat/completions", json=body)
-
-    def _list_keys(self) -> Call[list[KeyRecord]]:
+    @operation
+    def list_keys(self) -> Call[list[KeyRecord]]:
+        """All keys, without their secrets; needs a key with the scope admin."""
         response = yield self._request("GET", "/api/keys")
         check(response)
         return msgspec.json.decode(response.content, type=list[KeyRecord])
 
-    def _create_key(
-        self, name: str, scopes: Sequence[Scope], limits: Limits
+    @operation
+    def create_key(
+        self, name: str, scopes: Sequence[Scope], limits: Limits = NO_LIMITS
     ) -> Call[tuple[KeyRecord, str]]:
+        """Make a key and tell its text, this once; needs a key with the scope admin."""
         body = {"name": name, "scopes": list(scopes), "limits": msgspec.to_builtins(limits)}
         response = yield self._request("POST", "/api/keys", json=body)
         check(response)
         told = response.json()
         return msgspec.convert(told["record"], KeyRecord), str(told["key"])
 
-    def _revoke_key(self, key_id: str) -> Call[KeyRecord]:
-        response = yield self._request("DELETE", f"/api/keys/{key_id}")
-        check(response)
-        return msgspec.json.decode(response.content, type=KeyRecord)
-
-    def _usage(
-        self, start: str | None, end: str | None, by: Sequence[str], key_id: str | None
+    @operation
+    def usage(
+        self,
+        *,
+        start: str | None = None,
+        end: str | None = None,
+        by: Sequence[str] = (),
+        key_id: str | None = None,
     ) -> Call[UsageReport]:
+        """Usage from day `start` to day `end` (UTC), by any of key, model and day.
+
+        A key without the scope admin gets its own.
+        """
         asked = {"start": start, "end": end, "group_by": ",".join(by) or None, "key": key_id}
         params = {name: value for name, value in asked.items() if value is not None}
         response = yield self._request("GET", "/v1/usage", params=params)
         check(response)
         return msgspec.json.decode(response.content, type=UsageReport)
 
-    def _limits(self, key_id: str | None, given: Limits | None) -> Call[Limits]:
-        path = "/api/limits" if key_id is None else f"/api/keys/{key_id}/limits"
-        if given is None:
-            response = yield self._request("GET", path)
-        else:
-            response = yield self._request("PUT", path, json=msgspec.to_builtins(given))
-        check(response)
-        return msgspec.json.decode(response.content, type=Limits)
+    @operation
+    def limits(self, key_id: str | None = None) -> Call[Limits]:
+        """The limits of a key, or (None) of all keys together; needs the scope admin."""
+        return (yield from self._limits(key_id, None))
 
-    def _prices(self) -> Call[list[ModelPrice]]:
+    @operation
+    def set_limits(self, key_id: str | None, limits: Limits) -> Call[Limits]:
+        """Replace the limits of a key, or (None) of all keys together; needs the scope admin."""
+        return (yield from self._limits(key_id, limits))
+
+    @operation
+    def prices(self) -> Call[list[ModelPrice]]:
+        """What the models cost; needs the scope admin."""
         response = yield self._request("GET", "/api/prices")
         check(response)
         return msgspec.json.decode(response.content, type=list[ModelPrice])
 
-    def _set_price(self, model: str, price: Price) -> Call[ModelPrice]:
+    @operation
+    def set_price(self, model: str, price: Price) -> Call[ModelPrice]:
+        """Set what a model costs; needs the scope admin."""
         path = f"/api/prices/{model}"
         response = yield self._request("PUT", path, json=msgspec.to_builtins(price))
         check(response)
         return msgspec.json.decode(response.content, type=ModelPrice)
 
-    def _versions(self, name: str) -> Call[list[ModelVersion]]:
+    @operation
+    def revoke_key(self, key_id: str) -> Call[KeyRecord]:
+        """End a key now; needs a key with the scope admin."""
+        response = yield self._request("DELETE", f"/api/keys/{key_id}")
+        check(response)
+        return msgspec.json.decode(response.content, type=KeyRecord)
+
+    @operation
+    def versions(self, name: str) -> Call[list[ModelVersion]]:
+        """All versions of a model, oldest first; needs a key with the scope admin."""
         response = yield self._request("GET", f"/api/models/{name}/versions")
         check(response)
         return msgspec.json.decode(response.content, type=list[ModelVersion])
 
-    def _set_alias(self, name: str, alias: str, version: int) -> Call[ModelVersion]:
+    @operation
+    def set_alias(self, name: str, alias: str, version: int) -> Call[ModelVersion]:
+        """Point `name@alias` at a version; needs a key with the scope admin."""
         path = f"/api/models/{name}/aliases/{alias}"
         response = yield self._request("PUT", path, json={"version": version})
         check(response)
         return msgspec.json.decode(response.content, type=ModelVersion)
 
-    def _remove(self, ref: str, force: bool) -> Call[list[ModelVersion]]:
+    @operation
+    def remove(self, ref: str, *, force: bool = False) -> Call[list[ModelVersion]]:
+        """Remove a version (`name:3`) or a model; needs a key with the scope admin."""
         query = "?force=true" if force else ""
         response = yield self._request("DELETE", f"/api/models/{ref}{query}")
         check(response)
         return msgspec.json.decode(response.content, type=list[ModelVersion])
 
-    def _ps(self) -> Call[list[WorkerStatus]]:
+    @operation
+    def ps(self) -> Call[list[WorkerStatus]]:
+        """The loaded models; needs a key with the scope admin."""
         response = yield self._request("GET", "/api/workers")
         check(response)
         return msgspec.json.decode(response.content, type=list[WorkerStatus])
 
-    def _train(self, recipe: Recipe, priority: int) -> Call[Job]:
+    @operation
+    def stop(self, ref: str) -> Call[ModelVersion]:
+        """Unload a model after its running requests; needs a key with the scope admin."""
+        response = yield self._request("POST", f"/api/models/{ref}/stop")
+        check(response)
+        return msgspec.json.decode(response.content, type=ModelVersion)
+
+    @operation
+    def train(self, recipe: Recipe, *, priority: int = 0) -> Call[Job]:
+        """Queue a training run; needs a key with the scope admin. Paths are the server's."""
         body = {"recipe": msgspec.to_builtins(recipe), "priority": priority}
         response = yield self._request("POST", "/api/jobs", json=body)
         check(response)
         return msgspec.json.decode(response.content, type=Job)
 
-    def _upload_file(self, path: Path) -> Call[str]:
+    @operation
+    def upload_file(self, path: str | os.PathLike[str]) -> Call[str]:
+        """Send a file of training data; its id stands for a path in a recipe's data."""
+        path = Path(path)
         if not path.is_file():
             raise InvalidInput(f"{path} is no file.", param="path")
         with path.open("rb") as file:
@@ -254,12 +319,62 @@ class Calls:
         check(response)
         return str(response.json()["id"])
 
-    def _jobs(self, after: str | None, limit: int, state: JobState | None) -> Call[list[Job]]:
+    @operation
+    def jobs(
+        self, *, after: str | None = None, limit: int = 20, state: JobState | None = None
+    ) -> Call[list[Job]]:
+        """Jobs, newest first; `after` is the last id of the page before."""
         asked = {"after": after, "limit": str(limit), "state": state}
         params = {name: value for name, value in asked.items() if value is not None}
         response = yield self._request("GET", "/api/jobs", params=params)
         check(response)
         return msgspec.json.decode(response.content, type=list[Job])
+
+    @operation
+    def job(self, job_id: str) -> Call[Job]:
+        """One job with its checkpoints."""
+        return (yield from self._job(job_id, None))
+
+    @operation
+    def cancel_job(self, job_id: str) -> Call[Job]:
+        """End a job within seconds."""
+        return (yield from self._job(job_id, "cancel"))
+
+    @operation
+    def pause_job(self, job_id: str) -> Call[Job]:
+        """Hold a job, with a checkpoint of where it is."""
+        return (yield from self._job(job_id, "pause"))
+
+    @operation
+    def resume_job(self, job_id: str) -> Call[Job]:
+        """Put a paused job back into the queue."""
+        return (yield from self._job(job_id, "resume"))
+
+    @operation
+    def job_events(
+        self, job_id: str, *, after: int = 0, limit: int = 100
+    ) -> Call[list[StoredEvent]]:
+        """A job's events in order, those after number `after`."""
+        params = {"after": after, "limit": limit}
+        response = yield self._request("GET", f"/api/jobs/{job_id}/events", params=params)
+        check(response)
+        return msgspec.json.decode(response.content, type=list[StoredEvent])
+
+    @operation
+    def job_log(self, job_id: str) -> Call[str]:
+        """The end of what a job's process has printed."""
+        response = yield self._request("GET", f"/api/jobs/{job_id}/log")
+        check(response)
+        return str(response.json()["log"])
+
+    def _limits(self, key_id: str | None, given: Limits | None) -> Call[Limits]:
+        path = "/api/limits" if key_id is None else f"/api/keys/{key_id}/limits"
+        if given is None:
+            response = yield self._request("GET", path)
+        else:
+            response = yield self._request("PUT", path, json=msgspec.to_builtins(given))
+        check(response)
+        return msgspec.json.decode(response.content, type=Limits)
 
     def _job(self, job_id: str, verb: Literal["cancel", "pause", "resume"] | None) -> Call[Job]:
         path = f"/api/jobs/{job_id}"
@@ -270,16 +385,17 @@ class Calls:
         check(response)
         return msgspec.json.decode(response.content, type=Job)
 
-    def _job_events(self, job_id: str, after: int, limit: int) -> Call[list[StoredEvent]]:
-        params = {"after": after, "limit": limit}
-        response = yield self._request("GET", f"/api/jobs/{job_id}/events", params=params)
-        check(response)
-        return msgspec.json.decode(response.content, type=list[StoredEvent])
-
-    def _job_log(self, job_id: str) -> Call[str]:
-        response = yield self._request("GET", f"/api/jobs/{job_id}/log")
-        check(response)
-        return str(response.json()["log"])
+    def _chat(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, Any]],
+        stream: bool,
+        options: Mapping[str, Any],
+    ) -> httpx.Request:
+        body = {"model": model, "messages": list(messages), **options, "stream": stream}
+        if stream:
+            body["stream_options"] = {"include_usage": True}
+        return self._request("POST", "/v1/chat/completions", json=body)
 
     def _follow_job(self, job_id: str, after: int) -> httpx.Request:
         params = {"after": str(after), "stream": "true"}
@@ -291,63 +407,6 @@ class Calls:
             extensions={"timeout": timeout},
         )
 
-    def _stop(self, ref: str) -> Call[ModelVersion]:
-        response = yield self._request("POST", f"/api/models/{ref}/stop")
-        check(response)
-        return msgspec.json.decode(response.content, type=ModelVersion)
-
-
-class ChatPiece(NamedTuple):
-    """A piece of a chat answer; `usage` counts tokens as OpenAI's API does."""
-
-    text: str
-    reasoning: str = ""
-    finish: str | None = None
-    usage: dict[str, Any] | None = None
-
-
-def pause_s(request: httpx.Request, response: httpx.Response, tries: int) -> float | None:
-    """How long to wait before `request` is sent again; None when it is not."""
-    if response.status_code not in (429, 503) or tries > RETRIES:
-        return None
-    if not isinstance(request.stream, httpx.ByteStream):
-        return None
-    if response.headers.get("x-should-retry") == "false":
-        return None
-    told = response.headers.get("retry-after", "")
-    return min(LONGEST_PAUSE_S, float(told)) if told.isdigit() else None
-
-
-class explained:
-    """Connection failures as errors that say what to do."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, httpx.TransportError):
-            raise Unavailable(
-                f"No answer from {self._url}: {error}.", hint="Start a server with `lmaas serve`."
-            ) from error
-
-
-def check(response: httpx.Response) -> None:
-    """Raise what an answer tells, unless it is a success."""
-    if response.is_success:
-        return
-    try:
-        told = response.json()
-    except ValueError:
-        told = {}
-    error = told.get("error", told.get("detail", response.text))
-    code, message = told.get("code"), error
-    if isinstance(error, dict):
-        code, message = error.get("code"), error.get("message")
-    raise BY_CODE.get(str(code), LMaaSError)(str(message), hint=told.get("hint"))
-
 
 def ignore(event: StoredEvent) -> None:
     """Hears nothing."""
@@ -356,39 +415,6 @@ def ignore(event: StoredEvent) -> None:
 def made_by(options: CompressOptions, version: ModelVersion) -> Variant:
     """The smaller form that was asked for."""
     return next(variant for variant in version.variants if variant.name == options.to)
-
-
-def event_of(line: str) -> StoredEvent | None:
-    """The event of a job that one line of a stream holds."""
-    if not line.startswith("data:") or line[5:].strip() == "[DONE]":
-        return None
-    return msgspec.json.decode(line[5:], type=StoredEvent)
-
-
-def piece_of(line: str) -> ChatPiece | None:
-    """What one line of a stream of events adds. Raises the error that it tells."""
-    if not line.startswith("data:") or line[5:].strip() == "[DONE]":
-        return None
-    return whole_of(line[5:].encode())
-
-
-def whole_of(body: bytes) -> ChatPiece:
-    """An answer, or one event of it. Raises the error that it tells."""
-    told = msgspec.json.decode(body)
-    if "error" in told:
-        error = told["error"]
-        raise BY_CODE.get(str(error.get("code")), LMaaSError)(str(error.get("message")))
-    usage = told.get("usage")
-    if not told["choices"]:
-        return ChatPiece("", usage=usage)
-    choice = told["choices"][0]
-    message = choice.get("delta") or choice.get("message") or {}
-    return ChatPiece(
-        message.get("content") or "",
-        message.get("reasoning_content") or "",
-        choice.get("finish_reason"),
-        usage,
-    )
 
 
 def build_package(

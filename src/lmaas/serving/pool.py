@@ -15,28 +15,27 @@ from typing import Final, Protocol
 import psutil
 
 from lmaas.config import Settings
-from lmaas.errors import DoesNotFit, LMaaSError, NotFound, Unavailable
+from lmaas.errors import DoesNotFit, NotFound, Unavailable
 from lmaas.serving.backend import Backend
 from lmaas.serving.generation import Answered, Receiver
 from lmaas.serving.launch import renewed
+from lmaas.serving.loaded import Key, Loaded, key_of
 from lmaas.serving.metrics import Metrics
+from lmaas.serving.pins import Pins
 from lmaas.serving.plan import MIB, LoadedModel, machine_budget_bytes, make_plan
-from lmaas.serving.prepare import Need, has_variants, need_of, served_variant_name
+from lmaas.serving.prepare import Need, need_of, served_variant_name
 from lmaas.serving.quarantine import Quarantine
+from lmaas.serving.renewal import Renewal
 from lmaas.serving.upstream import Upstream
 from lmaas.serving.worker import Prepared, WorkerBackend
 from lmaas.supervision import Supervisor
-from lmaas.types import TENANT, Answer, FileRole, ModelVersion, Payload, WorkerStatus
+from lmaas.types import Answer, FileRole, ModelVersion, Payload, WorkerStatus
 
 log = logging.getLogger(__name__)
 
-REMEMBER_FAILURE_S: Final = 10.0
-"""For so long a model that could not be loaded is not tried again."""
 ROOM_POLL_S: Final = 0.05
 LONGEST_SOCKET_FOLDER: Final = 70
 """Systems bound a unix socket's whole path to about 100 bytes."""
-
-Key = tuple[str, str, int]
 
 
 class Store(Protocol):
@@ -77,17 +76,11 @@ class Pool:
         self._folders = itertools.count(1)
         self._unpacking: dict[Path, asyncio.Future[None]] = {}
         self._sockets: Path | None = None
-        self._workers: dict[Key, Backend] = {}
-        self._failed: dict[Key, tuple[Backend, float]] = {}
-        self._coming: dict[Key, Backend] = {}
-        self._renewals: dict[Key, asyncio.Task[None]] = {}
-        self._not_renewed: dict[Key, float] = {}
-        self._leaving: set[Backend] = set()
+        self._loaded = Loaded()
+        self._pins = Pins(settings.pinned, registry, self._loaded, self._worker)
+        self._renewal = Renewal(settings, registry, self._loaded, self._start)
         self._planning = asyncio.Lock()
         self._ticker: asyncio.Task[None] | None = None
-        self._unpinned: set[str] = set()
-        self._pins_live = False
-        self._seen = -1
         self._closing = False
 
     async def start(self) -> None:
@@ -95,7 +88,7 @@ class Pool:
         await asyncio.to_thread(_clear, self._files)
         self._sockets = self._socket_folder()
         self._metrics.watch(self._depths)
-        await self._keep_pinned()
+        await self._pins.keep()
         self._ticker = self._supervisor.keep("pool", self._tick)
 
     def _socket_folder(self) -> Path:
@@ -113,10 +106,9 @@ class Pool:
         if self._ticker:
             self._ticker.cancel()
             await asyncio.wait((self._ticker,))
-        for renewal in self._renewals.values():
-            renewal.cancel()
-        await asyncio.gather(*(worker.stop(deadline) for worker in self._all()))
-        while self._leaving:
+        self._renewal.cancel()
+        await asyncio.gather(*(worker.stop(deadline) for worker in self._loaded.all()))
+        while self._loaded.leaving:
             await asyncio.sleep(ROOM_POLL_S)
         await asyncio.to_thread(shutil.rmtree, self._files, ignore_errors=True)
         if self._sockets:
@@ -145,7 +137,7 @@ class Pool:
 
         Raises ConfigError, MissingExtra and ParityFailed for settings that cannot be honoured.
         """
-        worker = self._workers.get(_key(version))
+        worker = self._loaded.current.get(key_of(version))
         if worker is not None and worker.variant_name:
             return worker.variant_name
         return await asyncio.to_thread(served_variant_name, version, self._settings)
@@ -163,61 +155,60 @@ class Pool:
             name, number = version.name, version.version
         keys = [
             key
-            for key in {*self._workers, *self._coming, *self._failed}
+            for key in {*self._loaded.current, *self._loaded.coming, *self._loaded.failed}
             if key[:2] == (tenant, name) and number in (None, key[2])
         ]
         if not keys:
             raise NotFound(f"{ref} is not loaded.", hint="`lmaas ps` shows what is.", param="model")
-        self._unpinned |= {ref, name, *(f"{name}:{key[2]}" for key in keys)}
+        self._pins.release({ref, name, *(f"{name}:{key[2]}" for key in keys)})
         deadline = asyncio.get_running_loop().time() + self._settings.drain_timeout_s
         for key in keys:
-            self._failed.pop(key, None)
-        workers = [worker for worker in self._all() if _key(worker.version) in keys]
-        await asyncio.gather(*(self._unload(worker, deadline) for worker in workers))
+            self._loaded.failed.pop(key, None)
+        workers = [worker for worker in self._loaded.all() if key_of(worker.version) in keys]
+        await asyncio.gather(*(self._loaded.unload(worker, deadline) for worker in workers))
 
     def status(self) -> list[WorkerStatus]:
         """One line for each worker, those that failed to load included."""
-        failed = [worker for worker, _ in self._failed.values()]
-        return [worker.status() for worker in (*self._all(), *failed)]
+        failed = [worker for worker, _ in self._loaded.failed.values()]
+        return [worker.status() for worker in (*self._loaded.all(), *failed)]
 
     def ready(self) -> bool:
         """Whether calls can be answered: nothing pinned or loaded is without a live worker, and
         no task of the server is down."""
-        lost = any(worker.lost for worker in self._workers.values())
+        lost = any(worker.lost for worker in self._loaded.current.values())
         held_up = lost or bool(self._supervisor.down)
-        return not self._closing and self._pins_live and not held_up
+        return not self._closing and self._pins.live and not held_up
 
     def _worker(self, version: ModelVersion) -> Backend:
         """The worker of `version`; a new one, loading, at first. All first calls share it."""
         if self._closing or self._sockets is None:
             raise Unavailable("The server is not taking requests now.", hint="Send it again soon.")
-        key = _key(version)
-        if there := self._workers.get(key) or self._coming.get(key):
+        key = key_of(version)
+        if there := self._loaded.current.get(key) or self._loaded.coming.get(key):
             return there
-        if known := self._failed.get(key):
+        if known := self._loaded.failed.get(key):
             worker, until = known
             if asyncio.get_running_loop().time() < until and worker.error:
                 raise renewed(worker.error)
-            del self._failed[key]
+            del self._loaded.failed[key]
         if version.manifest.upstream is not None:
             upstream = Upstream(version, self._settings)
             upstream.start()
-            self._workers[key] = upstream
+            self._loaded.current[key] = upstream
             return upstream
-        worker = self._workers[key] = self._start(version, self._sockets)
+        worker = self._loaded.current[key] = self._start(version)
         return worker
 
-    def _start(self, version: ModelVersion, sockets: Path) -> WorkerBackend:
-        worker = WorkerBackend(version, self._settings, sockets, self._quarantine, self._metrics)
+    def _start(self, version: ModelVersion) -> WorkerBackend:
+        assert self._sockets is not None
+        worker = WorkerBackend(
+            version, self._settings, self._sockets, self._quarantine, self._metrics
+        )
         folder = self._files / str(next(self._folders))
         worker.start(
             lambda: self._prepare(worker, folder), lambda ended: self._ended(ended, folder)
         )
         return worker
-
-    def _all(self) -> list[Backend]:
-        """Everything that has or gets a process."""
-        return [*self._workers.values(), *self._coming.values(), *self._leaving]
 
     async def _prepare(self, worker: WorkerBackend, folder: Path) -> Prepared:
         """Room and the record for `worker`; its files are on their way."""
@@ -245,14 +236,14 @@ class Pool:
         deadline = loop.time() + self._settings.load_timeout_s
         while True:
             async with self._planning:
-                held = [self._holding(w) for w in self._all() if w.memory_bytes]
+                held = [self._holding(w) for w in self._loaded.all() if w.memory_bytes]
                 plan = make_plan(worker.version.ref, needed, held, self._budget)
                 if plan.enough:
                     worker.planned_bytes = needed
-                    evicted = [self._workers.pop(key) for key in plan.evict]
+                    evicted = [self._loaded.current.pop(key) for key in plan.evict]
                     for other in evicted:
                         log.info("%s makes room for %s.", other.version.ref, worker.version.ref)
-                    await asyncio.gather(*(self._unload(w, loop.time()) for w in evicted))
+                    await asyncio.gather(*(self._loaded.unload(w, loop.time()) for w in evicted))
                     return
             if loop.time() >= deadline:
                 raise DoesNotFit(
@@ -264,8 +255,8 @@ class Pool:
 
     def _holding(self, worker: Backend) -> LoadedModel[Key]:
         """What `worker` holds. One that is being replaced makes room, pinned or not."""
-        key = _key(worker.version)
-        coming = self._coming.get(key)
+        key = key_of(worker.version)
+        coming = self._loaded.coming.get(key)
         return LoadedModel(
             key=key,
             memory_bytes=worker.memory_bytes,
@@ -274,32 +265,19 @@ class Pool:
             pinned=worker.pinned and coming is None,
         )
 
-    async def _unload(self, worker: Backend, deadline: float) -> None:
-        """End `worker`. It leaves the table first: from now on, calls get a new one."""
-        key = _key(worker.version)
-        for table in (self._workers, self._coming):
-            if table.get(key) is worker:
-                del table[key]
-        self._leaving.add(worker)
-        try:
-            await worker.stop(deadline)
-        finally:
-            self._leaving.discard(worker)
-
     def _ended(self, worker: WorkerBackend, folder: Path) -> None:
         files = self._unpacking.pop(folder, None)
         if files is not None:
             # A worker may end before its thread has unpacked everything.
             files.add_done_callback(lambda done: _remove(folder, done))
-        key = _key(worker.version)
-        if self._workers.get(key) is not worker:
+        key = key_of(worker.version)
+        if self._loaded.current.get(key) is not worker:
             return
-        del self._workers[key]
+        del self._loaded.current[key]
         if worker.state == "failed" and worker.error and not self._closing:
             log.error("%s is not served: %s", worker.version.ref, worker.error)
             if not isinstance(worker.error, DoesNotFit):
-                until = asyncio.get_running_loop().time() + REMEMBER_FAILURE_S
-                self._failed[key] = worker, until
+                self._loaded.remember_failure(worker)
 
     async def _tick(self) -> None:
         loop = asyncio.get_running_loop()
@@ -310,96 +288,22 @@ class Pool:
             now = loop.time()
             late = now - last > 2 * heartbeat_s
             last = now
-            for worker in self._all():
+            for worker in self._loaded.all():
                 worker.tick(now, late=late)
-            for worker in list(self._workers.values()):
+            for worker in list(self._loaded.current.values()):
                 idle_s = now - worker.last_used
                 if 0 < self._settings.idle_unload_s < idle_s and worker.state == "ready":
                     if worker.depth or worker.pinned:
                         continue
                     log.info("Unloading %s: idle for %.0f s.", worker.version.ref, idle_s)
-                    await self._unload(worker, now)
+                    await self._loaded.unload(worker, now)
             if self._settings.pinned:
-                await self._keep_pinned()
-            changed = await asyncio.to_thread(self._registry.data_version)
-            if changed != self._seen or self._not_renewed:
-                # Variants change with the database alone; one that failed to load is tried again.
-                self._seen = changed
-                await self._renew_variants()
-
-    async def _renew_variants(self) -> None:
-        """Begin to replace the language models that have a better variant than what is loaded."""
-        loop = asyncio.get_running_loop()
-        for key, worker in list(self._workers.items()):
-            if not has_variants(worker.version) or key in self._renewals:
-                continue
-            if self._not_renewed.get(key, 0.0) > loop.time():
-                continue
-            self._not_renewed.pop(key, None)
-            try:
-                version, variant = await asyncio.to_thread(self._newest, worker.version)
-            except LMaaSError as error:
-                log.debug("%s stays as it is: %s", worker.version.ref, error)
-                continue
-            if not worker.variant_name:
-                self._seen = -1  # it still loads: look again
-            if worker.variant_name in ("", variant) or self._workers.get(key) is not worker:
-                continue
-            assert self._sockets is not None
-            coming = self._coming[key] = self._start(version, self._sockets)
-            self._renewals[key] = asyncio.create_task(self._renew(key, coming))
-
-    def _newest(self, version: ModelVersion) -> tuple[ModelVersion, str]:
-        """`version` as it is registered now, and the name of its best variant."""
-        now = self._registry.resolve(version.tenant, version.ref)
-        return now, served_variant_name(now, self._settings)
-
-    async def _renew(self, key: Key, coming: WorkerBackend) -> None:
-        """Let `coming` answer once it is loaded; what answered until then finishes what it has."""
-        loop = asyncio.get_running_loop()
-        try:
-            await coming.loaded()
-            if self._coming.get(key) is not coming:
-                return  # unloaded meanwhile
-            log.info("%s is served in another variant from now on.", coming.version.ref)
-            before = self._workers.get(key)
-            self._workers[key] = coming
-            del self._coming[key]
-            self._failed.pop(key, None)
-            if before is not None:
-                coming.pinned = before.pinned
-                await self._unload(before, loop.time() + self._settings.generation_timeout_s)
-        except LMaaSError as error:
-            if self._coming.pop(key, None) is not None:
-                log.error("%s keeps its variant: %s", coming.version.ref, error)
-                self._not_renewed[key] = loop.time() + REMEMBER_FAILURE_S
-        finally:
-            del self._renewals[key]
-
-    async def _keep_pinned(self) -> None:
-        """Have what each pin names now loaded; unpin what it no longer names."""
-        named: set[Key] = set()
-        live = True
-        for ref in self._settings.pinned:
-            if ref in self._unpinned:
-                continue
-            try:
-                version = await asyncio.to_thread(self._registry.resolve, TENANT, ref)
-                key = _key(version)
-                named.add(key)
-                worker = self._worker(version)
-                worker.pinned = True
-                live &= worker.live
-            except LMaaSError as error:
-                live = False
-                log.debug("Pinned %s is not served: %s", ref, error)
-        for key, worker in self._workers.items():
-            worker.pinned = key in named
-        self._pins_live = live
+                await self._pins.keep()
+            await self._renewal.look()
 
     def _depths(self) -> dict[str, tuple[int, float]]:
         depths: dict[str, tuple[int, float]] = {}
-        for worker in self._all():
+        for worker in self._loaded.all():
             depth, cache_used = depths.get(worker.version.ref, (0, 0.0))
             shown = depth + worker.depth, max(cache_used, worker.cache_used)
             depths[worker.version.ref] = shown
@@ -421,7 +325,3 @@ def _clear(own: Path) -> None:
     for folder in own.parent.glob("*"):
         if folder == own or not psutil.pid_exists(int(folder.name) if folder.name.isdigit() else 0):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _key(version: ModelVersion) -> Key:
-    return version.tenant, version.name, version.version
