@@ -297,7 +297,7 @@ class Progress(Record, frozen=True, kw_only=True):
 class PullBody(Record, frozen=True, kw_only=True):
     """A model that a server is to download: `ORG/NAME[@revision]`, and what it is to be here.
 
-    `token` is the caller's own for the hub, used for this download and not kept.
+    `token` is the caller's own for the hub, used for this download and kept until it has ended.
     """
 
     repo: str
@@ -350,7 +350,7 @@ class PublishOptions(TypedDict, total=False):
 
 
 class Measured(Record, frozen=True, kw_only=True):
-    """One form of a language model: bytes of its weights on disk, and what it does with a text.
+    """One variant of a language model: bytes of its weights on disk, and what it does with a text.
 
     `tokens_per_s` are greedy tokens of one sequence; times are of this machine, that once.
     """
@@ -429,10 +429,11 @@ class Payload(Record, frozen=True, kw_only=True):
     """A request body as it came, and its media type (RFC 6838); None where nobody said one.
 
     `JSON` is `{"inputs": …, "parameters": …}`. Our own doors send `GENERATE` (a
-    `language.GenerateRequest` in msgpack), `TEXTS` (a `TextsCall` in msgpack, answered by raw
-    float32 numbers) and `TENSORS` (an Open Inference Protocol v2 body; with the binary extension,
-    `json_bytes` is the length of its JSON part). Anything else is a file: whether it is one that
-    the model takes is its task's to judge, by its bytes, since stock clients send no media type.
+    `generation_types.GenerateRequest` in msgpack), `TEXTS` (a `TextsCall` in msgpack, answered by
+    raw float32 numbers) and `TENSORS` (an Open Inference Protocol v2 body; with the binary
+    extension, `json_bytes` is the length of its JSON part). Anything else is a file: whether it is
+    one that the model takes is its task's to judge, by its bytes, since stock clients send no media
+    type.
     With `count_only`, a model that reads text only counts the tokens.
     """
 

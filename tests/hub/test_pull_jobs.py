@@ -1,10 +1,13 @@
 """Pulls as jobs: they outlive their callers and their server, and tell how far they are."""
 
+import asyncio
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -28,6 +31,7 @@ from lmaas.errors import (
     InvalidInput,
     ModelNotFound,
     QueueFull,
+    StorageFull,
 )
 from lmaas.job import Job
 from lmaas.jobs import store
@@ -213,6 +217,19 @@ def test_what_fails_is_told_as_it_was(hub: Hub, server: Running) -> None:
         }  # fmt: skip
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\nX: 1", " ", "\u00e9"])
+def test_a_token_that_is_none_is_not_shown(hub: Hub, tmp_path: Path, end: str) -> None:
+    with closing(Service(Settings(home=str(tmp_path)))) as service:
+        with pytest.raises(InvalidInput) as caught:
+            service.model_jobs.pull("t", PullBody(repo=GATED, token=TOKEN + end))
+        assert TOKEN not in repr(caught.value) + str(caught.value)
+        with pytest.raises(InvalidInput) as caught:
+            asyncio.run(service.catalog.pull("t", GATED, token=TOKEN + end))
+        assert TOKEN not in repr(caught.value) + str(caught.value)
+        assert service.jobs.page("t") == []
+        assert not list(tmp_path.glob(f"jobs/*{SUFFIX}"))
+
+
 def test_a_tenants_disk_bounds_its_pulls(hub: Hub, tmp_path: Path) -> None:
     home = tmp_path / "home"
     with closing(Service(Settings(home=str(home)))) as service:
@@ -310,6 +327,79 @@ def test_kinds_wait_in_lanes_of_their_own(tmp_path: Path) -> None:
         assert claims.requeue(all_of_others="you", kinds=("train",)) == [trains.id]
 
 
+def test_one_that_is_being_cancelled_is_not_the_next(tmp_path: Path) -> None:
+    with closing(Service(Settings(home=str(tmp_path)))) as service:
+        body = PullBody(repo="acme/a", token=TOKEN)
+        first = service.model_jobs.pull("t", body)
+        taken = Claims(service.registry.database).claim("me", 1)
+        assert taken is not None
+        assert service.model_jobs.pull("t", body).id == first.id
+        service.jobs.pause("t", first.id)
+        second = service.model_jobs.pull("t", body)
+        assert second.id != first.id
+        service.jobs.cancel("t", first.id)
+        assert service.model_jobs.pull("t", body).id == second.id
+
+
+def test_a_server_that_dies_while_it_cancels_leaves_no_token(tmp_path: Path) -> None:
+    async def start(service: Service) -> None:
+        await service.model_jobs.start()
+        await service.model_jobs.close(0)
+
+    with closing(Service(Settings(home=str(tmp_path)))) as service:
+        job = service.model_jobs.pull("t", PullBody(repo="acme/a", token=TOKEN))
+        assert Claims(service.registry.database).claim("dead", 1) is not None
+        service.jobs.cancel("t", job.id)
+        asyncio.run(start(service))
+        assert service.jobs.get("t", job.id).state == "cancelled"
+        assert not list((tmp_path / "jobs").glob(f"*{SUFFIX}"))
+
+
+@pytest.mark.parametrize("place", ["row", "token"])
+def test_without_its_job_no_token_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with closing(Service(Settings(home=str(tmp_path)))) as service:
+        first = service.model_jobs.pull("t", PullBody(repo="acme/a", token=TOKEN))
+        with monkeypatch.context() as patch:
+            if place == "row":
+                patch.setattr(store, "tell", full)
+            else:
+                patch.setattr(Path, "replace", full)
+            with pytest.raises(StorageFull):
+                service.model_jobs.pull("t", PullBody(repo="acme/b", token=TOKEN))
+        kept = [path.name for path in (tmp_path / "jobs").glob(f"*{SUFFIX}")]
+        assert kept == [f"{first.id}{SUFFIX}"]
+        assert [job.id for job in service.jobs.page("t")] == [first.id]
+
+
+def test_what_a_command_gives_just_now_is_kept(tmp_path: Path) -> None:
+    with closing(Service(Settings(home=str(tmp_path)))) as service:
+        inputs = Inputs(tmp_path / "jobs")
+        listed, added = threading.Event(), threading.Event()
+
+        def unfinished() -> set[str]:
+            listed.set()
+            added.wait(0.5)
+            return store.Jobs(service.registry.database).unfinished()
+
+        def give(job_id: str) -> None:
+            inputs.put(job_id, TOKEN_FILE, TOKEN)
+            tidying.start()
+            assert listed.wait(PATIENCE_S)
+            added.set()
+            time.sleep(0.2)
+
+        tidying = threading.Thread(target=inputs.tidy, args=(unfinished,))
+        queue = store.Jobs(service.registry.database)
+        job = queue.add("t", "key", "pull", "m", {}, beside=give)
+        tidying.join()
+        assert inputs.get(job.id, TOKEN_FILE) == TOKEN
+
+
 def test_what_waits_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "MAX_WAITING", 2)
 
@@ -330,6 +420,6 @@ def test_what_waits_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert kept == {f"{first.id}{SUFFIX}": "newer", f"{second.id}{SUFFIX}": TOKEN}
         service.jobs.cancel("t", second.id)
         assert not (tmp_path / "jobs" / f"{second.id}{SUFFIX}").exists()
-        Inputs(tmp_path / "jobs").tidy({"another"})
+        Inputs(tmp_path / "jobs").tidy(lambda: {"another"})
         assert not list((tmp_path / "jobs").glob(f"*{SUFFIX}"))
         pull(service, "t", "c")

@@ -8,19 +8,28 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from lmaas.cli.job_progress import line
+from lmaas.cli.job_progress import line, result_lines
 from lmaas.client import Client
 from lmaas.config import Settings
-from lmaas.errors import Cancelled, InsufficientQuota, InvalidInput, ModelNotFound, ModelRefused
+from lmaas.errors import (
+    Cancelled,
+    Conflict,
+    InsufficientQuota,
+    InvalidInput,
+    ModelNotFound,
+    ModelRefused,
+    StorageFull,
+)
 from lmaas.job import Job, JobEvent, JobState
 from lmaas.jobs.claims import Claims
-from lmaas.jobs.in_process import InProcess, Reporter, Succeed
+from lmaas.jobs.in_process import MADE, InProcess, Reporter, Succeed
 from lmaas.jobs.inputs import SUFFIX, Inputs
 from lmaas.jobs.store import Jobs
 from lmaas.registry.database import Database
@@ -208,6 +217,62 @@ def test_what_fails_says_why(tmp_path: Path, error: Exception, code: str) -> Non
             await gone(made, job)
 
     run(test)
+
+
+def test_a_full_disk_delays_it_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = 0
+
+    async def test() -> None:
+        async with lanes(tmp_path) as (made, _):
+            claim = made.claims.claim
+
+            def full(*args: Any, **told: Any) -> Any:
+                nonlocal tries
+                tries += 1
+                if tries == 1:
+                    raise StorageFull("The database cannot be written.")
+                return claim(*args, **told)
+
+            monkeypatch.setattr(made.claims, "claim", full)
+            made.go_on.set()
+            job = made.add()
+            await made.state(job, "succeeded")
+            await gone(made, job)
+
+    run(test)
+    assert tries > 1
+
+
+def test_how_one_ended_is_said_in_words(tmp_path: Path) -> None:
+    with closing(Database(tmp_path)) as database:
+        rows, claims = Jobs(database), Claims(database)
+        job = rows.add("t", "key", "compress", "m", {})
+        other = rows.add("t", "key", "pull", "m", {})
+        rows.cancel("t", other.id)
+        with pytest.raises(Conflict, match=f"The job {other.id} was cancelled already"):
+            rows.cancel("t", other.id)
+        taken = claims.claim("me", 9)
+        assert taken is not None
+        with database.write() as connection:
+            claims.succeed(connection, taken[0], "m:1", made=MADE["compress"])
+        assert rows.events("t", job.id)[-1].message == "The variant is registered with m:1."
+        assert result_lines(rows.get("t", job.id))[1] == "The variant is registered with m:1."
+        with pytest.raises(Conflict, match="has succeeded already"):
+            rows.pause("t", job.id)
+
+
+def test_what_was_downloaded_before_is_no_gain(tmp_path: Path) -> None:
+    with closing(Database(tmp_path)) as database:
+        rows, claims = Jobs(database), Claims(database)
+        job = rows.add("t", "key", "pull", "m", {})
+        for there, crashes in ((5, 0), (5, 1), (9, 0), (9, 1), (9, 2)):
+            taken = claims.claim("dead", 9)
+            assert taken is not None
+            data = {"file": "w", "done_bytes": there, "total_bytes": 9}
+            told = JobEvent(type="metrics", message="", created_at=1.0, data=data)
+            claims.write(taken[0], [told])
+            assert claims.write(taken[0]).crashes == crashes
+            assert claims.requeue(all_of_others="next") == [job.id]
 
 
 @pytest.mark.parametrize("gained", [False, True])

@@ -43,6 +43,22 @@ def test_what_is_printed_without_end_is_dropped(capfd: pytest.CaptureFixture[str
     assert len(told) < MINUTE_BYTES + 2 * output.PIECE_BYTES
 
 
+def test_a_log_that_cannot_be_written_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = tmp_path / "done"
+    with Path("/dev/full").open("w") as log:
+        monkeypatch.setattr(sys, "stderr", log)
+        asyncio.run(
+            printed(
+                "import pathlib, time\n"
+                "for _ in range(20): print('x', flush=True); time.sleep(0.02)\n"
+                f"pathlib.Path({str(done)!r}).touch()"
+            )
+        )
+    assert done.exists()
+
+
 def test_no_descriptor_is_left() -> None:
     before = set(os.listdir("/proc/self/fd"))
     asyncio.run(printed("pass"))

@@ -11,7 +11,14 @@ from typing import Any
 
 import pytest
 
-from lmaas.errors import DoesNotFit, InvalidInput, LMaaSError, PayloadTooLarge, TimedOut
+from lmaas.errors import (
+    DoesNotFit,
+    InvalidInput,
+    LMaaSError,
+    PayloadTooLarge,
+    StorageFull,
+    TimedOut,
+)
 from lmaas.placement import sandbox
 
 ACTS = """
@@ -55,6 +62,11 @@ def fill(given):
 
 def one_file(given):
     open("big", "wb").write(bytes(1 << 25))
+
+def half_an_error(given):
+    with open("error.json", "w") as file:
+        file.write('{"code": "storage_fu')
+    os._exit(1)
 
 def crash(given):
     os.kill(os.getpid(), 11)
@@ -148,3 +160,13 @@ def test_its_disk_is_bounded(act: Any) -> None:
 def test_its_death_is_told(act: Any) -> None:
     with pytest.raises(InvalidInput, match="SIGSEGV"):
         act("crash")
+
+
+def test_half_an_error_is_that_of_a_full_disk_or_a_strangers(
+    act: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InvalidInput, match="ended with code 1"):
+        act("half_an_error")
+    monkeypatch.setattr(sandbox, "LEAST_FREE_BYTES", 1 << 62)
+    with pytest.raises(StorageFull, match="No space left: compiling"):
+        act("half_an_error")

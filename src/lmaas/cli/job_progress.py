@@ -105,7 +105,9 @@ def _called(name: str) -> str:
 def result_lines(job: "Job") -> list[str]:
     """How a job stands, for people."""
     lines = [f"{job.id}  {job.name}  {job.state}"]
-    if job.model is not None:
+    if job.model is not None and job.kind == "compress":
+        lines.append(f"The variant is registered with {job.model}.")
+    elif job.model is not None:
         lines.append(f"Registered as {job.model}: `lmaas predict {job.model} …`")
     if numbers := line(job.progress):
         lines.append(numbers)

@@ -5,6 +5,7 @@ only: on the way to another host httpx drops it.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Self
@@ -18,6 +19,7 @@ from lmaas import __version__
 from lmaas.errors import (
     ConfigError,
     Forbidden,
+    InvalidInput,
     ModelNotFound,
     NotFound,
     RateLimited,
@@ -56,10 +58,21 @@ def own_token() -> str | None:
     return os.environ.get("HF_TOKEN", "").strip() or None
 
 
+def check_token(token: str | None) -> None:
+    """Refuse what no header can hold, without showing it. Raises InvalidInput."""
+    if token is not None and not re.fullmatch(r"[!-~]+", token):
+        raise InvalidInput(
+            "The token for the hub has characters that no token has.",
+            hint="Is there a space or the end of a line in it?",
+            param="token",
+        )
+
+
 class Hub:
     """One hub; a context manager. Not for several threads at once."""
 
     def __init__(self, token: str | None, endpoint: str | None = None) -> None:
+        check_token(token)
         self.endpoint = _endpoint(endpoint)
         headers = {"user-agent": f"lmaas/{__version__}", "accept-encoding": "identity"}
         if token:

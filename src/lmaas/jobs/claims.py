@@ -242,9 +242,10 @@ def _consequences(
     progress = dict(msgspec.json.decode(row.progress))
     for event in told:
         if event.type == "metrics":
-            progress |= event.data
-            if "done_bytes" in event.data:
+            # What is there already is reported again by each attempt.
+            if event.data.get("done_bytes", 0) > progress.get("done_bytes", 0):
                 values["crashes"] = 0
+            progress |= event.data
         elif "measured" in event.data:
             progress |= event.data["measured"]
         elif event.type == "resolved":

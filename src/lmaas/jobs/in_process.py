@@ -38,7 +38,7 @@ MAX_CRASHES: Final = 3
 MADE: Final[Mapping[JobKind, str]] = {
     "pull": "The model is registered as",
     "import": "The model is registered as",
-    "compress": "The smaller form is registered with",
+    "compress": "The variant is registered with",
 }
 """What the last event of a job says before the name of its model."""
 

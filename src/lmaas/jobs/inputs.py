@@ -5,7 +5,7 @@ lists jobs or copies the database sees none of it.
 """
 
 import os
-from collections.abc import Container
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Final
 
@@ -54,8 +54,13 @@ class Inputs:
         """Forget all that came with a job that has ended."""
         left.remove(self.place(job_id))
 
-    def tidy(self, unfinished: Container[str]) -> None:
-        """Forget those of all other jobs: a server may have died before it did."""
-        for place in self._folder.glob(f"*{SUFFIX}"):
-            if place.name.removesuffix(SUFFIX) not in unfinished:
+    def tidy(self, unfinished: Callable[[], Container[str]]) -> None:
+        """Forget those of all other jobs: a server may have died before it did.
+
+        `unfinished` is asked once the folders are listed, so that it knows the job of each.
+        """
+        places = list(self._folder.glob(f"*{SUFFIX}"))
+        known = unfinished()
+        for place in places:
+            if place.name.removesuffix(SUFFIX) not in known:
                 left.remove(place)

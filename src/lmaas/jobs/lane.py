@@ -86,9 +86,10 @@ class Lane:
                 version = self._data_version()
                 free = len(self._running) < self._max_running
                 if free and (version != seen or not room):
-                    seen = version
                     while len(self._running) < self._max_running and await self._claim():
                         pass
+                    # Only now: what could not be claimed, on a full disk, is tried again.
+                    seen = version
                 room = free
                 if time.monotonic() - renewed > LEASE_S / 3:
                     renewed = time.monotonic()

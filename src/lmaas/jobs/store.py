@@ -57,8 +57,9 @@ class Jobs:
     ) -> Job:
         """A new job at the end of the queue of its priority.
 
-        Where it `joins`, an unfinished one with the same recipe is it, with more `metadata`.
-        `beside` is called with its id before anybody can see it. Raises InvalidInput, QueueFull.
+        Where it `joins`, an unfinished one with the same recipe is it, with more `metadata`, unless
+        it is being cancelled or paused. `beside` is called with its id before anybody can see it.
+        Raises InvalidInput, QueueFull.
         """
         if not -MAX_PRIORITY <= priority <= MAX_PRIORITY:
             raise InvalidInput(
@@ -71,7 +72,8 @@ class Jobs:
         with self._database.write() as connection:
             waiting = sa.and_(jobs.c.tenant == tenant, jobs.c.state.in_(WAITING))
             same = (jobs.c.kind == kind, jobs.c.name == name, jobs.c.recipe == text(recipe))
-            row = joins and connection.execute(sa.select(jobs).where(waiting, *same)).first()
+            goes_on = (waiting, jobs.c.wanted.is_(None))
+            row = joins and connection.execute(sa.select(jobs).where(*goes_on, *same)).first()
             if row:
                 beside(row.id)
                 given = {**msgspec.json.decode(row.metadata), **metadata}
@@ -166,9 +168,12 @@ class Jobs:
             return [job_of(row) for row in connection.execute(query)]
 
     def unfinished(self) -> set[str]:
-        """The ids of all tenants' jobs that may yet go on."""
+        """The ids of all tenants' jobs that may yet go on.
+
+        Among them are those that another process adds just now: it waits for their transactions.
+        """
         query = sa.select(jobs.c.id).where(jobs.c.state.not_in(ENDED))
-        with self._database.read() as connection:
+        with self._database.write() as connection:
             return set(connection.scalars(query))
 
     def events(
@@ -213,7 +218,7 @@ class Jobs:
         with self._database.write() as connection:
             row = row_of(connection, tenant, job_id)
             if row.state in ENDED:
-                raise Conflict(f"The job {job_id} has {row.state} already.", param="job")
+                raise _has_ended(row)
             if row.state == "running":
                 put(connection, job_id, wanted="cancel")
                 tell(connection, job_id, message("The job is being cancelled."))
@@ -237,7 +242,7 @@ class Jobs:
         with self._database.write() as connection:
             row = row_of(connection, tenant, job_id)
             if row.state in ENDED:
-                raise Conflict(f"The job {job_id} has {row.state} already.", param="job")
+                raise _has_ended(row)
             if row.wanted == "cancel":
                 raise Conflict(f"The job {job_id} is being cancelled.", param="job")
             if row.kind not in PAUSABLE:
@@ -268,6 +273,11 @@ class Jobs:
             put(connection, job_id, state="queued", crashes=0)
             tell(connection, job_id, message("The job is queued again."))
         return self.get(tenant, job_id)
+
+
+def _has_ended(row: Any) -> Conflict:
+    was = "was cancelled" if row.state == "cancelled" else f"has {row.state}"
+    return Conflict(f"The job {row.id} {was} already.", param="job")
 
 
 def _point(row: Any, name: str) -> JobCheckpoint:

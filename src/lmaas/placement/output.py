@@ -5,6 +5,7 @@ the disk.
 """
 
 import asyncio
+import contextlib
 import io
 import os
 import sys
@@ -64,6 +65,8 @@ def _write(piece: bytes) -> None:
         # Something stands in its place that is no file, as in a notebook.
         sys.stderr.write(piece.decode("utf-8", "replace"))
         return
-    sys.stderr.flush()
-    while piece:
-        piece = piece[os.write(file, piece) :]
+    # On a full disk the piece is lost; the process goes on, and so does the log once there is room.
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
+        while piece:
+            piece = piece[os.write(file, piece) :]

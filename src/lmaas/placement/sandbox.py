@@ -8,6 +8,7 @@ its other end.
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,15 @@ from pathlib import Path
 
 import msgspec
 
-from lmaas.errors import BY_CODE, Cancelled, InvalidInput, LMaaSError, PayloadTooLarge, TimedOut
+from lmaas.errors import (
+    BY_CODE,
+    Cancelled,
+    InvalidInput,
+    LMaaSError,
+    PayloadTooLarge,
+    StorageFull,
+    TimedOut,
+)
 from lmaas.placement import left
 from lmaas.placement.survivors import Namespace, end_all, namespace_of
 from lmaas.types import Record
@@ -30,6 +39,8 @@ MAX_PROGRESS_BYTES = 65_536
 MAX_ERROR_BYTES = 1 << 20
 MAX_REPLY_BYTES = 64 << 20
 TAIL_BYTES = 2000
+LEAST_FREE_BYTES = 1 << 20
+"""A child that dies with less on its device died of that."""
 KEEP = (
     "PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT", "KERAS_BACKEND", "VIRTUAL_ENV",
     "OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS",
@@ -171,13 +182,20 @@ def _listen(path: Path, told: int, heard: Callable[[bytes], None]) -> int:
 def _reply(child: subprocess.Popen[bytes], scratch: Path, bounds: Bounds) -> bytes:
     failure = scratch / "error.json"
     if os.path.lexists(failure):
-        told = msgspec.json.decode(left.read(failure, MAX_ERROR_BYTES), type=ChildError)
-        error = BY_CODE.get(told.code, LMaaSError)(told.message, hint=told.hint)
-        error.param = told.param
-        raise error
+        # What cannot be read is of a disk that is full, or of a stranger: it died, then.
+        with contextlib.suppress(msgspec.DecodeError):
+            told = msgspec.json.decode(left.read(failure, MAX_ERROR_BYTES), type=ChildError)
+            error = BY_CODE.get(told.code, LMaaSError)(told.message, hint=told.hint)
+            error.param = told.param
+            raise error
     reply = scratch / "reply.json"
     if child.returncode == 0 and os.path.lexists(reply):
         return left.read(reply, MAX_REPLY_BYTES)
+    if shutil.disk_usage(scratch).free < LEAST_FREE_BYTES:
+        raise StorageFull(
+            f"No space left: {bounds.work.lower()} in {scratch.parent} failed.",
+            hint="Free space on the device of LMAAS_HOME and try again.",
+        )
     tail = left.tail(scratch / "log", TAIL_BYTES).decode("utf-8", "replace").strip()
     code = child.returncode
     how = f"signal {signal.Signals(-code).name}" if code < 0 else f"code {code}"

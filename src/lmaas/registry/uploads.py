@@ -29,7 +29,6 @@ MAX_PENDING: Final = 16
 MAX_PARTS: Final = 10_000
 CHUNK_BYTES: Final = 1 << 20
 UPLOAD_ID: Final = re.compile(r"upload_[0-9a-f]{24}")
-PART_ID: Final = re.compile(r"part_[0-9a-f]{24}")
 
 Status = Literal["pending", "completed", "cancelled", "expired"]
 

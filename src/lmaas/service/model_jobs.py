@@ -5,14 +5,17 @@ What they do is the catalog's; how they are claimed and followed is `lmaas.jobs`
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 
 import msgspec
 
 from lmaas.config import Settings
+from lmaas.errors import FULL, StorageFull
+from lmaas.hub.api import check_token
 from lmaas.hub.pull import check_task
 from lmaas.hub.repo import default_name, parse_ref
 from lmaas.job import Job, JobKind, StoredEvent
@@ -107,10 +110,10 @@ class ModelJobs:
 
     async def start(self) -> None:
         """Begin to run the queue's jobs. Only for who holds the home's lock."""
-        unfinished = await asyncio.to_thread(self._rows.unfinished)
-        await asyncio.to_thread(self._inputs.tidy, unfinished)
         self._lane = self._made()
         await self._lane.start()
+        # Only now: jobs that were being cancelled when a server died are cancelled as it starts.
+        await asyncio.to_thread(self._inputs.tidy, self._rows.unfinished)
 
     async def close(self, deadline_s: float) -> None:
         """Stop pulls, which go on later, and let the others end within `deadline_s`."""
@@ -134,13 +137,14 @@ class ModelJobs:
         ref = parse_ref(body.repo)
         name = default_name(ref) if body.name is None else check_name(body.name)
         check_task(body.task)
+        check_token(body.token)
         recipe = PullRecipe(repo=body.repo, name=name, task=body.task, endpoint=endpoint)
 
         def keep_token(job_id: str) -> None:
             if body.token is not None:
                 self._inputs.put(job_id, TOKEN, body.token)
 
-        return self._rows.add(
+        return self._add(
             tenant,
             key_id,
             "pull",
@@ -148,11 +152,11 @@ class ModelJobs:
             msgspec.to_builtins(recipe),
             metadata={KEEP: "true"} if keep else {},
             joins=True,
-            beside=keep_token,
+            keep=keep_token,
         )
 
     def compress(self, tenant: str, ref: str, options: CompressOptions, *, key_id: str = "") -> Job:
-        """Queue the making of a smaller form; see `Catalog.compress`.
+        """Queue the making of a smaller variant; see `Catalog.compress`.
 
         The model is what its reference names now; a job for the same that has not ended is the one
         that is returned. Raises InvalidInput, ModelNotFound, QueueFull.
@@ -170,14 +174,14 @@ class ModelJobs:
             if text is not None:
                 self._inputs.put(job_id, TEXT, text)
 
-        return self._rows.add(
+        return self._add(
             tenant,
             key_id,
             "compress",
             version.name,
             msgspec.to_builtins(recipe),
             joins=True,
-            beside=keep_text,
+            keep=keep_text,
         )
 
     def push(
@@ -213,14 +217,51 @@ class ModelJobs:
                 if sample is not None:
                     self._take(job_id, SAMPLE, sample)
 
-        return self._rows.add(
+        return self._add(
             tenant,
             key_id,
             "import",
             path.name if options is None else options.name,
             msgspec.to_builtins(recipe),
-            beside=keep,
+            keep=keep,
         )
+
+    def _add(
+        self,
+        tenant: str,
+        key_id: str,
+        kind: JobKind,
+        name: str,
+        recipe: dict[str, Any],
+        *,
+        keep: Callable[[str], None],
+        joins: bool = False,
+        metadata: Mapping[str, str] = MappingProxyType({}),
+    ) -> Job:
+        """A job in the queue, with the inputs that `keep` writes; both or neither.
+
+        Raises StorageFull, and what `Jobs.add` raises.
+        """
+        made: list[str] = []
+
+        def beside(job_id: str) -> None:
+            if not self._inputs.place(job_id).exists():
+                made.append(job_id)
+            keep(job_id)
+
+        try:
+            return self._rows.add(
+                tenant, key_id, kind, name, recipe, joins=joins, metadata=metadata, beside=beside
+            )
+        except BaseException as error:
+            for job_id in made:
+                self._inputs.drop(job_id)
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise StorageFull(
+                    f"No space left for what comes with the job: {error.strerror}.",
+                    hint="Free space on the device of LMAAS_HOME and try again.",
+                ) from error
+            raise
 
     def _take(self, job_id: str, place: str, path: Path) -> None:
         target = self._inputs.make(job_id) / place

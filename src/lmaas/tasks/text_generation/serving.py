@@ -1,7 +1,7 @@
 """The task `text-generation`: a conversation or prompt in, text out.
 
-Its requests are `language.GenerateRequest`s and stream; the predictive path of arrays has no part
-in it and is refused by name.
+Its requests are `generation_types.GenerateRequest`s and stream; the predictive path of arrays has
+no part in it and is refused by name.
 """
 
 from collections.abc import Mapping, Sequence

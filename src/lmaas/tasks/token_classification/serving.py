@@ -96,7 +96,10 @@ class TokenClassification(text.TextTask):
             one_length=True,
             located=located,
             groups=parameters.aggregation_strategy == "simple",
-            ignored=IGNORED if parameters.ignore_labels is None else parameters.ignore_labels,
+            # A set: a caller may name many, and each token is looked for.
+            ignored=frozenset(
+                IGNORED if parameters.ignore_labels is None else parameters.ignore_labels
+            ),
         )
         longest = max(len(each.words) for each in located)
         scores = len(texts) * longest * signature.outputs[0].shape[-1]
