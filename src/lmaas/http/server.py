@@ -34,6 +34,8 @@ def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; the exit code. Raises AlreadyRunning, ConfigError."""
     level = settings.log_level.upper()
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    # It logs each address that it asks, and those of downloads may be signed.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     # A home's tables are made and brought up to date without a word, unless something is wrong.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     with HomeLock(settings.home_path) as lock, contextlib.closing(Service(settings)) as service:
