@@ -158,6 +158,7 @@ class Service:
         )
         self._deliverer.start()
         await asyncio.to_thread(self.data.uploads.tidy)
+        await asyncio.to_thread(self.workshop.tidy)
         await self.jobs.start()
         await self.model_jobs.start()
 

@@ -1,6 +1,8 @@
 """Where a home's heavy work is done: scratch folders, and sandboxed children that work in them."""
 
 import asyncio
+import os
+import re
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import msgspec
+import psutil
 
 from lmaas.aside import refuse_in_loop
 from lmaas.config import Settings
@@ -20,6 +23,8 @@ from lmaas.placement.waiting import to_end
 
 T = TypeVar("T")
 
+SCRATCH: Final = re.compile(r"-([0-9]{1,9})-[a-z0-9_]{8}$")
+"""How the name of a scratch folder ends: with the id of the process whose it is."""
 MAX_LOG_BYTES: Final = 1 << 20
 MOST_CHILDREN: Final = 4
 """So many children work at once; what comes more waits."""
@@ -33,6 +38,13 @@ class Workshop:
         self._folder = settings.home_path / "tmp"
         # Of its own: children may take minutes, and whoever else needs a thread must not wait.
         self._threads = ThreadPoolExecutor(MOST_CHILDREN, "child")
+
+    def tidy(self) -> None:
+        """Remove the scratch folders of processes that were killed."""
+        for folder in self._folder.glob("*"):
+            named = SCRATCH.search(folder.name)
+            if named is not None and not psutil.pid_exists(int(named[1])):
+                left.remove(folder)
 
     def close(self) -> None:
         """Release the threads."""
@@ -57,7 +69,7 @@ class Workshop:
         refuse_in_loop("Making a folder")
         parent = self._folder
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f"{purpose}-", dir=parent))
+        folder = Path(tempfile.mkdtemp(prefix=f"{purpose}-{os.getpid()}-", dir=parent))
         try:
             yield folder
         except OSError as error:
