@@ -207,9 +207,10 @@ def test_a_killed_worker_ends_streams_and_retries_the_rest(
         )
         for _ in range(3)
     ]
-    stream = chat(client, stream=True, max_tokens=450, temperature=1, seed=2, n=48)
     for thread in threads:
         thread.start()
+    stream = chat(client, stream=True, max_tokens=450, temperature=1, seed=2, n=48)
+    os.kill(pid, signal.SIGSTOP)  # or a slow machine's stream may have ended by the next line
     pieces = iter(stream)
     next(pieces)
     os.kill(pid, signal.SIGKILL)
