@@ -1,6 +1,7 @@
 """`make clients`: make each client's environment, start one server, run every script."""
 
 import asyncio
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -8,7 +9,7 @@ import time
 from pathlib import Path
 
 from checkpoints import make_encoder
-from clients.table import CLIENTS, ENVIRONMENTS, PACKAGES, python_of, run
+from clients.table import CLIENTS, ENVIRONMENTS, JAVASCRIPT, NPM_PACKAGES, PACKAGES, run
 from lmaas.config import Settings
 from lmaas.registry.lock import HomeLock
 from lmaas.service import Service
@@ -27,6 +28,18 @@ def make_environments() -> None:
         pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", *packages]
         subprocess.run(pip, check=True)
         (folder / "made").touch()
+    folder = ENVIRONMENTS / JAVASCRIPT
+    if has_node() and not (folder / "made").exists():
+        print(f"installing {JAVASCRIPT} ...", flush=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "package.json").write_text("{}")
+        subprocess.run(["npm", "install", "--silent", *NPM_PACKAGES], cwd=folder, check=True)
+        (folder / "made").touch()
+
+
+def has_node() -> bool:
+    """Whether scripts for Node.js can run here."""
+    return bool(shutil.which("node") and shutil.which("npm"))
 
 
 def make_home(home: Path) -> None:
@@ -60,8 +73,10 @@ def main() -> int:
         with serving(home, grpc_port=0, log_level="warning") as server:
             grpc = address_of(home)
             for client in CLIENTS:
+                if client.environment == JAVASCRIPT and not has_node():
+                    print(f"no Node {client.script}", flush=True)
+                    continue
                 start = time.monotonic()
-                assert Path(python_of(client)).exists(), client
                 done = run(client, server.url, server.call_key, grpc)
                 told = "ok" if done.returncode == 0 else "FAILED"
                 print(f"{told:7}{client.script:22}{time.monotonic() - start:6.1f} s", flush=True)

@@ -1,6 +1,7 @@
 """Which clients there are, what each needs, and how one is run."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +34,12 @@ PACKAGES: Final = {
     "openai-agents": ("openai-agents>=0.24",),
     "tritonclient": ("tritonclient[grpc,http]>=2.73",),
 }  # fmt: skip
-"""What is installed in each environment."""
+"""What is installed in each environment of Python."""
+JAVASCRIPT: Final = "javascript"
+"""The environment of scripts for Node.js, and what is installed in it."""
+NPM_PACKAGES: Final = (
+    "openai@^6.49", "@anthropic-ai/sdk@^1.14", "ollama@^0.6.4", "@huggingface/inference@^4.13",
+)  # fmt: skip
 CLIENTS: Final = (
     Client("openai_client"),
     Client("anthropic_client"),
@@ -48,14 +54,24 @@ CLIENTS: Final = (
     Client("instructor_client", ("tiny",), "instructor"),
     Client("pydantic_ai_client", ("tiny",), "pydantic-ai"),
     Client("agents_client", ("tiny",), "openai-agents"),
+    Client("openai_js", ("tiny",), JAVASCRIPT),
+    Client("anthropic_js", ("tiny",), JAVASCRIPT),
+    Client("ollama_js", ("tiny",), JAVASCRIPT),
+    Client("huggingface_js", ("tiny", "digits"), JAVASCRIPT),
 )
 
 
-def python_of(client: Client) -> str:
-    """The Python that a client's script runs in."""
-    if not client.environment:
-        return sys.executable
-    return str(ENVIRONMENTS / client.environment / "bin" / "python")
+def command_of(client: Client) -> list[str]:
+    """What runs a client's script, the script included."""
+    if client.environment == JAVASCRIPT:
+        # Node.js looks for packages beside the script.
+        script = ENVIRONMENTS / JAVASCRIPT / f"{client.script}.mjs"
+        shutil.copyfile(FOLDER / script.name, script)
+        return ["node", str(script)]
+    python = sys.executable
+    if client.environment:
+        python = str(ENVIRONMENTS / client.environment / "bin" / "python")
+    return [python, "-W", "ignore", str(FOLDER / f"{client.script}.py")]
 
 
 def run(
@@ -65,8 +81,7 @@ def run(
 
     `path` is a folder of packages that come before those of the environment.
     """
-    script = FOLDER / f"{client.script}.py"
-    argv = [python_of(client), "-W", "ignore", str(script), url, key, grpc]
+    argv = [*command_of(client), url, key, grpc]
     quiet = {
         "LITELLM_LOG": "ERROR",
         "OPENAI_AGENTS_DISABLE_TRACING": "1",

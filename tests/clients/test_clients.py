@@ -2,7 +2,7 @@
 
 import pytest
 
-from clients.table import CLIENTS, FOLDER, PACKAGES, Client, run
+from clients.table import CLIENTS, FOLDER, JAVASCRIPT, PACKAGES, Client, run
 from servers import Running
 
 HERE = [client for client in CLIENTS if not client.environment and "vectors" not in client.models]
@@ -18,6 +18,6 @@ def test_a_stock_client(request: pytest.FixtureRequest, client: Client) -> None:
 
 def test_every_script_is_in_the_table() -> None:
     ours = {"__init__", "__main__", "table", "test_clients"}
-    scripts = {path.stem for path in FOLDER.glob("*.py")} - ours
+    scripts = {path.stem for path in (*FOLDER.glob("*.py"), *FOLDER.glob("*.mjs"))} - ours
     assert scripts == {client.script for client in CLIENTS}
-    assert {client.environment for client in CLIENTS} - {""} == PACKAGES.keys()
+    assert {client.environment for client in CLIENTS} - {""} == {*PACKAGES, JAVASCRIPT}
