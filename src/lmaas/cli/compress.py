@@ -10,18 +10,10 @@ from lmaas.cli.output import (
     home_options,
     json_option,
     server_options,
-    service_of,
     show,
     size,
 )
-from lmaas.cli.queued import (
-    detach_option,
-    lives,
-    show_queued,
-    shown,
-    wait_at,
-    wait_here,
-)
+from lmaas.cli.queued import detach_option, followed, shown
 from lmaas.cli.references import MODEL
 
 if TYPE_CHECKING:
@@ -76,8 +68,6 @@ def command(
     """
     import msgspec
 
-    from lmaas.client import Client
-    from lmaas.config import load_settings
     from lmaas.types import TENANT, CompressOptions
 
     options = msgspec.convert(
@@ -90,26 +80,16 @@ def command(
         },
         CompressOptions,
     )
-    settings = load_settings(flags)
-    waiting = f"Compressing {name} to {to} …"
-    if settings.url is not None:
-        with Client(settings.url, settings.key) as client:
-            job = client.start_compress(name, options)
-            if detach:
-                show_queued(job, as_json, lives=True)
-                return
-            with shown(waiting, as_json, _columns, _told) as heard:
-                job = wait_at(client, job, heard)
-            version = client.model(str(job.model))
-    else:
-        with service_of(flags) as service:
-            job = service.model_jobs.compress(TENANT, name, options)
-            if detach:
-                show_queued(job, as_json, lives=lives(flags))
-                return
-            with shown(waiting, as_json, _columns, _told) as heard:
-                job = wait_here(flags, service, job, heard)
-            version = service.catalog.get(TENANT, str(job.model))
+    version = followed(
+        flags,
+        lambda client: client.start_compress(name, options),
+        lambda service: service.model_jobs.compress(TENANT, name, options),
+        lambda: shown(f"Compressing {name} to {to} …", as_json, _columns, _told),
+        detach=detach,
+        as_json=as_json,
+    )
+    if version is None:
+        return
     variant = next(variant for variant in version.variants if variant.name == to)
     show(variant, as_json, _lines(name, variant.name, variant.report))
 

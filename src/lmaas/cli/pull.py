@@ -11,18 +11,9 @@ from lmaas.cli.output import (
     json_option,
     printable,
     server_options,
-    service_of,
     show,
 )
-from lmaas.cli.queued import (
-    detach_option,
-    lives,
-    paused,
-    show_queued,
-    shown,
-    wait_at,
-    wait_here,
-)
+from lmaas.cli.queued import detach_option, followed, shown
 
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
@@ -58,38 +49,29 @@ def command(
     server runs it, or without one this command. After Ctrl-C the server goes on with it, or the
     next one, or the same command.
     """
-    from lmaas.client import Client
     from lmaas.config import load_settings
     from lmaas.hub.api import own_endpoint, own_token
     from lmaas.types import TENANT, PullBody
 
-    settings = load_settings(flags)
-    if settings.url is not None:
-        if keep:
-            raise click.UsageError("--keep is not for --url: a server keeps no downloaded files.")
-        with Client(settings.url, settings.key) as client:
-            job = client.start_pull(repo, name=name, task=task)
-            if detach:
-                show_queued(job, as_json, lives=True)
-                return
-            waiting = f"{settings.url} downloads {repo} …"
-            with shown(waiting, as_json, _columns, _told) as heard:
-                job = wait_at(client, job, heard)
-            if paused(job, as_json):
-                return
-            version = client.model(str(job.model))
-    else:
-        with service_of(flags) as service:
-            body = PullBody(repo=repo, name=name, task=task, token=own_token())
-            job = service.model_jobs.pull(TENANT, body, keep=keep, endpoint=own_endpoint())
-            if detach:
-                show_queued(job, as_json, lives=lives(flags))
-                return
-            with shown(f"Downloading {repo} …", as_json, _columns, _told) as heard:
-                job = wait_here(flags, service, job, heard)
-            if paused(job, as_json):
-                return
-            version = service.catalog.get(TENANT, str(job.model))
+    url = load_settings(flags).url
+    if url is not None and keep:
+        raise click.UsageError("--keep is not for --url: a server keeps no downloaded files.")
+    body = PullBody(repo=repo, name=name, task=task, token=own_token())
+    version = followed(
+        flags,
+        lambda client: client.start_pull(repo, name=name, task=task),
+        lambda service: service.model_jobs.pull(TENANT, body, keep=keep, endpoint=own_endpoint()),
+        lambda: shown(
+            f"{url} downloads {repo} …" if url else f"Downloading {repo} …",
+            as_json,
+            _columns,
+            _told,
+        ),
+        detach=detach,
+        as_json=as_json,
+    )
+    if version is None:
+        return
     source = version.manifest.lineage.parent
     show(version, as_json, [f"Published {version.ref} ({version.manifest.task}) from {source}."])
 

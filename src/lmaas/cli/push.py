@@ -11,17 +11,9 @@ from lmaas.cli.output import (
     home_options,
     json_option,
     server_options,
-    service_of,
     show,
 )
-from lmaas.cli.queued import (
-    detach_option,
-    lives,
-    show_queued,
-    shown,
-    wait_at,
-    wait_here,
-)
+from lmaas.cli.queued import detach_option, followed, shown
 from lmaas.cli.references import MODEL
 
 if TYPE_CHECKING:
@@ -73,9 +65,7 @@ def command(
     package folder. It is a job, which goes on after Ctrl-C at this home's server, or at the next
     one; the files must stay where they are until it has ended, unless they went to a server.
     """
-    from lmaas.client import Client
     from lmaas.codecs.json import read
-    from lmaas.config import load_settings
     from lmaas.telling import lines_of
     from lmaas.types import TENANT, ImageSpec, PushOptions
 
@@ -91,26 +81,16 @@ def command(
         base=base,
         card=card.read_text("utf-8") if card else "",
     )
-    settings = load_settings(flags)
-    waiting = f"Compiling and checking {path} …"
-    if settings.url is not None:
-        with Client(settings.url, settings.key) as client:
-            job = client.start_push(path, options)
-            if detach:
-                show_queued(job, as_json, lives=True)
-                return
-            with shown(waiting, as_json, _columns, _told) as heard:
-                job = wait_at(client, job, heard)
-            version = client.model(str(job.model))
-    else:
-        with service_of(flags) as service:
-            job = service.model_jobs.push(TENANT, path, options)
-            if detach:
-                show_queued(job, as_json, lives=lives(flags))
-                return
-            with shown(waiting, as_json, _columns, _told) as heard:
-                job = wait_here(flags, service, job, heard)
-            version = service.catalog.get(TENANT, str(job.model))
+    version = followed(
+        flags,
+        lambda client: client.start_push(path, options),
+        lambda service: service.model_jobs.push(TENANT, path, options),
+        lambda: shown(f"Compiling and checking {path} …", as_json, _columns, _told),
+        detach=detach,
+        as_json=as_json,
+    )
+    if version is None:
+        return
     first, *more = lines_of(version)
     show(version, as_json, [f"Published {first}", *more])
 

@@ -2,13 +2,13 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lmaas.cli.job_progress import result_lines
-from lmaas.cli.output import is_quiet, printable, progress, show
+from lmaas.cli.output import is_quiet, printable, progress, service_of, show
 
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lmaas.client import Client
     from lmaas.job import Job, StoredEvent
     from lmaas.service import Service
+    from lmaas.types import ModelVersion
 
     Heard = Callable[[StoredEvent], None]
 
@@ -52,6 +53,44 @@ def interruptible(job: "Job", *, lives: bool) -> Iterator[None]:
         raise
 
 
+def followed(
+    flags: dict[str, Any],
+    at: "Callable[[Client], Job]",
+    here: "Callable[[Service], Job]",
+    progress_at: "Callable[[], AbstractContextManager[Heard]]",
+    *,
+    detach: bool,
+    as_json: bool,
+) -> "ModelVersion | None":
+    """The version of a job that is queued `at` the server that is named, or `here` in this home.
+
+    None where the job was only queued, or is paused: then that is shown. Raises what it failed
+    with.
+    """
+    from lmaas.client import Client
+    from lmaas.config import load_settings
+    from lmaas.types import TENANT
+
+    settings = load_settings(flags)
+    if settings.url is not None:
+        with Client(settings.url, settings.key) as client:
+            job = at(client)
+            if detach:
+                show_queued(job, as_json, lives=True)
+                return None
+            with progress_at() as heard:
+                job = wait_at(client, job, heard)
+            return None if paused(job, as_json) else client.model(str(job.model))
+    with service_of(flags) as service:
+        job = here(service)
+        if detach:
+            show_queued(job, as_json, lives=lives(flags))
+            return None
+        with progress_at() as heard:
+            job = wait_here(flags, service, job, heard)
+        return None if paused(job, as_json) else service.catalog.get(TENANT, str(job.model))
+
+
 def wait_at(client: "Client", job: "Job", heard: "Heard") -> "Job":
     """The job once a server has done it. Raises what it failed with."""
     with interruptible(job, lives=True):
@@ -86,7 +125,8 @@ def shown(
 ) -> "Iterator[Heard]":
     """Progress on stderr: a bar on a terminal, JSON lines with --json, nothing with --quiet.
 
-    `waiting` is what is told first; `columns` are the bar's, `tell(data)` what an event changes.
+    `waiting` is the first line. `columns` makes the bar's columns, and `tell(data)` returns what an
+    event changes in the bar.
     """
     import msgspec
 

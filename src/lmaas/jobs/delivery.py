@@ -26,6 +26,7 @@ from lmaas.registry.schema import webhook_deliveries as deliveries
 from lmaas.registry.schema import webhooks
 from lmaas.serving.egress import EgressPolicy
 from lmaas.serving.http_client import HttpClient
+from lmaas.supervision import Supervisor
 
 log = logging.getLogger(__name__)
 DELAYS_S: Final = (5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0)
@@ -62,9 +63,9 @@ class Deliverer:
         self._sending: dict[str, asyncio.Task[None]] = {}
         self._work: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
+    def start(self, supervisor: Supervisor | None = None) -> None:
         """Begin to send."""
-        self._work = asyncio.create_task(self._keep_working())
+        self._work = (supervisor or Supervisor()).keep("webhooks", self._keep_working)
 
     async def close(self) -> None:
         """Stop; an attempt that is cut off is made again by the next server."""
@@ -83,17 +84,16 @@ class Deliverer:
                 if version == seen and time.time() < wake:
                     await asyncio.sleep(POLL_S)
                     continue
-                seen = version
                 if time.monotonic() - tidied > TIDY_S or not tidied:
                     tidied = time.monotonic()
                     await asyncio.to_thread(self._tidy)
                 due, wake = await asyncio.to_thread(self._due, tuple(self._sending))
                 for row in due:
                     self._begin(row)
+                # Only now: what could not be read, on a full disk, is read again.
+                seen = version
             except LMaaSError as error:
                 log.error("The messages of webhooks cannot be read or written: %s", error)
-            except Exception:
-                log.exception("The sender of webhooks failed; it goes on")
             await asyncio.sleep(POLL_S)
 
     def _begin(self, row: Any) -> None:

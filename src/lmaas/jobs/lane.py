@@ -9,18 +9,20 @@ import contextlib
 import logging
 import secrets
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from lmaas.errors import LMaaSError
 from lmaas.job import Job, JobError, JobKind
 from lmaas.jobs.claims import LEASE_S, Claim, Claims
+from lmaas.supervision import Supervisor
 
 log = logging.getLogger(__name__)
 POLL_S: Final = 0.2
 
 
-class Lane:
+class Lane(ABC):
     """Runs jobs of its kinds. `only` is the one job that is run, where it is not the queue."""
 
     def __init__(
@@ -44,7 +46,7 @@ class Lane:
         self._work: asyncio.Task[None] | None = None
         self._stopping = False
 
-    async def start(self) -> None:
+    async def start(self, supervisor: Supervisor | None = None) -> None:
         """Queue what an earlier owner had running, and begin. Only for who knows it to be gone."""
         requeued = await asyncio.to_thread(
             self._claims.requeue, all_of_others=self._owner, kinds=self._kinds, only=self._only
@@ -52,7 +54,8 @@ class Lane:
         # Who goes on with one job of its own expects nothing else.
         if requeued and self._only is None:
             log.warning("Queued again: %s", ", ".join(requeued))
-        self._work = asyncio.create_task(self._keep_working())
+        keep = (supervisor or Supervisor()).keep
+        self._work = keep(f"jobs.{self._kinds[0]}", self._keep_working)
 
     async def close(self, timeout_s: float) -> None:
         """Stop. Jobs that have not ended or paused within `timeout_s` are cut off.
@@ -74,9 +77,9 @@ class Lane:
             await asyncio.wait(late)
         keeping.cancel()
 
+    @abstractmethod
     async def _run(self, claim: Claim, job: Job) -> None:
         """Do one job and write what became of it."""
-        raise NotImplementedError
 
     async def _keep_working(self) -> None:
         """Claim jobs while there is room, and keep the leases of those that run."""
@@ -99,8 +102,6 @@ class Lane:
                     )
             except LMaaSError as error:
                 log.error("The queue of jobs cannot be read or written: %s", error)
-            except Exception:
-                log.exception("The runner of jobs failed; it goes on")
             await asyncio.sleep(POLL_S)
 
     async def _keep_leases(self) -> None:

@@ -35,6 +35,7 @@ from lmaas.service.catalog import Catalog, check_files
 from lmaas.service.data import DATA_FILES, DataFiles
 from lmaas.service.workshop import Workshop
 from lmaas.serving.plan import machine_budget_bytes
+from lmaas.supervision import Supervisor
 
 FIRST_EVENTS: Final = 20
 """Among so many a job tells what its data are."""
@@ -68,7 +69,7 @@ class JobQueue:
         self._runner: Runner | None = None
         self._closing = False
 
-    async def start(self) -> None:
+    async def start(self, supervisor: Supervisor | None = None) -> None:
         """Begin to run the queue's jobs. Only for who holds the home's lock."""
         settings = self._settings
         if not settings.max_running_jobs:
@@ -87,7 +88,7 @@ class JobQueue:
             disk_bytes=settings.job_disk_bytes,
             required=settings.isolation == "required",
         )
-        await self._runner.start()
+        await self._runner.start(supervisor)
 
     async def close(self, deadline_s: float) -> None:
         """Have running jobs write a checkpoint and queue again, within `deadline_s`."""

@@ -30,6 +30,7 @@ from lmaas.registry.store import Registry
 from lmaas.service.catalog import Catalog, check_compressible, check_push
 from lmaas.service.jobs import JobQueue
 from lmaas.service.quota import Quota
+from lmaas.supervision import Supervisor
 from lmaas.types import (
     CompressOptions,
     ModelVersion,
@@ -108,10 +109,10 @@ class ModelJobs:
             "compress": self._compress,
         }
 
-    async def start(self) -> None:
+    async def start(self, supervisor: Supervisor | None = None) -> None:
         """Begin to run the queue's jobs. Only for who holds the home's lock."""
         self._lane = self._made()
-        await self._lane.start()
+        await self._lane.start(supervisor)
         # Only now: jobs that were being cancelled when a server died are cancelled as it starts.
         await asyncio.to_thread(self._inputs.tidy, self._rows.unfinished)
 

@@ -156,11 +156,11 @@ class Service:
         self._deliverer = Deliverer(
             self.registry.database, self._egress, http=self.settings.webhook_http
         )
-        self._deliverer.start()
+        self._deliverer.start(self.supervisor)
         await asyncio.to_thread(self.data.uploads.tidy)
         await asyncio.to_thread(self.workshop.tidy)
-        await self.jobs.start()
-        await self.model_jobs.start()
+        await self.jobs.start(self.supervisor)
+        await self.model_jobs.start(self.supervisor)
 
     async def drain(self, deadline_s: float) -> None:
         """Let running requests finish for at most `deadline_s`, then stop every worker.
