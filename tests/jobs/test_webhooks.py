@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lmaas.errors import ConfigError, Conflict, InvalidInput, NotFound
+from lmaas.errors import ConfigError, Conflict, InvalidInput, NotFound, StorageFull
 from lmaas.job import JobError, Webhook, WebhookDelivery
 from lmaas.jobs.claims import Claims
 from lmaas.jobs.delivery import Deliverer
@@ -19,6 +19,7 @@ from lmaas.jobs.store import Jobs
 from lmaas.jobs.webhooks import MAX_WEBHOOKS, Webhooks
 from lmaas.registry.database import Database
 from lmaas.serving.egress import EgressPolicy, is_public
+from lmaas.supervision import Supervisor
 from receiver import Receiver, receiving
 
 PATIENCE_S = 60.0
@@ -364,3 +365,38 @@ def test_bad_entries_of_the_setting_are_refused(entry: str) -> None:
     with pytest.raises(ConfigError) as refused:
         EgressPolicy((entry,))
     assert refused.value.param == "webhook_allow"
+
+
+@pytest.mark.parametrize("error", [StorageFull("full"), RuntimeError("unforeseen")])
+def test_what_could_not_be_read_once_is_read_again(
+    home: Home, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Also if nothing is committed afterwards: on a full disk nothing can be."""
+    due, asked = home.deliverer._due, 0
+
+    def failing(sending: tuple[str, ...]) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            raise error
+        return due(sending)
+
+    monkeypatch.setattr(home.deliverer, "_due", failing)
+    supervisor = Supervisor()
+    with receiving() as receiver:
+        home.webhooks.add("t", receiver.url)
+
+        async def main() -> None:
+            home.deliverer.start(supervisor)
+            try:
+                async with asyncio.timeout(PATIENCE_S):
+                    while asked < 1:
+                        await asyncio.sleep(0.02)
+                    await asyncio.to_thread(home.cancelled)
+                    while not receiver.messages:
+                        await asyncio.sleep(0.02)
+            finally:
+                await home.deliverer.close()
+
+        asyncio.run(main())
+    assert supervisor.failures["webhooks"] == isinstance(error, RuntimeError)
