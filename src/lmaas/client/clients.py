@@ -69,7 +69,7 @@ class Client(Calls):
         """Upload a .keras, .onnx or .gguf file, a SavedModel, a checkpoint, or (options None) a
         package, and return when it is registered.
 
-        `heard` is told each event of its job, which goes on at the server when you go away.
+        `heard` gets each event of the job. The job continues on the server if you disconnect.
         """
         job = self.start_push(path, options)
         return self.model(str(self.wait_for_job(job.id, heard).model))
@@ -85,8 +85,8 @@ class Client(Calls):
     ) -> ModelVersion:
         """Let the server download `ORG/NAME[@revision]` from its hub and register it.
 
-        Returns when it is done; `heard` is told each event of its job, which goes on at the server
-        when you go away. Needs a key with the scope admin. `token` is yours for the hub; the server
+        Returns when it is done. `heard` gets each event of the job, which continues on the server
+        if you disconnect. Needs a key with the scope admin. `token` is yours for the hub; the server
         keeps it until the job has ended.
         """
         job = self.start_pull(repo, name=name, task=task, token=token)
@@ -95,7 +95,7 @@ class Client(Calls):
     def compress(self, ref: str, options: CompressOptions, *, heard: Heard = ignore) -> Variant:
         """Make a smaller variant of a language model; needs a key with the scope admin.
 
-        `heard` is told each event of its job, which goes on at the server when you go away. Raises
+        `heard` gets each event of the job. The job continues on the server if you disconnect. Raises
         ParityFailed when its perplexity rises by more than `options.max_drop`.
         """
         job = self.start_compress(ref, options)
@@ -116,7 +116,7 @@ class Client(Calls):
                         yield event
 
     def wait_for_job(self, job_id: str, heard: Heard = ignore, *, after: int = 0) -> Job:
-        """The job at its end, or once it is paused; `heard` is told each event as it comes.
+        """Wait until the job ends or is paused, and return it; `heard` gets each event.
 
         Raises what the job failed with, and Cancelled when somebody cancelled it.
         """

@@ -17,7 +17,7 @@ SPEC = Spec(
         "auc": "area under the ROC curve, of several classes the mean of each against the others",
         "rmse": "root of the mean squared error, in the target's unit (regression)",
         "mae": "mean absolute error, in the target's unit (regression)",
-        "r2": "share of the target's variance that is told (regression)",
+        "r2": "share of the target's variance that the model explains (regression)",
     },
     primary="accuracy",
     training=Training(
