@@ -85,9 +85,9 @@ class Client(Calls):
     ) -> ModelVersion:
         """Let the server download `ORG/NAME[@revision]` from its hub and register it.
 
-        Returns when it is done. `heard` gets each event of the job, which continues on the server
-        if you disconnect. Needs a key with the scope admin. `token` is yours for the hub; the server
-        keeps it until the job has ended.
+        Returns when it is done. `heard` gets each event of the job, which continues on the
+        server if you disconnect. Needs a key with the scope admin. `token` is your token for the
+        hub; the server keeps it until the job has ended.
         """
         job = self.start_pull(repo, name=name, task=task, token=token)
         return self.model(str(self.wait_for_job(job.id, heard).model))
@@ -95,8 +95,8 @@ class Client(Calls):
     def compress(self, ref: str, options: CompressOptions, *, heard: Heard = ignore) -> Variant:
         """Make a smaller variant of a language model; needs a key with the scope admin.
 
-        `heard` gets each event of the job. The job continues on the server if you disconnect. Raises
-        ParityFailed when its perplexity rises by more than `options.max_drop`.
+        `heard` gets each event of the job. The job continues on the server if you disconnect.
+        Raises ParityFailed when its perplexity rises by more than `options.max_drop`.
         """
         job = self.start_compress(ref, options)
         return made_by(options, self.model(str(self.wait_for_job(job.id, heard).model)))
