@@ -26,8 +26,9 @@ FrameworkName = Literal[
     "ngrams",
     "upstream",
 ]
-EngineName = Literal["openvino", "torch", "tensorflow", "keras", "onnxruntime"]
-"""What runs a model that is not a language model. All but `openvino` are native engines."""
+EngineName = Literal["openvino", "encoder-decoder", "torch", "tensorflow", "keras", "onnxruntime"]
+"""What runs a model that is not a language model. `openvino` and the native engines answer arrays
+with arrays; `encoder-decoder` writes tokens."""
 FileRole = Literal["source", "compiled", "native", "sample", "variant", "curves"]
 VariantName = Literal["bf16", "int8", "int4"]
 PartKind = Literal["text", "image", "audio"]
@@ -47,6 +48,7 @@ JSON: Final = "application/json"
 TENSORS: Final = "application/vnd.lmaas.tensors"
 TEXTS: Final = "application/vnd.lmaas.texts+msgpack"
 GENERATE: Final = "application/vnd.lmaas.generate+msgpack"
+TRANSCRIBE: Final = "application/vnd.lmaas.transcribe+msgpack"
 """Media types of a `Payload`."""
 
 UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -131,6 +133,53 @@ class LanguageSpec(Record, frozen=True, kw_only=True):
     accepts: tuple[PartKind, ...] = ("text",)
 
 
+class AudioSpec(Record, frozen=True, kw_only=True):
+    """How sound becomes the model's input: mono, at `sample_rate` Hz.
+
+    "waveform": the samples (T,), with `normalize` at mean 0 and variance 1. "log-mel": (mel_bins,
+    frames), windows of `window` samples (Hann) every `hop` samples, `scale` "whisper" as Radford et
+    al. 2022 scale them, "standard" natural logarithms at mean 0 and variance 1 of each bin.
+    `most_s` is the longest sound that the model reads at once (None: any).
+    """
+
+    sample_rate: int = 16_000
+    features: Literal["waveform", "log-mel"] = "waveform"
+    normalize: bool = False
+    mel_bins: int = 80
+    window: int = 400
+    hop: int = 160
+    scale: Literal["whisper", "standard"] = "standard"
+    most_s: float | None = None
+
+
+class SequenceSpec(Record, frozen=True, kw_only=True):
+    """What is fixed about an encoder-decoder model; part of its version's signature.
+
+    `source` is what its encoder reads: token ids, the features of a sound, the pixels of an image.
+    An answer begins with `start` (token ids), ends at one of `stop_token_ids` and has at most
+    `most_target` tokens, `start` included; a source has at most `most_source` tokens or frames.
+    `suppressed` tokens are never chosen, `suppressed_first` not as the first one. `languages` maps
+    a language's code to its token. `cache_bytes_per_token` is what a token of an answer keeps in
+    all layers at 4 bytes an element, `cache_bytes_per_source` what a token of a source keeps.
+    """
+
+    architecture: str
+    source: Literal["tokens", "audio", "image"]
+    most_source: int
+    most_target: int
+    vocabulary_size: int
+    start: tuple[int, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    pad_token_id: int = 0
+    suppressed: tuple[int, ...] = ()
+    suppressed_first: tuple[int, ...] = ()
+    languages: dict[str, int] = {}
+    beams: int = 1
+    length_penalty: float = 1.0
+    cache_bytes_per_token: int = 0
+    cache_bytes_per_source: int = 0
+
+
 class Signature(Record, frozen=True, kw_only=True):
     """What goes in and out of a version, and how the task reads it.
 
@@ -139,7 +188,8 @@ class Signature(Record, frozen=True, kw_only=True):
     each named free axis; None: no most is known. Along `pad_axis` a request may be filled up with
     `pads` (by input) without a change to its answers, so that different lengths join.
     `outputs_are` tells an image classifier's raw outputs apart; None for the tensor task.
-    `language` is what is known of a model that reads text.
+    `language` is what is known of a model that reads text, `sequence` of one that turns a source
+    into a text, `audio` how a sound becomes the input.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -152,6 +202,8 @@ class Signature(Record, frozen=True, kw_only=True):
     image: ImageSpec | None = None
     outputs_are: Literal["logits", "probabilities"] | None = None
     language: LanguageSpec | None = None
+    sequence: SequenceSpec | None = None
+    audio: AudioSpec | None = None
 
 
 class ParityCheck(Record, frozen=True, kw_only=True):
@@ -430,7 +482,8 @@ class Payload(Record, frozen=True, kw_only=True):
 
     `JSON` is `{"inputs": …, "parameters": …}`. Our own doors send `GENERATE` (a
     `generation_types.GenerateRequest` in msgpack), `TEXTS` (a `TextsCall` in msgpack, answered by
-    raw float32 numbers) and `TENSORS` (an Open Inference Protocol v2 body; with the binary
+    raw float32 numbers), `TRANSCRIBE` (a `transcription_types.TranscribeRequest` in msgpack,
+    answered by a `Transcript`) and `TENSORS` (an Open Inference Protocol v2 body; with the binary
     extension, `json_bytes` is the length of its JSON part). Anything else is a file: whether it is
     one that the model takes is its task's to judge, by its bytes, since stock clients send no media
     type.
@@ -447,12 +500,15 @@ class Payload(Record, frozen=True, kw_only=True):
 class Answer(Record, frozen=True, kw_only=True):
     """A response body: JSON, or JSON followed by binary tensors after `json_bytes` bytes.
 
-    `tokens` is how many the request's texts had.
+    `tokens` is how many the request's texts had, `new_tokens` how many the model wrote; `audio_s`
+    is the length of its sound in seconds.
     """
 
     body: bytes
     json_bytes: int | None = None
     tokens: int = 0
+    new_tokens: int = 0
+    audio_s: float = 0.0
 
 
 class TextsCall(Record, frozen=True, kw_only=True):
