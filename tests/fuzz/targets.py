@@ -30,7 +30,7 @@ from lmaas.errors import LMaaSError
 from lmaas.generation_types import ChatMessage, Format, GenerateRequest, Tool, check
 from lmaas.http import body as http_body
 from lmaas.http.compression import inflate
-from lmaas.http.connection import Connections
+from lmaas.http.connections import Connections
 from lmaas.http.exchange import Exchange
 from lmaas.http.routes import ROUTES
 from lmaas.http.sse import unbroken

@@ -15,7 +15,7 @@ import pytest
 
 from lmaas.config import Settings
 from lmaas.http.bounds import BOUNDS
-from lmaas.http.connection import Connections
+from lmaas.http.connections import Connections
 from lmaas.http.exchange import Exchange
 from servers import Running, png, serving
 

@@ -13,6 +13,7 @@ STATUS: dict[type[errors.LMaaSError], int] = {
     errors.PayloadTooLarge: 413,
     errors.TooSlow: 408,
     errors.MethodNotAllowed: 405,
+    errors.UpgradeRequired: 426,
     errors.InvalidInput: 400,
     errors.ParityFailed: 422,
     errors.NotFound: 404,
@@ -63,6 +64,8 @@ def headers_of(error: errors.LMaaSError) -> list[tuple[bytes, bytes]]:
             return [(b"retry-after", b"1")]
         case errors.Unauthorized():
             return [(b"www-authenticate", b'Bearer, Basic realm="lmaas"')]
+        case errors.UpgradeRequired():
+            return [(b"upgrade", b"websocket"), (b"sec-websocket-version", b"13")]
         case _:
             return []
 
