@@ -101,18 +101,17 @@ def body_of(
     elif door == "huggingface":
         body |= {"error_type": _generation_type(status), "code": error.code}
     elif door == "openai":
-        kind = TYPES.get(status, _other(status, "server_error"))
-        if isinstance(error, errors.InsufficientQuota):
-            kind = error.code
-        body = {
-            "error": {
-                "message": str(error),
-                "type": kind,
-                "param": error.param,
-                "code": error.code,
-            }
-        }
+        body = {"error": openai_error(error)}
     return msgspec.json.encode(body), b"application/json"
+
+
+def openai_error(error: errors.LMaaSError) -> dict[str, Any]:
+    """The error in OpenAI's words."""
+    status = status_of(error)
+    kind = TYPES.get(status, _other(status, "server_error"))
+    if isinstance(error, errors.InsufficientQuota):
+        kind = error.code
+    return {"message": str(error), "type": kind, "param": error.param, "code": error.code}
 
 
 def _other(status: int, ours: str) -> str:

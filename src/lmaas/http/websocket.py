@@ -68,6 +68,7 @@ class WebSocket:
         self._gone = False
         self._end_by = 0.0
         self._woken = asyncio.Event()
+        self._closed = asyncio.Event()
         self._heard = self._last_message = self._counted = loop.time()
         self._pinged = 0.0
         self._allowance = float(bounds.socket_frames)
@@ -86,6 +87,12 @@ class WebSocket:
         if self._held:
             self._work()
         return message
+
+    async def closed(self) -> None:
+        """Wait until nothing more is sent. Raises SocketClosed then."""
+        await self._closed.wait()
+        assert self._over is not None
+        raise self._over
 
     async def send(self, text: str) -> None:
         """Send a text, and wait while the peer does not read. Raises SocketClosed."""
@@ -229,6 +236,7 @@ class WebSocket:
         self._over = self._over or why
         self._parts, self._part_bytes = [], 0
         self._woken.set()
+        self._closed.set()
 
     def _write(self, event: events.Event) -> None:
         self._link.write(bytes(self._frames.send(event)))
