@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from lmaas.codecs import pcm
-from lmaas.codecs.resampling import resample
+from lmaas.codecs.resampling import Resampler
 from lmaas.errors import InvalidInput, MissingExtra
 from lmaas.speech_types import SpeechFormat
 
@@ -86,13 +86,13 @@ class _Wav:
 
 class _Raw:
     def __init__(self, rate: int) -> None:
-        self._rate = rate
+        self._resampler = Resampler(rate, PCM_RATE)
 
     def add(self, sound: np.ndarray) -> bytes:
-        return to_int16(resample(sound, self._rate, PCM_RATE)).astype("<i2").tobytes()
+        return to_int16(self._resampler.feed(sound)).astype("<i2").tobytes()
 
     def end(self) -> bytes:
-        return b""
+        return to_int16(self._resampler.end()).astype("<i2").tobytes()
 
 
 class _Sink(io.RawIOBase):
@@ -122,8 +122,8 @@ class _FFmpeg:
 
         codec, container, bits_per_s = CODECS[kind]
         rates = RATES.get(kind, (rate,))
-        self._rate = rate
         self._to = next((each for each in rates if each >= rate), rates[-1])
+        self._resampler = Resampler(rate, self._to)
         # FLAC's head is completed at the end, for which the file must be seekable.
         self._whole = kind == "flac"
         self._sink: Any = io.BytesIO() if self._whole else _Sink()
@@ -134,18 +134,21 @@ class _FFmpeg:
         self._at = 0
 
     def add(self, sound: np.ndarray) -> bytes:
+        self._encode(to_int16(self._resampler.feed(sound))[None, :])
+        return b"" if self._whole else bytes(self._sink.take())
+
+    def end(self) -> bytes:
+        self._encode(to_int16(self._resampler.end())[None, :])
+        self._file.mux(self._stream.encode(None))
+        self._file.close()
+        return bytes(self._sink.getvalue() if self._whole else self._sink.take())
+
+    def _encode(self, samples: np.ndarray) -> None:
         import av
 
-        samples = to_int16(resample(sound, self._rate, self._to))[None, :]
         if not samples.size:
-            return b""
+            return
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), "s16", "mono")
         frame.sample_rate, frame.pts = self._to, self._at
         self._at += samples.size
         self._file.mux(self._stream.encode(frame))
-        return b"" if self._whole else bytes(self._sink.take())
-
-    def end(self) -> bytes:
-        self._file.mux(self._stream.encode(None))
-        self._file.close()
-        return bytes(self._sink.getvalue() if self._whole else self._sink.take())
