@@ -1,4 +1,4 @@
-"""What is asked of a model that speaks, whatever protocol asked. Knows no transport and no engine."""
+"""What is asked of a model that speaks, whatever protocol asked. Knows no transport, no engine."""
 
 from typing import Annotated, Final, Literal
 

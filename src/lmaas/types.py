@@ -26,9 +26,11 @@ FrameworkName = Literal[
     "ngrams",
     "upstream",
 ]
-EngineName = Literal["openvino", "encoder-decoder", "torch", "tensorflow", "keras", "onnxruntime"]
+EngineName = Literal[
+    "openvino", "encoder-decoder", "speech", "torch", "tensorflow", "keras", "onnxruntime"
+]
 """What runs a model that is not a language model. `openvino` and the native engines answer arrays
-with arrays; `encoder-decoder` writes tokens."""
+with arrays; `encoder-decoder` writes tokens, `speech` speaks texts."""
 FileRole = Literal["source", "compiled", "native", "sample", "variant", "curves"]
 VariantName = Literal["bf16", "int8", "int4"]
 PartKind = Literal["text", "image", "audio"]
@@ -49,6 +51,7 @@ TENSORS: Final = "application/vnd.lmaas.tensors"
 TEXTS: Final = "application/vnd.lmaas.texts+msgpack"
 GENERATE: Final = "application/vnd.lmaas.generate+msgpack"
 TRANSCRIBE: Final = "application/vnd.lmaas.transcribe+msgpack"
+SPEAK: Final = "application/vnd.lmaas.speak+msgpack"
 """Media types of a `Payload`."""
 
 UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -180,6 +183,19 @@ class SequenceSpec(Record, frozen=True, kw_only=True):
     cache_bytes_per_source: int = 0
 
 
+class SpeechSpec(Record, frozen=True, kw_only=True):
+    """What is fixed about a model that speaks; part of its version's signature.
+
+    Its sound is mono, at `sample_rate` Hz. `voices` are the names that it knows, the first of them
+    the default. It is given at most `most_chars` characters at once; longer texts are cut.
+    """
+
+    architecture: str
+    sample_rate: int
+    voices: tuple[str, ...]
+    most_chars: int
+
+
 class Signature(Record, frozen=True, kw_only=True):
     """What goes in and out of a version, and how the task reads it.
 
@@ -204,6 +220,7 @@ class Signature(Record, frozen=True, kw_only=True):
     language: LanguageSpec | None = None
     sequence: SequenceSpec | None = None
     audio: AudioSpec | None = None
+    speech: SpeechSpec | None = None
 
 
 class ParityCheck(Record, frozen=True, kw_only=True):
@@ -483,7 +500,8 @@ class Payload(Record, frozen=True, kw_only=True):
     `JSON` is `{"inputs": …, "parameters": …}`. Our own doors send `GENERATE` (a
     `generation_types.GenerateRequest` in msgpack), `TEXTS` (a `TextsCall` in msgpack, answered by
     raw float32 numbers), `TRANSCRIBE` (a `transcription_types.TranscribeRequest` in msgpack,
-    answered by a `Transcript`) and `TENSORS` (an Open Inference Protocol v2 body; with the binary
+    answered by a `Transcript`), `SPEAK` (a `speech_types.SpeakRequest` in msgpack, answered by a
+    file of sound) and `TENSORS` (an Open Inference Protocol v2 body; with the binary
     extension, `json_bytes` is the length of its JSON part). Anything else is a file: whether it is
     one that the model takes is its task's to judge, by its bytes, since stock clients send no media
     type.

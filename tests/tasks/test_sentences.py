@@ -35,4 +35,4 @@ def test_nothing_that_is_said_is_lost(text: str, most: int) -> None:
 
 
 def test_plain() -> None:
-    assert plain("“Don’t” —\n wait…") == "\"Don't\" - wait..."
+    assert plain("“Don’t” —\n wait…") == '"Don\'t" - wait...'

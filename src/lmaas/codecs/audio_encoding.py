@@ -67,7 +67,8 @@ def make_encoder(kind: SpeechFormat, rate: int) -> SpeechEncoder:
 
 def to_int16(sound: np.ndarray) -> np.ndarray:
     """(T,) float32 samples from -1 to 1 as int16; louder ones are clipped."""
-    return np.rint(np.clip(sound, -1, 1) * 32767).astype(np.int16)
+    samples: np.ndarray = np.rint(np.clip(sound, -1, 1) * 32767).astype(np.int16)
+    return samples
 
 
 class _Wav:
@@ -128,7 +129,7 @@ class _FFmpeg:
         self._whole = kind == "flac"
         self._sink: Any = io.BytesIO() if self._whole else _Sink()
         self._file = av.open(self._sink, "w", format=container)
-        self._stream = self._file.add_stream(codec, rate=self._to, layout="mono")
+        self._stream: Any = self._file.add_stream(codec, rate=self._to, layout="mono")
         if bits_per_s:
             self._stream.bit_rate = bits_per_s
         self._at = 0

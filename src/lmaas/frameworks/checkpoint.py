@@ -15,7 +15,7 @@ import msgspec
 
 from lmaas import tasks
 from lmaas.errors import InvalidInput, ModelRefused
-from lmaas.frameworks import quantized, refuse_checkpoint, refuse_quantized
+from lmaas.frameworks import quantized, refuse_checkpoint, refuse_quantized, voices
 from lmaas.types import Manifest, PushOptions
 
 VOCABULARIES = (
@@ -30,7 +30,8 @@ KEPT = (
     "sentencepiece.bpe.model", "chat_template.jinja", "chat_template.json",
     "additional_chat_templates/*.jinja", "modules.json",
     "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json",
-    "README.md", "LICENSE*",
+    "README.md", "LICENSE*", "spm_char.model", "vocoder/config.json",
+    "vocoder/model.safetensors",
 )  # fmt: skip
 """What of a checkpoint is kept beside its weights; all else in its folder is left behind."""
 
@@ -67,6 +68,7 @@ def build(
     )
     target.mkdir(parents=True, exist_ok=True)
     told = keep(path, target / "source") or weights
+    voices.keep(path, target / "source")
     check_config(target / "source")
     manifest = builder(target / "source", options, target)
     if told is not None:

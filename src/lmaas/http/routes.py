@@ -29,6 +29,7 @@ from lmaas.http import (
     openapi,
     rerank,
     responses,
+    speech,
     upload,
     uploads,
     usage,
@@ -47,6 +48,7 @@ from lmaas.http.responses_body import ResponsesBody
 from lmaas.http.route import Operation, Route
 from lmaas.job import Job, StoredEvent, Webhook, WebhookDelivery
 from lmaas.service import Service
+from lmaas.speech_types import MEDIA_TYPES
 from lmaas.tasks.labels import Label
 from lmaas.tasks.tabular import tables
 from lmaas.types import (
@@ -62,6 +64,7 @@ from lmaas.types import (
 OCTETS = "application/octet-stream"
 EVENTS = "text/event-stream"
 LINES = "application/x-ndjson"
+SOUNDS = tuple(MEDIA_TYPES.values())
 STATISTICS = oip_models.StatisticsList
 
 
@@ -89,8 +92,20 @@ ROUTES = [
             {
                 "POST": Operation(
                     huggingface.infer,
-                    ("image/*", CallBody, huggingface_text.TextBody, tables.TableCall),
-                    (list[Label], dict[str, Any], list[huggingface_text.Generated], EVENTS),
+                    (
+                        "image/*",
+                        CallBody,
+                        huggingface_text.TextBody,
+                        tables.TableCall,
+                        speech.SpeechCall,
+                    ),
+                    (
+                        list[Label],
+                        dict[str, Any],
+                        list[huggingface_text.Generated],
+                        EVENTS,
+                        *SOUNDS,
+                    ),
                 )
             },
         )
@@ -125,6 +140,11 @@ ROUTES = [
                 embeddings.create, (embeddings.EmbeddingsBody,), (embeddings.Embeddings,)
             )
         },
+    ),
+    Route(
+        "/v1/audio/speech",
+        "call",
+        {"POST": Operation(speech.create, (speech.SpeechBody,), (*SOUNDS, EVENTS))},
     ),
     *(
         Route(

@@ -27,6 +27,7 @@ class EngineSpec(Record, frozen=True, kw_only=True):
 
     `made_by` is its class as "module:class"; "" for an engine that is a server of its own.
     `streams`: it generates text, token by token, and is a `runtime.language.engine.LanguageEngine`;
+    `speaks`: it turns texts into sound and is `runtime.speech.engine.SpeechEngine`;
     otherwise it answers arrays with arrays (`runtime.engine.Engine`). `accepts` is what it can be
     given. `files` are those of a version that it needs. `needs` are the packages that it imports,
     `extra` what installs them. `precisions` are those it can compute in. `variants`: it takes
@@ -41,6 +42,7 @@ class EngineSpec(Record, frozen=True, kw_only=True):
     memory: EngineMemory
     accepts: tuple[InputKind, ...] = ("tensors",)
     streams: bool = False
+    speaks: bool = False
     needs: tuple[str, ...] = ()
     extra: str = ""
     precisions: tuple[Precision, ...] = ("f32",)

@@ -52,9 +52,12 @@ from lmaas.serving.generation import (
 from lmaas.serving.metrics import Metrics
 from lmaas.serving.pool import Pool
 from lmaas.serving.router import Router
+from lmaas.serving.speech import Speech, check_speech, encode_speech
+from lmaas.speech_types import SpeakRequest
 from lmaas.supervision import Supervisor
 from lmaas.types import (
     GENERATE,
+    SPEAK,
     TEXTS,
     Answer,
     KeyRecord,
@@ -408,6 +411,38 @@ class Service:
         body = encode_request(msgspec.structs.replace(request, count_only=True))
         _, answer = await self.router.call(version, ref, Payload(media_type=GENERATE, body=body))
         return int(answer.body)
+
+    async def speak(
+        self,
+        key: KeyRecord,
+        ref: str,
+        request: SpeakRequest,
+        *,
+        endpoint: str,
+        request_id: str,
+    ) -> Speech:
+        """The sound of a text, once its first bytes are there; its characters are accounted for.
+
+        `endpoint` and `request_id` name the request in the usage ledger. Raises InvalidInput,
+        ModelNotFound, RateLimited, InsufficientQuota and whatever the model's worker raises.
+        """
+        version = await self.find(key.tenant, ref)
+        check_speech(version, request)
+        await self._freshen(key)
+        chars = len(request.text)
+        reservation = self.ledger.reserve(
+            key,
+            request_id=request_id,
+            endpoint=endpoint,
+            model=version.ref,
+            tokens=chars,
+            prompt_tokens=chars,
+        )
+        speech = Speech(version, reservation.end, self.metrics, reservation.delivered)
+        speech.headers += reservation.headers
+        payload = Payload(media_type=SPEAK, body=encode_speech(request))
+        await speech.start(lambda to: self.router.speak(version, ref, payload, to))
+        return speech
 
     # Workers
 

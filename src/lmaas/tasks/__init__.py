@@ -19,6 +19,7 @@ TASKS: Final = (
     "image-classification",
     "tensor",
     "text-generation",
+    "text-to-speech",
     "embedding",
     "text-ranking",
     "text-classification",

@@ -109,6 +109,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     pipeline_without_labels: str | None = None
     parameters: type[msgspec.Struct] | None = None
     generates: bool = False
+    speaks: bool = False
     infers_outputs_are: bool = False
     training: Training | None = None
     checkpoint: Checkpoint | None = None

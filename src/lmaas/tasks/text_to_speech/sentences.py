@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-_ENDS: Final = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|(?<=[。！？])|\n\s*")
+_ENDS: Final = re.compile(r"(?<=[.!?…])\s+|(?<=[.!?…][\"'”’)\]])\s+|(?<=[。！？])|\n\s*")
 """After the end of a sentence, and where a line ends."""
 _BREATHS: Final = re.compile(r"(?<=[,;:–—])\s+|(?<=[，；：、])|\s+")
 _PLAIN: Final = str.maketrans(
