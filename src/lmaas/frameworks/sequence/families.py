@@ -35,7 +35,10 @@ def read(config: Config, stored: Stored) -> Read:
             hint="Fine-tune a checkpoint of one of these types, or save yours in its form.",
         )
     try:
-        return FAMILIES[kind](config, stored)
+        network, weights = FAMILIES[kind](config, stored)
+        if np.array_equal(weights.get("head.weight", ()), weights["decoder.embedding"]):
+            del weights["head.weight"]  # stored twice: the graph needs it once
+        return network, weights
     except KeyError as error:
         raise ModelRefused(f"The checkpoint lacks {error.args[0]!a}, which {kind} has.") from None
     except (TypeError, AttributeError, ValueError, ZeroDivisionError) as error:
@@ -230,11 +233,11 @@ def _t5(config: Config, stored: Stored) -> Read:
         table = stored[f"{half}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"]
         most = int(config.get("relative_attention_max_distance", 128))
         weights[f"{half}.relative"] = table[_buckets(len(table), most, both=half == "encoder")]
-    # transformers 5 no longer ties by default what an old config does not say.
-    tied = bool(config.get("tie_word_embeddings", True))
-    if "lm_head.weight" in stored and not tied:
+    if "lm_head.weight" in stored:
         weights["head.weight"] = stored["lm_head.weight"]
-    scaled = config.get("scale_decoder_outputs", tied)
+    # The first T5 scales and does not say so; its successors do not, and tell by what is tied.
+    said = config.get("scale_decoder_outputs", config.get("tie_word_embeddings") is not False)
+    scaled = bool(said) and config["model_type"] == "t5"
     stacks = [
         Stack(width=width, layers=layers[half], heads=heads, head_width=head_width, norm_first=True)
         for half in ("encoder", "decoder")
