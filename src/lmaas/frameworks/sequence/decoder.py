@@ -11,8 +11,9 @@ Inputs, for R rows of N sources (R = N x rows a source, side by side):
 - `source_mask` (N, 1, 1, S) float32, added to cross attention (only where sources are tokens);
 - `key_i`, `value_i` (N, H, S, W): the encoder's outputs.
 
-Outputs: `logits` (R, V) of what follows each row's last token, `normalizer` (R, 1), the logarithm of
-the sum of their exponentials; `attention` (R, heads, T, S) where the network has alignment heads.
+Outputs: `logits` (R, V) of what follows each row's last token, `normalizer` (R, 1), the logarithm
+of the sum of their exponentials; `attention` (N, heads, rows x T, S) where the network has
+alignment heads.
 """
 
 from typing import Any
@@ -110,12 +111,17 @@ class _Decoder:
                 b.heads(inner, f"{name}.self.{part}", stack, stack.width)
                 for part in ("query", "key", "value")
             )
-            key, value = self.past(key, f"past_key_{number}"), self.past(value, f"past_value_{number}")
+            key, value = (
+                self.past(key, f"past_key_{number}"),
+                self.past(value, f"past_value_{number}"),
+            )
             return b.join(b.attend(query, key, value, self.mask), f"{name}.self.out", stack)
 
         x = b.residual(x, f"{name}.self", stack, attend)
         x = b.residual(x, f"{name}.cross", stack, lambda inner: self.cross(inner, number))
-        return b.residual(x, f"{name}.feed", stack, lambda y: b.feed(y, f"{name}.feed", stack.width))
+        return b.residual(
+            x, f"{name}.feed", stack, lambda y: b.feed(y, f"{name}.feed", stack.width)
+        )
 
     def past(self, now: Any, name: str) -> Any:
         """Keys or values (R, H, T, W) after those of earlier runs; the plugin fuses this form."""

@@ -1,8 +1,9 @@
 """The graph of an encoder: a source in, what the decoder's cross attention looks at out.
 
 Inputs: `tokens` (N, S) int64 and `mask` (N, S) float32, 1 where there is a token; or `features`
-(N, bins, frames) float32; or `pixels` (N, 3, height, width) float32. Outputs: `key_i` and `value_i`
-(N, H, S, W) for each layer of the decoder. Places that the mask hides have values that mean nothing.
+(N, bins, frames) float32; or `pixels` (N, 3, height, width) float32. Outputs: `key_i` and
+`value_i` (N, H, S, W) for each layer of the decoder. What the mask hides has values that mean
+nothing.
 """
 
 from typing import Any

@@ -48,7 +48,9 @@ def read(config: Config, stored: Stored) -> Read:
 def _activation(config: Config, key: str) -> Activation:
     name = str(config.get(key))
     if name not in ACTIVATIONS:
-        raise ModelRefused(f"The activation {name!a} is not known; known: {', '.join(ACTIVATIONS)}.")
+        raise ModelRefused(
+            f"The activation {name!a} is not known; known: {', '.join(ACTIVATIONS)}."
+        )
     return ACTIVATIONS[name]
 
 
@@ -67,7 +69,7 @@ def _pick(stored: Stored, *names: str) -> np.ndarray:
 
 
 def _fairseq_sinusoids(most: int, width: int) -> np.ndarray:
-    """M2M100's positions for places from 0 on (transformers' M2M100SinusoidalPositionalEmbedding)."""
+    """M2M100's positions for places from 0 on, as fairseq computes them."""
     half = width // 2
     step = np.exp(np.arange(half, dtype=np.float32) * np.float32(-math.log(10_000) / (half - 1)))
     angles = np.arange(most + OFFSET, dtype=np.float32)[:, None] * step[None].astype(np.float32)

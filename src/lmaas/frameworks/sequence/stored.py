@@ -6,7 +6,7 @@ What is stored in bfloat16 becomes float32, since numpy has no such type; nothin
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -22,7 +22,7 @@ class Stored(Mapping[str, np.ndarray]):
     """Arrays by name, read when they are asked for; the file's memory is mapped."""
 
     def __init__(self, folder: Path) -> None:
-        self._found: dict[str, tuple[Path, int, dict[str, object]]] = {}
+        self._found: dict[str, tuple[Path, int, dict[str, Any]]] = {}
         for path in refuse_checkpoint.weight_files(folder):
             with path.open("rb") as file:
                 (length,) = struct.unpack("<Q", file.read(LENGTH_BYTES))
@@ -34,12 +34,15 @@ class Stored(Mapping[str, np.ndarray]):
         """The array; float32 or float16 where it holds numbers with a point."""
         path, start, entry = self._found[name]
         self.asked.add(name)
-        kind, shape = str(entry["dtype"]), tuple(entry["shape"])  # type: ignore[arg-type]
+        kind, shape = str(entry["dtype"]), tuple(entry["shape"])
         if kind not in TYPES:
-            raise ModelRefused(f"The tensor {name!a} is of the type {kind}, which is not read here.")
-        first, end = entry["data_offsets"]  # type: ignore[misc]
-        count = (end - first) // np.dtype(TYPES[kind]).itemsize  # type: ignore[has-type]
-        flat = np.memmap(path, TYPES[kind], "r", start + first, (count,)) if count else np.empty(0)  # type: ignore[has-type]
+            raise ModelRefused(f"The tensor {name!a} has the type {kind}, which is not read here.")
+        dtype: np.dtype[Any] = np.dtype(TYPES[kind])
+        first, end = entry["data_offsets"]
+        count = (end - first) // dtype.itemsize
+        flat: np.ndarray = np.empty(0, dtype)
+        if count:
+            flat = np.memmap(str(path), dtype, "r", start + first, (count,))
         if kind == "BF16":
             return (flat.astype(np.uint32) << 16).view(np.float32).reshape(shape)
         if kind == "F64":

@@ -7,7 +7,7 @@ arrives is encoded in batches and joins a lane at the next step; what is complet
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,15 +17,11 @@ from lmaas.runtime import ov
 from lmaas.runtime.language.engine import EngineOptions, EngineStats
 from lmaas.runtime.sequence.calls import Decoding, SequenceCall, SequenceResult
 from lmaas.runtime.sequence.lane import Lane
+from lmaas.runtime.sequence.limits import MOST_ROWS_EACH, SLACK
 from lmaas.runtime.sequence.rules import Rules
 from lmaas.runtime.sequence.search import Beams, Sampled, candidates, share_of
 from lmaas.runtime.sequence.sources import Encoder, Source, compile_graph
 from lmaas.types import SequenceSpec
-
-SLACK: Final = 2
-"""Columns of a lane may be about twice what its rows have read."""
-MOST_ROWS_EACH: Final = 32
-"""Beams, or drawn candidates, of one sequence."""
 
 
 class Output(msgspec.Struct, frozen=True, kw_only=True):
@@ -339,7 +335,7 @@ class SequenceEngine:
             self._aligner = Lane(self._decoder, self._encoder.names, 1)
         self._aligner.join(running, tokens, running.source.encoded)
         self._aligner.run()
-        found = self._aligner.attention()[0]
+        found: np.ndarray = self._aligner.attention()[0]
         self._aligner.leave(running)
         return found
 
@@ -371,6 +367,8 @@ def check_decoding(decoding: Decoding, spec: SequenceSpec) -> None:
     """Raise InvalidInput for what cannot be honoured, naming it."""
     size = spec.vocabulary_size
     prompt, most = len(decoding.prompt), min(decoding.max_tokens, spec.most_target)
+    if not 0 <= decoding.counted <= prompt:
+        raise InvalidInput(f"{decoding.counted} of {prompt} given tokens cannot count as written.")
     if not prompt or prompt >= most or decoding.max_tokens > spec.most_target:
         raise InvalidInput(
             f"An answer of at most {decoding.max_tokens} tokens, {prompt} of them given, does not "

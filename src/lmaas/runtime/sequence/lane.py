@@ -141,7 +141,7 @@ class Lane(Generic[M]):
         tokens = np.array([pending[0] for pending in self._pending], np.int64)[:, None]
         places = self._places[:, None].copy()
         self._seen[:rows, self._columns] = 0
-        inputs = {"tokens": tokens, "places": places,
+        inputs: dict[str, np.ndarray] = {"tokens": tokens, "places": places,
                   "mask": np.ascontiguousarray(self._seen[:rows, :end])[:, None]}  # fmt: skip
         if self._relative:
             self._key_places[:rows, self._columns] = self._places
@@ -165,7 +165,7 @@ class Lane(Generic[M]):
             self._seen[row, start + skip : end] = 0
             if self._relative:
                 self._key_places[row, start:end] = places[row]
-        inputs = {"tokens": tokens, "places": places, "mask": mask}
+        inputs: dict[str, np.ndarray] = {"tokens": tokens, "places": places, "mask": mask}
         if self._relative:
             inputs["key_places"] = np.ascontiguousarray(self._key_places[:rows, :end])
         return inputs

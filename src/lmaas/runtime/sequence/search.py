@@ -125,7 +125,8 @@ class Beams:
     def take(self, scores: np.ndarray, rows: np.ndarray, tokens: np.ndarray) -> Next:
         """Go on with the best `kept` candidates, from the best on: sums of log probabilities, the
         beam that each continues, its token."""
-        d, width, begin = self.decoding, self.width, len(self.decoding.prompt)
+        d, width = self.decoding, self.width
+        begin = len(d.prompt) - d.counted
         length = self.length + 1
         full = length >= d.max_tokens
         nodes = [
