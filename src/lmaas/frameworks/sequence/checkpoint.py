@@ -19,7 +19,10 @@ from lmaas.frameworks.sequence.network import Network
 from lmaas.frameworks.sequence.sample import write_sample
 from lmaas.frameworks.sequence.spec import RELATIVE_PLACES, audio_of, ids, languages, spec_of
 from lmaas.frameworks.sequence.stored import Stored
+from lmaas.frameworks.sequence.texts import layout_of
 from lmaas.runtime.sequence import parity
+from lmaas.tasks import text_layout
+from lmaas.tasks.text_layout import TextLayout
 from lmaas.types import (
     AudioSpec,
     ImageSpec,
@@ -30,8 +33,8 @@ from lmaas.types import (
     Signature,
 )
 
-BESIDE: Final = ("generation_config.json", "preprocessor_config.json", "tokenizer_config.json",
-                 "special_tokens_map.json")  # fmt: skip
+BESIDE: Final = ("config.json", "generation_config.json", "preprocessor_config.json",
+                 "tokenizer_config.json", "special_tokens_map.json")  # fmt: skip
 """Files that serving may read beside the graphs and the tokenizer."""
 SPARE: Final = ("embed_positions", "final_logits_bias", "embed_tokens", "lm_head", "proj_out",
                 "pooler", "output_projection")  # fmt: skip
@@ -66,16 +69,20 @@ def build(folder: Path, options: PushOptions, target: Path) -> Manifest:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, compiled / name)
     shutil.copyfile(folder / "tokenizer.json", compiled / "tokenizer.json")
+    layout = TextLayout()
+    if network.source == "tokens":
+        layout = layout_of(tokenizer, config, spec, _json(folder / "tokenizer_config.json"))
+        text_layout.write(layout, compiled)
     forced = ids(generation.get("forced_eos_token_id"), "last token", network.vocabulary)
     sample = target / "sample.safetensors"
     write_sample(
         model,
         spec,
-        _prompts(spec),
+        _prompts(spec, layout),
         sample,
         shape=_shape(network, image),
         avoid=frozenset(tokenizer.all_special_ids) | {spec.pad_token_id},
-        ending=spec.stop_token_ids[:1],
+        layout=layout,
         forced_last=forced[0] if forced else None,
     )
     parity.require(parity.measure(compiled, sample, spec))
@@ -170,10 +177,12 @@ def _load(folder: Path, network: Network) -> Any:
     return checkpoint.load_model(kind, folder, torch.float32, spare=SPARE)
 
 
-def _prompts(spec: SequenceSpec) -> list[tuple[int, ...]]:
+def _prompts(spec: SequenceSpec, layout: TextLayout) -> list[tuple[int, ...]]:
     """How answers begin: with the first languages of the model where it has any."""
     some = list(spec.languages.values())[:3]
-    return [(*spec.start, token) for token in some] or [spec.start]
+    if not some or (spec.source == "tokens" and layout.target == "none"):
+        return [spec.start]
+    return [(token,) if layout.target == "is-start" else (*spec.start, token) for token in some]
 
 
 def _shape(network: Network, image: ImageSpec | None) -> tuple[int, ...]:
