@@ -27,7 +27,6 @@ def write_sample(
     shape: tuple[int, ...] = (),
     avoid: frozenset[int] = frozenset(),
     layout: TextLayout,
-    forced_last: int | None = None,
 ) -> None:
     """Write the references of a torch model: greedy and with 4 beams, for each drawn source.
 
@@ -35,7 +34,7 @@ def write_sample(
     one to `avoid`, and each has around it what the `layout` says.
     """
     told = [
-        _reference(model, spec, source, prompts[number % len(prompts)], beams, forced_last)
+        _reference(model, spec, source, prompts[number % len(prompts)], beams)
         for number, source in enumerate(_sources(spec, shape, avoid, layout))
         for beams in (1, BEAMS)
     ]
@@ -67,7 +66,6 @@ def _reference(
     source: np.ndarray,
     prompt: tuple[int, ...],
     beams: int,
-    forced_last: int | None,
 ) -> Reference:
     import torch
     from transformers import GenerationConfig
@@ -82,7 +80,7 @@ def _reference(
         eos_token_id=list(spec.stop_token_ids),
         pad_token_id=spec.pad_token_id,
         decoder_start_token_id=prompt[0],
-        forced_eos_token_id=forced_last,
+        forced_eos_token_id=spec.forced_last,
         suppress_tokens=list(spec.suppressed) or None,
         begin_suppress_tokens=list(spec.suppressed_first) or None,
     )
@@ -97,7 +95,7 @@ def _reference(
         stops = [place for place, token in enumerate(written) if token in spec.stop_token_ids]
         written = written[: stops[0]] if stops else written
         scores = _scores(model, inputs, prompt, written)
-    if forced_last is not None and len(prompt) + len(written) == most:
+    if spec.forced_last is not None and len(prompt) + len(written) == most:
         scores[-1] = 0.0  # it is given: nothing else could have been written
     return Reference(
         source=source,
@@ -108,7 +106,7 @@ def _reference(
             length_penalty=spec.length_penalty,
             suppressed=spec.suppressed,
             suppressed_first=spec.suppressed_first,
-            forced_last=forced_last,
+            forced_last=spec.forced_last,
             stop_token_ids=spec.stop_token_ids,
         ),
         tokens=tuple(written),

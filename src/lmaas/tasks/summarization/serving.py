@@ -7,7 +7,7 @@ lengths: nothing is left out silently.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
 import numpy as np
@@ -34,6 +34,8 @@ MAX_TEXTS: Final = 64
 CHARS_PER_TOKEN: Final = 64
 """A text with more characters for each token that the encoder reads is not even tokenised."""
 PROMPT: Final = "summarization"
+T = TypeVar("T")
+
 SAMPLING: Final = ("temperature", "top_p", "top_k", "seed")
 BEAMS: Final = ("length_penalty", "early_stopping")
 
@@ -190,7 +192,7 @@ def _decoding(parameters: Parameters, spec: SequenceSpec) -> Decoding:
             _refuse(name, "it needs num_beams above 1")
     if asked.max_length is not None and asked.max_new_tokens is not None:
         _refuse("max_new_tokens", "max_length is given too")
-    most = asked.max_length or spec.most_target
+    most = asked.max_length or spec.usual_target or spec.most_target
     if asked.max_new_tokens is not None:
         most = len(spec.start) + asked.max_new_tokens
     if not len(spec.start) < most <= spec.most_target:
@@ -199,25 +201,29 @@ def _decoding(parameters: Parameters, spec: SequenceSpec) -> Decoding:
             f"{spec.most_target}.",
             param="generate_parameters",
         )
-    penalty = spec.length_penalty if asked.length_penalty is None else asked.length_penalty
     return Decoding(
         prompt=spec.start,
         counted=len(spec.start) - 1,
         max_tokens=most,
-        min_tokens=asked.min_length or 0,
+        min_tokens=_or(asked.min_length, min(spec.least_target, most - 1)),
         beams=beams,
-        length_penalty=penalty,
-        early_stop=bool(asked.early_stopping),
+        length_penalty=_or(asked.length_penalty, spec.length_penalty),
+        early_stop=_or(asked.early_stopping, spec.early_stop),
         temperature=(asked.temperature or 1.0) if drawn else 0.0,
-        top_p=1.0 if asked.top_p is None else asked.top_p,
+        top_p=_or(asked.top_p, 1.0),
         top_k=asked.top_k or 0,
         seed=asked.seed,
         repetition_penalty=asked.repetition_penalty or 1.0,
-        no_repeat_ngram=asked.no_repeat_ngram_size or 0,
+        no_repeat_ngram=_or(asked.no_repeat_ngram_size, spec.no_repeat_ngram),
+        forced_last=spec.forced_last,
         suppressed=spec.suppressed,
         suppressed_first=spec.suppressed_first,
         stop_token_ids=spec.stop_token_ids,
     )
+
+
+def _or(asked: T | None, usual: T) -> T:
+    return usual if asked is None else asked
 
 
 def _refuse(name: str, why: str) -> NoReturn:
