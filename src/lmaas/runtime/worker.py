@@ -25,7 +25,7 @@ from lmaas import tasks
 from lmaas.errors import LMaaSError
 from lmaas.runtime.batching import Batcher, BatchRequest, State, run_batch
 from lmaas.runtime.engine import make_engine
-from lmaas.runtime.engine_spec import EngineSpec
+from lmaas.runtime.engine_spec import WorkerKind
 from lmaas.runtime.heartbeat import Heartbeat, resident_bytes
 from lmaas.runtime.journal import SLOT_IDS, RequestJournal
 from lmaas.runtime.language.worker import LanguageWorker
@@ -43,6 +43,7 @@ from lmaas.runtime.messages import (
     failure,
 )
 from lmaas.runtime.padding import Padding
+from lmaas.runtime.sequence.worker import SequenceWorker
 from lmaas.runtime.speech.worker import SpeechWorker
 from lmaas.tasks.base import Batch, Tensors
 from lmaas.types import JSON, TENSORS, TEXTS, Payload, know_records
@@ -308,6 +309,20 @@ class PredictiveWorker:
             self._sock.sendall(frames)
 
 
+WORKERS: Final[
+    dict[
+        WorkerKind,
+        type[PredictiveWorker] | type[LanguageWorker] | type[SequenceWorker] | type[SpeechWorker],
+    ]
+] = {
+    "arrays": PredictiveWorker,
+    "text": LanguageWorker,
+    "sequences": SequenceWorker,
+    "speech": SpeechWorker,
+}
+"""The main loop by the kind of the engine."""
+
+
 def _is_cheap(payload: Payload) -> bool:
     return len(payload.body) <= INLINE_BYTES.get(payload.media_type or "", INLINE_FILE_BYTES)
 
@@ -338,13 +353,13 @@ def main(sock: socket.socket, noted: BinaryIO) -> int:
 def _run(sock: socket.socket, noted: BinaryIO) -> int:
     decoder = Decoder()
     messages: deque[AnyMessage] = deque()
-    worker: PredictiveWorker | LanguageWorker | SpeechWorker
+    worker: PredictiveWorker | LanguageWorker | SequenceWorker | SpeechWorker
     try:
         expected = _next(sock, decoder, messages)
         if expected is None:
             return EXIT_OK
         assert isinstance(expected, Expect)
-        worker = _kind_of(expected.record.engine)(sock, expected, noted)
+        worker = WORKERS[expected.record.engine.worker](sock, expected, noted)
         worker.warm()
         know_records()
         load = _next(sock, decoder, messages)
@@ -361,14 +376,6 @@ def _run(sock: socket.socket, noted: BinaryIO) -> int:
     finally:
         worker.close()
     return EXIT_OK
-
-
-def _kind_of(
-    engine: EngineSpec,
-) -> type[PredictiveWorker] | type[LanguageWorker] | type[SpeechWorker]:
-    if engine.speaks:
-        return SpeechWorker
-    return LanguageWorker if engine.streams else PredictiveWorker
 
 
 def _next(sock: socket.socket, decoder: Decoder, messages: deque[AnyMessage]) -> AnyMessage | None:

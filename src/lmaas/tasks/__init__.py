@@ -26,6 +26,7 @@ TASKS: Final = (
     "token-classification",
     "tabular",
     "automatic-speech-recognition",
+    "summarization",
 )
 """Every task. Its folder has its name, with underscores."""
 
