@@ -5,7 +5,7 @@ say in their head how long they are, so that all of it comes at the end.
 """
 
 import io
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import numpy as np
 
@@ -129,7 +129,7 @@ class _FFmpeg:
         self._whole = kind == "flac"
         self._sink: Any = io.BytesIO() if self._whole else _Sink()
         self._file = av.open(self._sink, "w", format=container)
-        self._stream: Any = self._file.add_stream(codec, rate=self._to, layout="mono")
+        self._stream = cast(Any, self._file.add_stream(codec, rate=self._to, layout="mono"))
         if bits_per_s:
             self._stream.bit_rate = bits_per_s
         self._at = 0
