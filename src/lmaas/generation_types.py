@@ -235,13 +235,15 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
 class Usage(msgspec.Struct, frozen=True, array_like=True):
     """Tokens of one request, over all its choices.
 
-    `cached` are known to have been found in the prefix cache; not every engine tells.
+    `cached` are known to have been found in the prefix cache; not every engine tells. `audio_ms` is
+    the length of the sound that was heard.
     """
 
     prompt: int
     completion: int = 0
     reasoning: int = 0
     cached: int = 0
+    audio_ms: int = 0
 
 
 class Ended(msgspec.Struct, frozen=True, array_like=True):

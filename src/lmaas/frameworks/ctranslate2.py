@@ -305,16 +305,18 @@ def _tensors(weights: Weights, sizes: Sizes) -> Iterator[tuple[str, np.ndarray]]
         yield f"model.encoder.conv{number}.weight", weights.read(f"{name}/weight",
                                                                  (width, inputs, 3))  # fmt: skip
         yield f"model.encoder.conv{number}.bias", weights.read(f"{name}/bias", (width,))
-    yield "model.decoder.embed_tokens.weight", weights.read(
-        "decoder/embeddings/weight", (sizes.vocabulary, width)
+    yield (
+        "model.decoder.embed_tokens.weight",
+        weights.read("decoder/embeddings/weight", (sizes.vocabulary, width)),
     )
     for side, layers, ffn, most in (
         ("encoder", sizes.encoder_layers, sizes.encoder_ffn, sizes.most_frames),
         ("decoder", sizes.decoder_layers, sizes.decoder_ffn, sizes.most_tokens),
     ):
         ours = f"model.{side}"
-        yield f"{ours}.embed_positions.weight", weights.read(
-            f"{side}/position_encodings/encodings", (most, width)
+        yield (
+            f"{ours}.embed_positions.weight",
+            weights.read(f"{side}/position_encodings/encodings", (most, width)),
         )
         yield from _norm(weights, f"{side}/layer_norm", f"{ours}.layer_norm", width)
         for number in range(layers):
@@ -355,9 +357,7 @@ def _linear(
             raise ModelRefused(f"{theirs!a} has a bias for keys, which Whisper has not.")
 
 
-def _norm(
-    weights: Weights, theirs: str, ours: str, width: int
-) -> Iterator[tuple[str, np.ndarray]]:
+def _norm(weights: Weights, theirs: str, ours: str, width: int) -> Iterator[tuple[str, np.ndarray]]:
     for name, part in LAYER_NORM.items():
         yield f"{ours}.{part}", weights.read(f"{theirs}/{name}", (width,))
 

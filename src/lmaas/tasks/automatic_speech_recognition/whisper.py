@@ -78,7 +78,7 @@ class Whisper:
         self._times_words = times_words
 
     @classmethod
-    def open(cls, folder: Path) -> "Whisper":
+    def bind(cls, folder: Path) -> "Whisper":
         """The model whose files are in `folder`. Raises InvalidInput for damaged ones."""
         return cls(WhisperTokens(folder), times_words=alignment_heads(folder))
 
@@ -90,7 +90,8 @@ class Whisper:
         """
         request = read_request(payload, limits)
         spec, sound = signature.sequence, signature.audio
-        assert spec is not None and sound is not None
+        assert spec is not None, signature
+        assert sound is not None, signature
         self._check(request, spec)
         if sound.sample_rate != SAMPLE_RATE:
             raise InvalidInput(f"Whisper hears at {SAMPLE_RATE} Hz, not at {sound.sample_rate}.")

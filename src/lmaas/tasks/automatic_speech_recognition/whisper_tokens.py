@@ -16,7 +16,7 @@ from lmaas.transcription_types import SpokenToken
 NO_SPACES: Final = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
 """Languages that put no blanks between words: each character is a word to be timed."""
 BEFORE: Final = frozenset("\"'“¿([{-")
-AFTER: Final = frozenset("\"'.。,，!！?？:：”)]}、")  # noqa: RUF001 - other scripts' marks
+AFTER: Final = frozenset("\"'.。,，!！?？:：”)]}、")
 """Marks that belong to the word after, and to the word before them."""
 TOKENIZER: Final = "tokenizer.json"
 

@@ -23,7 +23,7 @@ def cut(spoken: Sequence[Span], loud: np.ndarray, most_s: float) -> list[Span]:
     place; `loud` is the loudness of each frame.
     """
     found: list[Span] = []
-    for span in (part for span in spoken for part in _parts(span, loud, most_s)):
+    for span in (part for whole in spoken for part in _parts(whole, loud, most_s)):
         if found and span.end - found[-1].start <= most_s:
             found[-1] = Span(found[-1].start, span.end)
         else:
