@@ -44,8 +44,8 @@ NO_LIMITS = Limits()
 
 
 class Price(Record, frozen=True, kw_only=True):
-    """What a model costs, in millionths: a million tokens of either kind, each request, and a minute
-    of sound that it hears.
+    """What a model costs, in millionths: a million tokens of either kind, each request, and a
+    minute of sound that it hears.
     """
 
     prompt_micro: Cost = 0

@@ -74,5 +74,11 @@ def list_(flags: dict[str, Any], as_json: bool) -> None:
         )
         for item in told
     ]
-    columns = ("model", "prompt tokens (million)", "answer tokens (million)", "request", "audio minute")
+    columns = (
+        "model",
+        "prompt tokens (million)",
+        "answer tokens (million)",
+        "request",
+        "audio minute",
+    )
     show_table(told, as_json, columns, rows)

@@ -25,7 +25,7 @@ MAX_NAME_BYTES: Final = 512
 MAX_VARIABLES: Final = 20_000
 MAX_RANK: Final = 4
 MAX_TOKENIZER_BYTES: Final = 64 << 20
-DTYPES: Final = {
+DTYPES: Final[dict[int, "np.dtype[Any]"]] = {
     0: np.dtype("<f4"), 1: np.dtype("i1"), 2: np.dtype("<i2"), 3: np.dtype("<i4"),
     4: np.dtype("<f2"), 5: np.dtype("<u2"),
 }  # fmt: skip
@@ -59,7 +59,7 @@ def is_folder(path: Path) -> bool:
     if len(head) < 8:
         return False
     version, length = struct.unpack_from("<IH", head)
-    return version == BINARY_VERSION and 1 < length <= MAX_NAME_BYTES
+    return bool(version == BINARY_VERSION and 1 < length <= MAX_NAME_BYTES)
 
 
 def make_checkpoint(path: Path, target: Path) -> str:
@@ -170,7 +170,8 @@ class Weights:
         dtype = DTYPES[found.dtype]
         self._file.seek(found.offset)
         data = self._file.read(math.prod(found.shape) * dtype.itemsize)
-        return np.frombuffer(data, dtype).reshape(found.shape)
+        array: np.ndarray = np.frombuffer(data, dtype).reshape(found.shape)
+        return array
 
     def _find(self, name: str) -> Variable:
         found = self._variables.get(self._aliases.get(name, name))

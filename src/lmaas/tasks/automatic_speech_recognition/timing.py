@@ -16,7 +16,7 @@ FRAME_S: Final = 0.02
 """What a place of the encoder's output stands for."""
 MEDIAN_WIDTH: Final = 7
 LONGEST_USUAL_S: Final = 0.7
-SENTENCE_ENDS: Final = frozenset(".。!！?？")  # noqa: RUF001 - other scripts' marks
+SENTENCE_ENDS: Final = frozenset(".。!！?？")
 
 
 def token_times(attention: np.ndarray, frames: int) -> np.ndarray:

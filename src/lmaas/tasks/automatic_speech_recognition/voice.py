@@ -52,7 +52,8 @@ def likelihoods(samples: np.ndarray) -> np.ndarray:
     network = _network()
     if network is None:
         return by_loudness(loud)
-    return np.where(loud > NOTHING_DB, network(samples), 0).astype(np.float32)
+    found: np.ndarray = np.where(loud > NOTHING_DB, network(samples), 0).astype(np.float32)
+    return found
 
 
 def loudness(samples: np.ndarray) -> np.ndarray:
@@ -62,7 +63,8 @@ def loudness(samples: np.ndarray) -> np.ndarray:
     if whole < len(samples):
         rest = samples[whole:]
         power = np.append(power, np.dot(rest, rest) / len(rest))
-    return (10 * np.log10(np.maximum(power, 1e-12))).astype(np.float32)
+    found: np.ndarray = (10 * np.log10(np.maximum(power, 1e-12))).astype(np.float32)
+    return found
 
 
 def by_loudness(loud: np.ndarray) -> np.ndarray:
@@ -76,7 +78,8 @@ def by_loudness(loud: np.ndarray) -> np.ndarray:
     middle = max(middle, NOTHING_DB)
     if top - noise < 2 * ABOVE_NOISE_DB:
         return (loud > NOTHING_DB).astype(np.float32)
-    return (1 / (1 + np.exp((middle - loud) / SLOPE_DB))).astype(np.float32)
+    likely: np.ndarray = (1 / (1 + np.exp((middle - loud) / SLOPE_DB))).astype(np.float32)
+    return likely
 
 
 def spans(likely: np.ndarray, detection: Detection, duration_s: float) -> list[Span]:

@@ -95,10 +95,11 @@ class Whisper:
         self._check(request, spec)
         if sound.sample_rate != SAMPLE_RATE:
             raise InvalidInput(f"Whisper hears at {SAMPLE_RATE} Hz, not at {sound.sample_rate}.")
+        if payload.count_only:
+            heard_s = audio_seconds(request.audio, limits)
+            return Answer(body=b"", new_tokens=int(heard_s * TOKENS_PER_S) + 1, audio_s=heard_s)
         samples = audio.decode(request.audio, sound.sample_rate, limits)
         duration_s = len(samples) / sound.sample_rate
-        if payload.count_only:
-            return Answer(body=b"", tokens=int(duration_s * TOKENS_PER_S) + 1, audio_s=duration_s)
         run = Run(self._tokens, request, spec, sound, samples)
         try:
             turn = run.begin()
@@ -215,6 +216,15 @@ def _asked(data: bytes, given: Parameters | None) -> TranscribeRequest:
         segments=times is True or times == "segment",
         previous_text=bool(options.condition_on_prev_tokens),
     )
+
+
+def audio_seconds(data: bytes, limits: Limits) -> float:
+    """How long a sound is: as its head says, or all of it is decoded where that is silent."""
+    source = audio.open_source(data, limits)
+    if source.frames is not None:
+        return source.frames / source.sample_rate
+    rate = source.sample_rate
+    return sum(len(block) for block in audio.blocks(data, rate, limits)) / rate
 
 
 def hugging_face(transcript: Transcript, *, words: bool) -> dict[str, Any]:

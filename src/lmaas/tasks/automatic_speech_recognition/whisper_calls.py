@@ -37,14 +37,8 @@ class Asking:
         self._request = request
         self._spec = spec
         self._beams = request.beams or spec.beams
-        self._hint = (
-            known.encode(f" {request.prompt.strip()}") if (request.prompt or "").strip() else []
-        )
-
-    @property
-    def measures_silence(self) -> bool:
-        """Whether the model has a token for it."""
-        return self._known.no_speech is not None
+        hint = (request.prompt or "").strip()
+        self._hint = known.encode(f" {hint}") if hint else []
 
     @property
     def measures_apart(self) -> bool:
@@ -72,7 +66,6 @@ class Asking:
 
     def probe(self, window: int, source: np.ndarray, before: tuple[int, ...]) -> SequenceCall:
         """How likely silence and each language are: the first token after the start."""
-        silence = self._known.no_speech
         prompt = (*before, self._known.start)
         return SequenceCall(
             tag=Tag(window, "probe"),
@@ -80,7 +73,7 @@ class Asking:
             decoding=Decoding(
                 prompt=prompt,
                 max_tokens=len(prompt) + 1,
-                watched=(*(() if silence is None else (silence,)), *self._spec.languages.values()),
+                watched=(self._known.no_speech, *self._spec.languages.values()),
                 stop_token_ids=self._spec.stop_token_ids,
             ),
         )
@@ -98,7 +91,6 @@ class Asking:
         spec, known = self._spec, self._known
         prompt = (*before, *self.start(), *fast)
         room = max(1, spec.most_target // 2 - len(fast))
-        silence = () if known.no_speech is None else (known.no_speech,)
         return SequenceCall(
             tag=Tag(window, "text"),
             source=source,
@@ -115,7 +107,7 @@ class Asking:
                 # The rules of times look at the answer's own tokens, of which `fast` are none.
                 timestamps=None if fast else known.times,
                 most_first_timestamp=None if fast else round(FIRST_TIME_S / STEP_S),
-                watched=() if fast or self.measures_apart else silence,
+                watched=() if fast or self.measures_apart else (known.no_speech,),
                 scores=True,
             ),
             stream=self._request.stream,

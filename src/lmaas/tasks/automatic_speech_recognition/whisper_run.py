@@ -99,7 +99,7 @@ class Run:
         self._most_s = sound.most_s or WINDOW_S
         self._at_once = 1 if request.previous_text or not request.cut_at_silence else AT_ONCE
         self._asking = Asking(known, request, spec)
-        self._temperatures = TEMPERATURES
+        self._temperatures: tuple[float, ...] = TEMPERATURES
         if request.temperature is not None:
             self._temperatures = (request.temperature,)
         self._windows: list[Window] = []
@@ -214,7 +214,7 @@ class Run:
 
     def _begun(self, window: Window) -> list[SequenceCall]:
         calls = [self._text(window)]
-        measured = window.no_speech is not None or not self._asking.measures_silence
+        measured = window.no_speech is not None
         if self._request.segments and self._asking.measures_apart and not measured:
             calls.append(self._probe(window))
         return calls
@@ -240,9 +240,7 @@ class Run:
     # What was written
 
     def _measured(self, window: Window, told: SequenceResult) -> list[SequenceCall]:
-        watched = list(told.watched)
-        if self._asking.measures_silence:
-            window.no_speech = watched.pop(0)
+        window.no_speech, *watched = told.watched
         if self._asking.language is None:
             self._asking.language = self._asking.likeliest(watched)
             return self._begun(window)
@@ -271,7 +269,7 @@ class Run:
         """Take the last attempt, or ask for another one."""
         attempt = window.tries[-1]
         doubted = attempt.avg_logprob < LIKELIEST_LOSS
-        if doubted and window.no_speech is None and self._asking.measures_silence:
+        if doubted and window.no_speech is None:
             if Tag(window.number, "probe") in self._asked:
                 return []
             if not window.probed:

@@ -48,7 +48,7 @@ class WhisperTokens:
         self.transcribe = self._id("<|transcribe|>")
         self.translate = self._id("<|translate|>")
         self.no_times = self._id("<|notimestamps|>")
-        self.no_speech = self._first("<|nospeech|>", "<|nocaptions|>")
+        self.no_speech = self._id("<|nospeech|>", "<|nocaptions|>")
         self.times = self.no_times + 1
         """The token of 0.00 s; each one after it is a step of 0.02 s later."""
 
@@ -106,15 +106,12 @@ class WhisperTokens:
             found.append(WordTokens(data.decode("utf-8", "replace"), count))
         return found
 
-    def _id(self, name: str) -> int:
-        found = self._raw.token_to_id(name)
-        if found is None:
-            raise InvalidInput(f"{TOKENIZER} is none of Whisper's: it has no {name}.")
-        return int(found)
-
-    def _first(self, *names: str) -> int | None:
-        found = (self._raw.token_to_id(name) for name in names)
-        return next((int(each) for each in found if each is not None), None)
+    def _id(self, *names: str) -> int:
+        """The id of the first of these tokens that there is; its name has changed over time."""
+        for name in names:
+            if (found := self._raw.token_to_id(name)) is not None:
+                return int(found)
+        raise InvalidInput(f"{TOKENIZER} is none of Whisper's: it has no {names[0]}.")
 
 
 def alignment_heads(folder: Path) -> bool:
