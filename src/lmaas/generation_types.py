@@ -219,7 +219,8 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
     """What choice `index` gained: text, reasoning, pieces of tool calls. `tokens` were made.
 
     The last delta of a choice has `finish`, and `stop` where a stop string ended it. `logprobs` has
-    one entry for each token of `text`.
+    one entry for each token of `text`. `done` is the share of the work that is over by then; 0: not
+    told.
     """
 
     index: int
@@ -230,6 +231,7 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
     calls: tuple[CallDelta, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     stop: str = ""
+    done: float = 0.0
 
 
 class Usage(msgspec.Struct, frozen=True, array_like=True):

@@ -18,7 +18,8 @@ async def transcriptions(service: Service, exchange: Exchange, path: dict[str, s
     """Write down speech: a form with `file` and `model`, answered as `response_format` says.
 
     `chunking_strategy` is auto (also where left out), an object of the type server_vad, or none:
-    then windows follow each other as the text does. Streamed with stream=true.
+    then windows follow each other as the text does. With stream=true the text comes in pieces, and
+    where another format than json or text is asked for, the last event has all that was heard.
     """
     asked = await _read(service, exchange, audio_form.TRANSCRIPTION, audio_form.transcription)
     await _answer(service, exchange, asked, "audio.transcriptions")
@@ -51,7 +52,7 @@ async def _answer(service: Service, exchange: Exchange, asked: Asked, endpoint: 
     exchange.extra += transcription.headers
     exchange.extra.append((b"x-lmaas-model", transcription.version.ref.encode()))
     if asked.request.stream:
-        await _stream(exchange, transcription)
+        await _stream(exchange, transcription, asked)
         return
     transcript = await transcription.result()
     language = transcript.language
@@ -63,7 +64,8 @@ async def _answer(service: Service, exchange: Exchange, asked: Asked, endpoint: 
 def _check(version: ModelVersion, asked: Asked) -> None:
     """Refuse numbers that the model does not measure: none is invented."""
     measures = version.manifest.signature.sequence is not None
-    if asked.format == "verbose_json" and asked.request.segments and not measures:
+    whole = asked.format == "verbose_json" and not asked.request.stream
+    if whole and asked.request.segments and not measures:
         raise InvalidInput(
             f"{version.ref} measures no avg_logprob, compression_ratio and no_speech_prob, which "
             "segments of verbose_json have.",
@@ -72,15 +74,15 @@ def _check(version: ModelVersion, asked: Asked) -> None:
         )
 
 
-async def _stream(exchange: Exchange, transcription: Transcription) -> None:
+async def _stream(exchange: Exchange, transcription: Transcription, asked: Asked) -> None:
     """Pieces as they come. When it fails midway, its caller is told in the stream."""
     exchange.start()
     try:
         async for piece in transcription:
-            exchange.push(audio_answer.delta(piece))
+            exchange.push(audio_answer.delta(piece, transcription.done))
             await exchange.flowing()
         assert transcription.transcript is not None
-        exchange.push(audio_answer.done(transcription.transcript))
+        exchange.push(audio_answer.done(transcription.transcript, asked))
     except LMaaSError as error:
         exchange.push(sse.error_data(error, exchange.path))
     finally:

@@ -9,6 +9,7 @@ from lmaas.http import sse
 from lmaas.http.audio_form import Asked
 from lmaas.http.exchange import JSON
 from lmaas.http.openai_types import finite
+from lmaas.subtitles import srt, vtt
 from lmaas.transcription_types import Segment, SpokenToken, Transcript
 
 TEXT: Final = b"text/plain; charset=utf-8"
@@ -74,16 +75,21 @@ class TranscriptionVerbose(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TextDelta(msgspec.Struct, frozen=True, kw_only=True):
-    """A piece of a streamed text."""
+    """A piece of a streamed text. `done` is an extension: the share of the sound that is heard."""
 
     delta: str
+    done: float | msgspec.UnsetType = msgspec.UNSET
     type: Literal["transcript.text.delta"] = "transcript.text.delta"
 
 
 class TextDone(msgspec.Struct, frozen=True, kw_only=True):
-    """The end of a stream: the whole text."""
+    """The end of a stream: the whole text.
+
+    `transcript` is an extension, for formats other than json and text: all that was heard.
+    """
 
     text: str
+    transcript: Transcript | msgspec.UnsetType = msgspec.UNSET
     logprobs: list[TokenLogprob] | msgspec.UnsetType = msgspec.UNSET
     usage: DurationUsage
     type: Literal["transcript.text.done"] = "transcript.text.done"
@@ -113,53 +119,20 @@ def whole(transcript: Transcript, asked: Asked, language: str | None) -> tuple[b
             )
 
 
-def delta(piece: str) -> bytes:
+def delta(piece: str, share: float) -> bytes:
     """A piece as an event."""
-    return _event(TextDelta(delta=piece))
+    return _event(TextDelta(delta=piece, done=round(share, 3) if share else msgspec.UNSET))
 
 
-def done(transcript: Transcript) -> bytes:
+def done(transcript: Transcript, asked: Asked) -> bytes:
     """The end as an event."""
     return _event(
         TextDone(
             text=transcript.text,
+            transcript=msgspec.UNSET if asked.format in ("json", "text") else transcript,
             logprobs=_logprobs(transcript.logprobs),
             usage=_usage(transcript),
         )
-    )
-
-
-def srt(segments: Sequence[Segment]) -> str:
-    """Segments as SubRip subtitles."""
-    told = []
-    for number, each in enumerate(_shown(segments), 1):
-        times = f"{_clock(each.start, ',')} --> {_clock(each.end, ',')}"
-        told.append(f"{number}\n{times}\n{_line(each.text)}\n")
-    return "\n".join(told)
-
-
-def vtt(segments: Sequence[Segment]) -> str:
-    """Segments as WebVTT subtitles."""
-    told = ["WEBVTT\n"]
-    for each in _shown(segments):
-        text = _line(each.text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-        told.append(f"{_clock(each.start, '.')} --> {_clock(each.end, '.')}\n{text}\n")
-    return "\n".join(told)
-
-
-def _shown(segments: Sequence[Segment]) -> list[Segment]:
-    return [each for each in segments if each.text.strip()]
-
-
-def _line(text: str) -> str:
-    """A text in one line that ends no subtitle."""
-    return " ".join(text.split()).replace("-->", "->")
-
-
-def _clock(seconds: float, point: str) -> str:
-    ms = round(seconds * 1000)
-    return (
-        f"{ms // 3_600_000:02d}:{ms // 60_000 % 60:02d}:{ms // 1000 % 60:02d}{point}{ms % 1000:03d}"
     )
 
 

@@ -56,10 +56,6 @@ def transcription(fields: Fields) -> Asked:
             raise InvalidInput(f"{name} is not supported.", hint=hint, param=name)
     format_ = _format(fields, "diarized_json: no model here tells speakers apart")
     stream = _choice(fields, "stream", ("true", "false")) == "true"
-    if stream and format_ not in ("json", "text"):
-        raise InvalidInput(
-            f"stream goes with the response_format json or text, not {format_}.", param="stream"
-        )
     granularities = _all_of(fields, "timestamp_granularities[]", GRANULARITIES)
     if granularities and format_ != "verbose_json":
         raise InvalidInput(

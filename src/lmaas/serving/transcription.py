@@ -46,11 +46,13 @@ class Transcription:
         self.headers: list[tuple[bytes, bytes]] = []
         self.usage = Usage(0)
         self.transcript: Transcript | None = None
+        self.done = 0.0
+        """The share of the sound that was heard by the last piece; 0: not told."""
         self._settle: Settle | None = settle
         self._metrics = metrics
         self._note = note
         self._keep = keep
-        self._pieces: deque[str] = deque()
+        self._pieces: deque[Delta] = deque()
         self._told: list[str] = []
         self._tokens = 0
         self._woken = asyncio.Event()
@@ -97,8 +99,9 @@ class Transcription:
             while True:
                 while self._pieces:
                     piece = self._pieces.popleft()
-                    self._told.append(piece)
-                    yield piece
+                    self._told.append(piece.text)
+                    self.done = piece.done
+                    yield piece.text
                 if self._over_told:
                     # Not before: a task is done a moment before what it brought is taken.
                     self._task.result()
@@ -121,7 +124,7 @@ class Transcription:
         self._tokens += delta.tokens
         self._note(0, self._tokens)
         if delta.text:
-            self._pieces.append(delta.text)
+            self._pieces.append(delta)
             self._woken.set()
 
     def used(self, usage: Usage) -> None:

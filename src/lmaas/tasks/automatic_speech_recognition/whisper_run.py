@@ -404,4 +404,10 @@ class Run:
             text = text.lstrip()
         if text:
             self._told = True
-            self._pieces.append(Delta(0, text, tokens=len(texts)))
+            self._pieces.append(Delta(0, text, tokens=len(texts), done=self._heard()))
+
+    def _heard(self) -> float:
+        """The share of the sound whose text has gone out."""
+        window = self._order[min(self._released, len(self._order) - 1)]
+        now = window.span.end if window.accepted is not None else window.span.start
+        return min(1.0, now / self._duration_s)
