@@ -318,6 +318,7 @@ class Service:
         """
         version = await self.find(key.tenant, ref)
         check_hears(version)
+        request = _as_able(version, request)
         payload = payload_of(request)
         kept_as = body = None
         if version.name in self.settings.cached_models:
@@ -361,7 +362,7 @@ class Service:
         """As `transcribe`, for whoever owns this home: without a key and without accounts."""
         version = await self.router.find(tenant, ref)
         check_hears(version)
-        payload = payload_of(request)
+        payload = payload_of(_as_able(version, request))
         transcription = Transcription(
             version, lambda usage, status, error: None, self.metrics, lambda prompt, tokens: None
         )
@@ -606,3 +607,10 @@ class Service:
         report = self.registry.check(repair=repair)
         downloads = leftovers(self.home, remove=repair)
         return msgspec.structs.replace(report, downloads=downloads)
+
+
+def _as_able(version: ModelVersion, request: TranscribeRequest) -> TranscribeRequest:
+    """A model that writes all at once has one piece to stream: the whole text."""
+    if version.manifest.signature.sequence is None:
+        return msgspec.structs.replace(request, stream=False)
+    return request
