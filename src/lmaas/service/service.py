@@ -353,7 +353,7 @@ class Service:
         if body is not None:
             transcription.replay(body)
         else:
-            await transcription.start(lambda to: self.router.transcribe(version, ref, payload, to))
+            await transcription.start(lambda to: self.router.call(version, ref, payload, to))
         return transcription
 
     async def transcribe_here(
@@ -366,7 +366,7 @@ class Service:
         transcription = Transcription(
             version, lambda usage, status, error: None, self.metrics, lambda prompt, tokens: None
         )
-        await transcription.start(lambda to: self.router.transcribe(version, ref, payload, to))
+        await transcription.start(lambda to: self.router.call(version, ref, payload, to))
         return transcription
 
     def _keep_bytes(self, key: bytes, body: bytes) -> None:
