@@ -9,6 +9,7 @@ from lmaas.codecs.json import CallBody
 from lmaas.codecs.tensor import InferRequest
 from lmaas.http import (
     admin,
+    audio,
     chat,
     completions,
     compression,
@@ -27,6 +28,7 @@ from lmaas.http import (
     ollama_models,
     openai,
     openapi,
+    realtime,
     rerank,
     responses,
     speech,
@@ -35,6 +37,7 @@ from lmaas.http import (
     usage,
     webhooks,
 )
+from lmaas.http.audio_answer import TranscriptionJson, TranscriptionVerbose
 from lmaas.http.chat_answer import ChatCompletion, ChatCompletionChunk
 from lmaas.http.completions_answer import Completion
 from lmaas.http.exchange import Exchange
@@ -65,6 +68,8 @@ OCTETS = "application/octet-stream"
 EVENTS = "text/event-stream"
 LINES = "application/x-ndjson"
 SOUNDS = tuple(MEDIA_TYPES.values())
+FORM = "multipart/form-data"
+HEARD = (TranscriptionJson, TranscriptionVerbose, "text/plain", "text/vtt")
 STATISTICS = oip_models.StatisticsList
 
 
@@ -133,6 +138,16 @@ ROUTES = [
         },
     ),
     Route(
+        "/v1/audio/transcriptions",
+        "call",
+        {"POST": Operation(audio.transcriptions, (FORM,), (*HEARD, EVENTS))},
+    ),
+    Route(
+        "/v1/audio/translations",
+        "call",
+        {"POST": Operation(audio.translations, (FORM,), HEARD)},
+    ),
+    Route(
         "/v1/embeddings",
         "call",
         {
@@ -140,6 +155,11 @@ ROUTES = [
                 embeddings.create, (embeddings.EmbeddingsBody,), (embeddings.Embeddings,)
             )
         },
+    ),
+    Route(
+        "/v1/realtime",
+        "call",
+        {"GET": Operation(realtime.connect, (), (), query=realtime.QUERY, status=101)},
     ),
     Route(
         "/v1/audio/speech",

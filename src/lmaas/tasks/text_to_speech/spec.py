@@ -12,5 +12,7 @@ SPEC = Spec(
     speaks=True,
     metrics={"waveform_error": "largest difference to the source's sound, of its largest value"},
     primary="waveform_error",
-    checkpoint=Checkpoint(endings=("ForTextToSpeech",), builder="lmaas.frameworks.speech:build"),
+    checkpoint=Checkpoint(
+        endings=("ForTextToSpeech",), builder="lmaas.frameworks.text_to_speech:build"
+    ),
 )
