@@ -195,13 +195,15 @@ class SpeechSpec(Record, frozen=True, kw_only=True):
     """What is fixed about a model that speaks; part of its version's signature.
 
     Its sound is mono, at `sample_rate` Hz. `voices` are the names that it knows, the first of them
-    the default. It is given at most `most_chars` characters at once; longer texts are cut.
+    the default. It is given at most `most_chars` characters at once; longer texts are cut. A token
+    of text (a character; one before and one after each piece) is at most `most_s_per_token` long.
     """
 
     architecture: str
     sample_rate: int
     voices: tuple[str, ...]
     most_chars: int
+    most_s_per_token: float
 
 
 class Signature(Record, frozen=True, kw_only=True):

@@ -218,6 +218,8 @@ def test_characters_are_accounted_for_and_bounded(voice: Running) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert [(status, prompt) for status, prompt, *_ in rows] == [("ok", len("hello there"))]
+    report = httpx.get(f"{voice.url}/v1/usage", headers=headers, timeout=60).json()
+    assert abs(report["data"][0]["audio_s"] - seconds("hello there")) < 0.01
 
 
 def test_who_leaves_ends_it_and_pays_for_what_was_spoken(voice: Running) -> None:
@@ -251,6 +253,12 @@ def test_what_is_no_voice_is_refused(tmp_path: Path) -> None:
     np.save(pickled, np.array([{"a": 1}], object), allow_pickle=True)
     with pytest.raises(ModelRefused, match="eve"):
         push(tmp_path / "home", checkpoint)
+    kokoro = tmp_path / "kokoro"
+    kokoro.mkdir()
+    (kokoro / "config.json").write_text(json.dumps({"istftnet": {}, "plbert": {}, "vocab": {}}))
+    (kokoro / "kokoro-v1_0.pth").write_bytes(b"PK")
+    with pytest.raises(ModelRefused, match="Kokoro"):
+        push(tmp_path / "home", kokoro)
     np.save(pickled, np.zeros(7, np.float32))
     with pytest.raises(ModelRefused, match="eve has 7 numbers"):
         push(tmp_path / "home", checkpoint)

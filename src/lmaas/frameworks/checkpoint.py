@@ -9,7 +9,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -35,6 +35,8 @@ KEPT = (
     "vocoder/model.safetensors",
 )  # fmt: skip
 """What of a checkpoint is kept beside its weights; all else in its folder is left behind."""
+KOKORO: Final = {"istftnet", "plbert"}
+"""What Kokoro's config.json has, which names no architecture."""
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -57,6 +59,11 @@ def build(
     for field in ("labels", "image", "outputs_are", "sample", "dynamic", "signature"):
         if getattr(options, field) is not None:
             raise InvalidInput(f"A checkpoint takes no {field}.", param=field)
+    if read_config(path).keys() >= KOKORO:
+        raise ModelRefused(
+            "Kokoro checkpoints are not served: they are pickles, and no export of one is proven.",
+            hint="SpeechT5 checkpoints speak.",
+        )
     refuse_checkpoint.check(path)
     if (path / VOCABULARIES[0]).is_file():
         check_tokenizer(path / VOCABULARIES[0])

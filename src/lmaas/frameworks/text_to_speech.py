@@ -6,6 +6,7 @@ goes on, while it speaks as while it learned; so does the exported one. For comp
 all of it.
 """
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any, Final
@@ -75,6 +76,9 @@ def build(folder: Path, options: PushOptions, target: Path) -> Manifest:
         sample_rate=int(vocoder.config.sampling_rate),
         voices=voices.in_order(list(vectors) or [DEFAULT_VOICE]),
         most_chars=_most_chars(model.config),
+        most_s_per_token=MAX_LENGTH_RATIO
+        * math.prod(vocoder.config.upsample_rates)
+        / vocoder.config.sampling_rate,
     )
     cases = _references(model, vocoder, tokenizer, vectors, spec)
     compiled = target / "compiled"

@@ -53,7 +53,7 @@ from lmaas.serving.generation import (
 from lmaas.serving.metrics import Metrics
 from lmaas.serving.pool import Pool
 from lmaas.serving.router import Router
-from lmaas.serving.speech import Speech, check_speech, encode_speech
+from lmaas.serving.speech import Speech, encode_speech, most_audio_ms
 from lmaas.serving.transcription import Transcription, check_hears, payload_of
 from lmaas.serving.transcription import key_of as sound_key
 from lmaas.speech_types import SpeakRequest
@@ -519,13 +519,13 @@ class Service:
         endpoint: str,
         request_id: str,
     ) -> Speech:
-        """The sound of a text, once its first bytes are there; its characters are accounted for.
+        """The sound of a text, once its first bytes are there. It costs its characters and seconds.
 
         `endpoint` and `request_id` name the request in the usage ledger. Raises InvalidInput,
         ModelNotFound, RateLimited, InsufficientQuota and whatever the model's worker raises.
         """
         version = await self.find(key.tenant, ref)
-        check_speech(version, request)
+        audio_ms = most_audio_ms(version, request)
         await self._freshen(key)
         chars = len(request.text)
         reservation = self.ledger.reserve(
@@ -535,6 +535,7 @@ class Service:
             model=version.ref,
             tokens=chars,
             prompt_tokens=chars,
+            audio_ms=audio_ms,
         )
         speech = Speech(version, reservation.end, self.metrics, reservation.delivered)
         speech.headers += reservation.headers

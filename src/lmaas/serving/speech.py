@@ -5,9 +5,10 @@ closing it early cancels the request and still accounts for what was spoken.
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -17,9 +18,12 @@ from lmaas.generation_types import Usage
 from lmaas.serving.generation import CANCEL_REPORT_S, Note, Settle, Status
 from lmaas.serving.metrics import Metrics
 from lmaas.speech_types import SpeakRequest
+from lmaas.tasks.text_to_speech.sentences import cut
 from lmaas.types import Answer, ModelVersion
 
-MOST_VOICES_SHOWN = 50
+MOST_VOICES_SHOWN: Final = 50
+STRETCHED: Final = 1.05
+"""How much longer than asked for a sound can be that was made slower or faster."""
 
 
 class Listener(Protocol):
@@ -42,7 +46,7 @@ Run = Callable[[Listener], Awaitable[tuple[ModelVersion, Answer]]]
 class Speech:
     """The sound of one text, as an async iterator of the bytes of its file.
 
-    Characters are what is accounted for; `chars` and `audio_s` are complete after the last bytes.
+    Characters and seconds are what is accounted for; `chars` and `audio_s` are complete after the last bytes.
     Make it with `start`.
     """
 
@@ -120,7 +124,7 @@ class Speech:
             self.chars, self.audio_s = answer.tokens, answer.audio_s
             if answer.body:
                 self._parts.append(answer.body)
-            self._end(Usage(self.chars), "ok", None)
+            self._end(Usage(self.chars, audio_ms=round(self.audio_s * 1000)), "ok", None)
         self._over_told = True
         self._woken.set()
 
@@ -132,8 +136,11 @@ class Speech:
                 self._metrics.used(self.version.ref, usage)
 
 
-def check_speech(version: ModelVersion, request: SpeakRequest) -> None:
-    """Raises InvalidInput unless `version` speaks, and has the voice that is asked for."""
+def most_audio_ms(version: ModelVersion, request: SpeakRequest) -> int:
+    """How long the sound of a text can be at most, in milliseconds.
+
+    Raises InvalidInput unless `version` speaks, and has the voice that is asked for.
+    """
     task, spec = version.manifest.task, version.manifest.signature.speech
     if not tasks.spec(task).speaks or spec is None:
         raise InvalidInput(
@@ -149,8 +156,11 @@ def check_speech(version: ModelVersion, request: SpeakRequest) -> None:
             hint=f"Its voices are {listed}.",
             param="voice",
         )
-    if not request.text.strip():
-        raise InvalidInput("The text is empty.", param="input")
+    pieces = cut(request.text, spec.most_chars)
+    if not pieces:
+        raise InvalidInput("The text has nothing that can be spoken.", param="input")
+    tokens = sum(len(piece) + 2 for piece in pieces)
+    return math.ceil(1000 * tokens * spec.most_s_per_token / request.speed * STRETCHED)
 
 
 def encode_speech(request: SpeakRequest) -> bytes:

@@ -136,7 +136,7 @@ class SpeechWorker:
         while True:
             id_, payload = self._calls.get()
             if id_ not in self._live:
-                self._send(_cancelled(id_, 0))
+                self._send(_cancelled(id_, 0, 0))
                 continue
             self._journal.begin(ENGINE_SLOT, [id_], timed=False)
             self._heartbeat.running = 1
@@ -165,7 +165,7 @@ class SpeechWorker:
         parts, samples, told = [], 0, 0
         for index, piece in enumerate(pieces):
             if id_ not in self._live:
-                return _cancelled(id_, told)
+                return _cancelled(id_, told, 1000 * samples // self._spec.sample_rate)
             self._heartbeat.begin()
             try:
                 sound = self._engine.say(piece, voice, request.speed)
@@ -193,9 +193,9 @@ class SpeechWorker:
             self._sock.sendall(frames)
 
 
-def _cancelled(id_: int, chars: int) -> bytes:
+def _cancelled(id_: int, chars: int, audio_ms: int) -> bytes:
     """The frame that tells what a cancelled request had used."""
-    return encode(Finished(id=id_, ended=Ended(usage=Usage(chars))))
+    return encode(Finished(id=id_, ended=Ended(usage=Usage(chars, audio_ms=audio_ms))))
 
 
 def _read(payload: Payload) -> SpeakRequest:

@@ -36,7 +36,8 @@ class TextToSpeechTask:
         for field in ("inputs", "outputs", "labels", "image", "outputs_are", "language"):
             if getattr(signature, field):
                 raise InvalidInput(f"The task text-to-speech takes no {field}.", param=field)
-        if not speech.voices or min(speech.most_chars, speech.sample_rate) < 1:
+        least = min(speech.most_chars, speech.sample_rate)
+        if not speech.voices or least < 1 or speech.most_s_per_token <= 0:
             raise InvalidInput("signature.speech needs a voice, a rate and a longest text.")
         return signature
 
