@@ -22,44 +22,10 @@ from lmaas.types import TENANT, PushOptions
 from servers import Running, serving
 
 RATE = 24_000
-WORDS = [
-    "it",
-    "was",
-    "the",
-    "best",
-    "of",
-    "times",
-    "it",
-    "was",
-    "the",
-    "worst",
-    "of",
-    "times",
-    "it",
-    "was",
-    "the",
-    "age",
-    "of",
-    "wisdom",
-    "it",
-    "was",
-    "the",
-    "age",
-    "of",
-    "foolishness",
-    "it",
-    "was",
-    "the",
-    "epoch",
-    "of",
-    "belief",
-    "it",
-    "was",
-    "the",
-    "epoch",
-    "of",
-    "incredulity",
-]
+WORDS = (
+    "it was the best of times it was the worst of times it was the age of wisdom "
+    "it was the age of foolishness it was the epoch of belief it was the epoch of incredulity"
+)
 SECONDS = 13.3
 """So long it takes to say them."""
 
@@ -138,6 +104,6 @@ def test_speech_is_written_down_while_it_comes(ears: Running) -> None:
         return texts, list(deltas.values()), seconds
 
     texts, pieces, seconds = asyncio.run(run())
-    assert words_of(" ".join(texts)) == WORDS
+    assert words_of(" ".join(texts)) == WORDS.split()
     assert len(pieces) == len(texts)
     assert SECONDS * 0.7 < seconds < SECONDS + 3

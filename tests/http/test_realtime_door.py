@@ -67,7 +67,7 @@ def test_without_a_key_that_may_there_is_no_session(server: Running) -> None:
     assert refused(server)[0] == 401
     wrong = [Subprotocol("realtime"), Subprotocol("openai-insecure-api-key.sk-lmaas-no")]
     assert refused(server, subprotocols=wrong)[0] == 401
-    both = {
+    both: dict[str, Any] = {
         "additional_headers": bearer(server.key),
         "subprotocols": [Subprotocol(f"openai-insecure-api-key.{server.call_key}")],
     }
@@ -76,7 +76,7 @@ def test_without_a_key_that_may_there_is_no_session(server: Running) -> None:
 
 def test_pages_of_other_origins_have_none(server: Running) -> None:
     headers = bearer(server.call_key)
-    evil = {"additional_headers": headers, "origin": Origin("https://evil.example")}
+    evil: dict[str, Any] = {"additional_headers": headers, "origin": Origin("https://evil.example")}
     assert refused(server, **evil)[0] == 403
 
     async def run() -> None:

@@ -46,8 +46,8 @@ Run = Callable[[Listener], Awaitable[tuple[ModelVersion, Answer]]]
 class Speech:
     """The sound of one text, as an async iterator of the bytes of its file.
 
-    Characters and seconds are what is accounted for; `chars` and `audio_s` are complete after the last bytes.
-    Make it with `start`.
+    Characters and seconds are accounted for; `chars` and `audio_s` are complete after the last
+    bytes. Make it with `start`.
     """
 
     def __init__(self, version: ModelVersion, settle: Settle, metrics: Metrics, note: Note) -> None:
