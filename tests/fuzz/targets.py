@@ -30,7 +30,7 @@ from lmaas.errors import LMaaSError
 from lmaas.frameworks.sentencepiece import read_tokenizer
 from lmaas.generation_types import ChatMessage, Format, GenerateRequest, Tool, check
 from lmaas.http import body as http_body
-from lmaas.http.bounds import Bounds
+from lmaas.http.bounds import SocketBounds
 from lmaas.http.compression import inflate
 from lmaas.http.connections import Connections
 from lmaas.http.exchange import Exchange
@@ -356,7 +356,7 @@ class Peer(Wire):
 
 
 async def _websocket(data: bytes) -> None:
-    bounds = Bounds(socket_message_bytes=1000, socket_waiting_bytes=100_000, socket_frames=10**6)
+    bounds = SocketBounds(message_bytes=1000, waiting_bytes=100_000, frames_per_s=10**6)
     found = []
     for size in (len(data) or 1, 3):
         socket = WebSocket(Peer(), asyncio.get_running_loop(), bounds)

@@ -14,7 +14,7 @@ from wsproto.utilities import generate_accept_token
 
 from fuzz.effort import effort
 from lmaas.config import Settings
-from lmaas.http.bounds import BOUNDS, Bounds
+from lmaas.http.bounds import SOCKET_BOUNDS, SocketBounds
 from lmaas.http.connections import Connections
 from lmaas.http.exchange import Exchange
 from lmaas.http.websocket import SocketClosed, WebSocket
@@ -204,12 +204,10 @@ def test_a_reader_that_sleeps_is_not_read_either() -> None:
     asyncio.run(run())
 
 
-SMALL = Bounds(
-    socket_message_bytes=100, socket_waiting_bytes=150, socket_frames=50, socket_idle_s=100.0
-)
+SMALL = SocketBounds(message_bytes=100, waiting_bytes=150, frames_per_s=50, idle_s=100.0)
 
 
-def opened(bounds: Bounds = BOUNDS) -> tuple[Wire, WebSocket]:
+def opened(bounds: SocketBounds = SOCKET_BOUNDS) -> tuple[Wire, WebSocket]:
     wire = Wire()
     return wire, WebSocket(wire, asyncio.get_running_loop(), bounds)
 
@@ -313,7 +311,7 @@ async def _feed(data: bytes, cuts: list[int]) -> None:
         message = await socket.receive()
         sizes += len(message)
     assert sizes <= len(data)
-    assert socket._part_bytes <= SMALL.socket_message_bytes
+    assert socket._part_bytes <= SMALL.message_bytes
     socket.lost()
     with pytest.raises(SocketClosed):
         await socket.receive()

@@ -28,20 +28,26 @@ class Bounds(NamedTuple):
     """The longest Host and Origin: a name has 253 bytes at most."""
     ahead_bytes: int = 65_536
     """What comes after a request to open a WebSocket, before that is answered."""
-    socket_message_bytes: int = 4_194_304
-    """The longest message of a WebSocket, all its fragments together."""
-    socket_waiting_bytes: int = 1_048_576
+
+
+class SocketBounds(NamedTuple):
+    """Of each WebSocket. A peer that is beyond is disconnected, or has to wait."""
+
+    message_bytes: int = 4_194_304
+    """The longest message, all its fragments together."""
+    waiting_bytes: int = 1_048_576
     """So much of messages waits for its handler; then the peer has to wait too."""
-    socket_frames: int = 1_000
-    """Frames of a WebSocket that are taken in a second; then the peer has to wait."""
-    socket_pause_s: float = 0.1
+    frames_per_s: int = 1_000
+    """Frames that are taken in a second; then the peer has to wait."""
+    pause_s: float = 0.1
     """How long it waits then."""
-    socket_ping_s: float = 20.0
+    ping_s: float = 20.0
     """After so long a silence the peer is asked for a sign of life, and has as long to give it."""
-    socket_idle_s: float = 300.0
+    idle_s: float = 300.0
     """How long a peer may send no message."""
-    socket_close_s: float = 5.0
+    close_s: float = 5.0
     """How long a peer has to answer a goodbye."""
 
 
 BOUNDS: Final = Bounds()
+SOCKET_BOUNDS: Final = SocketBounds()

@@ -236,7 +236,7 @@ class Connection(asyncio.Protocol):
         if self._socket is not None:
             self._socket.close(CloseReason.NORMAL_CLOSURE)
             return
-        if not exchange.complete:
+        if not exchange.complete or self._ahead:
             self._linger()
         elif not exchange.keep_alive or self._shared.draining:
             self.hang_up()

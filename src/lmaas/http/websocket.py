@@ -12,7 +12,7 @@ from wsproto import events
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.frame_protocol import CloseReason
 
-from lmaas.http.bounds import BOUNDS, Bounds
+from lmaas.http.bounds import SOCKET_BOUNDS, SocketBounds
 
 REASON_BYTES: Final = 120
 """What a close frame has room for."""
@@ -53,7 +53,7 @@ class WebSocket:
     """The server's end. `receive` and `send` are for one handler; the rest is the connection's."""
 
     def __init__(
-        self, link: Link, loop: asyncio.AbstractEventLoop, bounds: Bounds = BOUNDS
+        self, link: Link, loop: asyncio.AbstractEventLoop, bounds: SocketBounds = SOCKET_BOUNDS
     ) -> None:
         self._link, self._loop, self._bounds = link, loop, bounds
         self._frames = Connection(ConnectionType.SERVER)
@@ -71,7 +71,7 @@ class WebSocket:
         self._closed = asyncio.Event()
         self._heard = self._last_message = self._counted = loop.time()
         self._pinged = 0.0
-        self._allowance = float(bounds.socket_frames)
+        self._allowance = float(bounds.frames_per_s)
 
     # The handler's side
 
@@ -106,7 +106,7 @@ class WebSocket:
         if self._frames.state is ConnectionState.OPEN and not self._gone:
             told = reason.encode()[:REASON_BYTES].decode(errors="ignore")
             self._write(events.CloseConnection(code=code, reason=told))
-            self._end_by = self._loop.time() + self._bounds.socket_close_s
+            self._end_by = self._loop.time() + self._bounds.close_s
             self._link.want_more()
         self._ended(SocketClosed(code, reason))
 
@@ -143,21 +143,21 @@ class WebSocket:
         elif self._held:
             self._heard = now  # An answer to a ping may wait unread.
             self._work()
-        elif now - self._last_message > bounds.socket_idle_s:
-            idle = f"No message came for {bounds.socket_idle_s:g} s."
+        elif now - self._last_message > bounds.idle_s:
+            idle = f"No message came for {bounds.idle_s:g} s."
             self.close(CloseReason.POLICY_VIOLATION, idle)
-        elif now - self._heard > bounds.socket_ping_s:
+        elif now - self._heard > bounds.ping_s:
             if not self._pinged:
                 self._pinged = now
                 self._write(events.Ping())
-            elif now - self._pinged > bounds.socket_ping_s:
+            elif now - self._pinged > bounds.ping_s:
                 self.close(CloseReason.INTERNAL_ERROR, "No answer came to a ping.")
 
     # Frames
 
     def _work(self) -> None:
         """Take the frames that have come, as many as may be taken now."""
-        now, most = self._loop.time(), float(self._bounds.socket_frames)
+        now, most = self._loop.time(), float(self._bounds.frames_per_s)
         gained = (now - self._counted) * most
         self._counted, self._allowance = now, min(most, self._allowance + gained)
         while not self._is_full():
@@ -170,7 +170,7 @@ class WebSocket:
         self._held = True
         self._link.hold()
         if self._allowance < 1:
-            self._loop.call_later(self._bounds.socket_pause_s, self._work_on)
+            self._loop.call_later(self._bounds.pause_s, self._work_on)
 
     def _work_on(self) -> None:
         if self._held and not self._gone:
@@ -185,7 +185,7 @@ class WebSocket:
         return (
             self._allowance < 1
             or not self._flows
-            or self._waiting_bytes > self._bounds.socket_waiting_bytes
+            or self._waiting_bytes > self._bounds.waiting_bytes
         )
 
     def _take(self, event: events.Event, now: float) -> None:
@@ -206,8 +206,8 @@ class WebSocket:
         if data:
             self._parts.append(data)
             self._part_bytes += _size_bytes(data)
-        if self._part_bytes > self._bounds.socket_message_bytes:
-            most = f"A message may have {self._bounds.socket_message_bytes} bytes."
+        if self._part_bytes > self._bounds.message_bytes:
+            most = f"A message may have {self._bounds.message_bytes} bytes."
             self._unread = True
             self.close(CloseReason.MESSAGE_TOO_BIG, most)
         elif event.message_finished:
@@ -229,7 +229,7 @@ class WebSocket:
         if self._frames.state is ConnectionState.REMOTE_CLOSING:
             self._write(event.response())
         self._ended(SocketClosed(event.code, event.reason or ""))
-        self._end_by = self._end_by or self._loop.time() + self._bounds.socket_close_s
+        self._end_by = self._end_by or self._loop.time() + self._bounds.close_s
         self._link.hang_up()
 
     def _ended(self, why: SocketClosed) -> None:
