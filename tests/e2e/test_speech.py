@@ -4,7 +4,9 @@ import asyncio
 import base64
 import io
 import json
+import os
 import shutil
+import signal
 import time
 import wave
 from collections.abc import Callable, Iterator
@@ -240,6 +242,34 @@ def test_who_leaves_ends_it_and_pays_for_what_was_spoken(voice: Running) -> None
     ((status, prompt, _, _),) = rows
     assert status == "cancelled"
     assert 0 < prompt < len(text)
+
+
+def test_a_worker_that_dies_breaks_what_was_begun_and_nothing_else(voice: Running) -> None:
+    body = {"model": "voice", "input": TEXT * 50, "response_format": "pcm"}
+    url = f"{voice.url}/v1/audio/speech"
+    with httpx.stream("POST", url, json=body, headers=voice.caller, timeout=60) as stream:
+        parts = stream.iter_raw()
+        next(parts)
+        workers = httpx.get(f"{voice.url}/api/workers", headers=voice.admin, timeout=60).json()
+        os.kill(workers[0]["pid"], signal.SIGKILL)
+        with pytest.raises(httpx.RemoteProtocolError):
+            list(parts)
+    answer = client_of(voice).audio.speech.create(
+        model="voice", voice="adam", input="hello", response_format="wav"
+    )
+    with wave.open(io.BytesIO(answer.content)) as file:
+        assert file.getnframes() > 0
+
+
+def test_a_long_text_does_not_hold_up_a_short_one(voice: Running) -> None:
+    long = {"model": "voice", "input": TEXT * 60, "response_format": "pcm"}
+    short = {"model": "voice", "input": "hello", "response_format": "wav"}
+    url = f"{voice.url}/v1/audio/speech"
+    with httpx.stream("POST", url, json=long, headers=voice.caller, timeout=60) as stream:
+        next(stream.iter_raw())
+        assert httpx.post(url, json=short, headers=voice.caller, timeout=60).status_code == 200
+        workers = httpx.get(f"{voice.url}/api/workers", headers=voice.admin, timeout=60).json()
+        assert workers[0]["queued"] == 1  # the long one, which is still being spoken
 
 
 def test_what_is_no_voice_is_refused(tmp_path: Path) -> None:

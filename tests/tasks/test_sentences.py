@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuzz.effort import effort
-from lmaas.tasks.text_to_speech.sentences import cut, plain
+from lmaas.tasks.text_to_speech.sentences import cut
 
 
 @pytest.mark.parametrize(
@@ -35,4 +35,4 @@ def test_nothing_that_is_said_is_lost(text: str, most: int) -> None:
 
 
 def test_plain() -> None:
-    assert plain("“Don’t” —\n wait…") == '"Don\'t" - wait...'
+    assert cut("“Don’t”  —\t\u00a0wait…", 100) == ['"Don\'t" - wait...']

@@ -75,10 +75,16 @@ class SpeechEngine:
         return name
 
     def check(self, text: str) -> None:
-        """Raises InvalidInput for characters that the model has not learned to say."""
-        if self._unknown is None:
-            return
+        """Raises InvalidInput for characters that the model has not learned to say, and for a text
+        that has more tokens than characters, and too many."""
+        assert self._spec is not None
         told = self._tokenizer.encode(text)
+        if len(told.ids) > self._spec.most_chars + 2:
+            raise InvalidInput(
+                "The text has signs that stand for many letters.",
+                hint="Write them out, or make the sentence shorter.",
+                param="input",
+            )
         places = [
             place
             for token, place in zip(told.ids, told.offsets, strict=True)

@@ -1,4 +1,4 @@
-"""A worker for a model that speaks: requests one after another, each sentence by sentence.
+"""A worker for a model that speaks: a sentence of each request in turn.
 
 One thread reads the socket; another speaks, encodes and sends. Between two sentences it looks
 whether anybody still waits.
@@ -11,6 +11,8 @@ import select
 import socket
 import threading
 import time
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -38,7 +40,7 @@ from lmaas.runtime.messages import (
 )
 from lmaas.runtime.speech.engine import SpeechEngine
 from lmaas.speech_types import SpeakRequest
-from lmaas.tasks.text_to_speech.sentences import cut, plain
+from lmaas.tasks.text_to_speech.sentences import cut
 from lmaas.tasks.text_to_speech.serving import HOW
 from lmaas.types import SPEAK, UNREADABLE, Answer, Payload
 
@@ -132,30 +134,37 @@ class SpeechWorker:
         self._heartbeat.queued = len(self._live)
 
     def _answer(self) -> None:
-        """The second thread: one request after another."""
+        """The second thread: a sentence of each request in turn, so that no long one holds up
+        the others."""
+        speaking: deque[tuple[int, Iterator[bytes]]] = deque()
         while True:
-            id_, payload = self._calls.get()
-            if id_ not in self._live:
-                self._send(_cancelled(id_, 0, 0))
-                continue
+            while not speaking or not self._calls.empty():
+                id_, payload = self._calls.get()
+                speaking.append((id_, self._speak(id_, payload)))
+            self._heartbeat.running = len(speaking)
+            id_, steps = speaking.popleft()
             self._journal.begin(ENGINE_SLOT, [id_], timed=False)
-            self._heartbeat.running = 1
             try:
-                frames = self._speak(id_, payload)
+                last = next(steps)
             except BaseException as error:  # noqa: BLE001 - becomes the answer to this one request
-                frames = failure(id_, error)
-            finally:
-                self._heartbeat.running = 0
-                self._journal.end(ENGINE_SLOT)
+                last = failure(id_, error)
+            self._journal.end(ENGINE_SLOT)
+            if not last:
+                speaking.append((id_, steps))
+                continue
             self._live.discard(id_)
-            self._send(frames)
+            self._heartbeat.running = len(speaking)
+            self._send(last)
             os.write(self._wake_write, b"\0")
 
-    def _speak(self, id_: int, payload: Payload) -> bytes:
-        """The frame that ends the request: its answer, or what is left of one that was streamed."""
+    def _speak(self, id_: int, payload: Payload) -> Iterator[bytes]:
+        """Nothing after each sentence, and at last the frame that ends the request."""
+        if id_ not in self._live:
+            yield _cancelled(id_, 0, 0)
+            return
         request = _read(payload)
         voice = self._engine.voice(request.voice)
-        pieces = [plain(piece) for piece in cut(request.text, self._spec.most_chars)]
+        pieces = cut(request.text, self._spec.most_chars)
         if not pieces:
             raise InvalidInput("The text has nothing that can be spoken.", param="input")
         for piece in pieces:
@@ -165,7 +174,8 @@ class SpeechWorker:
         parts, samples, told = [], 0, 0
         for index, piece in enumerate(pieces):
             if id_ not in self._live:
-                return _cancelled(id_, told, 1000 * samples // self._spec.sample_rate)
+                yield _cancelled(id_, told, 1000 * samples // self._spec.sample_rate)
+                return
             self._heartbeat.begin()
             try:
                 sound = self._engine.say(piece, voice, request.speed)
@@ -181,12 +191,13 @@ class SpeechWorker:
             told = so_far
             if not request.stream:
                 parts.append(data)
+            yield b""
         answer = Answer(
             body=b"".join((*parts, encoder.end())),
             tokens=len(request.text),
             audio_s=samples / self._spec.sample_rate,
         )
-        return encode(Done(id=id_, answer=answer))
+        yield encode(Done(id=id_, answer=answer))
 
     def _send(self, frames: bytes) -> None:
         with self._sending:

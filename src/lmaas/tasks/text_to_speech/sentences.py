@@ -11,19 +11,15 @@ _PLAIN: Final = str.maketrans(
 )
 
 
-def plain(text: str) -> str:
-    """`text` with plain quotation marks and dashes, and single blanks."""
-    return " ".join(text.translate(_PLAIN).split())
-
-
 def cut(text: str, most_chars: int) -> list[str]:
-    """The pieces of `text`, each of 1 to `most_chars` characters, none of blanks alone.
+    """The pieces of `text`, each of 1 to `most_chars` characters, with something to say in each.
 
-    A sentence that is too long is cut at a comma or a blank, and without any in the middle.
+    They have plain quotation marks and dashes, and single blanks. A sentence that is too long is
+    cut at a comma or a blank, and without any in the middle.
     """
     pieces: list[str] = []
-    for sentence in _ENDS.split(text):
-        pieces += _fit(sentence.strip(), most_chars)
+    for sentence in _ENDS.split(text.translate(_PLAIN)):
+        pieces += _fit(" ".join(sentence.split()), most_chars)
     return [piece for piece in pieces if any(map(str.isalnum, piece))]
 
 
