@@ -266,10 +266,12 @@ def test_a_long_text_does_not_hold_up_a_short_one(voice: Running) -> None:
     short = {"model": "voice", "input": "hello", "response_format": "wav"}
     url = f"{voice.url}/v1/audio/speech"
     with httpx.stream("POST", url, json=long, headers=voice.caller, timeout=60) as stream:
-        next(stream.iter_raw())
+        parts = stream.iter_raw()  # Without a name it would be closed at once.
+        next(parts)
         assert httpx.post(url, json=short, headers=voice.caller, timeout=60).status_code == 200
         workers = httpx.get(f"{voice.url}/api/workers", headers=voice.admin, timeout=60).json()
         assert workers[0]["queued"] == 1  # the long one, which is still being spoken
+        del parts
 
 
 def test_what_is_no_voice_is_refused(tmp_path: Path) -> None:

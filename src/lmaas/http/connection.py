@@ -59,6 +59,7 @@ class Connection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._reading: Exchange | None = None
         self._waiting: deque[Exchange] = deque()
+        self._again = False
         self._ahead: bytearray | None = None
         self._socket: WebSocket | None = None
         self._paused = False
@@ -97,23 +98,34 @@ class Connection(asyncio.Protocol):
         if not self._in_head and self._reading is None and not self._running:
             self._since = self._loop.time()
         self._head_bytes += len(data)
+        self._feed(data)
+        if self._in_head and self._head_bytes > BOUNDS.head_bytes:
+            self._refuse(_head_too_large())
+
+    def _feed(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            # The request itself was parsed and is answered; no other request follows it.
+            rest = data[upgrade.args[0] :]
+            if self._reading is not None:
+                # Another protocol than HTTP/1.1 was offered, and is not taken: the request's body
+                # follows, and other requests. The parser would read neither.
+                self._parser = httptools.HttpRequestParser(self)
+                self._again = True
+                self._feed(_same_body(self._reading) + rest)
+                return
+            # A WebSocket is asked for: no other request follows.
             last = self._waiting[-1] if self._waiting else self._running
             if last is not None:
                 last.keep_alive = False
             self._ahead = bytearray()
-            self._come_ahead(data[upgrade.args[0] :])
+            self._come_ahead(rest)
         except httptools.HttpParserError as error:
             cause = error.__context__
             if isinstance(cause, LMaaSError):
                 self._refuse(cause)
             else:
                 self._refuse(InvalidInput(f"This is not an HTTP request: {error}."))
-        if self._in_head and self._head_bytes > BOUNDS.head_bytes:
-            self._refuse(_head_too_large())
 
     def connection_lost(self, error: Exception | None) -> None:
         """The client is gone: what runs for it is cancelled."""
@@ -129,6 +141,8 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """A request's first byte."""
+        if self._again:
+            return
         self._url, self._headers, self._in_head = b"", [], True
         self._trailer_bytes = 0
         if self._running is not None or self._served:
@@ -136,12 +150,16 @@ class Connection(asyncio.Protocol):
 
     def on_url(self, url: bytes) -> None:
         """A piece of the request's target."""
+        if self._again:
+            return
         self._url += url
         if len(self._url) > BOUNDS.head_bytes:
             raise _head_too_large()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header."""
+        if self._again:
+            return
         if self._in_head:
             if len(self._headers) >= BOUNDS.headers:
                 raise HeadTooLarge(f"A request may have {BOUNDS.headers} headers.")
@@ -154,6 +172,9 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """The head is there: the handler may start."""
+        if self._again:
+            self._again = False
+            return
         self._in_head = False
         if len(self._url) + sum(len(n) + len(v) for n, v in self._headers) > BOUNDS.head_bytes:
             raise _head_too_large()
@@ -183,6 +204,10 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """The request is all there."""
+        if self._reading is not None and self._parser.should_upgrade():
+            asked = self._reading.headers.get(b"upgrade", b"").lower()
+            if b"websocket" not in asked:
+                return
         if self._reading is not None:
             self._reading.feed_end()
             if self._reading is self._running:
@@ -355,6 +380,13 @@ class Connection(asyncio.Protocol):
         self.want_more()
         if self._transport is not None and self._transport.can_write_eof():
             self._transport.write_eof()
+
+
+def _same_body(exchange: Exchange) -> bytes:
+    """A head after which a parser reads the body of this request."""
+    kept = (b"content-length", b"transfer-encoding")
+    lines = [b"%b: %b\r\n" % pair for pair in exchange.pairs if pair[0] in kept]
+    return b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(lines)
 
 
 def _head_too_large() -> LMaaSError:
