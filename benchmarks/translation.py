@@ -1,11 +1,11 @@
 """Translation: LMaaS's engine of encoder-decoders beside CTranslate2, on the same random weights.
 
-A Marian-shaped network (6 + 6 layers, width 512, 8 heads, 58,100 tokens) is made, converted by both,
-and asked for greedy answers of a fixed length by 1, 8 and 32 callers at once. CTranslate2 gets the
-callers' sentences as one batch; ours are added one by one and leave as they end. Both run in f32 on
-all cores; rounds take turns. Tokens of both are compared.
+A Marian-shaped network (6 + 6 layers, width 512, 8 heads, 58,100 tokens) is made, converted by
+both, and asked for answers of a fixed length by 1, 8 and 32 callers at once, greedy and with 4
+beams. CTranslate2 gets the callers' sentences as one batch; ours are added one by one. Both run in
+f32 on all cores; rounds take turns. Tokens of both are compared.
 
-    python benchmarks/translation.py [--tokens 32] [--rounds 3] [--out benchmarks/results/translation.json]
+    python -m benchmarks.translation --out benchmarks/results/translation.json
 """
 
 import argparse

@@ -5,10 +5,10 @@ The checkpoints are tiny and random. A new family is tested by adding its name t
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -71,7 +71,9 @@ class Made:
             told["attention_mask"] = torch.ones_like(told[name])
         return told
 
-    def generate(self, source: np.ndarray, prompt: tuple[int, ...], **asked: Any) -> list[list[int]]:
+    def generate(
+        self, source: np.ndarray, prompt: tuple[int, ...], **asked: Any
+    ) -> list[list[int]]:
         """What transformers' own `generate` gives after the prompt, up to the stop token."""
         import torch
         from transformers import GenerationConfig
@@ -180,8 +182,6 @@ def test_tokens_are_those_of_generate_however_calls_join(made: Made) -> None:
 def test_a_package_is_verified_again(made: Made, tmp_path: Path) -> None:
     if made.spec.source != "tokens":
         pytest.skip("the task in the manifest reads texts")
-    import msgspec
-
     body = msgspec.json.encode(verify.VerifyRequest(folder=str(made.package)))
     reply = msgspec.json.decode(verify.run(body), type=verify.Reply)
     assert reply.parity.passed("f32")
@@ -224,9 +224,12 @@ def test_tokens_are_suppressed_and_forced(marian: Made) -> None:
     got = write(engine, source, decoding(marian.spec, suppressed=others)).candidates[0]
     assert list(got.tokens) == want[0]
     begun = write(engine, source, decoding(marian.spec, suppressed_first=(first,))).candidates[0]
-    assert list(begun.tokens) == marian.generate(
-        source, marian.spec.start, max_length=24, begin_suppress_tokens=[first]
-    )[0]
+    assert (
+        list(begun.tokens)
+        == marian.generate(source, marian.spec.start, max_length=24, begin_suppress_tokens=[first])[
+            0
+        ]
+    )
     for beams in (1, 4):
         last = write(
             engine, source, decoding(marian.spec, max_tokens=6, forced_last=7, beams=beams)
@@ -238,11 +241,10 @@ def test_tokens_are_suppressed_and_forced(marian: Made) -> None:
 
 
 def test_time_tokens_keep_whispers_rules(whisper: Made) -> None:
+    import torch
     from transformers import GenerationConfig, LogitsProcessorList
     from transformers.generation.logits_process import WhisperTimeStampLogitsProcessor
     from transformers.generation.utils import GenerationMixin
-
-    import torch
 
     engine, first = whisper.engine(), 40
     for seed in range(6):
@@ -457,10 +459,10 @@ def sources() -> list[np.ndarray]:
 @pytest.fixture(scope="module")
 def known(
     shared: SequenceEngine, sources: list[np.ndarray]
-) -> Iterator[dict[tuple[int, int], tuple[Written, ...]]]:
+) -> dict[tuple[int, int], tuple[Written, ...]]:
     spec = shared._spec
     assert spec is not None
-    yield {
+    return {
         (which, beams): write(
             shared, source, decoding(spec, max_tokens=10 + which, beams=beams)
         ).candidates
@@ -520,11 +522,12 @@ def test_a_package_that_writes_something_else_fails(marian: Made) -> None:
 
     sample = marian.package / "sample.safetensors"
     told = references.read(sample)
-    wrong = told[0].tokens[:-1] + ((told[0].tokens[-1] + 1) % VOCABULARY,)
-    import msgspec
-
+    wrong = (*told[0].tokens[:-1], (told[0].tokens[-1] + 1) % VOCABULARY)
+    scores = told[0].scores - np.eye(len(wrong), dtype=np.float32)[-1]
     copy = sample.with_name("other.safetensors")
-    references.write(copy, [msgspec.structs.replace(told[0], tokens=wrong), *told[1:]])
+    references.write(
+        copy, [msgspec.structs.replace(told[0], tokens=wrong, scores=scores), *told[1:]]
+    )
     report = parity.measure(marian.package / "compiled", copy, marian.spec)
     with pytest.raises(ParityFailed, match="1 of 10 cases"):
         parity.require(report)

@@ -357,7 +357,7 @@ def check_source(source: np.ndarray, spec: SequenceSpec) -> None:
             hint="Send it in parts.",
         )
     if spec.source == "tokens" and not (
-        source.dtype.kind == "i" and 0 <= source.min() and source.max() < spec.vocabulary_size
+        source.dtype.kind == "i" and source.min() >= 0 and source.max() < spec.vocabulary_size
     ):
         raise InvalidInput(
             f"The source has a token that is outside the vocabulary of {spec.vocabulary_size}."
