@@ -14,7 +14,7 @@ import numpy as np
 
 from lmaas.errors import ModelRefused
 from lmaas.frameworks import checkpoint
-from lmaas.frameworks.sequence import families
+from lmaas.frameworks.sequence import families, marian_tokens
 from lmaas.frameworks.sequence.compile import compile_network
 from lmaas.frameworks.sequence.network import Network
 from lmaas.frameworks.sequence.sample import write_sample
@@ -35,7 +35,8 @@ from lmaas.types import (
 )
 
 BESIDE: Final = ("config.json", "generation_config.json", "preprocessor_config.json",
-                 "tokenizer_config.json", "special_tokens_map.json")  # fmt: skip
+                 "tokenizer_config.json", "special_tokens_map.json",
+                 text_layout.TARGET_TOKENIZER)  # fmt: skip
 """Files that serving may read beside the graphs and the tokenizer."""
 SPARE: Final = ("embed_positions", "final_logits_bias", "embed_tokens", "lm_head", "proj_out",
                 "pooler", "output_projection")  # fmt: skip
@@ -58,6 +59,8 @@ def build(folder: Path, options: PushOptions, target: Path) -> Manifest:
     merged = {**config, "alignment_heads": generation.get("alignment_heads")}
     stored = Stored(folder)
     network, weights = families.read(merged, stored)
+    if marian_tokens.is_marian(folder):
+        marian_tokens.convert(folder)
     tokenizer = checkpoint.load_tokenizer(folder)
     model = _load(folder, network)
     generation = {**_legacy(config), **model.generation_config.to_dict(), **generation}
