@@ -16,11 +16,10 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from lmaas.errors import LMaaSError, StorageFull, Unavailable
-from lmaas.job import Job, JobEvent, JobKind, JobState
+from lmaas.job import LOG_FILE, Job, JobEvent, JobKind, JobState
 from lmaas.jobs.claims import Claim, Claims, Heard, LeaseLost
 from lmaas.jobs.inputs import Inputs
 from lmaas.jobs.lane import POLL_S, Lane, job_error
-from lmaas.jobs.process import LOG_FILE
 from lmaas.jobs.rows import message
 from lmaas.jobs.store import PAUSABLE
 from lmaas.placement import left

@@ -27,6 +27,7 @@ from lmaas.jobs.artifacts import Artifacts
 from lmaas.jobs.delivery import Deliverer
 from lmaas.jobs.store import Jobs
 from lmaas.jobs.webhooks import Webhooks
+from lmaas.placement.local import LocalPlacement
 from lmaas.placement.probe import missing
 from lmaas.registry.data_files import Files
 from lmaas.registry.fsck import FsckReport
@@ -101,14 +102,15 @@ class Service:
         self.ledger = Ledger(self.registry, self.supervisor)
         self.responses = Responses(self.registry.database)
         self.metrics = Metrics(self.supervisor.failures)
-        self.pool = Pool(settings, self.registry, self.metrics, self.supervisor)
+        placement = LocalPlacement(self.home)
+        self.pool = Pool(settings, self.registry, self.metrics, self.supervisor, placement)
         self.aside = Aside()
         self.router = Router(self.registry, self.pool, self.aside)
         self.cache = ResponseCache(settings.response_cache_bytes, settings.redis_url)
         self._egress = EgressPolicy(settings.webhook_allow)
         self.webhooks = Webhooks(self.registry.database, self._egress, http=settings.webhook_http)
         self._deliverer: Deliverer | None = None
-        self.workshop = workshop = Workshop(settings)
+        self.workshop = workshop = Workshop(settings, placement)
         queue, files = Jobs(self.registry.database), Files(self.home)
         quota = Quota(settings.tenant_disk_bytes, self.registry, files)
         self.catalog = Catalog(settings, self.registry, self.router, workshop, quota)
@@ -121,6 +123,7 @@ class Service:
             self.data,
             self.catalog,
             workshop,
+            placement,
         )
         self.model_jobs = ModelJobs(settings, self.registry, queue, self.jobs, self.catalog, quota)
         self._keeping: set[asyncio.Future[None]] = set()
