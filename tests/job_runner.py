@@ -101,7 +101,7 @@ class Bench:
         self.runner = Runner(
             home / "jobs",
             self.claims,
-            self.registry.data_version,
+            self.registry.database.watch("jobs"),
             LocalPlacement(home),
             publish=self._publish,
             unpack=lambda job, folder: False,

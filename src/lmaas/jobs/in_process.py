@@ -24,6 +24,7 @@ from lmaas.jobs.rows import message
 from lmaas.jobs.store import PAUSABLE
 from lmaas.placement import left
 from lmaas.placement.waiting import to_end
+from lmaas.registry.storage import Revision
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ class InProcess(Lane):
         self,
         folder: Path,
         claims: Claims,
-        data_version: Callable[[], int],
+        revision: Revision,
         works: Mapping[JobKind, Work],
         *,
         max_running: int,
@@ -102,7 +103,7 @@ class InProcess(Lane):
     ) -> None:
         super().__init__(
             claims,
-            data_version,
+            revision,
             kinds=tuple(works),
             max_running=max_running,
             max_per_tenant=max_per_tenant,

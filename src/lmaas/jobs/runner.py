@@ -25,6 +25,7 @@ from lmaas.jobs.lane import POLL_S, Lane, job_error
 from lmaas.placement import left
 from lmaas.placement.base import JobHandle, Placement
 from lmaas.placement.waiting import to_end
+from lmaas.registry.storage import Revision
 from lmaas.types import TENANT
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class Runner(Lane):
         self,
         folder: Path,
         claims: Claims,
-        data_version: Callable[[], int],
+        revision: Revision,
         placement: Placement,
         *,
         publish: Publish,
@@ -69,7 +70,7 @@ class Runner(Lane):
     ) -> None:
         super().__init__(
             claims,
-            data_version,
+            revision,
             kinds=("train",),
             max_running=max_running,
             max_per_tenant=max_per_tenant,

@@ -60,6 +60,7 @@ class JobQueue:
         self.checkpoints = CheckpointModels(queue, catalog.has, self._publish_checkpoint)
         self._settings = settings
         self._registry = registry
+        self._revision = registry.database.watch("jobs")
         self._queue = queue
         self._results = results
         self._data = data
@@ -79,7 +80,7 @@ class JobQueue:
         self._runner = Runner(
             self.folder,
             Claims(self._registry.database),
-            self._registry.data_version,
+            self._revision,
             self._placement,
             publish=self._publish_result,
             unpack=self._unpack_base,
@@ -199,7 +200,7 @@ class JobQueue:
         """
         seen = -1
         while not self._closing:
-            version = self._registry.data_version()
+            version = self._revision()
             if version != seen:
                 seen = version
                 job = await asyncio.to_thread(self._queue.get, tenant, job_id)

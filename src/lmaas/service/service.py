@@ -264,7 +264,7 @@ class Service:
     async def _freshen(self, key: KeyRecord) -> None:
         """Have what bounds `key` in memory."""
         if self.ledger.stale(key):
-            needed = ("ledger", key.id, self.registry.data_version())
+            needed = ("ledger", key.id, self.ledger.revision())
             await self.aside.share(needed, self.ledger.freshen, key)
 
     async def _bounded(self, key: KeyRecord, version: ModelVersion) -> bool:
@@ -437,7 +437,7 @@ class Service:
     async def authenticate(self, text: str) -> KeyRecord:
         """The key that `text` is. Raises Unauthorized."""
         if not self.keys.fresh():
-            await self.aside.share(("keys", self.registry.data_version()), self.keys.refresh)
+            await self.aside.share(("keys", self.keys.revision()), self.keys.refresh)
         return self.keys.known(text)
 
     def create_key(

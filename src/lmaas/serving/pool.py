@@ -40,8 +40,8 @@ class Store(Protocol):
         """The version that `ref` names now."""
         ...
 
-    def data_version(self) -> int:
-        """Changes whenever any process commits."""
+    def revision(self) -> int:
+        """Rises when any process has changed a model, a version or an alias. Costs little."""
         ...
 
     def unpack(
