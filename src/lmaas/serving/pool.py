@@ -99,14 +99,17 @@ class Pool:
             await asyncio.sleep(ROOM_POLL_S)
         await self._placement.close()
 
-    async def call(self, version: ModelVersion, payload: Payload) -> Answer:
+    async def call(
+        self, version: ModelVersion, payload: Payload, receiver: Receiver | None = None
+    ) -> Answer:
         """The answer of `version` to `payload`; loads it first where it is not loaded.
 
-        Cancelling the awaiting task cancels the request. Raises QueueFull, Quarantined, TimedOut,
-        Unavailable, DoesNotFit, CorruptBlob and whatever the task finds wrong with the payload.
+        `receiver` hears of pieces that come before it, where the task has any. Cancelling the
+        awaiting task cancels the request. Raises QueueFull, Quarantined, TimedOut, Unavailable,
+        DoesNotFit, CorruptBlob and whatever the task finds wrong with the payload.
         """
         with self._metrics.statistics.timing(version):
-            return await self._worker(version).call(payload)
+            return await self._worker(version).call(payload, receiver)
 
     async def generate(
         self, version: ModelVersion, payload: Payload, receiver: Receiver
