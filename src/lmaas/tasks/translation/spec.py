@@ -29,7 +29,7 @@ class GenerateParameters(msgspec.Struct, forbid_unknown_fields=True, kw_only=Tru
     temperature: Annotated[float, Meta(ge=0, le=10)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     top_k: Annotated[int, Meta(ge=0)] | None = None
-    seed: Annotated[int, Meta(ge=0, lt=1 << 63)] | None = None
+    seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] | None = None
     repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
     no_repeat_ngram_size: Annotated[int, Meta(ge=0, le=64)] | None = None
 

@@ -64,7 +64,7 @@ class Translation(SizedNetwork):
         self._take_vocabulary()
         self._vocabulary = pairs.Vocabulary(self._path)
         self._data = {split: self._encoded(split) for split in self._splits.parts}
-        self._live: Any = None
+        self._coder: Any = None
 
     @property
     def most(self) -> int:
@@ -107,9 +107,8 @@ class Translation(SizedNetwork):
 
     def _write(self, feed: Feed) -> list[list[int]]:
         """What the network as it is now writes; twice the longest right answer ends a text."""
-        assert self._live is not None
         most = min(self.most - 1, 2 * feed.targets["labels"].shape[1] + 8)
-        return pairs.write_greedily(self._network().decoder_of(self._live), feed, most)
+        return pairs.write_greedily(self._coder, feed, most)
 
     def _shape(self) -> Shape:
         return Shape(tokens=self._vocabulary.size, places=self.most)
@@ -124,8 +123,9 @@ class Translation(SizedNetwork):
         weights = layout.draw(self._sizes, size, self._recipe.seed)
         if self._base is not None and not self.resized:
             weights = self._base.weights(weights)
-        self._live = self._network().build(self._sizes, size, self.most, weights)
-        return self._live
+        model = self._network().build(self._sizes, size, self.most, weights)
+        self._coder = self._network().decoder_of(model)
+        return model
 
     def package(self, model: Any, folder: Path, facts: Facts) -> None:
         """A package for the task `translation`, with its vocabulary."""
