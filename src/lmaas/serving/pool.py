@@ -114,14 +114,17 @@ class Pool:
         if self._sockets:
             await asyncio.to_thread(shutil.rmtree, self._sockets, ignore_errors=True)
 
-    async def call(self, version: ModelVersion, payload: Payload) -> Answer:
+    async def call(
+        self, version: ModelVersion, payload: Payload, receiver: Receiver | None = None
+    ) -> Answer:
         """The answer of `version` to `payload`; loads it first where it is not loaded.
 
-        Cancelling the awaiting task cancels the request. Raises QueueFull, Quarantined, TimedOut,
-        Unavailable, DoesNotFit, CorruptBlob and whatever the task finds wrong with the payload.
+        `receiver` hears of pieces that come before it, where the task has any. Cancelling the
+        awaiting task cancels the request. Raises QueueFull, Quarantined, TimedOut, Unavailable,
+        DoesNotFit, CorruptBlob and whatever the task finds wrong with the payload.
         """
         with self._metrics.statistics.timing(version):
-            return await self._worker(version).call(payload)
+            return await self._worker(version).call(payload, receiver)
 
     async def generate(
         self, version: ModelVersion, payload: Payload, receiver: Receiver

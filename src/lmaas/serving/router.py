@@ -66,9 +66,15 @@ class Router:
         return version
 
     async def call(
-        self, version: ModelVersion, ref: str, payload: Payload
+        self,
+        version: ModelVersion,
+        ref: str,
+        payload: Payload,
+        receiver: Receiver | None = None,
     ) -> tuple[ModelVersion, Answer]:
         """The answer of `version`, which `ref` named, and which version gave it.
+
+        `receiver` hears of pieces that come before it, where the task has any.
 
         Raises what `Pool.call` raises, and InvalidInput for a language model, which is not called
         with arrays; CorruptBlob only when no version is left.
@@ -79,7 +85,7 @@ class Router:
                 hint=HOW,
                 param="model",
             )
-        return await self._first(version, ref, lambda v: self._pool.call(v, payload))
+        return await self._first(version, ref, lambda v: self._pool.call(v, payload, receiver))
 
     async def generate(
         self, version: ModelVersion, ref: str, payload: Payload, receiver: Receiver
