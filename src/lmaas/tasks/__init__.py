@@ -25,6 +25,7 @@ TASKS: Final = (
     "token-classification",
     "tabular",
     "automatic-speech-recognition",
+    "translation",
 )
 """Every task. Its folder has its name, with underscores."""
 
