@@ -41,6 +41,9 @@ KeyVariable = Annotated[str, msgspec.Meta(pattern=r"\A[A-Z][A-Z0-9_]{0,100}_API_
 MAX_TEXT_CHARS = 1 << 20
 """Longest text that a compressed model is measured on."""
 
+MAX_SAMPLES = 2048
+"""Most samples that a compressed model is measured on."""
+
 BATCH = -1
 """In a shape: any size. As the first dimension: the batch axis."""
 
@@ -366,14 +369,27 @@ class PullProgress(Record, frozen=True, kw_only=True):
     total_bytes: int
 
 
-class CompressOptions(Record, frozen=True, kw_only=True):
-    """Which compressed variant is made of a language model, and what it may lose.
+class CompressSample(Record, frozen=True, kw_only=True):
+    """A call of a model, as `inputs` and `parameters` of its JSON, and the text or the label that
+    is the right answer."""
 
-    Perplexity on `text` (None: a built-in text) may rise by `max_drop`, relative. `group_size` and
+    inputs: Any
+    expected: Annotated[str, msgspec.Meta(max_length=MAX_TEXT_CHARS)]
+    parameters: dict[str, Any] = {}
+
+
+class CompressOptions(Record, frozen=True, kw_only=True):
+    """Which compressed variant is made of a model, and what it may lose.
+
+    Of a language model, the perplexity on `text` (None: a built-in text) may rise by `max_drop`,
+    relative. Of others, the task's primary metric on `samples` may get worse by `max_drop`,
+    absolute, as a share of the most that it can be; of an encoder-decoder without `samples`, so
+    many of the tokens that its source wrote when it was imported may change. `group_size` and
     `ratio` (of the weights that become int4, the others int8) are int4's.
     """
 
     to: VariantName
+    samples: Annotated[tuple[CompressSample, ...], msgspec.Meta(max_length=MAX_SAMPLES)] = ()
     text: Annotated[str, msgspec.Meta(max_length=MAX_TEXT_CHARS)] | None = None
     max_drop: Annotated[float, msgspec.Meta(ge=0)] = 0.05
     group_size: Annotated[int, msgspec.Meta(ge=8, le=65_536)] | None = None
@@ -402,35 +418,45 @@ class PublishOptions(TypedDict, total=False):
 
 
 class Measured(Record, frozen=True, kw_only=True):
-    """One variant of a language model: bytes of its weights on disk, and what it does with a text.
+    """One variant of a model: bytes of its weights on disk, and what it does.
 
-    `tokens_per_s` are greedy tokens of one sequence; times are of this machine, that once.
+    A language model has a `perplexity`; `tokens_per_s` are greedy tokens of one sequence. Other
+    models have `metrics`, and as many `calls_per_s` as one caller gets; encoder-decoders have
+    `tokens_per_s` too. Times are of this machine, that once.
     """
 
     size_bytes: int
-    perplexity: float
+    perplexity: float | None = None
+    metrics: dict[str, float] = {}
     load_s: float
-    tokens_per_s: float
+    tokens_per_s: float | None = None
+    calls_per_s: float | None = None
 
 
 class VariantReport(Record, frozen=True, kw_only=True):
-    """A compressed variant against the source, both measured in one run on the same text.
+    """A compressed variant against the source, both measured in one run on the same data.
 
-    `perplexity_rise` is relative to the source; `max_drop` is what was allowed.
-    `token_agreement` is the fraction of identical greedy tokens over `prompts` prompts of
-    `new_tokens` tokens each; `first_differences` has one position for each prompt, None where
+    It was judged by `metric`, which got worse by `drop`: "perplexity" relative to the source's,
+    others as a share of the most that they can be. `max_drop` is what was allowed.
+
+    For language models, `token_agreement` is the fraction of identical greedy tokens over prompts
+    of `new_tokens` tokens each; `first_differences` has one position for each prompt, None where
     there is none. `text` is "built-in" or the sha256 of the given text; `text_tokens` were read.
+    For others, `token_agreement` is the fraction of identical tokens over the references of the
+    import, or of identical answers to `samples` samples.
     """
 
     source: Measured
     compressed: Measured
-    perplexity_rise: float
+    metric: str = "perplexity"
+    drop: float = 0.0
     max_drop: float
     token_agreement: float
-    first_differences: tuple[int | None, ...]
-    new_tokens: int
-    text: str
-    text_tokens: int
+    first_differences: tuple[int | None, ...] = ()
+    new_tokens: int = 0
+    text: str = ""
+    text_tokens: int = 0
+    samples: int = 0
     method: dict[str, Any]
 
 

@@ -84,7 +84,7 @@ def command(
     from lmaas import tasks
     from lmaas.predictions import fields_of, kind_of
 
-    given = _parse(parameters)
+    given = parse_parameters(parameters)
     kind = kind_of(file)
     if kind is None:
         for option, value in (("--out", out), ("--column", columns), ("--encoding", encoding)):
@@ -251,7 +251,7 @@ def _kind(file: Path, data: bytes) -> str:
     return "json" if data.lstrip()[:1] in (b"{", b"[") else "image"
 
 
-def _parse(parameters: tuple[str, ...]) -> dict[str, Any]:
+def parse_parameters(parameters: tuple[str, ...]) -> dict[str, Any]:
     """`top_k=3` as {"top_k": 3}: values are JSON, or text where they are not."""
     parsed = {}
     for text in parameters:

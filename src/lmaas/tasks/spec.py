@@ -79,6 +79,19 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     pairs: bool = False
 
 
+class Judge(msgspec.Struct, frozen=True, kw_only=True):
+    """How answers are judged against the right ones: for compressed models.
+
+    `measures` is a function `(answers, expected) -> metrics` of texts or labels, as
+    "module:function". The task's primary metric `falls` where models get better, or else rises to
+    `most`.
+    """
+
+    measures: str
+    falls: bool = False
+    most: float = 1.0
+
+
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
     """One task.
 
@@ -95,7 +108,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     doors, token by token. One that `transcribes` takes sounds, which are metered by their length.
     `infers_outputs_are`: whether a classifier's outputs are logits or
     probabilities is seen in the sample's answers where nobody says it. Without `training` the task
-    is not trained, without `checkpoint` no Hugging Face checkpoint becomes a model of it.
+    is not trained, without `checkpoint` no Hugging Face checkpoint becomes a model of it, without
+    `judge` its models are not compressed (language models are, by their perplexity).
     """
 
     name: str
@@ -114,6 +128,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     infers_outputs_are: bool = False
     training: Training | None = None
     checkpoint: Checkpoint | None = None
+    judge: Judge | None = None
 
     @property
     def trained(self) -> Training:
