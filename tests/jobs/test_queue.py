@@ -259,7 +259,7 @@ def test_an_older_home_gets_the_tables(tmp_path: Path) -> None:
     database = Database(tmp_path)
     with database.write() as connection:
         for table in (
-            "webhook_deliveries", "webhooks", "job_checkpoints", "job_events", "jobs",
+            "webhook_deliveries", "webhooks", "job_checkpoints", "job_events", "jobs", "revisions",
         ):  # fmt: skip
             connection.execute(sa.text(f"DROP TABLE {table}"))
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '0002'"))
