@@ -763,7 +763,7 @@ def test_files_are_refused_by_name(
 
 def test_its_spec_is_true(engine: LanguageEngine, made: Made, name: str) -> None:
     spec = SPECS[engine.name]
-    assert spec.streams
+    assert spec.worker == "text"
     assert spec.made_by.endswith(f":{type(engine).__name__}")
     assert spec.accepts == made.spec.accepts == ("text",)
     used = {"compiled": made.compiled, "source": made.source}[spec.files]

@@ -187,8 +187,10 @@ class Ledger:
         model: str,
         tokens: int,
         prompt_tokens: int | None = None,
+        audio_ms: int = 0,
     ) -> Reservation:
-        """Hold `tokens` (prompt and most of the answer) and their price at every level, or nothing.
+        """Hold `tokens` (prompt and most of the answer), sound, and their price at every level,
+        or nothing.
 
         `model` is `name` or `name:version`. With `prompt_tokens`, how many of `tokens` are the
         prompt's, the price is held exactly; without, the dearer kind counts. Limits and prices are
@@ -201,7 +203,7 @@ class Ledger:
         start_ns = self._monotonic_ns()
         reservation = Reservation(self, begun, tokens, price, start_ns)
         if price is not FREE:
-            reservation.held_micro = _most(price, tokens, prompt_tokens)
+            reservation.held_micro = _most(price, tokens, prompt_tokens, audio_ms)
         levels = self._levels_of.get((tenant, key.id))
         if levels is None:
             levels = self._find_levels(tenant, key.id)
@@ -284,7 +286,7 @@ class Ledger:
         now_ns = self._monotonic_ns()
         cost = 0
         if usage is not None:
-            cost = reservation.price.cost(usage.prompt, usage.completion)
+            cost = reservation.price.cost(usage.prompt, usage.completion, usage.audio_ms)
         elif status == "ok":
             cost = reservation.price.request_micro
         row = row_of(
@@ -438,10 +440,10 @@ def _places(reservation: Reservation) -> tuple[tuple[str, str], tuple[str, str]]
     return (begun.tenant, ""), (begun.tenant, begun.key_id)
 
 
-def _most(price: Price, tokens: int, prompt_tokens: int | None) -> int:
+def _most(price: Price, tokens: int, prompt_tokens: int | None, audio_ms: int) -> int:
     if prompt_tokens is None:
-        return price.most(tokens)
-    return price.cost(prompt_tokens, tokens - prompt_tokens)
+        return price.most(tokens, audio_ms)
+    return price.cost(prompt_tokens, tokens - prompt_tokens, audio_ms)
 
 
 def _headers_of(kind: bytes, bucket: Bucket, now: int) -> list[tuple[bytes, bytes]]:

@@ -70,7 +70,7 @@ def report(
             sa.func.coalesce(sa.func.sum(usage.c[name]), 0).label(name)
             for name in (
                 "prompt_tokens", "completion_tokens", "reasoning_tokens", "cached_tokens",
-                "cost_micro", "duration_ms",
+                "audio_ms", "cost_micro", "duration_ms",
             )
         ),
     ).where(
@@ -110,6 +110,7 @@ def _row(columns: Mapping[str, Any]) -> UsageRow:
     fields = dict(columns)
     if "day" in fields:
         fields["day"] = (date(1970, 1, 1) + timedelta(days=int(fields["day"]))).isoformat()
+    fields["audio_s"] = int(fields.pop("audio_ms")) / 1000
     fields["duration_ms"] = round(float(fields["duration_ms"]), 3)
     return UsageRow(**fields)
 

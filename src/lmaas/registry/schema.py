@@ -12,7 +12,7 @@ from sqlalchemy import (
     Text,
 )
 
-HEAD = "0005"
+HEAD = "0006"
 """The newest migration: what this code's tables are."""
 
 metadata = MetaData()
@@ -123,6 +123,7 @@ usage = Table(
     Column("cost_micro", Integer, nullable=False),
     Column("status", String, nullable=False),
     Column("error_code", String),
+    Column("audio_ms", Integer, nullable=False, server_default="0"),
     Index("usage_by_tenant", "tenant", "started_at", "cost_micro"),
     Index("usage_by_key", "key_id", "started_at", "cost_micro"),
 )
@@ -153,9 +154,10 @@ prices = Table(
     Column("prompt_micro", Integer, nullable=False),
     Column("completion_micro", Integer, nullable=False),
     Column("request_micro", Integer, nullable=False),
+    Column("audio_minute_micro", Integer, nullable=False, server_default="0"),
     info={"topic": "limits"},
 )
-"""Millionths of the currency: per million tokens, and per request."""
+"""Millionths of the currency: per million tokens, per request, and per minute of sound."""
 
 responses = Table(
     "responses",

@@ -17,6 +17,7 @@ from lmaas.runtime.language import parity as language
 from lmaas.runtime.language.engine import ENGINES as LANGUAGE_ENGINES
 from lmaas.runtime.language.template import Template
 from lmaas.runtime.native import script
+from lmaas.runtime.sequence import parity as sequence
 from lmaas.types import (
     UNREADABLE,
     LanguageSpec,
@@ -65,6 +66,8 @@ def run(body: bytes) -> bytes:
     if tasks.spec(manifest.task).generates:
         assert signature.language is not None
         report = _language(folder, signature.language)
+    elif manifest.engine == "encoder-decoder":
+        report = _sequence(folder, manifest, signature)
     else:
         report = _tensors(folder, manifest, signature)
     checked = msgspec.structs.replace(manifest, signature=signature)
@@ -103,6 +106,28 @@ def _language(folder: Path, spec: LanguageSpec) -> ParityReport:
         _require_files(folder, source / "config.json", source / "tokenizer.json", sample)
         report = language.measure(source, sample, spec, engine.name)
     language.require(report)
+    return report
+
+
+def _sequence(folder: Path, manifest: Manifest, signature: Signature) -> ParityReport:
+    spec = signature.sequence
+    if spec is None:
+        raise InvalidInput("The signature does not tell what the encoder-decoder is.")
+    if min(spec.most_source, spec.most_target, spec.vocabulary_size, spec.beams) < 1 or (
+        spec.cache_bytes_per_token < 1 or spec.cache_bytes_per_source < 1
+    ):
+        raise InvalidInput("The signature's lengths and sizes must be at least 1.")
+    named = (*spec.start, *spec.stop_token_ids, *spec.suppressed, *spec.suppressed_first,
+             *spec.languages.values(), spec.pad_token_id)  # fmt: skip
+    if any(not 0 <= token < spec.vocabulary_size for token in named):
+        raise InvalidInput("The signature names a token outside the vocabulary.")
+    compiled, sample = folder / "compiled", folder / SAMPLE_FILE
+    graphs = (compiled / f"{name}{end}" for name in ("encoder", "decoder")
+              for end in (".xml", ".bin"))  # fmt: skip
+    _require_files(folder, sample, *graphs)
+    tasks.get(manifest.task).bind(compiled)
+    report = sequence.measure(compiled, sample, spec)
+    sequence.require(report)
     return report
 
 

@@ -99,14 +99,17 @@ class Pool:
             await asyncio.sleep(ROOM_POLL_S)
         await self._placement.close()
 
-    async def call(self, version: ModelVersion, payload: Payload) -> Answer:
+    async def call(
+        self, version: ModelVersion, payload: Payload, receiver: Receiver | None = None
+    ) -> Answer:
         """The answer of `version` to `payload`; loads it first where it is not loaded.
 
-        Cancelling the awaiting task cancels the request. Raises QueueFull, Quarantined, TimedOut,
-        Unavailable, DoesNotFit, CorruptBlob and whatever the task finds wrong with the payload.
+        `receiver` hears of pieces that come before it, where the task has any. Cancelling the
+        awaiting task cancels the request. Raises QueueFull, Quarantined, TimedOut, Unavailable,
+        DoesNotFit, CorruptBlob and whatever the task finds wrong with the payload.
         """
         with self._metrics.statistics.timing(version):
-            return await self._worker(version).call(payload)
+            return await self._worker(version).call(payload, receiver)
 
     async def generate(
         self, version: ModelVersion, payload: Payload, receiver: Receiver
@@ -116,6 +119,13 @@ class Pool:
             worker = self._worker(version)
             ended = await worker.generate(payload, receiver)
         return Answered(version, worker.variant_name, ended)
+
+    async def transcribe(
+        self, version: ModelVersion, payload: Payload, receiver: Receiver
+    ) -> Answer:
+        """Have a model write down a sound; `receiver` hears of its pieces. As `call` otherwise."""
+        with self._metrics.statistics.timing(version):
+            return await self._worker(version).transcribe(payload, receiver)
 
     async def variant_name(self, version: ModelVersion) -> str:
         """The name of the variant of a language model that answers, or will once it is loaded.

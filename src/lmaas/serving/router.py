@@ -66,9 +66,15 @@ class Router:
         return version
 
     async def call(
-        self, version: ModelVersion, ref: str, payload: Payload
+        self,
+        version: ModelVersion,
+        ref: str,
+        payload: Payload,
+        receiver: Receiver | None = None,
     ) -> tuple[ModelVersion, Answer]:
         """The answer of `version`, which `ref` named, and which version gave it.
+
+        `receiver` hears of pieces that come before it, where the task has any.
 
         Raises what `Pool.call` raises, and InvalidInput for a language model, which is not called
         with arrays; CorruptBlob only when no version is left.
@@ -79,7 +85,7 @@ class Router:
                 hint=HOW,
                 param="model",
             )
-        return await self._first(version, ref, lambda v: self._pool.call(v, payload))
+        return await self._first(version, ref, lambda v: self._pool.call(v, payload, receiver))
 
     async def generate(
         self, version: ModelVersion, ref: str, payload: Payload, receiver: Receiver
@@ -89,6 +95,14 @@ class Router:
             version, ref, lambda each: self._pool.generate(each, payload, receiver)
         )
         return answered
+
+    async def transcribe(
+        self, version: ModelVersion, ref: str, payload: Payload, receiver: Receiver
+    ) -> tuple[ModelVersion, Answer]:
+        """What `version`, which `ref` named, hears, and which version answered."""
+        return await self._first(
+            version, ref, lambda each: self._pool.transcribe(each, payload, receiver)
+        )
 
     async def _first(
         self, version: ModelVersion, ref: str, ask: Callable[[ModelVersion], Awaitable[T]]

@@ -95,8 +95,9 @@ class Upstream:
         """Nothing is loaded here. Raises what keeps calls from being made."""
         self._usable()
 
-    async def call(self, payload: Payload) -> Answer:
-        """The vectors of texts; or about how many tokens texts or a prompt have.
+    async def call(self, payload: Payload, receiver: Receiver | None = None) -> Answer:
+        """The vectors of texts; or about how many tokens texts or a prompt have. There are no
+        pieces of these for a `receiver` to hear of.
 
         Raises as `generate` does.
         """
@@ -121,6 +122,12 @@ class Upstream:
         request = self._request(payload)
         async with self._admitted() as api:
             return await api.generate(request, receiver)
+
+    async def transcribe(self, payload: Payload, receiver: Receiver) -> Answer:
+        """Raise InvalidInput: no sounds are sent to other services."""
+        raise InvalidInput(
+            f"{self.version.ref} runs at an upstream, which is sent no sounds.", param="model"
+        )
 
     @asynccontextmanager
     async def _admitted(self) -> AsyncIterator[Api]:

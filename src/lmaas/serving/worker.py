@@ -58,8 +58,8 @@ WorkerState = Literal["loading", "ready", "draining", "failed"]
 class InFlight(msgspec.Struct, kw_only=True, eq=False):
     """One request: who waits for it, until when, and how many processes died on it.
 
-    `begun` says that a generation's first token is there; `streamed` that pieces of it are out, so
-    that it cannot be begun anew.
+    `begun` says that its first token is there; `streamed` that pieces of it are out, so that it
+    cannot be begun anew.
     """
 
     id: int
@@ -153,9 +153,12 @@ class WorkerBackend:
         if self.error is not None:
             raise renewed(self.error)
 
-    async def call(self, payload: Payload) -> Answer:
-        """The answer to `payload`. Cancelling the caller cancels the request."""
-        answer = await self._run(payload, None)
+    async def call(self, payload: Payload, receiver: Receiver | None = None) -> Answer:
+        """The answer to `payload`; `receiver` hears of pieces that come before it.
+
+        Cancelling the caller cancels the request.
+        """
+        answer = await self._run(payload, receiver)
         assert isinstance(answer, Answer)
         return answer
 
@@ -164,6 +167,12 @@ class WorkerBackend:
         ended = await self._run(payload, receiver)
         assert isinstance(ended, Ended)
         return ended
+
+    async def transcribe(self, payload: Payload, receiver: Receiver) -> Answer:
+        """The answer to `payload`; `receiver` hears of pieces of it before. As `generate`."""
+        answer = await self._run(payload, receiver)
+        assert isinstance(answer, Answer)
+        return answer
 
     async def _run(self, payload: Payload, receiver: Receiver | None) -> Answer | Ended:
         model = self.version.ref
@@ -339,9 +348,10 @@ class WorkerBackend:
                         streaming.receiver.part(delta)
             case Began(id=id_, prompt=prompt):
                 beginning = self._held.get(id_)
-                if beginning is not None and beginning.receiver is not None:
+                if beginning is not None:
                     beginning.begun.set()
-                    beginning.receiver.began(prompt)
+                    if beginning.receiver is not None:
+                        beginning.receiver.began(prompt)
             case Finished(id=id_, ended=ended):
                 self._finish(id_, ended)
             case Failed(id=int(id_)):

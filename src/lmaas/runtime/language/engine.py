@@ -171,7 +171,7 @@ ENGINES: Final[dict[str, EngineSpec]] = {
             files="compiled",
             memory=EngineMemory(overhead_bytes=128 * MIB),
             accepts=("text",),
-            streams=True,
+            worker="text",
             needs=("openvino_genai",),
             extra="language",
             precisions=("f32", "bf16"),
@@ -185,7 +185,7 @@ ENGINES: Final[dict[str, EngineSpec]] = {
             files="source",
             memory=EngineMemory(overhead_bytes=128 * MIB, typed_weights=True),
             accepts=("text",),
-            streams=True,
+            worker="text",
             needs=("torch", "transformers"),
             extra="language",
             precisions=("f32", "bf16"),
@@ -199,7 +199,7 @@ ENGINES: Final[dict[str, EngineSpec]] = {
                 overhead_bytes=2048 * MIB, typed_weights=True, typed_cache=True, on_gpu=True
             ),
             accepts=("text",),
-            streams=True,
+            worker="text",
             precisions=("f32", "bf16"),
         ),
     )
