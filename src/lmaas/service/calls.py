@@ -168,6 +168,7 @@ class ModelCalls:
         """
         version = await self._find(key.tenant, ref)
         check_hears(version)
+        request = _as_able(version, request)
         payload = payload_of(request)
         kept_as = body = None
         if version.name in self._settings.cached_models:
@@ -202,7 +203,7 @@ class ModelCalls:
         if body is not None:
             transcription.replay(body)
         else:
-            await transcription.start(lambda to: self._router.transcribe(version, ref, payload, to))
+            await transcription.start(lambda to: self._router.call(version, ref, payload, to))
         return transcription
 
     async def transcribe_here(
@@ -211,11 +212,11 @@ class ModelCalls:
         """As `transcribe`, for whoever owns this home: without a key and without accounts."""
         version = await self._router.find(tenant, ref)
         check_hears(version)
-        payload = payload_of(request)
+        payload = payload_of(_as_able(version, request))
         transcription = Transcription(
             version, lambda usage, status, error: None, self._metrics, lambda prompt, tokens: None
         )
-        await transcription.start(lambda to: self._router.transcribe(version, ref, payload, to))
+        await transcription.start(lambda to: self._router.call(version, ref, payload, to))
         return transcription
 
     def _keep_bytes(self, key: bytes, body: bytes) -> None:
@@ -353,3 +354,10 @@ class ModelCalls:
         body = encode_request(msgspec.structs.replace(request, count_only=True))
         _, answer = await self._router.call(version, ref, Payload(media_type=GENERATE, body=body))
         return int(answer.body)
+
+
+def _as_able(version: ModelVersion, request: TranscribeRequest) -> TranscribeRequest:
+    """A model that writes all at once has one piece to stream: the whole text."""
+    if version.manifest.signature.sequence is None:
+        return msgspec.structs.replace(request, stream=False)
+    return request
