@@ -45,6 +45,13 @@ class TextLayout(Record, frozen=True, kw_only=True):
     pair: tuple[str, str] | None = None
     prompts: dict[str, Prompt] = {}
 
+    @property
+    def directions(self) -> tuple[tuple[str, str], ...]:
+        """The languages, from and to, that a model without tokens of languages translates."""
+        found = [(each.source, each.target) for each in self.prompts.values()]
+        told = [(own, other) for own, other in found if own is not None and other is not None]
+        return tuple(dict.fromkeys([*([self.pair] if self.pair else []), *told]))
+
 
 def read(folder: Path) -> TextLayout:
     """The layout in a served folder. Raises InvalidInput where it is missing or damaged."""
