@@ -183,7 +183,9 @@ def prove(client: Client, folder: Path, quick: bool, *, framework: str) -> int:
     document = f"{sources[0]} {sources[1]}\n\n\t{sources[2]}\n"
     expected = f"{written[0]} {written[1]}\n\n\t{written[2]}\n"
     say(f"  as served: {exact:.3f} of {len(held)} unseen sentences to the letter")
-    wrong = check("the served model writes as the trained one", abs(exact - measured["test_exact"]) < 0.011)
+    wrong = check(
+        "the served model writes as the trained one", abs(exact - measured["test_exact"]) < 0.011
+    )
     wrong += check("both clients are told the same", again == written[:20])
     wrong += check("paragraphs stay", libre.translate(document, "en", "de") == expected)
     if not quick:

@@ -19,7 +19,9 @@ RECALL_WEIGHT: Final = 4.0
 """The square of chrF's beta: recall counts twice as much."""
 
 # ASCII punctuation but apostrophe, hyphen, comma and full stop stands alone.
-_ALONE = re.compile(f"([{re.escape(''.join(c for c in map(chr, range(32, 127)) if not c.isalnum() and c not in chr(39) + '-,.'))}])")
+_ALONE = re.compile(
+    f"([{re.escape(''.join(c for c in map(chr, range(32, 127)) if not c.isalnum() and c not in chr(39) + '-,.'))}])"
+)
 _STOP_AFTER = re.compile(r"([^0-9])([.,])")
 _STOP_BEFORE = re.compile(r"([.,])([^0-9])")
 _DASH = re.compile(r"([0-9])(-)")

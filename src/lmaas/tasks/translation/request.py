@@ -78,9 +78,7 @@ class Direction(msgspec.Struct, frozen=True):
     prefix: str = ""
 
 
-def direction(
-    request: Request, layout: TextLayout, spec: SequenceSpec
-) -> Direction:
+def direction(request: Request, layout: TextLayout, spec: SequenceSpec) -> Direction:
     """How the request's languages are said to the model.
 
     Raises InvalidInput for an unknown language, for one without the other, and where the model must
@@ -88,7 +86,9 @@ def direction(
     """
     source, target = request.parameters.src_lang, request.parameters.tgt_lang
     if (source is None) != (target is None):
-        given, missing = ("src_lang", "tgt_lang") if source is not None else ("tgt_lang", "src_lang")
+        given, missing = (
+            ("src_lang", "tgt_lang") if source is not None else ("tgt_lang", "src_lang")
+        )
         raise InvalidInput(
             f"{given} is given and {missing} is not.",
             hint="Give both, or neither where the model knows one direction only.",
@@ -218,9 +218,7 @@ def decoding(request: Request, spec: SequenceSpec, start: tuple[int, ...]) -> De
             spec.length_penalty if given.length_penalty is None else given.length_penalty
         ),
         early_stop=bool(given.early_stopping),
-        repetition_penalty=(
-            1.0 if given.repetition_penalty is None else given.repetition_penalty
-        ),
+        repetition_penalty=(1.0 if given.repetition_penalty is None else given.repetition_penalty),
         no_repeat_ngram=given.no_repeat_ngram_size or 0,
         suppressed=spec.suppressed,
         suppressed_first=spec.suppressed_first,

@@ -96,7 +96,9 @@ class Translation(SizedNetwork):
     def lengths(self) -> np.ndarray:
         """The tokens of each pair to train on."""
         train = self._data["train"]
-        return np.array([len(s) + len(t) for s, t in zip(train.sources, train.targets, strict=True)])
+        return np.array(
+            [len(s) + len(t) for s, t in zip(train.sources, train.targets, strict=True)]
+        )
 
     def feed(self, split: Split, indices: np.ndarray, *, epoch: int | None) -> Feed:
         """Token ids and masks of both sides, and what follows each token."""
