@@ -13,6 +13,8 @@ JobKind = Literal["train", "pull", "import", "compress"]
 KINDS: tuple[JobKind, ...] = get_args(JobKind)
 ENDED: tuple[JobState, ...] = ("succeeded", "failed", "cancelled")
 
+LOG_FILE = "log"
+"""In a job's folder: all that its processes have printed."""
 EVENTS_FILE = "events.jsonl"
 """In a job's folder: what its process tells, one `JobEvent` in JSON a line, flushed at once."""
 CONTROL_FILE = "control"

@@ -8,7 +8,7 @@ import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import httpx
 import msgspec
@@ -50,6 +50,20 @@ WAITING = ("queued", "running")
 """States of a job that goes on by itself."""
 
 
+class TranscribeOptions(TypedDict, total=False):
+    """What may be said of a sound that is to be written down."""
+
+    language: str | None
+    """A code such as "en"; the model tells where it is left out."""
+    prompt: str | None
+    """Names and words that may be spoken, or the text before."""
+    temperature: float | None
+    words: bool
+    """Tell when each word is spoken."""
+    segments: bool
+    """Tell when each stretch of speech is spoken; also where `words` is left out."""
+
+
 class Calls:
     """What can be asked of a server, without saying how it is sent."""
 
@@ -87,6 +101,30 @@ class Calls:
         check(response)
         length = response.headers.get(LENGTH)
         return Answer(body=response.content, json_bytes=int(length) if length else None)
+
+    def _transcribe(
+        self, model: str, audio: bytes | str | os.PathLike[str], options: TranscribeOptions
+    ) -> httpx.Request:
+        """A form with a file and what is asked about it, answered by a stream."""
+        data = audio if isinstance(audio, bytes) else _content(Path(audio))
+        name = "sound" if isinstance(audio, bytes) else Path(audio).name
+        fields: dict[str, Any] = {
+            "model": model,
+            "response_format": "verbose_json",
+            "stream": "true",
+            "timestamp_granularities[]": [
+                kind for kind in ("segment", "word") if options.get(f"{kind}s")
+            ]
+            or ["segment"],
+        }
+        fields |= {
+            name: str(options[name])
+            for name in ("language", "prompt", "temperature")
+            if options.get(name) is not None
+        }
+        return self._request(
+            "POST", "/v1/audio/transcriptions", data=fields, files={"file": (name, data)}
+        )
 
     @operation
     def models(self) -> Call[list[str]]:
@@ -408,7 +446,7 @@ class Calls:
         )
 
 
-def ignore(event: StoredEvent) -> None:
+def ignore(event: object) -> None:
     """Hears nothing."""
 
 
@@ -447,3 +485,10 @@ def files_of(path: Path) -> list[Path]:
     if checkpoint.is_checkpoint(path):
         return checkpoint.own_files(path)
     return sorted(p for p in path.rglob("*") if p.is_file())
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror}.", param="audio") from None

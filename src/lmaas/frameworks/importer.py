@@ -11,7 +11,15 @@ import numpy as np
 from lmaas import frameworks
 from lmaas.codecs import strings
 from lmaas.errors import InvalidInput, MissingExtra
-from lmaas.frameworks import adapter, checkpoint, gguf, package, refuse, tensorflow
+from lmaas.frameworks import (
+    adapter,
+    checkpoint,
+    ctranslate2,
+    gguf,
+    package,
+    refuse,
+    tensorflow,
+)
 from lmaas.frameworks.base import Framework
 from lmaas.types import Lineage, Manifest, PushOptions, Record, TensorSpec
 
@@ -49,6 +57,11 @@ def run(body: bytes) -> bytes:
     if (file := gguf.file_of(Path(request.path))) is not None:
         plain = Path(request.folder).with_name("plain")
         told = gguf.make_checkpoint(file, plain)
+        request = msgspec.structs.replace(request, path=str(plain))
+        return msgspec.json.encode(_import_checkpoint(request, told))
+    if ctranslate2.is_folder(Path(request.path)):
+        plain = Path(request.folder).with_name("plain")
+        told = ctranslate2.make_checkpoint(Path(request.path), plain)
         request = msgspec.structs.replace(request, path=str(plain))
         return msgspec.json.encode(_import_checkpoint(request, told))
     if checkpoint.is_checkpoint(Path(request.path)):

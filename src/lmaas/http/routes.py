@@ -9,6 +9,7 @@ from lmaas.codecs.json import CallBody
 from lmaas.codecs.tensor import InferRequest
 from lmaas.http import (
     admin,
+    audio,
     chat,
     completions,
     compression,
@@ -35,6 +36,7 @@ from lmaas.http import (
     usage,
     webhooks,
 )
+from lmaas.http.audio_answer import TranscriptionJson, TranscriptionVerbose
 from lmaas.http.chat_answer import ChatCompletion, ChatCompletionChunk
 from lmaas.http.completions_answer import Completion
 from lmaas.http.exchange import Exchange
@@ -63,6 +65,8 @@ from lmaas.types import (
 OCTETS = "application/octet-stream"
 EVENTS = "text/event-stream"
 LINES = "application/x-ndjson"
+FORM = "multipart/form-data"
+HEARD = (TranscriptionJson, TranscriptionVerbose, "text/plain", "text/vtt")
 STATISTICS = oip_models.StatisticsList
 
 
@@ -117,6 +121,16 @@ ROUTES = [
                 completions.create, (completions.CompletionBody,), (Completion, EVENTS)
             )
         },
+    ),
+    Route(
+        "/v1/audio/transcriptions",
+        "call",
+        {"POST": Operation(audio.transcriptions, (FORM,), (*HEARD, EVENTS))},
+    ),
+    Route(
+        "/v1/audio/translations",
+        "call",
+        {"POST": Operation(audio.translations, (FORM,), HEARD)},
     ),
     Route(
         "/v1/embeddings",

@@ -16,15 +16,15 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from lmaas.errors import LMaaSError, StorageFull, Unavailable
-from lmaas.job import Job, JobEvent, JobKind, JobState
+from lmaas.job import LOG_FILE, Job, JobEvent, JobKind, JobState
 from lmaas.jobs.claims import Claim, Claims, Heard, LeaseLost
 from lmaas.jobs.inputs import Inputs
 from lmaas.jobs.lane import POLL_S, Lane, job_error
-from lmaas.jobs.process import LOG_FILE
 from lmaas.jobs.rows import message
 from lmaas.jobs.store import PAUSABLE
 from lmaas.placement import left
 from lmaas.placement.waiting import to_end
+from lmaas.registry.storage import Revision
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class InProcess(Lane):
         self,
         folder: Path,
         claims: Claims,
-        data_version: Callable[[], int],
+        revision: Revision,
         works: Mapping[JobKind, Work],
         *,
         max_running: int,
@@ -103,7 +103,7 @@ class InProcess(Lane):
     ) -> None:
         super().__init__(
             claims,
-            data_version,
+            revision,
             kinds=tuple(works),
             max_running=max_running,
             max_per_tenant=max_per_tenant,

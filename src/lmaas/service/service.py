@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final, NamedTuple, ParamSpec, TypeVar
 
 import msgspec
 
+from lmaas import tasks
 from lmaas.accounts import usage
 from lmaas.accounts.keys import Keys
 from lmaas.accounts.ledger import Ledger
@@ -27,6 +28,7 @@ from lmaas.jobs.artifacts import Artifacts
 from lmaas.jobs.delivery import Deliverer
 from lmaas.jobs.store import Jobs
 from lmaas.jobs.webhooks import Webhooks
+from lmaas.placement.local import LocalPlacement
 from lmaas.placement.probe import missing
 from lmaas.registry.data_files import Files
 from lmaas.registry.fsck import FsckReport
@@ -51,7 +53,10 @@ from lmaas.serving.generation import (
 from lmaas.serving.metrics import Metrics
 from lmaas.serving.pool import Pool
 from lmaas.serving.router import Router
+from lmaas.serving.transcription import Transcription, check_hears, payload_of
+from lmaas.serving.transcription import key_of as sound_key
 from lmaas.supervision import Supervisor
+from lmaas.transcription_types import TranscribeRequest
 from lmaas.types import (
     GENERATE,
     TEXTS,
@@ -101,14 +106,15 @@ class Service:
         self.ledger = Ledger(self.registry, self.supervisor)
         self.responses = Responses(self.registry.database)
         self.metrics = Metrics(self.supervisor.failures)
-        self.pool = Pool(settings, self.registry, self.metrics, self.supervisor)
+        placement = LocalPlacement(self.home)
+        self.pool = Pool(settings, self.registry, self.metrics, self.supervisor, placement)
         self.aside = Aside()
         self.router = Router(self.registry, self.pool, self.aside)
         self.cache = ResponseCache(settings.response_cache_bytes, settings.redis_url)
         self._egress = EgressPolicy(settings.webhook_allow)
         self.webhooks = Webhooks(self.registry.database, self._egress, http=settings.webhook_http)
         self._deliverer: Deliverer | None = None
-        self.workshop = workshop = Workshop(settings)
+        self.workshop = workshop = Workshop(settings, placement)
         queue, files = Jobs(self.registry.database), Files(self.home)
         quota = Quota(settings.tenant_disk_bytes, self.registry, files)
         self.catalog = Catalog(settings, self.registry, self.router, workshop, quota)
@@ -121,6 +127,7 @@ class Service:
             self.data,
             self.catalog,
             workshop,
+            placement,
         )
         self.model_jobs = ModelJobs(settings, self.registry, queue, self.jobs, self.catalog, quota)
         self._keeping: set[asyncio.Future[None]] = set()
@@ -237,13 +244,18 @@ class Service:
         if version is None:
             version = await self.find(key.tenant, ref)
         await self._freshen(key)
-        if payload.media_type != TEXTS:
+        hears = tasks.spec(version.manifest.task).transcribes
+        if payload.media_type != TEXTS and not hears:
             counted = self.ledger.count(key, endpoint, version.ref)
             if counted is not None:
                 with counted:
                     version, answer = await self.router.call(version, ref, payload)
                 return Predicted(version, answer, [])
-        tokens = await self._text_tokens(key, version, ref, payload)
+        if hears:
+            tokens, prompt, audio_ms = await self._sound(key, version, ref, payload)
+        else:
+            tokens = prompt = await self._text_tokens(key, version, ref, payload)
+            audio_ms = 0
         await self._freshen(key)
         with self.ledger.reserve(
             key,
@@ -251,17 +263,20 @@ class Service:
             endpoint=endpoint,
             model=version.ref,
             tokens=tokens,
-            prompt_tokens=tokens,
+            prompt_tokens=prompt,
+            audio_ms=audio_ms,
         ) as reservation:
             version, answer = await self.router.call(version, ref, payload)
-            if answer.tokens:
-                reservation.usage = Usage(answer.tokens)
+            if answer.tokens or answer.audio_s:
+                reservation.usage = Usage(
+                    answer.tokens, answer.new_tokens, audio_ms=round(answer.audio_s * 1000)
+                )
         return Predicted(version, answer, reservation.headers)
 
     async def _freshen(self, key: KeyRecord) -> None:
         """Have what bounds `key` in memory."""
         if self.ledger.stale(key):
-            needed = ("ledger", key.id, self.registry.data_version())
+            needed = ("ledger", key.id, self.ledger.revision())
             await self.aside.share(needed, self.ledger.freshen, key)
 
     async def _bounded(self, key: KeyRecord, version: ModelVersion) -> bool:
@@ -277,6 +292,87 @@ class Service:
             return 0
         counting = msgspec.structs.replace(payload, count_only=True)
         return (await self.router.call(version, ref, counting))[1].tokens
+
+    async def _sound(
+        self, key: KeyRecord, version: ModelVersion, ref: str, payload: Payload
+    ) -> tuple[int, int, int]:
+        """The most tokens that a sound becomes, those of a prompt (none), and its milliseconds.
+
+        Measured only for keys with limits: others need not wait for it.
+        """
+        if not await self._bounded(key, version):
+            return 0, 0, 0
+        measuring = msgspec.structs.replace(payload, count_only=True)
+        told = (await self.router.call(version, ref, measuring))[1]
+        return told.new_tokens, 0, round(told.audio_s * 1000)
+
+    async def transcribe(
+        self,
+        key: KeyRecord,
+        ref: str,
+        request: TranscribeRequest,
+        *,
+        endpoint: str,
+        request_id: str,
+    ) -> Transcription:
+        """What a model hears in a sound: once its first piece is there, or all of it.
+
+        `endpoint` and `request_id` name the request in the usage ledger. Raises as `generate` does.
+        """
+        version = await self.find(key.tenant, ref)
+        check_hears(version)
+        payload = payload_of(request)
+        kept_as = body = None
+        if version.name in self.settings.cached_models:
+            variant = await self.pool.variant_name(version)
+            kept_as = await asyncio.to_thread(sound_key, version, variant, request)
+            body = await self.cache.get_bytes(kept_as)
+        most, prompt, audio_ms = 0, 0, 0
+        if body is None:
+            most, prompt, audio_ms = await self._sound(key, version, ref, payload)
+        await self._freshen(key)
+        reservation = self.ledger.reserve(
+            key,
+            request_id=request_id,
+            endpoint=endpoint,
+            model=version.ref,
+            tokens=most,
+            prompt_tokens=prompt,
+            audio_ms=audio_ms,
+        )
+        transcription = Transcription(
+            version,
+            reservation.end,
+            self.metrics,
+            reservation.delivered,
+            None if kept_as is None else partial(self._keep_bytes, kept_as),
+        )
+        transcription.headers += reservation.headers
+        if kept_as is not None:
+            self.metrics.cached(version.ref, hit=body is not None)
+            told = b"miss" if body is None else b"hit"
+            transcription.headers.append((b"x-lmaas-cache", told))
+        if body is not None:
+            transcription.replay(body)
+        else:
+            await transcription.start(lambda to: self.router.transcribe(version, ref, payload, to))
+        return transcription
+
+    async def transcribe_here(
+        self, tenant: str, ref: str, request: TranscribeRequest
+    ) -> Transcription:
+        """As `transcribe`, for whoever owns this home: without a key and without accounts."""
+        version = await self.router.find(tenant, ref)
+        check_hears(version)
+        payload = payload_of(request)
+        transcription = Transcription(
+            version, lambda usage, status, error: None, self.metrics, lambda prompt, tokens: None
+        )
+        await transcription.start(lambda to: self.router.transcribe(version, ref, payload, to))
+        return transcription
+
+    def _keep_bytes(self, key: bytes, body: bytes) -> None:
+        self._hold(self.cache.put_bytes(key, body))
 
     async def predict_here(self, tenant: str, ref: str, payload: Payload) -> Answer:
         """Run one request of whoever owns this home, without a key and without accounts."""
@@ -368,7 +464,11 @@ class Service:
     def _keep(self, request: GenerateRequest, answered: Answered, deltas: list[Delta]) -> None:
         # Not under the key that was looked for: since then, another variant may have taken over.
         key = key_of(answered.version, answered.variant_name, request)
-        task = asyncio.ensure_future(self.cache.put(key, answered.ended, deltas))
+        self._hold(self.cache.put(key, answered.ended, deltas))
+
+    def _hold(self, keeping: Coroutine[None, None, None]) -> None:
+        """Run it beside the answer."""
+        task = asyncio.ensure_future(keeping)
         self._keeping.add(task)
         task.add_done_callback(self._keeping.discard)
 
@@ -434,7 +534,7 @@ class Service:
     async def authenticate(self, text: str) -> KeyRecord:
         """The key that `text` is. Raises Unauthorized."""
         if not self.keys.fresh():
-            await self.aside.share(("keys", self.registry.data_version()), self.keys.refresh)
+            await self.aside.share(("keys", self.keys.revision()), self.keys.refresh)
         return self.keys.known(text)
 
     def create_key(

@@ -91,6 +91,7 @@ def need_of(
             limits=Limits(
                 max_image_pixels=settings.max_image_pixels,
                 max_media_bytes=settings.max_body_bytes,
+                max_audio_s=settings.max_audio_s,
             ),
         ),
     )

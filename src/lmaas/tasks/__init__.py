@@ -24,6 +24,7 @@ TASKS: Final = (
     "text-classification",
     "token-classification",
     "tabular",
+    "automatic-speech-recognition",
     "translation",
 )
 """Every task. Its folder has its name, with underscores."""
