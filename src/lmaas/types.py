@@ -159,8 +159,8 @@ class SequenceSpec(Record, frozen=True, kw_only=True):
     An answer begins with `start` (token ids), ends at one of `stop_token_ids` and has at most
     `most_target` tokens, `start` included; a source has at most `most_source` tokens or frames.
     `suppressed` tokens are never chosen, `suppressed_first` not as the first one. `languages` maps
-    a language's code to its token; `directions` are pairs of codes, from and to, that a model without
-    such tokens translates. `cache_bytes_per_token` is what a token of an answer keeps in
+    a language's code to its token; `directions` are pairs of codes, from and to, that a model
+    without such tokens translates. `cache_bytes_per_token` is what a token of an answer keeps in
     all layers at 4 bytes an element, `cache_bytes_per_source` what a token of a source keeps.
     """
 

@@ -54,7 +54,7 @@ class Detected(msgspec.Struct, kw_only=True):
 
 
 class Translation(msgspec.Struct, kw_only=True, omit_defaults=True, rename="camel"):
-    """Each field but `translated_text` where it was asked for; of a list of texts each is a list."""
+    """What was not asked for is left out; of a list of texts each field is a list."""
 
     translated_text: str | list[str]
     detected_language: Detected | list[Detected] | None = None

@@ -145,7 +145,7 @@ def name_of(code: str) -> str:
 
 
 def shown_as(code: str, known: Iterable[str]) -> str:
-    """A model's own code as callers know it: two letters, and the script where that is not enough."""
+    """A model's own code as callers know it: two letters, and where those are not enough a script."""
     plain = languages.short(code)
     script = languages.script(code)
     if script is None or languages.resolve(plain, known) in (code, None):

@@ -43,7 +43,7 @@ class TextLayout(Record, frozen=True, kw_only=True):
     after: tuple[int, ...] = ()
     target: Literal["none", "after-start", "is-start"] = "none"
     pair: tuple[str, str] | None = None
-    prompts: dict[str, Prompt] = {}
+    prompts: dict[str, Prompt] = msgspec.field(default_factory=dict)
 
     @property
     def directions(self) -> tuple[tuple[str, str], ...]:

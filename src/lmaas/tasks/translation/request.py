@@ -1,5 +1,6 @@
 """One request: what is asked for, in which languages, and how each sentence is to be written."""
 
+from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
 import msgspec
@@ -151,8 +152,6 @@ def _by_prompt(
     }
     if source is not None and target is not None:
         for (own, other), prefix in prompts.items():
-            assert own is not None
-            assert other is not None
             if languages.resolve(source, (own,)) and languages.resolve(target, (other,)):
                 return Direction(layout.before, layout.after, spec.start, prefix)
         raise InvalidInput(
@@ -173,7 +172,7 @@ def _by_prompt(
     )
 
 
-def _listed(prompts: dict[tuple[str | None, str | None], str]) -> str:
+def _listed(prompts: Mapping[tuple[str, str], str]) -> str:
     return ", ".join(f"{own} to {other}" for own, other in prompts)
 
 
