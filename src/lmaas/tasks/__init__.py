@@ -26,6 +26,7 @@ TASKS: Final = (
     "tabular",
     "automatic-speech-recognition",
     "translation",
+    "summarization",
 )
 """Every task. Its folder has its name, with underscores."""
 

@@ -200,13 +200,14 @@ def decoding(request: Request, spec: SequenceSpec, start: tuple[int, ...]) -> De
     if returned > beams:
         _refuse("num_return_sequences", f"is {returned}, more than num_beams, which is {beams}")
     most = _most_tokens(given, spec)
-    least = given.min_new_tokens or 0
-    if len(spec.start) + least > most:
-        _refuse("min_new_tokens", f"is {least}, more than the model may write")
+    least = spec.least_target if given.min_new_tokens is None else 1 + given.min_new_tokens
+    if given.min_new_tokens is not None and least > most:
+        _refuse("min_new_tokens", f"is {given.min_new_tokens}, more than the model may write")
     return Decoding(
         prompt=start,
+        counted=len(start) - 1,
         max_tokens=most,
-        min_tokens=least,
+        min_tokens=min(least, most),
         beams=beams,
         returned=returned,
         temperature=(1.0 if given.temperature is None else given.temperature) if samples else 0.0,
@@ -216,9 +217,16 @@ def decoding(request: Request, spec: SequenceSpec, start: tuple[int, ...]) -> De
         length_penalty=(
             spec.length_penalty if given.length_penalty is None else given.length_penalty
         ),
-        early_stop=bool(given.early_stopping),
+        early_stop=(
+            beams > 1 and spec.early_stop if given.early_stopping is None else given.early_stopping
+        ),
         repetition_penalty=(1.0 if given.repetition_penalty is None else given.repetition_penalty),
-        no_repeat_ngram=given.no_repeat_ngram_size or 0,
+        no_repeat_ngram=(
+            spec.no_repeat_ngram
+            if given.no_repeat_ngram_size is None
+            else given.no_repeat_ngram_size
+        ),
+        forced_last=spec.forced_last,
         suppressed=spec.suppressed,
         suppressed_first=spec.suppressed_first,
         stop_token_ids=spec.stop_token_ids,
@@ -230,7 +238,7 @@ def _most_tokens(given: GenerateParameters, spec: SequenceSpec) -> int:
         _refuse("max_length", "and max_new_tokens say the same: give one")
     most, name = spec.most_target, "max_new_tokens"
     if given.max_new_tokens is not None:
-        most = len(spec.start) + given.max_new_tokens
+        most = 1 + given.max_new_tokens  # the first token of all is none of them
     elif given.max_length is not None:
         most, name = given.max_length, "max_length"
     if most > spec.most_target:
