@@ -237,3 +237,5 @@ HEADS: Final[dict[str, Callable[[list[np.ndarray], DetectionSpec, ImageSpec], Pa
 }
 ORDERLESS: Final = ("rows", "queries")
 """Heads whose boxes come in no fixed order: where two are about as good, rounding decides."""
+OWN_UNITS: Final = ("centers", "anchors")
+"""Heads whose raw boxes are logs and offsets, and no shares of the input."""

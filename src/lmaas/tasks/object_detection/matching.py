@@ -5,14 +5,18 @@ them, and where two are about as good, rounding decides: there the boxes of two 
 nearest first, and what is compared is each with its partner.
 """
 
+from typing import Final
+
 import numpy as np
 
 from lmaas.tasks.base import Tensors
-from lmaas.tasks.object_detection.heads import ORDERLESS, split
+from lmaas.tasks.object_detection.heads import ORDERLESS, OWN_UNITS, split
 from lmaas.types import Signature
 
-FAR = 1e9
+FAR: Final = 1e9
 """The distance of numbers to what is none."""
+STRICTER: Final = 5
+"""Errors of places count so many times: what is little of a number is pixels of an image."""
 
 
 def view(outputs: Tensors, signature: Signature) -> Tensors:
@@ -27,18 +31,22 @@ def view(outputs: Tensors, signature: Signature) -> Tensors:
 
 
 def aligned(want: Tensors, have: Tensors, signature: Signature) -> Tensors:
-    """`have` with its boxes in the order of their partners in `want`; both are views."""
+    """`have` with its boxes in the order of their partners in `want`, and its errors of places as
+    they are to be counted; both are views.
+    """
     assert signature.detection is not None
+    head = signature.detection.head
     names: list[str] = [name for name in ("boxes", "scores", "classes") if name in want]
-    if signature.detection.head not in ORDERLESS:
-        return have
     if any(want[name].shape != have[name].shape for name in names):
         return have
     ordered: Tensors = {name: have[name].copy() for name in names}
-    for row in range(len(want["boxes"])):
-        partners = pairs(_features(want, names, row), _features(have, names, row))
-        for name in names:
-            ordered[name][row] = have[name][row][partners]
+    if head in ORDERLESS:
+        for row in range(len(want["boxes"])):
+            partners = pairs(_features(want, names, row), _features(have, names, row))
+            for name in names:
+                ordered[name][row] = have[name][row][partners]
+    if head not in OWN_UNITS:
+        ordered["boxes"] = want["boxes"] + STRICTER * (ordered["boxes"] - want["boxes"])
     return {**have, **ordered}
 
 
