@@ -85,9 +85,10 @@ def test_overlaps_are_those_of_rasters() -> None:
             assert overlaps(ones, others)[i, j] == pytest.approx((a & b).sum() / (a | b).sum())
 
 
-@pytest.mark.parametrize("limit", [0.2, 0.5, 0.9])
+@pytest.mark.parametrize("limit", [0.2, 0.5, 0.7])
 def test_what_overlaps_goes_by_class_and_exactly(limit: float) -> None:
-    boxes, scores = drawn_boxes(200, 30.0), RANDOM.random(200)
+    boxes = np.tile(drawn_boxes(40), (5, 1)) + RANDOM.uniform(0, 3, (200, 4))
+    scores = RANDOM.random(200)
     scores[50:60] = scores[50]
     classes = RANDOM.integers(0, 3, 200)
     kept: list[int] = []
@@ -97,7 +98,7 @@ def test_what_overlaps_goes_by_class_and_exactly(limit: float) -> None:
             kept.append(place)
     assert suppress(boxes, scores, classes, limit, 1000).tolist() == kept
     assert suppress(boxes, scores, classes, limit, 7).tolist() == kept[:7]
-    assert 10 < len(kept) < 200
+    assert 10 < len(kept) < 190
 
 
 def test_candidates_are_bounded() -> None:
