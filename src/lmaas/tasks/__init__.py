@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 TASKS: Final = (
     "image-classification",
+    "object-detection",
     "tensor",
     "text-generation",
     "embedding",
