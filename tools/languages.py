@@ -23,11 +23,12 @@ from babel import Locale
 
 from lmaas.tasks.translation.identify import FILE, MOST, Identifier, grams_of
 
-CODES: Final = (
+_CODES: Final = (
     "af am ar az be bg bn bs ca cs cy da de el en es et eu fa fi fil fr ga gl gu he hi hr hu hy id "
     "is it ja ka kk km kn ko ky lo lt lv mk ml mn mr ms my nb ne nl pa pl pt ro ru si sk sl sq sr "
     "sv sw ta te th tr uk ur uz vi zh zh_Hant zu"
-).split()
+)
+CODES: Final = _CODES.split()
 KEPT: Final = 1000
 """So many runs of letters of a language are kept."""
 TABLES: Final = (
@@ -61,7 +62,7 @@ def corpus(code: str) -> dict[str, int]:
     data = Locale.parse(code)._data
     found: dict[str, int] = {}
     for table, count in TABLES:
-        for text in texts(data[table] if table in data else ()):
+        for text in texts(data.get(table, ())):
             plain = text.replace("{0}", " ").replace("{1}", " ").strip()
             if sum(map(str.isalpha, plain)) >= LEAST_CHARS:
                 found[plain] = max(found.get(plain, 0), count)
@@ -114,7 +115,7 @@ def main() -> None:
     english = Locale.parse("en")
     names = {}
     for code in CODES:
-        name = english.languages[code] if code in english.languages else None
+        name = english.languages.get(code)
         names[code.replace("_", "-")] = name or Locale.parse(code).get_display_name("en")
     more = {
         code: name

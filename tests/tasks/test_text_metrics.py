@@ -7,9 +7,24 @@ from sacrebleu.metrics import BLEU, CHRF
 
 from lmaas.tasks import text_metrics
 
-WORDS = (
-    "the house, isn't 3.5 1,000 well-known 12-14 (a) <skipped> &amp; &lt;b&gt; Größe 東京 ist … end."
-).split()
+WORDS = [
+    "the",
+    "house,",
+    "isn't",
+    "3.5",
+    "1,000",
+    "well-known",
+    "12-14",
+    "(a)",
+    "<skipped>",
+    "&amp;",
+    "&lt;b&gt;",
+    "Größe",
+    "東京",
+    "ist",
+    "…",
+    "end.",
+]
 
 
 def some(seed: int, count: int) -> tuple[list[str], list[str]]:
@@ -36,7 +51,12 @@ def test_as_sacrebleu_says(seed: int) -> None:
 
 @pytest.mark.parametrize(
     ("written", "references"),
-    [([""], ["a"]), (["xyz"], ["abc def"]), (["a b"], ["a b"]), (["a b c d e"] * 2, ["a b c d e"] * 2)],
+    [
+        ([""], ["a"]),
+        (["xyz"], ["abc def"]),
+        (["a b"], ["a b"]),
+        (["a b c d e"] * 2, ["a b c d e"] * 2),
+    ],
 )
 def test_at_the_edges(written: list[str], references: list[str]) -> None:
     got = text_metrics.measure(written, references)

@@ -1,4 +1,4 @@
-"""A model in this process, asked as callers ask it: its task reads, an engine runs, its task writes.
+"""A model in this process, asked as callers ask it: its task reads and writes, an engine runs.
 
 Knows no workers: one call at a time, or all at once where the engine writes token by token.
 """

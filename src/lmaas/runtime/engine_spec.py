@@ -33,8 +33,9 @@ class EngineSpec(Record, frozen=True, kw_only=True):
 
     `made_by` is its class as "module:class"; "" for an engine that is a server of its own.
     `worker` is the main loop that runs it. `accepts` is what it can be given. `files` are those of
-    a version that it needs. `needs` are the packages that it imports, `extra` what installs them. `precisions` are those it can compute in. `variants`: it takes
-    compressed weights. `drafts`: it can be given tokens that another model, or the prompt, guesses.
+    a version that it needs. `needs` are the packages that it imports, `extra` what installs them.
+    `precisions` are those it can compute in. `variants`: it takes compressed weights. `drafts`: it
+    can be given tokens that another model, or the prompt, guesses.
     `proves_grammars`: it compiles a grammar inside a step for all sequences, so that each new one
     is first proven in another process.
     """

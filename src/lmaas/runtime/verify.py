@@ -117,7 +117,8 @@ def _sequence(folder: Path, manifest: Manifest, signature: Signature) -> ParityR
         spec.cache_bytes_per_token < 1 or spec.cache_bytes_per_source < 1
     ):
         raise InvalidInput("The signature's lengths and sizes must be at least 1.")
-    named = (*spec.start, *spec.stop_token_ids, *spec.suppressed, *spec.suppressed_first,
+    last = () if spec.forced_last is None else (spec.forced_last,)
+    named = (*last, *spec.start, *spec.stop_token_ids, *spec.suppressed, *spec.suppressed_first,
              *spec.languages.values(), spec.pad_token_id)  # fmt: skip
     if any(not 0 <= token < spec.vocabulary_size for token in named):
         raise InvalidInput("The signature names a token outside the vocabulary.")

@@ -96,14 +96,6 @@ class Router:
         )
         return answered
 
-    async def transcribe(
-        self, version: ModelVersion, ref: str, payload: Payload, receiver: Receiver
-    ) -> tuple[ModelVersion, Answer]:
-        """What `version`, which `ref` named, hears, and which version answered."""
-        return await self._first(
-            version, ref, lambda each: self._pool.transcribe(each, payload, receiver)
-        )
-
     async def _first(
         self, version: ModelVersion, ref: str, ask: Callable[[ModelVersion], Awaitable[T]]
     ) -> tuple[ModelVersion, T]:

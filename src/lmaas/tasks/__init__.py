@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 TASKS: Final = (
     "image-classification",
+    "object-detection",
     "tensor",
     "text-generation",
     "embedding",
@@ -27,6 +28,7 @@ TASKS: Final = (
     "tabular",
     "automatic-speech-recognition",
     "translation",
+    "summarization",
 )
 """Every task. Its folder has its name, with underscores."""
 

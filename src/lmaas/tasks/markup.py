@@ -12,18 +12,20 @@ from typing import Final
 
 import msgspec
 
-INLINE: Final = frozenset(
+_INLINE: Final = (
     "a abbr acronym b bdi bdo big cite code data del dfn em font i img ins kbd label mark q ruby s "
-    "samp small span strike strong sub sup time tt u var wbr".split()
+    "samp small span strike strong sub sup time tt u var wbr"
 )
-LEFT_ALONE: Final = frozenset("code kbd samp math svg".split())
-RAW: Final = frozenset("script style".split())
-VOID: Final = frozenset(
-    "area base br col embed hr img input link meta param source track wbr".split()
-)
+INLINE: Final = frozenset(_INLINE.split())
+LEFT_ALONE: Final = frozenset(("code", "kbd", "math", "samp", "svg"))
+RAW: Final = frozenset(("script", "style"))
+_VOID: Final = "area base br col embed hr img input link meta param source track wbr"
+VOID: Final = frozenset(_VOID.split())
 _NAME = re.compile(r"/?([a-zA-Z][^\s/>]*)")
 _QUOTE = re.compile(r"[\"'>]")
-_NO = re.compile(r"\stranslate\s*=\s*[\"']?no[\"'\s>/]|\sclass\s*=\s*[\"'][^\"']*\bnotranslate\b", re.I)
+_NO = re.compile(
+    r"\stranslate\s*=\s*[\"']?no[\"'\s>/]|\sclass\s*=\s*[\"'][^\"']*\bnotranslate\b", re.I
+)
 
 
 class Mark(msgspec.Struct, frozen=True):

@@ -8,16 +8,15 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-ABBREVIATIONS: Final = frozenset(
-    (
-        "adj approx apr asst aug ave bd bldg blvd bzgl bzw ca capt cf cmd co col corp dec dept dez "
-        "dir dr dra ed eds eig engl est ev evtl exp feb fig figs fr fri gen gov hl hon hr hrsg inc "
-        "inkl insb int jan jg jh jhd jr jul jun kap lt ltd m maj mar max med mgr mi min mio misc "
-        "mlle mme mr mrd mrs ms mt mwst nb no nos nov nr num o obs oct okt op orig p par pp prof "
-        "pt r rd ref rep rev s sen sep sept sog sr sra srta st str tel tsp u ud uds univ usf "
-        "v vgl vol vols vs z zzgl"
-    ).split()
+_ABBREVIATIONS: Final = (
+    "adj approx apr asst aug ave bd bldg blvd bzgl bzw ca capt cf cmd co col corp dec dept dez "
+    "dir dr dra ed eds eig engl est ev evtl exp feb fig figs fr fri gen gov hl hon hr hrsg inc "
+    "inkl insb int jan jg jh jhd jr jul jun kap lt ltd m maj mar max med mgr mi min mio misc "
+    "mlle mme mr mrd mrs ms mt mwst nb no nos nov nr num o obs oct okt op orig p par pp prof "
+    "pt r rd ref rep rev s sen sep sept sog sr sra srta st str tel tsp u ud uds univ usf "
+    "v vgl vol vols vs z zzgl"
 )
+ABBREVIATIONS: Final = frozenset(_ABBREVIATIONS.split())
 """Words that keep their full stop inside a sentence, in English and its neighbours."""
 WIDE: Final = "。！？｡．"
 """Marks that end a sentence with no blank after them."""

@@ -18,8 +18,10 @@ CHARACTER_ORDERS: Final = 6
 RECALL_WEIGHT: Final = 4.0
 """The square of chrF's beta: recall counts twice as much."""
 
-# ASCII punctuation but apostrophe, hyphen, comma and full stop stands alone.
-_ALONE = re.compile(f"([{re.escape(''.join(c for c in map(chr, range(32, 127)) if not c.isalnum() and c not in chr(39) + '-,.'))}])")
+_INSIDE = "'-,."
+"""ASCII punctuation that does not always stand alone."""
+_MARKS = "".join(c for c in map(chr, range(32, 127)) if not (c.isalnum() or c in _INSIDE))
+_ALONE = re.compile(f"([{re.escape(_MARKS)}])")
 _STOP_AFTER = re.compile(r"([^0-9])([.,])")
 _STOP_BEFORE = re.compile(r"([.,])([^0-9])")
 _DASH = re.compile(r"([0-9])(-)")

@@ -19,7 +19,10 @@ from lmaas.frameworks.sequence.network import Network
 from lmaas.frameworks.sequence.sample import write_sample
 from lmaas.frameworks.sequence.spec import RELATIVE_PLACES, audio_of, ids, languages, spec_of
 from lmaas.frameworks.sequence.stored import Stored
+from lmaas.frameworks.sequence.texts import layout_of
 from lmaas.runtime.sequence import parity
+from lmaas.tasks import text_layout
+from lmaas.tasks.text_layout import TextLayout
 from lmaas.types import (
     AudioSpec,
     ImageSpec,
@@ -30,8 +33,8 @@ from lmaas.types import (
     Signature,
 )
 
-BESIDE: Final = ("generation_config.json", "preprocessor_config.json", "tokenizer_config.json",
-                 "special_tokens_map.json")  # fmt: skip
+BESIDE: Final = ("config.json", "generation_config.json", "preprocessor_config.json",
+                 "tokenizer_config.json", "special_tokens_map.json")  # fmt: skip
 """Files that serving may read beside the graphs and the tokenizer."""
 SPARE: Final = ("embed_positions", "final_logits_bias", "embed_tokens", "lm_head", "proj_out",
                 "pooler", "output_projection")  # fmt: skip
@@ -66,17 +69,20 @@ def build(folder: Path, options: PushOptions, target: Path) -> Manifest:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, compiled / name)
     shutil.copyfile(folder / "tokenizer.json", compiled / "tokenizer.json")
-    forced = ids(generation.get("forced_eos_token_id"), "last token", network.vocabulary)
+    layout = TextLayout()
+    if network.source == "tokens":
+        layout = layout_of(tokenizer, config, spec, _json(folder / "tokenizer_config.json"))
+        spec = msgspec.structs.replace(spec, directions=layout.directions)
+        text_layout.write(layout, compiled)
     sample = target / "sample.safetensors"
     write_sample(
         model,
         spec,
-        _prompts(spec),
+        _prompts(spec, layout),
         sample,
         shape=_shape(network, image),
         avoid=frozenset(tokenizer.all_special_ids) | {spec.pad_token_id},
-        ending=spec.stop_token_ids[:1],
-        forced_last=forced[0] if forced else None,
+        layout=layout,
     )
     parity.require(parity.measure(compiled, sample, spec))
     manifest = Manifest(
@@ -123,13 +129,16 @@ def read_spec(
     most = {half: len(weights.get(f"{half}.positions", ())) for half in ("encoder", "decoder")}
     told = config.get("n_positions") or RELATIVE_PLACES
     special = {text: tokenizer.convert_tokens_to_ids(text) for text in _special(tokenizer)}
-    beams, penalty = generation.get("num_beams") or 1, generation.get("length_penalty")
+    last = ids(generation.get("forced_eos_token_id"), "last token", size)
+    target = most["decoder"] or told
+    usual = generation.get("max_length") or generation.get("max_new_tokens") or target
+    penalty = generation.get("length_penalty")
     lengths = {"tokens": most["encoder"] or told, "audio": network.frames or 0, "image": 1}
     return spec_of(
         network,
         architecture=checkpoint.architecture_of(config),
         most_source=lengths[network.source],
-        most_target=most["decoder"] or told,
+        most_target=target,
         source_places=0 if image is None else _patches(config, image),
         start=start[:1] + (forced[:1] if not languages(special, generation) else ()),
         stop_token_ids=stops,
@@ -137,8 +146,13 @@ def read_spec(
         suppressed=ids(generation.get("suppress_tokens"), "suppressed token", size),
         suppressed_first=ids(generation.get("begin_suppress_tokens"), "suppressed token", size),
         languages=languages(special, generation),
-        beams=beams,
+        beams=int(generation.get("num_beams") or 1),
         length_penalty=1.0 if penalty is None else float(penalty),
+        early_stop=generation.get("early_stopping") is True,
+        no_repeat_ngram=int(generation.get("no_repeat_ngram_size") or 0),
+        least_target=min(int(generation.get("min_length") or 0), target - 1),
+        usual_target=min(int(usual), target),
+        forced_last=last[0] if last else None,
     )
 
 
@@ -158,7 +172,8 @@ def _json(path: Path) -> dict[str, Any]:
 def _legacy(config: dict[str, Any]) -> dict[str, Any]:
     """What configs of old say of generation."""
     names = ("decoder_start_token_id", "eos_token_id", "pad_token_id", "num_beams",
-             "length_penalty", "forced_bos_token_id", "forced_eos_token_id")  # fmt: skip
+             "length_penalty", "forced_bos_token_id", "forced_eos_token_id", "max_length",
+             "min_length", "no_repeat_ngram_size", "early_stopping")  # fmt: skip
     return {name: config[name] for name in names if config.get(name) is not None}
 
 
@@ -170,10 +185,12 @@ def _load(folder: Path, network: Network) -> Any:
     return checkpoint.load_model(kind, folder, torch.float32, spare=SPARE)
 
 
-def _prompts(spec: SequenceSpec) -> list[tuple[int, ...]]:
+def _prompts(spec: SequenceSpec, layout: TextLayout) -> list[tuple[int, ...]]:
     """How answers begin: with the first languages of the model where it has any."""
     some = list(spec.languages.values())[:3]
-    return [(*spec.start, token) for token in some] or [spec.start]
+    if not some or (spec.source == "tokens" and layout.target == "none"):
+        return [spec.start]
+    return [(token,) if layout.target == "is-start" else (*spec.start, token) for token in some]
 
 
 def _shape(network: Network, image: ImageSpec | None) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from lmaas.runtime.sequence import references
 from lmaas.runtime.sequence.references import How, Reference
+from lmaas.tasks.text_layout import SOURCE_LANGUAGE, TextLayout
 from lmaas.types import SequenceSpec
 
 LENGTHS: Final = (1, 4, 11, 19, 40)
@@ -25,32 +26,36 @@ def write_sample(
     *,
     shape: tuple[int, ...] = (),
     avoid: frozenset[int] = frozenset(),
-    ending: tuple[int, ...] = (),
-    forced_last: int | None = None,
+    layout: TextLayout,
 ) -> None:
     """Write the references of a torch model: greedy and with 4 beams, for each drawn source.
 
     `prompts` take turns. `shape` is that of a sound's features or an image; of texts no token is
-    one to `avoid`, and each has the `ending` that the tokenizer gives.
+    one to `avoid`, and each has around it what the `layout` says.
     """
     told = [
-        _reference(model, spec, source, prompts[number % len(prompts)], beams, forced_last)
-        for number, source in enumerate(_sources(spec, shape, avoid, ending))
+        _reference(model, spec, source, prompts[number % len(prompts)], beams)
+        for number, source in enumerate(_sources(spec, shape, avoid, layout))
         for beams in (1, BEAMS)
     ]
     references.write(path, told)
 
 
 def _sources(
-    spec: SequenceSpec, shape: tuple[int, ...], avoid: frozenset[int], ending: tuple[int, ...]
+    spec: SequenceSpec, shape: tuple[int, ...], avoid: frozenset[int], layout: TextLayout
 ) -> list[np.ndarray]:
     chance = np.random.default_rng(0)
     if spec.source != "tokens":
         return [chance.standard_normal(shape).astype(np.float32) for _ in range(SOUNDS)]
     usable = np.array(sorted(set(range(spec.vocabulary_size)) - avoid))
-    room = spec.most_source - len(ending)
+    room = spec.most_source - len(layout.before) - len(layout.after)
+    language = next(iter(spec.languages.values()), spec.pad_token_id)
+    before, after = (
+        [language if token == SOURCE_LANGUAGE else token for token in each]
+        for each in (layout.before, layout.after)
+    )
     return [
-        np.concatenate([chance.choice(usable, min(length, room)), ending]).astype(np.int64)
+        np.array([*before, *chance.choice(usable, min(length, room)), *after], np.int64)
         for length in LENGTHS
     ]
 
@@ -61,7 +66,6 @@ def _reference(
     source: np.ndarray,
     prompt: tuple[int, ...],
     beams: int,
-    forced_last: int | None,
 ) -> Reference:
     import torch
     from transformers import GenerationConfig
@@ -76,7 +80,7 @@ def _reference(
         eos_token_id=list(spec.stop_token_ids),
         pad_token_id=spec.pad_token_id,
         decoder_start_token_id=prompt[0],
-        forced_eos_token_id=forced_last,
+        forced_eos_token_id=spec.forced_last,
         suppress_tokens=list(spec.suppressed) or None,
         begin_suppress_tokens=list(spec.suppressed_first) or None,
     )
@@ -91,6 +95,8 @@ def _reference(
         stops = [place for place, token in enumerate(written) if token in spec.stop_token_ids]
         written = written[: stops[0]] if stops else written
         scores = _scores(model, inputs, prompt, written)
+    if spec.forced_last is not None and len(prompt) + len(written) == most:
+        scores[-1] = 0.0  # it is given: nothing else could have been written
     return Reference(
         source=source,
         prompt=prompt,
@@ -100,7 +106,7 @@ def _reference(
             length_penalty=spec.length_penalty,
             suppressed=spec.suppressed,
             suppressed_first=spec.suppressed_first,
-            forced_last=forced_last,
+            forced_last=spec.forced_last,
             stop_token_ids=spec.stop_token_ids,
         ),
         tokens=tuple(written),
@@ -130,4 +136,4 @@ def _scores(
     logits = model(**inputs, decoder_input_ids=whole).logits[0, len(prompt) - 1 : -1]
     shares = torch.log_softmax(logits.float(), -1)
     found = shares[torch.arange(len(written)), torch.tensor(written, dtype=torch.long)]
-    return np.asarray(found.numpy())
+    return np.array(found.numpy())

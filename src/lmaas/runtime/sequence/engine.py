@@ -20,7 +20,7 @@ from lmaas.runtime.sequence.lane import Lane
 from lmaas.runtime.sequence.limits import MOST_ROWS_EACH, SLACK
 from lmaas.runtime.sequence.rules import Rules
 from lmaas.runtime.sequence.search import Beams, Sampled, candidates, share_of
-from lmaas.runtime.sequence.sources import Encoder, Source, compile_graph
+from lmaas.runtime.sequence.sources import Encoder, Source, Sources, compile_graph
 from lmaas.types import SequenceSpec
 
 
@@ -61,7 +61,7 @@ class SequenceEngine:
         self._aligns = False
         self._known: dict[int, Running] = {}
         self._waiting: list[Running] = []
-        self._sources: dict[int, Source] = {}
+        self._sources = Sources()
         self._rows = 0
         self._bytes = 0
 
@@ -102,8 +102,7 @@ class SequenceEngine:
                 f"{search.width} beams or candidates are asked for; this server writes at most "
                 f"{self._options.max_sequences} at once."
             )
-        source = self._sources.setdefault(id(call.source), Source(array=call.source))
-        source.users += 1
+        source = self._sources.take(call.source)
         running = Running(
             id=sequence,
             call=call,
@@ -199,9 +198,7 @@ class SequenceEngine:
             running.lane.leave(running)
             self._rows -= running.search.width
             self._bytes -= running.cost
-        running.source.users -= 1
-        if not running.source.users:
-            del self._sources[id(running.source.array)]
+        self._sources.give_back(running.source)
 
     def _run(self, lane: "Lane[Running]") -> list[Output]:
         logits, normalizers, complete = lane.run()

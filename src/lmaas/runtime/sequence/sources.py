@@ -3,6 +3,7 @@
 Knows the encoder's graph and its inputs; nothing of decoding.
 """
 
+import weakref
 from typing import Any, Final
 
 import msgspec
@@ -18,6 +19,10 @@ MOST_IDLE: Final = {"tokens": 64, "audio": 4, "image": 8}
 """Sources in one run of the encoder, while sequences are running and while none are."""
 
 
+MOST_KEPT: Final = 16
+"""Encoded sources that nobody uses at the moment."""
+
+
 class Encoded(msgspec.Struct, kw_only=True, eq=False):
     """A source for cross attention: `layers` has for each layer its keys and values (H, S, W)."""
 
@@ -26,16 +31,51 @@ class Encoded(msgspec.Struct, kw_only=True, eq=False):
 
 
 class Source(msgspec.Struct, kw_only=True, eq=False):
-    """An array that is read once, however many sequences are written about it."""
+    """An array that is read once, however many sequences are written about it. `key` is its id."""
 
+    key: int
     array: np.ndarray
+    length: int
     encoded: Encoded | None = None
     users: int = 0
 
-    @property
-    def length(self) -> int:
-        """Tokens of a text, frames of a sound; 1 for an image."""
-        return 1 if self.array.ndim == 3 else self.array.shape[-1]
+
+class Sources:
+    """Arrays on which sequences are written, and some of those that may be asked about again.
+
+    A conversation that holds its array may have more written about it, turns later. So the last
+    `MOST_KEPT` that nobody uses now stay encoded, for as long as somebody holds their arrays.
+    """
+
+    def __init__(self) -> None:
+        self._used: dict[int, Source] = {}
+        self._kept: dict[int, tuple[weakref.ref[np.ndarray], Encoded]] = {}
+
+    def take(self, array: np.ndarray) -> Source:
+        """The source of an array, for one more sequence."""
+        key = id(array)
+        source = self._used.get(key)
+        if source is None:
+            length = 1 if array.ndim == 3 else array.shape[-1]
+            source = self._used[key] = Source(key=key, array=array, length=length)
+            kept = self._kept.pop(key, None)
+            if kept is not None and kept[0]() is array:
+                source.encoded = kept[1]
+        source.users += 1
+        return source
+
+    def give_back(self, source: Source) -> None:
+        """One sequence less."""
+        source.users -= 1
+        if source.users:
+            return
+        key = source.key
+        del self._used[key]
+        if source.encoded is not None:
+            gone = weakref.ref(source.array, lambda _: self._kept.pop(key, None))
+            self._kept[key] = (gone, source.encoded)
+            if len(self._kept) > MOST_KEPT:
+                del self._kept[next(iter(self._kept))]
 
 
 class Encoder:

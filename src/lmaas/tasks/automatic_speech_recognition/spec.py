@@ -24,6 +24,7 @@ SPEC = Spec(
     gives="what is said in it, with times where asked for",
     fields=("audio",),
     rows_per_call=1,
+    transcribes=True,
     pipelines=("automatic-speech-recognition",),
     parameters=Parameters,
     metrics=LOSS
@@ -41,9 +42,9 @@ SPEC = Spec(
         augments="audio",
     ),
     checkpoint=Checkpoint(
-        endings=("ForCTC",),
+        endings=("ForCTC", "WhisperForConditionalGeneration"),
         certain=True,
-        builder="lmaas.frameworks.ctc:build",
+        builder="lmaas.frameworks.speech:build",
         loads="AutoModelForCTC",
     ),
 )

@@ -24,7 +24,9 @@ class Sentence(msgspec.Struct):
 class Document:
     """One text of a request. `texts` are what is to be translated, in order."""
 
-    def __init__(self, text: str, *, html: bool, cut: Callable[[str], list[sentences.Span]]) -> None:
+    def __init__(
+        self, text: str, *, html: bool, cut: Callable[[str], list[sentences.Span]]
+    ) -> None:
         self._html = html
         self._runs = markup.runs(text) if html else [markup.Run("", text, [])]
         self._found = [self._sentences(run.text, cut) for run in self._runs]
@@ -34,16 +36,16 @@ class Document:
         """What is translated."""
         return [sentence.text for found in self._found for sentence in found]
 
-    def _sentences(
-        self, text: str, cut: Callable[[str], list[sentences.Span]]
-    ) -> list[Sentence]:
+    def _sentences(self, text: str, cut: Callable[[str], list[sentences.Span]]) -> list[Sentence]:
         found = []
         for start, end in sentences.sentences(text, lines=not self._html):
             for piece in cut(text[start:end]):
                 first, last = start + piece.start, start + piece.end
                 words = text[first:last]
                 # In HTML any blanks are one.
-                found.append(Sentence(first, last, " ".join(words.split()) if self._html else words))
+                found.append(
+                    Sentence(first, last, " ".join(words.split()) if self._html else words)
+                )
         return found
 
     def joined(self, translations: Sequence[str]) -> str:

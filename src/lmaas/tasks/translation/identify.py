@@ -11,7 +11,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from importlib import resources
 from typing import Final
@@ -68,7 +68,10 @@ class Identifier:
     """What was learned of languages."""
 
     def __init__(
-        self, grams: Mapping[str, Mapping[str, int]], names: Mapping[str, str], other: Mapping[str, str]
+        self,
+        grams: Mapping[str, Mapping[str, int]],
+        names: Mapping[str, str],
+        other: Mapping[str, str],
     ) -> None:
         self.languages = tuple(grams)
         self._names, self._other = names, other
@@ -95,8 +98,11 @@ class Identifier:
         """The English name of a language's code."""
         return self._names.get(code) or self._other.get(code.partition("-")[0])
 
-    def identify(self, text: str) -> list[Guess]:
-        """The likeliest languages, best first; none where there is no letter."""
+    def identify(self, text: str, *, among: Collection[str] | None = None) -> list[Guess]:
+        """The likeliest languages, best first; none where there is no letter.
+
+        With `among`, the others are left out: how sure one is stays the same.
+        """
         grams = grams_of(text)
         if not grams:
             return []
@@ -113,7 +119,10 @@ class Identifier:
         letters += 4 * sum(character >= SIGNS for character in text[:READ])
         sure = 100 * (1 - math.exp(-letters / SURE_LETTERS)) if best else 0.0
         total = sum(shares)
-        order = sorted(range(len(shares)), key=lambda place: -shares[place])[:LISTED]
+        allowed = [
+            place for place, code in enumerate(self.languages) if among is None or code in among
+        ]
+        order = sorted(allowed, key=lambda place: -shares[place])[:LISTED]
         return [
             Guess(round(sure * shares[place] / total, 1), self.languages[place])
             for place in order

@@ -12,30 +12,30 @@ from typing import Final
 from lmaas.errors import InvalidInput
 
 SHOWN: Final = 250
+_CODES: Final = (
+    "aa:aar ab:abk af:afr ak:aka/twi am:amh an:arg ar:arb/ara as:asm av:ava ay:ayr/aym "
+    "az:azj/aze ba:bak be:bel bg:bul bi:bis bm:bam bn:ben bo:bod br:bre bs:bos ca:cat ce:che "
+    "ch:cha co:cos cs:ces cv:chv cy:cym da:dan de:deu dv:div dz:dzo ee:ewe el:ell en:eng "
+    "eo:epo es:spa et:est/ekk eu:eus fa:pes/fas ff:fuv/ful fi:fin fj:fij fo:fao fr:fra fy:fry "
+    "ga:gle gd:gla gl:glg gn:grn/gug gu:guj gv:glv ha:hau he:heb hi:hin hr:hrv ht:hat hu:hun "
+    "hy:hye ia:ina id:ind ig:ibo ii:iii ik:ipk io:ido is:isl it:ita iu:iku ja:jpn jv:jav "
+    "ka:kat kg:kon ki:kik kk:kaz kl:kal km:khm kn:kan ko:kor ks:kas ku:kmr/kur kv:kom kw:cor "
+    "ky:kir la:lat lb:ltz lg:lug li:lim ln:lin lo:lao lt:lit lu:lub lv:lvs/lav mg:plt/mlg "
+    "mh:mah mi:mri mk:mkd ml:mal mn:khk/mon mr:mar ms:zsm/msa mt:mlt my:mya na:nau nb:nob "
+    "nd:nde ne:npi/nep ng:ndo nl:nld nn:nno no:nob/nor nr:nbl nv:nav ny:nya oc:oci oj:oji "
+    "om:gaz/orm or:ory/ori os:oss pa:pan pi:pli pl:pol ps:pbt/pus pt:por qu:quy/que rm:roh "
+    "rn:run ro:ron ru:rus rw:kin sa:san sc:srd sd:snd se:sme sg:sag si:sin sk:slk sl:slv "
+    "sm:smo sn:sna so:som sq:als/sqi sr:srp ss:ssw st:sot su:sun sv:swe sw:swh/swa ta:tam "
+    "te:tel tg:tgk th:tha ti:tir tk:tuk tl:tgl/fil tn:tsn to:ton tr:tur ts:tso tt:tat tw:twi "
+    "ty:tah ug:uig uk:ukr ur:urd uz:uzn/uzb ve:ven vi:vie vo:vol wa:wln wo:wol xh:xho "
+    "yi:ydd/yid yo:yor za:zha zh:zho/cmn zu:zul"
+)
 THREE_LETTERS: Final[Mapping[str, tuple[str, ...]]] = {
-    pair[:2]: tuple(pair[3:].split("/"))
-    for pair in (
-        "aa:aar ab:abk af:afr ak:aka/twi am:amh an:arg ar:arb/ara as:asm av:ava ay:ayr/aym "
-        "az:azj/aze ba:bak be:bel bg:bul bi:bis bm:bam bn:ben bo:bod br:bre bs:bos ca:cat ce:che "
-        "ch:cha co:cos cs:ces cv:chv cy:cym da:dan de:deu dv:div dz:dzo ee:ewe el:ell en:eng "
-        "eo:epo es:spa et:est/ekk eu:eus fa:pes/fas ff:fuv/ful fi:fin fj:fij fo:fao fr:fra fy:fry "
-        "ga:gle gd:gla gl:glg gn:grn/gug gu:guj gv:glv ha:hau he:heb hi:hin hr:hrv ht:hat hu:hun "
-        "hy:hye ia:ina id:ind ig:ibo ii:iii ik:ipk io:ido is:isl it:ita iu:iku ja:jpn jv:jav "
-        "ka:kat kg:kon ki:kik kk:kaz kl:kal km:khm kn:kan ko:kor ks:kas ku:kmr/kur kv:kom kw:cor "
-        "ky:kir la:lat lb:ltz lg:lug li:lim ln:lin lo:lao lt:lit lu:lub lv:lvs/lav mg:plt/mlg "
-        "mh:mah mi:mri mk:mkd ml:mal mn:khk/mon mr:mar ms:zsm/msa mt:mlt my:mya na:nau nb:nob "
-        "nd:nde ne:npi/nep ng:ndo nl:nld nn:nno no:nob/nor nr:nbl nv:nav ny:nya oc:oci oj:oji "
-        "om:gaz/orm or:ory/ori os:oss pa:pan pi:pli pl:pol ps:pbt/pus pt:por qu:quy/que rm:roh "
-        "rn:run ro:ron ru:rus rw:kin sa:san sc:srd sd:snd se:sme sg:sag si:sin sk:slk sl:slv "
-        "sm:smo sn:sna so:som sq:als/sqi sr:srp ss:ssw st:sot su:sun sv:swe sw:swh/swa ta:tam "
-        "te:tel tg:tgk th:tha ti:tir tk:tuk tl:tgl/fil tn:tsn to:ton tr:tur ts:tso tt:tat tw:twi "
-        "ty:tah ug:uig uk:ukr ur:urd uz:uzn/uzb ve:ven vi:vie vo:vol wa:wln wo:wol xh:xho "
-        "yi:ydd/yid yo:yor za:zha zh:zho/cmn zu:zul"
-    ).split()
+    pair[:2]: tuple(pair[3:].split("/")) for pair in _CODES.split()
 }
 """What each two-letter code is in three letters; the first is the one that NLLB has."""
 TWO_LETTERS: Final = {
-    three: two for two, many in reversed(THREE_LETTERS.items()) for three in reversed(many)
+    three: two for two, many in reversed(list(THREE_LETTERS.items())) for three in reversed(many)
 }
 SAME_AS: Final = {
     "zt": "zh-Hant", "zh-tw": "zh-Hant", "zh-hk": "zh-Hant", "zh-mo": "zh-Hant",
@@ -53,7 +53,7 @@ def short(code: str) -> str:
     found = _CODE.match(SAME_AS.get(code.lower(), code))
     if found is None:
         return code.lower()
-    letters = found.group(1).lower()
+    letters: str = found.group(1).lower()
     return TWO_LETTERS.get(letters, letters)
 
 

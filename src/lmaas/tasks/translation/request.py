@@ -1,5 +1,6 @@
 """One request: what is asked for, in which languages, and how each sentence is to be written."""
 
+from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
 import msgspec
@@ -78,9 +79,7 @@ class Direction(msgspec.Struct, frozen=True):
     prefix: str = ""
 
 
-def direction(
-    request: Request, layout: TextLayout, spec: SequenceSpec
-) -> Direction:
+def direction(request: Request, layout: TextLayout, spec: SequenceSpec) -> Direction:
     """How the request's languages are said to the model.
 
     Raises InvalidInput for an unknown language, for one without the other, and where the model must
@@ -88,7 +87,9 @@ def direction(
     """
     source, target = request.parameters.src_lang, request.parameters.tgt_lang
     if (source is None) != (target is None):
-        given, missing = ("src_lang", "tgt_lang") if source is not None else ("tgt_lang", "src_lang")
+        given, missing = (
+            ("src_lang", "tgt_lang") if source is not None else ("tgt_lang", "src_lang")
+        )
         raise InvalidInput(
             f"{given} is given and {missing} is not.",
             hint="Give both, or neither where the model knows one direction only.",
@@ -151,8 +152,6 @@ def _by_prompt(
     }
     if source is not None and target is not None:
         for (own, other), prefix in prompts.items():
-            assert own is not None
-            assert other is not None
             if languages.resolve(source, (own,)) and languages.resolve(target, (other,)):
                 return Direction(layout.before, layout.after, spec.start, prefix)
         raise InvalidInput(
@@ -173,7 +172,7 @@ def _by_prompt(
     )
 
 
-def _listed(prompts: dict[tuple[str | None, str | None], str]) -> str:
+def _listed(prompts: Mapping[tuple[str, str], str]) -> str:
     return ", ".join(f"{own} to {other}" for own, other in prompts)
 
 
@@ -201,13 +200,14 @@ def decoding(request: Request, spec: SequenceSpec, start: tuple[int, ...]) -> De
     if returned > beams:
         _refuse("num_return_sequences", f"is {returned}, more than num_beams, which is {beams}")
     most = _most_tokens(given, spec)
-    least = given.min_new_tokens or 0
-    if len(spec.start) + least > most:
-        _refuse("min_new_tokens", f"is {least}, more than the model may write")
+    least = spec.least_target if given.min_new_tokens is None else 1 + given.min_new_tokens
+    if given.min_new_tokens is not None and least > most:
+        _refuse("min_new_tokens", f"is {given.min_new_tokens}, more than the model may write")
     return Decoding(
         prompt=start,
+        counted=len(start) - 1,
         max_tokens=most,
-        min_tokens=least,
+        min_tokens=min(least, most),
         beams=beams,
         returned=returned,
         temperature=(1.0 if given.temperature is None else given.temperature) if samples else 0.0,
@@ -217,11 +217,16 @@ def decoding(request: Request, spec: SequenceSpec, start: tuple[int, ...]) -> De
         length_penalty=(
             spec.length_penalty if given.length_penalty is None else given.length_penalty
         ),
-        early_stop=bool(given.early_stopping),
-        repetition_penalty=(
-            1.0 if given.repetition_penalty is None else given.repetition_penalty
+        early_stop=(
+            beams > 1 and spec.early_stop if given.early_stopping is None else given.early_stopping
         ),
-        no_repeat_ngram=given.no_repeat_ngram_size or 0,
+        repetition_penalty=(1.0 if given.repetition_penalty is None else given.repetition_penalty),
+        no_repeat_ngram=(
+            spec.no_repeat_ngram
+            if given.no_repeat_ngram_size is None
+            else given.no_repeat_ngram_size
+        ),
+        forced_last=spec.forced_last,
         suppressed=spec.suppressed,
         suppressed_first=spec.suppressed_first,
         stop_token_ids=spec.stop_token_ids,
@@ -233,7 +238,7 @@ def _most_tokens(given: GenerateParameters, spec: SequenceSpec) -> int:
         _refuse("max_length", "and max_new_tokens say the same: give one")
     most, name = spec.most_target, "max_new_tokens"
     if given.max_new_tokens is not None:
-        most = len(spec.start) + given.max_new_tokens
+        most = 1 + given.max_new_tokens  # the first token of all is none of them
     elif given.max_length is not None:
         most, name = given.max_length, "max_length"
     if most > spec.most_target:

@@ -99,9 +99,7 @@ class Translation:
             )
         if payload.count_only:
             return Answer(body=b"", tokens=tokens)
-        sources = [
-            np.array((*way.before, *ids, *way.after), np.int64) for ids in encoded
-        ]
+        sources = [np.array((*way.before, *ids, *way.after), np.int64) for ids in encoded]
         written = yield from _write(sources, decoding)
         new = sum(len(one.tokens) for result in written for one in result.candidates)
         answer = self._answer(request, documents, written, decoding.returned)
@@ -173,9 +171,7 @@ class Translation:
         return [{"translation_text": text} for text in _texts(result)]
 
 
-def _write(
-    sources: list[np.ndarray], decoding: Decoding
-) -> Any:
+def _write(sources: list[np.ndarray], decoding: Decoding) -> Any:
     """Have all sources written, equal ones once where nothing is drawn; results in their order."""
     by_content: dict[bytes, int] = {}
     first = list(range(len(sources)))

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from lmaas.tasks.spec import LOSS, Judge, Spec, Training
+from lmaas.tasks.spec import LOSS, Checkpoint, Judge, Spec, Training
 from lmaas.tasks.translation.options import EncoderDecoder, PairDataOptions
 
 MOST_BEAMS = 16
@@ -75,5 +75,14 @@ SPEC = Spec(
         columns=("source", "target"),
         architectures={"encoder-decoder": EncoderDecoder},
         base_task="translation",
+    ),
+    checkpoint=Checkpoint(
+        endings=(
+            "M2M100ForConditionalGeneration",
+            "MBartForConditionalGeneration",
+            "MT5ForConditionalGeneration",
+            "MarianMTModel",
+        ),
+        builder="lmaas.frameworks.sequence.checkpoint:build",
     ),
 )

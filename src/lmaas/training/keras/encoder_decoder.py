@@ -23,9 +23,7 @@ def build(sizes: layout.Sizes, vocabulary: int, most: int, weights: layout.Weigh
     )
     table = layers.Embedding(most, sizes.width, trainable=False, name="places")
     read = _Reader(sizes, shared, table)
-    encoder = keras.Model(
-        [ids, mask], _encoder(read(ids, "encoder"), mask, sizes), name="encoder"
-    )
+    encoder = keras.Model([ids, mask], _encoder(read(ids, "encoder"), mask, sizes), name="encoder")
     memory = keras.Input((None, sizes.width), name="memory")
     seen, written = _ids("seen"), _ids("written")
     told = _decoder(read(written, "decoder"), memory, seen, sizes)
@@ -48,8 +46,8 @@ def weights_of(model: Any, sizes: layout.Sizes) -> layout.Weights:
         if _is_matrix(name):
             width = sizes.width
             # The output of an attention is (heads, size, width), its parts (width, heads, size).
-            array = array.reshape(-1, width) if "out_proj" in name else array.reshape(
-                len(array), -1
+            array = (
+                array.reshape(-1, width) if "out_proj" in name else array.reshape(len(array), -1)
             )
             array = array.T
         elif array.ndim > 1 and not name.startswith(layout.SHARED):

@@ -58,9 +58,7 @@ class Layer(nn.Module):  # type: ignore[misc]
     ) -> torch.Tensor:
         """(N, T, W) to the same; `seen` tells which places of the source there are."""
         y = self.self_attn_layer_norm(x)
-        x = x + self.drop(
-            self.self_attn(y, y, None if self.decoder else seen, causal=self.decoder)
-        )
+        x = x + self.drop(self.self_attn(y, y, None if self.decoder else seen, causal=self.decoder))
         if memory is not None:
             y = self.encoder_attn_layer_norm(x)
             x = x + self.drop(self.encoder_attn(y, memory, seen, causal=False))
@@ -118,7 +116,9 @@ class EncoderDecoder(nn.Module):  # type: ignore[misc]
         decoder_input_ids: torch.Tensor,
     ) -> torch.Tensor:
         """Logits (N, T, V)."""
-        return self.decode(self.encode(input_ids, attention_mask), attention_mask, decoder_input_ids)
+        return self.decode(
+            self.encode(input_ids, attention_mask), attention_mask, decoder_input_ids
+        )
 
     def _read(self, ids: torch.Tensor) -> torch.Tensor:
         return self.drop(self.shared(ids) * self.scale + self.places[: ids.shape[1]])

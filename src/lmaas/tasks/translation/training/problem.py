@@ -16,6 +16,7 @@ from lmaas.tasks.architectures import Shape
 from lmaas.tasks.text_layout import TOKENIZER, TextLayout
 from lmaas.tasks.translation.options import EncoderDecoder, PairDataOptions
 from lmaas.tasks.translation.spec import SPEC
+from lmaas.tasks.translation.training import packaging
 from lmaas.training import encoder_decoder as layout
 from lmaas.training import pairs
 from lmaas.training.base import IGNORED, Facts, Feed, Loss, Meter, Problem, Split
@@ -45,7 +46,7 @@ class Translation(SizedNetwork):
         name, sizes = (
             architectures.resolve(recipe.task, recipe.model)
             if self._base is None
-            else (self._base.name, self._base.sizes)
+            else (packaging.ARCHITECTURE, self._base.sizes)
         )
         assert isinstance(sizes, EncoderDecoder)
         self._sizes: EncoderDecoder = sizes
@@ -95,7 +96,9 @@ class Translation(SizedNetwork):
     def lengths(self) -> np.ndarray:
         """The tokens of each pair to train on."""
         train = self._data["train"]
-        return np.array([len(s) + len(t) for s, t in zip(train.sources, train.targets, strict=True)])
+        return np.array(
+            [len(s) + len(t) for s, t in zip(train.sources, train.targets, strict=True)]
+        )
 
     def feed(self, split: Split, indices: np.ndarray, *, epoch: int | None) -> Feed:
         """Token ids and masks of both sides, and what follows each token."""
@@ -129,9 +132,9 @@ class Translation(SizedNetwork):
 
     def package(self, model: Any, folder: Path, facts: Facts) -> None:
         """A package for the task `translation`, with its vocabulary."""
-        from lmaas.tasks.translation.training import packaging
-
-        pair = (self._options.source_language, self._options.target_language)
+        pair = _both((self._options.source_language, self._options.target_language))
+        if pair is None and self._base is not None:
+            pair = self._base.pair
         packaging.write(
             folder,
             facts,
@@ -143,7 +146,7 @@ class Translation(SizedNetwork):
                 choice=self.model,
                 most=self.most,
                 tokenizer=self._path,
-                layout=TextLayout(after=(layout.EOS,), pair=_both(pair)),
+                layout=TextLayout(after=(layout.EOS,), pair=pair),
                 samples=[self._vocabulary.encode([text])[0] for text in self._some()],
                 coder=self._network().decoder_of(model),
             ),
@@ -204,10 +207,8 @@ class OwnBase:
     """A translation model that a run of ours made, in any framework, to be trained on."""
 
     def __init__(self, folder: Path, recipe: Recipe, options: PairDataOptions) -> None:
-        from lmaas.tasks.translation.training import packaging
-
         found = packaging.read(folder)
-        self.name, self.sizes, self.most = found.name, found.sizes, found.most
+        self.sizes, self.most, self.pair = found.sizes, found.most, found.layout.pair
         self.tokenizer = found.tokenizer
         self._file = found.weights
         for field, own in (("max_length", found.most), ("vocabulary", None)):
@@ -217,7 +218,11 @@ class OwnBase:
                     hint="Leave it out.",
                     param=f"data.options.{field}",
                 )
-        if recipe.model.options or recipe.model.architecture not in (None, "auto", found.name):
+        if recipe.model.options or recipe.model.architecture not in (
+            None,
+            "auto",
+            packaging.ARCHITECTURE,
+        ):
             raise InvalidInput(
                 "The base says the architecture and its options.",
                 hint="Leave model.architecture and model.options out.",
