@@ -5,6 +5,7 @@ writes. Weights keep the precision that they are stored in.
 """
 
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any, Final
 
@@ -253,7 +254,8 @@ def _tower(model: Any, image: ImageSpec) -> Any:
 
     shape = (2, image.channels, image.height, image.width)
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # tracing warns of itself and of every Python branch
             tower = ov.load().convert_model(Tower().eval(), example_input=torch.zeros(shape))
     except Exception as error:  # noqa: BLE001 - OpenVINO wraps whatever tracing raised
         raise ModelRefused(

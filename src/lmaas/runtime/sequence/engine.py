@@ -356,6 +356,12 @@ def check_source(source: np.ndarray, spec: SequenceSpec) -> None:
             f"{spec.most_source}.",
             hint="Send it in parts.",
         )
+    if spec.source == "tokens" and not (
+        source.dtype.kind == "i" and source.min() >= 0 and source.max() < spec.vocabulary_size
+    ):
+        raise InvalidInput(
+            f"The source has a token that is outside the vocabulary of {spec.vocabulary_size}."
+        )
     if spec.source != "tokens" and not np.isfinite(source).all():
         raise InvalidInput("The source has values that are no numbers.")
 
