@@ -24,7 +24,7 @@ from lmaas.frameworks.probing import Probed, probe
 from lmaas.frameworks.source import Source
 from lmaas.runtime.engine import ENGINES
 from lmaas.tasks import Tensors
-from lmaas.types import ImageSpec, LanguageSpec, Lineage, Manifest, Signature, TensorSpec
+from lmaas.types import AudioSpec, ImageSpec, LanguageSpec, Lineage, Manifest, Signature, TensorSpec
 
 
 def build(
@@ -37,6 +37,7 @@ def build(
     labels: Sequence[str] | None = None,
     image: ImageSpec | None = None,
     language: LanguageSpec | None = None,
+    audio: AudioSpec | None = None,
     outputs_are: Literal["logits", "probabilities"] | None = None,
     dynamic: Mapping[str, Mapping[int, str]] | None = None,
     second_sample: Any = None,
@@ -89,6 +90,7 @@ def build(
                     labels=tuple(map(str, labels)) if labels is not None else None,
                     image=image,
                     language=language,
+                    audio=audio,
                     outputs_are=kind,
                 )
             )

@@ -134,6 +134,17 @@ class Resizable(Protocol):
 
 
 @runtime_checkable
+class Arranging(Protocol):
+    """A problem whose samples are of different lengths, so that it says which go together."""
+
+    def arranged(self, order: np.ndarray, batch: int, random: np.random.Generator) -> np.ndarray:
+        """The training samples of an epoch, drawn in this `order`, in the order of batches of
+        about `batch` each. It depends on the arguments alone.
+        """
+        ...
+
+
+@runtime_checkable
 class Boosting(Protocol):
     """A problem that is learned in other steps than those along a gradient of weights."""
 

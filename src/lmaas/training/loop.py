@@ -17,7 +17,7 @@ from lmaas.errors import FULL, Cancelled, InvalidInput
 from lmaas.job import CONTROL_FILE, JobEvent
 from lmaas.recipe import Recipe
 from lmaas.training import checkpoint, learners
-from lmaas.training.base import Diverged, Feed, Group, Learner, Problem, Split
+from lmaas.training.base import Arranging, Diverged, Feed, Group, Learner, Problem, Split
 from lmaas.training.checkpoint import State
 from lmaas.training.group import ALONE
 from lmaas.training.pruning import Pruner
@@ -180,7 +180,10 @@ class _Run:
         epoch, at = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             self._epoch = epoch
-            self._order = np.random.default_rng([self.recipe.seed, epoch]).permutation(self.rows)
+            random = np.random.default_rng([self.recipe.seed, epoch])
+            self._order = random.permutation(self.rows)
+            if isinstance(self.problem, Arranging):
+                self._order = self.problem.arranged(self._order, self.batch, random)
         # Equal but for one sample: a rest of one would be no batch to normalise over.
         first, after = (self.rows * i // self.per_epoch for i in (at, at + 1))
         rows = self._order[first:after]
