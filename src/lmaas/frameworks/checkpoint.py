@@ -24,7 +24,7 @@ VOCABULARIES = (
 )  # fmt: skip
 """Files of which a tokenizer can be made."""
 KEPT = (
-    "config.json", "generation_config.json",
+    "config.json", "generation_config.json", "preprocessor_config.json",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model",
     "sentencepiece.bpe.model", "source.spm", "target.spm", "preprocessor_config.json",
