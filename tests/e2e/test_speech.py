@@ -293,7 +293,7 @@ def test_too_large_a_file_is_refused(hearing: Running) -> None:
 
 def test_an_english_model_does_not_translate(hearing: Running, asking: openai.OpenAI) -> None:
     with (
-        pytest.warns(DeprecationWarning),
+        pytest.warns(DeprecationWarning, match="deprecated"),
         pytest.raises(openai.BadRequestError, match="does not translate"),
     ):
         asking.audio.translations.create(model="whisper", file=("a.wav", spoken("beckett")))

@@ -211,7 +211,7 @@ def _asked(flags: dict[str, Any], name: str) -> "Iterator[tuple[str, Ask, Hear]]
             try:
                 yield (
                     task,
-                    lambda payload: runner.run(service.predict_here(TENANT, name, payload)),
+                    lambda payload: runner.run(service.calls.predict_here(TENANT, name, payload)),
                     in_process(service, runner, TENANT, name),
                 )
             finally:
