@@ -103,7 +103,9 @@ class Whisper:
         try:
             turn = run.begin()
             while not run.over:
-                turn = run.take((yield turn))
+                event = yield turn
+                assert event is not None, "sequences are out"
+                turn = run.take(event)
             if turn.pieces:
                 yield turn
         finally:  # whoever closes this ends the run, too

@@ -38,7 +38,11 @@ from lmaas.types import AudioSpec
 
 FEATURES: Final = "features"
 FRAMES_EVEN: Final = 64
-The problem of one recipe."""
+SAMPLE: Final = 4
+
+
+class SpeechRecognition(SizedNetwork):
+    """The problem of one recipe."""
 
     primary = SPEC.primary
 
