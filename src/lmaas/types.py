@@ -161,8 +161,8 @@ class SequenceSpec(Record, frozen=True, kw_only=True):
     `suppressed` tokens are never chosen, `suppressed_first` not as the first one. `languages` maps
     a language's code to its token; `directions` are pairs of codes, from and to, that a model
     without such tokens translates. Where nobody says otherwise, answers are searched by `beams`
-    with `length_penalty`, `early_stop` and `no_repeat_ngram`, have at least `least_target` and at most
-    `usual_target` tokens, and end with `forced_last` where they are cut off; transformers'
+    with `length_penalty`, `early_stop` and `no_repeat_ngram`, have at least `least_target` and at
+    most `usual_target` tokens, and end with `forced_last` where they are cut off; transformers'
     `generate` tells what these mean. `cache_bytes_per_token` is what a token of an answer keeps in
     all layers at 4 bytes an element, `cache_bytes_per_source` what a token of a source keeps.
     """
