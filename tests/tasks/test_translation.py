@@ -301,7 +301,7 @@ def test_how_it_is_written(pair: Bound) -> None:
     assert told == [{"translation_text": "One. Two."}] * 2
     (decoding, _) = (call.decoding for call in pair.calls)
     assert (decoding.beams, decoding.returned, decoding.max_tokens) == (4, 2, 21)
-    assert (decoding.length_penalty, decoding.early_stop, decoding.min_tokens) == (0.5, True, 2)
+    assert (decoding.length_penalty, decoding.early_stop, decoding.min_tokens) == (0.5, True, 3)
     assert (decoding.no_repeat_ngram, decoding.repetition_penalty) == (3, 1.5)
     pair.ask("One. One.", generate_parameters={"temperature": 0.7, "top_p": 0.9, "seed": 5})
     sampled = {call.decoding.seed for call in pair.calls}
