@@ -18,29 +18,17 @@ from lmaas.tasks import text_layout
 from lmaas.tasks.text_layout import Prompt, TextLayout
 from lmaas.training.encoder_decoder import EOS
 from lmaas.training.pairs import learn_vocabulary
-from lmaas.types import JSON, Answer, Payload, SequenceSpec, Signature
+from lmaas.types import JSON, Answer, Payload, Signature
+from sequence_examples import SIGNATURE, answered, echo
 
 LANGUAGES = {"eng_Latn": 300, "deu_Latn": 301, "zho_Hans": 302, "zho_Hant": 303}
 Engine = Callable[[SequenceCall], SequenceResult]
 
 
 def signature(**more: Any) -> Signature:
-    spec = SequenceSpec(
-        architecture="M2M100",
-        source="tokens",
-        most_source=64,
-        most_target=80,
-        vocabulary_size=400,
-        start=(EOS,),
-        stop_token_ids=(EOS,),
-    )
-    return Signature(inputs=(), outputs=(), sequence=msgspec.structs.replace(spec, **more))
-
-
-def echo(call: SequenceCall) -> SequenceResult:
-    tokens = tuple(int(index) for index in call.source if 3 < index < 300)
-    written = Written(tokens=tokens, finish="stop", logprob=-1.0)
-    return SequenceResult(tag=call.tag, candidates=(written,) * call.decoding.returned)
+    assert SIGNATURE.sequence is not None
+    spec = msgspec.structs.replace(SIGNATURE.sequence, **more)
+    return msgspec.structs.replace(SIGNATURE, sequence=spec)
 
 
 class Bound:
@@ -60,18 +48,8 @@ class Bound:
     def answer(self, body: bytes, engine: Engine = echo, *, count_only: bool = False) -> Answer:
         payload = Payload(body=body, media_type=JSON, count_only=count_only)
         talk = self.task.converse(payload, self.signature, Limits())
-        self.calls = []
-        waiting: list[SequenceCall] = []
-        try:
-            turn = next(talk)
-            while True:
-                waiting += turn.calls
-                self.calls += turn.calls
-                turn = talk.send(engine(waiting.pop()))  # in another order than they came
-        except StopIteration as end:
-            answer: Answer = end.value
-            assert not waiting
-            return answer
+        answer, self.calls = answered(talk, engine)
+        return answer
 
     def text(self, inputs: str, **parameters: Any) -> str:
         (only,) = self.ask(inputs, **parameters)
