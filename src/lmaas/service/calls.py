@@ -92,7 +92,8 @@ class ModelCalls:
             version = await self._find(key.tenant, ref)
         await self._freshen(key)
         hears = tasks.spec(version.manifest.task).transcribes
-        if payload.media_type != TEXTS and not hears:
+        writes = version.manifest.signature.sequence is not None and not hears
+        if payload.media_type != TEXTS and not hears and not writes:
             counted = self._ledger.count(key, endpoint, version.ref)
             if counted is not None:
                 with counted:
@@ -100,6 +101,9 @@ class ModelCalls:
                 return Predicted(version, answer, [])
         if hears:
             tokens, prompt, audio_ms = await self._sound(key, version, ref, payload)
+        elif writes:
+            tokens, prompt = await self._sequence_tokens(key, version, ref, payload)
+            audio_ms = 0
         else:
             tokens = prompt = await self._text_tokens(key, version, ref, payload)
             audio_ms = 0
@@ -139,6 +143,19 @@ class ModelCalls:
             return 0
         counting = msgspec.structs.replace(payload, count_only=True)
         return (await self._router.call(version, ref, counting))[1].tokens
+
+    async def _sequence_tokens(
+        self, key: KeyRecord, version: ModelVersion, ref: str, payload: Payload
+    ) -> tuple[int, int]:
+        """The most tokens that are read and written, and those that are read.
+
+        Counted only for keys with limits: others need not wait for it.
+        """
+        if not await self._bounded(key, version):
+            return 0, 0
+        counting = msgspec.structs.replace(payload, count_only=True)
+        told = (await self._router.call(version, ref, counting))[1]
+        return told.tokens + told.new_tokens, told.tokens
 
     async def _sound(
         self, key: KeyRecord, version: ModelVersion, ref: str, payload: Payload

@@ -145,7 +145,7 @@ def name_of(code: str) -> str:
 
 
 def shown_as(code: str, known: Iterable[str]) -> str:
-    """A model's own code as callers know it: two letters, and where those are not enough a script."""
+    """A model's own code as callers know it: two letters, and a script where it needs one."""
     plain = languages.short(code)
     script = languages.script(code)
     if script is None or languages.resolve(plain, known) in (code, None):
