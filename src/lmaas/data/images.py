@@ -1,4 +1,5 @@
-"""Folders of images, one folder a class, or a zip of such folders: names now, files when asked for.
+"""Folders of images, one folder a class or with boxes, or a zip of such folders: names now, files
+when asked for.
 
 Nothing is unpacked: a zip's members are read by name, so no name in it can reach a path.
 """
@@ -6,11 +7,14 @@ Nothing is unpacked: a zip's members are read by name, so no name in it can reac
 import hashlib
 import stat
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 import pyarrow as pa
 
+from lmaas.data import annotations
+from lmaas.data.annotations.marked import Files
 from lmaas.data.table import Table, digest_of
 from lmaas.errors import InvalidInput
 
@@ -32,11 +36,17 @@ bitmaps of drawings stay below that."""
 SMALL_ZIP_BYTES: Final = 256 << 20
 """What is in a zip may have so many bytes whatever the zip's own size is."""
 METHODS: Final = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflate"}
-LAYOUT: Final = "Lay it out as CLASS/IMAGE: cat/1.png, dog/2.jpg."
+LAYOUT: Final = (
+    "Lay it out as CLASS/IMAGE: cat/1.png, dog/2.jpg; or with boxes: as COCO JSON, YOLO labels, "
+    "Pascal VOC or JSONL has them."
+)
 
 
 def read_folder(folder: Path) -> Table:
-    """The images in the folders of `folder`. Links are not followed out of it."""
+    """The images of `folder` with their boxes, or in the folders of their classes.
+
+    Links are not followed out of it.
+    """
     root = folder.resolve()
     names = []
     for path in sorted(folder.rglob("*")):
@@ -54,14 +64,23 @@ def read_folder(folder: Path) -> Table:
             raise _too_large(name)
         return path.read_bytes()
 
-    names, others = _sorted_out(names, folder.name)
-    digest = hashlib.sha256()
-    for name in names:
-        digest.update(f"{digest_of(folder / name)}  {name}\n".encode())
+    images, others = _sorted_out(names, folder.name)
+    files = Files(folder.name, images, others, read)
+
+    def digest(names: Iterable[str]) -> str:
+        whole = hashlib.sha256()
+        for name in names:
+            whole.update(f"{digest_of(folder / name)}  {name}\n".encode())
+        return whole.hexdigest()
+
+    marked = annotations.table_of(files, "")
+    if marked is not None:
+        marked.digest = digest(sorted(names))
+        return marked
     return Table(
-        _table(names, folder.name, ""),
+        _table(images, folder.name, ""),
         name=folder.name,
-        digest=digest.hexdigest(),
+        digest=digest(images),
         unit="image",
         notes=_notes(others),
         open_bytes=read,
@@ -69,7 +88,9 @@ def read_folder(folder: Path) -> Table:
 
 
 def read_zip(path: Path) -> Table:
-    """The images in the folders of the zip at `path`; one folder around all of them is left out."""
+    """The images of the zip at `path`, as `read_folder` reads them; one folder around the folders
+    of all classes is left out.
+    """
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError) as error:
@@ -84,24 +105,28 @@ def read_zip(path: Path) -> Table:
             names.append(member.filename)
     if len(set(names)) != len(names):
         raise InvalidInput(f"{path.name} names a file twice.", param="data")
-    names, others = _sorted_out(names, path.name)
-    firsts = {PurePosixPath(name).parts[0] for name in names}
-    deep = all(len(PurePosixPath(name).parts) > 2 for name in names)
-    around = f"{firsts.pop()}/" if len(firsts) == 1 and deep else ""
+    images, others = _sorted_out(names, path.name)
 
     def read(name: str) -> bytes:
         try:
-            return archive.read(around + name)
+            return archive.read(name)
         except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
             raise InvalidInput(f"{path.name}: {name} is damaged: {error}.", param="data") from None
 
+    digest = digest_of(path)
+    marked = annotations.table_of(Files(path.name, images, others, read), digest)
+    if marked is not None:
+        return marked
+    firsts = {PurePosixPath(name).parts[0] for name in images}
+    deep = all(len(PurePosixPath(name).parts) > 2 for name in images)
+    around = f"{firsts.pop()}/" if len(firsts) == 1 and deep else ""
     return Table(
-        _table(sorted(name.removeprefix(around) for name in names), path.name, around),
+        _table(sorted(name.removeprefix(around) for name in images), path.name, around),
         name=path.name,
-        digest=digest_of(path),
+        digest=digest,
         unit="image",
         notes=_notes(others),
-        open_bytes=read,
+        open_bytes=lambda name: read(around + name),
     )
 
 

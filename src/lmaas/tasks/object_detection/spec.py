@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from lmaas.tasks.spec import Spec
+from lmaas.tasks.spec import Checkpoint, Spec
 
 METRICS = {
     "loss": "what training makes smaller, a mean over the images",
@@ -34,4 +34,7 @@ SPEC = Spec(
     parameters=Parameters,
     metrics=METRICS,
     primary="map",
+    checkpoint=Checkpoint(
+        endings=("ForObjectDetection",), certain=True, builder="lmaas.frameworks.detector:build"
+    ),
 )
