@@ -110,19 +110,16 @@ def image_of(folder: Path, config: Any) -> ImageSpec:
     height, width = _size(told, config)
     if not (0 < height <= LARGEST and 0 < width <= LARGEST):
         raise ModelRefused(f"Images of {height} x {width} are not read; at most {LARGEST}.")
-    plain = {"mean": (0.0,), "std": (1.0,)}
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
     try:
         if told.get("do_normalize", True):
-            plain = {
-                "mean": tuple(map(float, told.get("image_mean", (0.485, 0.456, 0.406)))),
-                "std": tuple(map(float, told.get("image_std", (0.229, 0.224, 0.225)))),
-            }
+            mean = tuple(map(float, told.get("image_mean", (0.485, 0.456, 0.406))))
+            std = tuple(map(float, told.get("image_std", (0.229, 0.224, 0.225))))
         scale = float(told.get("rescale_factor", 1 / 255)) if told.get("do_rescale", True) else 1.0
     except (TypeError, ValueError):
-        raise ModelRefused(
-            "The processor's image_mean, image_std or factor are no numbers."
-        ) from None
-    return ImageSpec(height=height, width=width, resize="stretch", scale=scale, **plain)
+        raise ModelRefused("The processor's means, deviations or factor are no numbers.") from None
+    return ImageSpec(height=height, width=width, resize="stretch", scale=scale, mean=mean, std=std)
 
 
 def _processor(folder: Path) -> dict[str, Any]:

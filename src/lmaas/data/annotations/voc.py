@@ -39,9 +39,9 @@ def read(files: Files) -> Iterator[Marked]:
         try:
             image = names.find(given, name, place)
         except InvalidInput:
-            image = _by_stem(files, name)
-            if image is None:
+            if (found := _by_stem(files, name)) is None:
                 raise
+            image = found
         size = None
         if told.get("size.width") and told.get("size.height"):
             size = (

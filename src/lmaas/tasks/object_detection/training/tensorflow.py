@@ -48,7 +48,7 @@ class CenterNetwork(tf.Module):  # type: ignore[misc]
         self.last = Normed(draw, options.head, options.head, "last")
         self.boxes = Conv(draw, options.head, SIDES, 1, 1, "boxes")
         self.head = Conv(draw, options.head, classes, 1, 1, "head")
-        self.head.bias.assign(tf.fill([classes], HEAT_BIAS))
+        self.head.bias = tf.Variable(tf.fill([classes], HEAT_BIAS), name="bias")
 
     @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
     def __call__(self, pixels: Any) -> Any:
