@@ -123,8 +123,8 @@ class DetectionSpec(Record, frozen=True, kw_only=True):
 
     N images, C classes; `outputs` names what the head reads, in this order:
 
-    - "centers": (N, h, w, C + 4), logits of each class's centres, then log width, log height and
-      the centre's place in its cell, in units of a cell (Zhou et al., 2019). Peaks are boxes.
+    - "centers": (N, h, w, 4 + C), log width, log height and the centre's place in its cell, in
+      units of a cell, then logits of each class's centres (Zhou et al., 2019). Peaks are boxes.
     - "grid": (N, 4 + C, cells), or with `channels` "last" (N, cells, 4 + C): a box and its classes'
       scores for each cell. `objectness`: a score of any object lies between them, and multiplies
       theirs.

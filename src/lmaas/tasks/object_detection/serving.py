@@ -17,6 +17,7 @@ import numpy as np
 from lmaas.codecs import image, json, media, tensor
 from lmaas.codecs.image import Placement
 from lmaas.codecs.limits import Limits
+from lmaas.codecs.marks import Mark
 from lmaas.errors import InvalidInput
 from lmaas.tasks.base import Batch, Shown, Task, Tensors, read_tensors
 from lmaas.tasks.images import ANCHORS_FILE, check_count, check_image, files_of
@@ -162,6 +163,17 @@ class ObjectDetection:
         ]
         columns = ("label", "score", *Box.__struct_fields__)
         return Shown((*(["input"] if several else []), *columns), rows)
+
+    def marks(self, result: Any) -> list[Mark]:
+        """A box with label and score for each object."""
+        return [
+            Mark(
+                tuple(each["box"][side] for side in Box.__struct_fields__),
+                f"{each['label']} {each['score']:.2f}",
+                each["label"],
+            )
+            for each in result
+        ]
 
     def collect(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> Any:
         """The image files that the rows name, by paths from `folder`, as base64."""
