@@ -18,6 +18,7 @@ from lmaas.compression import measure
 from lmaas.errors import InvalidInput, MissingExtra
 from lmaas.runtime import ov
 from lmaas.runtime.language.stateful import MODEL
+from lmaas.runtime.lean_transformers import import_generation
 from lmaas.types import CompressOptions, Precision, Progress, Record, VariantReport
 
 GROUP_SIZES: Final = (64, 32, 16)
@@ -136,6 +137,7 @@ def _stored(compiled: Path) -> str:
 
 def _round(source: Path, target: Path) -> None:
     ov.load()
+    import_generation()
     import torch
     from transformers import AutoModelForCausalLM
 
