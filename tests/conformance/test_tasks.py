@@ -41,6 +41,7 @@ from lmaas.types import (
     Signature,
     TensorSpec,
 )
+from sequence_examples import EXAMPLES as SEQUENCES
 from training_kit import served
 
 
@@ -211,8 +212,8 @@ EXAMPLES = [
         made=reranker,
     ),
 ]
-WITHOUT_ARRAYS = {"text-generation", "summarization"}
-"""Tasks with a path of their own, on which no arrays travel."""
+WITHOUT_ARRAYS = {"text-generation", "summarization", *(example.task for example in SEQUENCES)}
+"""Tasks with a path of their own, on which no arrays travel; for some there is another kit."""
 
 
 def test_every_task_has_an_example() -> None:

@@ -48,7 +48,9 @@ def answer(home: Path, **settings: Any) -> tuple[str, WorkerStatus]:
         key, _ = service.create_key(TENANT, "k", ("call",))
         try:
             async with service.running():
-                made = await service.generate(key, "tiny", REQUEST, endpoint="t", request_id="1")
+                made = await service.calls.generate(
+                    key, "tiny", REQUEST, endpoint="t", request_id="1"
+                )
                 text = "".join([delta.text async for delta in made])
                 return text, service.ps(TENANT)[0]
         finally:

@@ -112,9 +112,11 @@ def _version_row(v: "ModelVersion") -> tuple[str, ...]:
 
 
 def _variant_row(variant: "Variant") -> tuple[str, ...]:
+    from lmaas.serving.variant import value_of
+
     report = variant.report
     told = (
-        f"perplexity {report.compressed.perplexity:.4g} ({report.perplexity_rise:+.1%}) "
+        f"{report.metric} {value_of(report.compressed, report):.4g} ({report.drop:+.1%} worse) "
         f"agreement {report.token_agreement:.0%}"
     )
     return (f"  {variant.name}", "", "", size(report.compressed.size_bytes), "", told, "")

@@ -24,14 +24,14 @@ VOCABULARIES = (
 )  # fmt: skip
 """Files of which a tokenizer can be made."""
 KEPT = (
-    "config.json", "generation_config.json",
+    "config.json", "generation_config.json", "preprocessor_config.json",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model",
     "sentencepiece.bpe.model", "source.spm", "target.spm", "preprocessor_config.json",
     "processor_config.json", "chat_template.jinja", "chat_template.json",
     "additional_chat_templates/*.jinja", "modules.json",
     "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json",
-    "README.md", "LICENSE*",
+    "preprocessor_config.json", "processor_config.json", "README.md", "LICENSE*",
 )  # fmt: skip
 """What of a checkpoint is kept beside its weights; all else in its folder is left behind."""
 
@@ -53,7 +53,9 @@ def build(
 
     `weights` is what was done to them before; it stands in the lineage's recipe.
     """
-    for field in ("labels", "image", "outputs_are", "sample", "dynamic", "signature"):
+    for field in (
+        "labels", "image", "outputs_are", "detection", "anchors", "sample", "dynamic", "signature",
+    ):  # fmt: skip
         if getattr(options, field) is not None:
             raise InvalidInput(f"A checkpoint takes no {field}.", param=field)
     refuse_checkpoint.check(path)

@@ -1,5 +1,6 @@
 """Labels with scores: what tasks with classes share."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -50,3 +51,9 @@ def show_labels(result: Any) -> Shown:
 def label_records(result: Any) -> list[dict[str, Any]]:
     """The likeliest label of each input, and its score."""
     return [{"prediction": best["label"], "score": best["score"]} for best, *_ in result]
+
+
+def accuracy(labels: Sequence[str], expected: Sequence[str]) -> dict[str, float]:
+    """The share of labels that are the expected ones."""
+    same = [one == other for one, other in zip(labels, expected, strict=True)]
+    return {"accuracy": sum(same) / len(same)} if same else {}

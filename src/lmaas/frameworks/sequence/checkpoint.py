@@ -76,6 +76,7 @@ def build(folder: Path, options: PushOptions, target: Path) -> Manifest:
     layout = TextLayout()
     if network.source == "tokens":
         layout = layout_of(tokenizer, config, spec, _json(folder / "tokenizer_config.json"))
+        spec = msgspec.structs.replace(spec, directions=layout.directions)
         text_layout.write(layout, compiled)
     sample = target / "sample.safetensors"
     write_sample(

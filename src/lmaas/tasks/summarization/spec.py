@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from lmaas.tasks.spec import Checkpoint, Spec
+from lmaas.tasks.spec import Checkpoint, Judge, Spec
 
 
 class GenerateParameters(msgspec.Struct, forbid_unknown_fields=True):
@@ -48,6 +48,7 @@ SPEC = Spec(
     parameters=Parameters,
     metrics={"exact": "share of the texts whose summary is the expected one, word for word"},
     primary="exact",
+    judge=Judge(measures="lmaas.tasks.text_metrics:measure"),
     checkpoint=Checkpoint(
         endings=(
             "BartForConditionalGeneration",
