@@ -109,13 +109,37 @@ class ImageSpec(Record, frozen=True, kw_only=True):
     invert: bool = False
 
 
+class VisionSpec(Record, frozen=True, kw_only=True):
+    """How an image becomes tokens of a language model's prompt; part of its `LanguageSpec`.
+
+    An image, upright and RGB, becomes `height` x `width` pixels of `(pixel * scale - mean) / std`
+    and `tokens` times the placeholder `token_id`, each a row of `numbers` (the hidden size).
+    `resize`: "stretch", or "crop": the short side
+    becomes `short_side` pixels, the centre is kept; with `pad` it is first filled up to a square
+    with the mean's colour. `resample` is the filter, by Pillow's number.
+    """
+
+    token_id: int
+    tokens: int
+    numbers: int
+    height: int
+    width: int
+    resize: Literal["stretch", "crop"] = "crop"
+    short_side: int = 0
+    pad: bool = False
+    resample: Annotated[int, msgspec.Meta(ge=0, le=5)] = 3
+    scale: float = 1 / 255
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+
 class LanguageSpec(Record, frozen=True, kw_only=True):
     """What is fixed about a language model; part of its version's signature.
 
     `kv_bytes_per_token` is the size of one token's keys and values in all layers at 2 bytes an
     element, `state_bytes` what a sequence has beside them from its beginning (recurrent layers).
     `dimensions` and `pooling` are an embedding model's. `accepts` are the parts of messages that
-    the model was trained on.
+    the model was trained on; `vision` says how it takes images, if it runs here.
     """
 
     architecture: str
@@ -131,6 +155,7 @@ class LanguageSpec(Record, frozen=True, kw_only=True):
     pooling: Literal["mean", "cls", "last"] | None = None
     normalize: bool = True
     accepts: tuple[PartKind, ...] = ("text",)
+    vision: VisionSpec | None = None
 
 
 class AudioSpec(Record, frozen=True, kw_only=True):

@@ -19,6 +19,25 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 def decode(data: bytes, spec: ImageSpec, limits: Limits) -> Image.Image:
     """The first frame of an image file, upright, grey ("L") or "RGB" as `spec.channels` asks.
 
+    Raises as `open_bounded` does. A JPEG may be decoded at a part of its size.
+    """
+    # A JPEG can be decoded at 1/2, 1/4 or 1/8; twice the target still leaves the resize
+    # a full pixel to average.
+    return _upright(
+        open_bounded(data, limits),
+        "L" if spec.channels == 1 else "RGB",
+        (spec.width * 2, spec.height * 2),
+    )
+
+
+def decode_whole(data: bytes, limits: Limits) -> Image.Image:
+    """The first frame of an image file, upright, "RGB", in its own size. Raises as `decode`."""
+    return _upright(open_bounded(data, limits), "RGB", None)
+
+
+def open_bounded(data: bytes, limits: Limits) -> Image.Image:
+    """An image file of which only the head is read.
+
     Raises InvalidInput when the bytes are not an image of a known format, PayloadTooLarge when
     its header claims more pixels than the limit (nothing is decoded then).
     """
@@ -41,11 +60,13 @@ def decode(data: bytes, spec: ImageSpec, limits: Limits) -> Image.Image:
             "are decoded.",
             hint="Scale it down before sending.",
         )
-    mode = "L" if spec.channels == 1 else "RGB"
+    return image
+
+
+def _upright(image: Image.Image, mode: str, draft: tuple[int, int] | None) -> Image.Image:
     try:
-        # A JPEG can be decoded at 1/2, 1/4 or 1/8; twice the target still leaves the resize
-        # a full pixel to average.
-        image.draft(mode, (spec.width * 2, spec.height * 2))
+        if draft is not None:
+            image.draft(mode, draft)
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I;16") or upright.mode == "I":
             upright = Image.fromarray((np.asarray(upright, np.uint32) >> 8).astype(np.uint8))

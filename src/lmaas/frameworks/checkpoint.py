@@ -30,7 +30,7 @@ KEPT = (
     "sentencepiece.bpe.model", "chat_template.jinja", "chat_template.json",
     "additional_chat_templates/*.jinja", "modules.json",
     "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json",
-    "README.md", "LICENSE*",
+    "preprocessor_config.json", "processor_config.json", "README.md", "LICENSE*",
 )  # fmt: skip
 """What of a checkpoint is kept beside its weights; all else in its folder is left behind."""
 

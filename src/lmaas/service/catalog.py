@@ -450,6 +450,10 @@ def check_compressible(version: ModelVersion) -> int:
             "text-generation.",
             param="ref",
         )
+    if spec.accepts != ("text",):
+        raise InvalidInput(
+            f"{version.ref} takes images: compressed are models that take text only.", param="ref"
+        )
     check_files(version, "to compress", param="ref")
     if not version.compiled_bytes:
         raise InvalidInput(

@@ -19,6 +19,7 @@ TASKS: Final = (
     "image-classification",
     "tensor",
     "text-generation",
+    "image-text-to-text",
     "embedding",
     "text-ranking",
     "text-classification",
