@@ -17,11 +17,11 @@ import numpy as np
 from PIL import Image
 
 from checkpoints import make_qwen3
+from llava import make_llava
 from lmaas.config import Settings
 from lmaas.registry.lock import HomeLock
 from lmaas.service import Service
 from lmaas.types import TENANT, PushOptions
-from llava import make_llava
 
 PUBLISH = """
 import sys, numpy as np, torch, lmaas
@@ -68,7 +68,7 @@ def publish_language(home: Path) -> None:
 
 
 def publish_pictures(home: Path) -> None:
-    """Push the tiny LLaVA `eyes` (random weights) to `home`; its checkpoint lies in `eyes` there."""
+    """Push the tiny LLaVA `eyes` to the home in `home`; its checkpoint lies beside it."""
     home.mkdir(parents=True)
     checkpoint = make_llava(home / "eyes")
     service = Service(Settings(home=str(home / "home")))

@@ -294,7 +294,8 @@ def draw(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Soft colours with noise, (height, width, 3) uint8."""
     coarse = rng.integers(0, 256, (4, 5, 3)).astype(np.uint8)
     soft = np.asarray(Image.fromarray(coarse).resize((width, height)), np.int16)
-    return np.clip(soft + rng.integers(-20, 21, soft.shape), 0, 255).astype(np.uint8)
+    noisy = np.clip(soft + rng.integers(-20, 21, soft.shape), 0, 255)
+    return np.asarray(noisy, np.uint8)
 
 
 def export(model: Any, folder: Path) -> None:

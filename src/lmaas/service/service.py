@@ -48,6 +48,7 @@ from lmaas.serving.generation import (
     check_parts,
     encode_request,
 )
+from lmaas.serving.image_urls import ImageUrls
 from lmaas.serving.metrics import Metrics
 from lmaas.serving.pool import Pool
 from lmaas.serving.router import Router
@@ -107,6 +108,9 @@ class Service:
         self.cache = ResponseCache(settings.response_cache_bytes, settings.redis_url)
         self._egress = EgressPolicy(settings.webhook_allow)
         self.webhooks = Webhooks(self.registry.database, self._egress, http=settings.webhook_http)
+        self._images = ImageUrls(
+            settings.image_hosts, EgressPolicy(settings.image_allow, "image_allow")
+        )
         self._deliverer: Deliverer | None = None
         self.workshop = workshop = Workshop(settings)
         queue, files = Jobs(self.registry.database), Files(self.home)
@@ -301,6 +305,7 @@ class Service:
         version = await self.find(key.tenant, ref)
         check_language(version)
         check_parts(version, request)
+        request = await self._with_images(key, version, request)
         payload = Payload(media_type=GENERATE, body=encode_request(request))
         kept_as = await self._cache_key(version, request, cache)
         ended = None if kept_as is None else await self.cache.get(kept_as)
@@ -330,6 +335,15 @@ class Service:
             return generation
         await generation.start(lambda to: self.router.generate(version, ref, payload, to))
         return generation
+
+    async def _with_images(
+        self, key: KeyRecord, version: ModelVersion, request: GenerateRequest
+    ) -> GenerateRequest:
+        """The request with what it names by URL. Nothing is fetched for a key that may not ask."""
+        if not request.files:
+            return request
+        await self._bounded(key, version)
+        return await self._images.fetched(request, self.settings.max_body_bytes)
 
     async def _most_tokens(
         self, key: KeyRecord, ref: str, version: ModelVersion, request: GenerateRequest
@@ -388,6 +402,7 @@ class Service:
                 f"{version.ref} runs at another service, which alone can count its tokens.",
                 param="model",
             )
+        request = await self._with_images(key, version, request)
         await self._freshen(key)
         with self.ledger.reserve(
             key,

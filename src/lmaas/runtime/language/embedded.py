@@ -1,7 +1,7 @@
 """Prompts of models that take images: one row of numbers for each token, with a key before it.
 
 OpenVINO GenAI shares what it has computed of prompts that begin alike. For prompts of rows it
-compares every 50th number of a row, at most ten of them: two images, or two tokens of a small
+compares every 50th number of a row, ten of them at most: two images, or two tokens of a small
 model, can agree there and differ elsewhere, and one caller would be answered about the picture of
 another. So these numbers are ours. A row is `KEY_NUMBERS` numbers that say exactly which token or
 which part of which image it is, then the model's own; the compiled model drops the first.
@@ -22,10 +22,10 @@ TEXT_ROWS: Final = "openvino_text_embeddings_model.xml"
 """From token ids (B, T) to rows (B, T, `KEY_NUMBERS` + hidden size)."""
 STRIDE: Final = 50
 """Which numbers of a row the pipeline compares."""
-KEY_NUMBERS: Final = 4 * STRIDE + 1
-"""Five compared ones among them. Of a token, three are its id in bytes, which bfloat16 has exactly,
+KEY_NUMBERS: Final = 9 * STRIDE + 1
+"""The ten compared ones are among them. Of a token, three are its id in bytes, which bfloat16 has exactly,
 too: the pipeline computes rows of what it writes in the precision of the model. Of an image, the
-first is -1, and four are parts of its digest."""
+first is -1, and nine are parts of its digest."""
 PART_BYTES: Final = 3
 """So much of a digest is a whole number that float32 has exactly."""
 ID_BYTES: Final = 3

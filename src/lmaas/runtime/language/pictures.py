@@ -164,7 +164,8 @@ def pixels_of(image: Image.Image, spec: VisionSpec) -> np.ndarray:
     else:
         image = _centre(_short_side(image, spec.short_side, filter_), spec.width, spec.height)
     values = np.asarray(image).astype(np.float32) * np.float32(spec.scale)
-    values = (values - np.asarray(spec.mean, np.float32)) / np.asarray(spec.std, np.float32)
+    values -= np.asarray(spec.mean, np.float32)
+    values /= np.asarray(spec.std, np.float32)
     return np.ascontiguousarray(values.transpose(2, 0, 1))
 
 
