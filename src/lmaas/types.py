@@ -299,7 +299,8 @@ class UpstreamSpec(Record, frozen=True, kw_only=True):
     `dialect`: "compatible" sends OpenAI's fields with `max_tokens`, "openai" with
     `max_completion_tokens`; "vllm" adds its further fields (`top_k`, `min_p`, …).
     `context_length` is what is reserved at most for a request of a key with limits.
-    `timeout_s` is how long the service may be silent; times in seconds.
+    `timeout_s` is how long the service may be silent; times in seconds. `accepts` are the parts of
+    messages that the model there takes.
     """
 
     url: Annotated[str, msgspec.Meta(min_length=1, max_length=2048)]
@@ -310,6 +311,7 @@ class UpstreamSpec(Record, frozen=True, kw_only=True):
     connect_timeout_s: Annotated[float, msgspec.Meta(gt=0, le=600)] = 10.0
     timeout_s: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 600.0
     max_connections: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 256
+    accepts: tuple[PartKind, ...] = ("text",)
 
 
 class ConnectBody(Record, frozen=True, kw_only=True):

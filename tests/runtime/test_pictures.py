@@ -162,7 +162,8 @@ def test_the_best_tokens_are_told(model: Eyes, pictures: Pictures, engine: OpenV
 
 def test_what_the_engine_cannot_do_is_named(model: Eyes, engine: OpenVINOGenAI) -> None:
     for how, param in (
-        ({"repetition_penalty": 1.2}, "repetition_penalty"), ({"logit_bias": {1: 2.0}}, "logit_bias"),
+        ({"repetition_penalty": 1.2}, "repetition_penalty"),
+        ({"logit_bias": {1: 2.0}}, "logit_bias"),
     ):  # fmt: skip
         with pytest.raises(InvalidInput) as caught:
             engine.add(1, [5, 6], TokenSampling(max_tokens=1, **how))

@@ -89,10 +89,14 @@ def host() -> Iterator[Host]:
 def asked(*urls: str) -> GenerateRequest:
     files = [FilePart(kind="image", data=url, place=f"messages[0].content[{i}]")
              for i, url in enumerate(urls)]  # fmt: skip
-    return GenerateRequest(messages=(ChatMessage(role="user", content=(*files, TextPart(text="a"))),))
+    return GenerateRequest(
+        messages=(ChatMessage(role="user", content=(*files, TextPart(text="a"))),)
+    )
 
 
-def fetch(hosts: tuple[str, ...], *urls: str, most: int = MANY, inside: tuple[str, ...] = ()) -> Any:
+def fetch(
+    hosts: tuple[str, ...], *urls: str, most: int = MANY, inside: tuple[str, ...] = ()
+) -> Any:
     """The data of each image."""
 
     async def go() -> list[str]:
@@ -122,7 +126,10 @@ def test_nothing_is_fetched_from_elsewhere(host: Host) -> None:
         assert caught.value.param == "messages[0].content[0]"
         assert "image_hosts" in str(caught.value)
     assert not host.asked
-    assert fetch((), "file:///etc/passwd", "ftp://x/a.png") == ["file:///etc/passwd", "ftp://x/a.png"]
+    assert fetch((), "file:///etc/passwd", "ftp://x/a.png") == [
+        "file:///etc/passwd",
+        "ftp://x/a.png",
+    ]
 
 
 SPELLED = (

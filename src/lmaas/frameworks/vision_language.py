@@ -285,7 +285,7 @@ def pictured(processor: Any, vision: VisionSpec, vocabulary: int, most: int) -> 
         made.append(Pictured(ids, tuple(images), {"pixel_values": inputs["pixel_values"]}))
     if not made:
         raise ModelRefused(
-            f"An image is {vision.tokens} tokens, and the model's context {most}: no prompt has one."
+            f"An image is {vision.tokens} tokens, and the model's context {most}: none fits."
         )
     return made
 

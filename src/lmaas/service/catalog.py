@@ -241,6 +241,14 @@ class Catalog:
         check_name(body.name)
         check_url(body.upstream.url)
         speaks = tasks.spec(body.task).generates
+        taken = (("text",), ("text", "image")) if speaks else (("text",),)
+        if body.upstream.accepts not in taken:
+            raise InvalidInput(
+                f"A model for {body.task} of another service accepts "
+                f"{' or '.join(map(str, map(list, taken)))}; received "
+                f"{list(body.upstream.accepts)}.",
+                param="accepts",
+            )
         manifest = Manifest(
             name=body.name,
             task=body.task,
@@ -255,6 +263,7 @@ class Catalog:
                     chat_template=speaks,
                     reasoning=speaks,
                     tools=speaks,
+                    accepts=body.upstream.accepts,
                 ),
             ),
             num_parameters=0,

@@ -29,7 +29,8 @@ class EgressPolicy:
     """Which addresses are outside.
 
     `allowed` are hosts by name, and addresses or networks (10.0.0.0/8), that may be reached
-    although they are inside; `setting` is where they were said. Raises ConfigError for an entry that is neither.
+    although they are inside; `setting` is where they were said. Raises ConfigError for an entry
+    that is neither.
     """
 
     def __init__(self, allowed: Sequence[str] = (), setting: str = "webhook_allow") -> None:
@@ -63,7 +64,7 @@ class EgressPolicy:
             if not allowed and not is_public(address):
                 raise InvalidInput(
                     f"{text} is an internal address.",
-                    hint=f"The setting {self._setting} names hosts and networks that may be reached.",
+                    hint=f"The setting {self._setting} names what may be reached nevertheless.",
                     param="url",
                 )
 

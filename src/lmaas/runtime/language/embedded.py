@@ -23,9 +23,9 @@ TEXT_ROWS: Final = "openvino_text_embeddings_model.xml"
 STRIDE: Final = 50
 """Which numbers of a row the pipeline compares."""
 KEY_NUMBERS: Final = 9 * STRIDE + 1
-"""The ten compared ones are among them. Of a token, three are its id in bytes, which bfloat16 has exactly,
-too: the pipeline computes rows of what it writes in the precision of the model. Of an image, the
-first is -1, and nine are parts of its digest."""
+"""The ten compared ones are among them. Of a token, three are its id in bytes, which bfloat16 has
+exactly, too: the pipeline computes rows of what it writes in the precision of the model. Of an
+image, the first is -1, and nine are parts of its digest."""
 PART_BYTES: Final = 3
 """So much of a digest is a whole number that float32 has exactly."""
 ID_BYTES: Final = 3

@@ -202,7 +202,7 @@ ENGINES: Final[dict[str, EngineSpec]] = {
             memory=EngineMemory(
                 overhead_bytes=2048 * MIB, typed_weights=True, typed_cache=True, on_gpu=True
             ),
-            accepts=("text",),
+            accepts=("text", "image"),
             streams=True,
             precisions=("f32", "bf16"),
         ),
