@@ -17,6 +17,7 @@ CAT, DOG = photo(1), photo(2, (64, 33))
 ENCODED = base64.b64encode(CAT).decode()
 URL = f"data:image/png;base64,{ENCODED}"
 TOKENS = 8
+GREEDY = {"temperature": 0}
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ def test_anthropic(eyes: Running, expected: str) -> None:
             }
         ]
         asked: Any = {"model": "eyes", "messages": messages}
-        answer = client.messages.create(**asked, max_tokens=TOKENS, temperature=0)
+        answer = client.messages.create(**asked, max_tokens=TOKENS, extra_body=GREEDY)
         assert "".join(block.text for block in answer.content if block.type == "text") == expected
         counted = client.messages.count_tokens(**asked)
         assert counted.input_tokens == answer.usage.input_tokens
@@ -110,18 +111,18 @@ def test_anthropic(eyes: Running, expected: str) -> None:
 def test_ollama(eyes: Running, expected: str) -> None:
     import ollama
 
-    client = ollama.Client(eyes.url, headers=eyes.caller)
-    options = {"temperature": 0, "num_predict": TOKENS, "top_k": 0, "top_p": 1.0}
-    message = {"role": "user", "content": "what is it?", "images": [CAT]}
-    answer = client.chat(model="eyes", messages=[message], options=options)
-    assert answer.message.content == expected
-    made = client.generate(model="eyes", prompt="what is it?", images=[CAT], options=options)
-    assert made.response == expected
-    with pytest.raises(ollama.ResponseError, match=r"messages\[0\]\.images\[0\]"):
-        client.chat(model="eyes", messages=[message | {"images": [b"no image at all"]}])
-    shown = client.show("eyes")
-    assert shown.capabilities is not None
-    assert {"completion", "vision"} <= {*shown.capabilities}
+    with ollama.Client(eyes.url, headers=eyes.caller) as client:
+        options = {"temperature": 0, "num_predict": TOKENS, "top_k": 0, "top_p": 1.0}
+        message = {"role": "user", "content": "what is it?", "images": [CAT]}
+        answer = client.chat(model="eyes", messages=[message], options=options)
+        assert answer.message.content == expected
+        made = client.generate(model="eyes", prompt="what is it?", images=[CAT], options=options)
+        assert made.response == expected
+        with pytest.raises(ollama.ResponseError, match=r"messages\[0\]\.images\[0\]"):
+            client.chat(model="eyes", messages=[message | {"images": [b"no image at all"]}])
+        shown = client.show("eyes")
+        assert shown.capabilities is not None
+        assert {"completion", "vision"} <= {*shown.capabilities}
 
 
 def test_huggingface_hub(eyes: Running, expected: str) -> None:
@@ -136,8 +137,8 @@ def test_huggingface_hub(eyes: Running, expected: str) -> None:
     )
     assert chat.choices[0].message.content == expected
     (answer,) = client.visual_question_answering(CAT, "what is it?")
-    assert answer.answer.startswith(expected.strip()[:4])
-    assert 0 < answer.score < 1
+    assert (answer.answer or "").startswith(expected.strip()[:4])
+    assert 0 < (answer.score or 0) < 1
     (one,) = client.visual_question_answering(CAT, "what is it?", top_k=1)
     assert one == answer
     other = client.visual_question_answering(DOG, "what is it?")[0]
@@ -244,7 +245,7 @@ def test_images_by_url_where_an_operator_has_listed_the_host(
         ]
         messages: Any = [{"role": "user", "content": content}]
         answer = claude.messages.create(
-            model="eyes", messages=messages, max_tokens=TOKENS, temperature=0
+            model="eyes", messages=messages, max_tokens=TOKENS, extra_body=GREEDY
         )
         assert "".join(b.text for b in answer.content if b.type == "text") == expected
         counted = claude.messages.count_tokens(model="eyes", messages=messages)

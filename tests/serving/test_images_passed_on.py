@@ -1,12 +1,12 @@
 """Images that other servers are shown: vLLM, and models that are connected."""
 
+import asyncio
 import base64
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from test_upstream import TEXT, Gateway, run
 
 from lmaas.config import Settings
 from lmaas.errors import InvalidInput
@@ -20,7 +20,7 @@ from lmaas.serving.vllm_command import command
 from lmaas.serving.vllm_request import Requests
 from lmaas.types import TENANT, ConnectBody, ModelVersion, UpstreamSpec
 from servers import photo
-from upstream_server import Running, upstream
+from upstream_server import WORDS, upstream
 
 ENCODED = base64.b64encode(photo()).decode()
 URL = f"data:image/png;base64,{ENCODED}"
@@ -67,22 +67,30 @@ def test_images_are_estimated() -> None:
 
 
 def test_a_connected_model_is_shown_what_it_accepts(tmp_path: Path) -> None:
-    with upstream() as back_end:
+    async def work(service: Service, url: str) -> None:
+        key, _ = service.create_key(TENANT, "test", ("call",))
+        for name, accepts in (("sees", ("text", "image")), ("reads", ("text",))):
+            spec = UpstreamSpec(url=url, model="echo", accepts=accepts)  # type: ignore[arg-type]
+            await service.catalog.connect(TENANT, ConnectBody(name=name, upstream=spec))
 
-        async def work(opened: Gateway) -> None:
-            await opened.connect("echo", accepts=("text", "image"))
-            deltas, _ = await opened.all(shown(URL))
-            assert "".join(delta.text for delta in deltas) == TEXT
-            content = back_end.seen.bodies[-1]["messages"][0]["content"]
-            assert content[0]["image_url"]["url"] == URL
-            await opened.connect("echo")
-            asked = len(back_end.seen.bodies)
+        async def ask(name: str) -> str:
+            generation = await service.generate(
+                key, name, shown(URL), endpoint="chat.completions", request_id=name
+            )
+            return "".join([delta.text async for delta in generation])
+
+        async with service.running():
+            assert await ask("sees") == "".join(WORDS)
             with pytest.raises(InvalidInput, match="takes text only") as caught:
-                await opened.all(shown(URL))
+                await ask("reads")
             assert caught.value.param == PLACE
-            assert len(back_end.seen.bodies) == asked
 
-        run(tmp_path, back_end, work)
+    with upstream() as back_end:
+        service = Service(Settings(home=str(tmp_path)))
+        asyncio.run(work(service, back_end.url))
+        service.close()
+        (body,) = back_end.seen.bodies
+        assert body["messages"][0]["content"][0]["image_url"]["url"] == URL
 
 
 @pytest.mark.parametrize(
@@ -92,15 +100,13 @@ def test_a_connected_model_is_shown_what_it_accepts(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_what_a_connection_accepts_is_known(tmp_path: Path, task: Any, accepts: Any) -> None:
     spec = msgspec.structs.replace(SPEC, accepts=accepts)
-
-    async def work(opened: Gateway) -> None:
-        with pytest.raises(InvalidInput) as caught:
-            await opened.service.catalog.connect(
-                TENANT, ConnectBody(name="far", task=task, upstream=spec)
-            )
-        assert caught.value.param == "accepts"
-
-    run(tmp_path, Running(), work)
+    service = Service(Settings(home=str(tmp_path)))
+    with pytest.raises(InvalidInput) as caught:
+        asyncio.run(
+            service.catalog.connect(TENANT, ConnectBody(name="far", task=task, upstream=spec))
+        )
+    service.close()
+    assert caught.value.param == "accepts"
 
 
 @pytest.fixture(scope="module")
