@@ -87,6 +87,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Maximum size of an uploaded model; above it: 413."""
     max_image_pixels: Count = 64_000_000
     """Maximum size of an image in pixels."""
+    max_audio_bytes: Count = 25 * MIB
+    """Maximum size of a sound file in a form of /v1/audio; above it: 413."""
+    max_audio_s: Positive = 7200.0
+    """Maximum length of a sound in seconds; above it: 413."""
     request_timeout_s: Positive = 120.0
     """Maximum time of one request in a worker."""
     generation_timeout_s: Positive = 600.0

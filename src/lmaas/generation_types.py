@@ -222,7 +222,8 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
     """What choice `index` gained: text, reasoning, pieces of tool calls. `tokens` were made.
 
     The last delta of a choice has `finish`, and `stop` where a stop string ended it. `logprobs` has
-    one entry for each token of `text`.
+    one entry for each token of `text`. `done` is the share of the work that is over by then; 0: not
+    told.
     """
 
     index: int
@@ -233,18 +234,21 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
     calls: tuple[CallDelta, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     stop: str = ""
+    done: float = 0.0
 
 
 class Usage(msgspec.Struct, frozen=True, array_like=True):
     """Tokens of one request, over all its choices.
 
-    `cached` are known to have been found in the prefix cache; not every engine tells.
+    `cached` are known to have been found in the prefix cache; not every engine tells. `audio_ms` is
+    the length of the sound that was heard.
     """
 
     prompt: int
     completion: int = 0
     reasoning: int = 0
     cached: int = 0
+    audio_ms: int = 0
 
 
 class Ended(msgspec.Struct, frozen=True, array_like=True):

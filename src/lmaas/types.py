@@ -38,6 +38,8 @@ InputKind = Literal["tensors"] | PartKind
 Scope = Literal["admin", "call"]
 KeyVariable = Annotated[str, msgspec.Meta(pattern=r"\A[A-Z][A-Z0-9_]{0,100}_API_KEY\Z")]
 
+Anchor = tuple[float, float, float, float]
+
 MAX_TEXT_CHARS = 1 << 20
 """Longest text that a compressed model is measured on."""
 
@@ -95,7 +97,9 @@ class ImageSpec(Record, frozen=True, kw_only=True):
 
     `channels` 1 is grey, 3 is RGB. `layout` gives one sample's axes: "flat" is row-major HWC
     flattened. `mean` and `std` hold one number, or one for each channel.
-    `resize`: "stretch" to height x width, or "crop": short side resized, centre kept.
+    `resize`: "stretch" to height x width; "crop": short side resized, centre kept; "letterbox":
+    the whole image in the middle, around it pixels of the value `fill`. `order` is that of the
+    colours in the model's input.
     """
 
     height: int
@@ -105,8 +109,50 @@ class ImageSpec(Record, frozen=True, kw_only=True):
     scale: float = 1 / 255
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
-    resize: Literal["stretch", "crop"] = "stretch"
+    resize: Literal["stretch", "crop", "letterbox"] = "stretch"
     invert: bool = False
+    fill: Annotated[int, msgspec.Meta(ge=0, le=255)] = 114
+    order: Literal["RGB", "BGR"] = "RGB"
+
+
+class DetectionSpec(Record, frozen=True, kw_only=True):
+    """How a detector's raw outputs become boxes; part of its version's signature.
+
+    N images, C classes; `outputs` names what the head reads, in this order:
+
+    - "centers": (N, h, w, C + 4), logits of each class's centres, then log width, log height and
+      the centre's place in its cell, in units of a cell (Zhou et al., 2019). Peaks are boxes.
+    - "grid": (N, 4 + C, cells), or with `channels` "last" (N, cells, 4 + C): a box and its classes'
+      scores for each cell. `objectness`: a score of any object lies between them, and multiplies
+      theirs.
+    - "rows": (N, boxes, 6): xmin, ymin, xmax, ymax, score and class number.
+    - "queries": boxes (N, Q, 4), class scores (N, Q, C) (Carion et al., 2020).
+    - "anchors": offsets (N, A, 4) to the `anchors` of a file beside the model, class scores
+      (N, A, C); the offsets are times `variances` (Liu et al., 2016).
+    - "distributions": for each of `strides` class scores (N, cells, C), then for each the
+      distributions (N, cells, 4 * bins) of a box's four sides (Li et al., 2020).
+
+    `scores` says what turns the class scores into probabilities, `background` where among them the
+    class of no object is. `boxes` and `normalized` (shares of the input's sides, else its pixels)
+    say what a box is. Of a class's boxes that overlap by more than `nms` the best one stays; 1
+    leaves all. A call gets at most `most` boxes of at least `threshold`, where it does not say its
+    own. What is left out is as the head usually has it.
+    """
+
+    head: Literal["centers", "grid", "rows", "queries", "anchors", "distributions"]
+    outputs: tuple[str, ...] = ()
+    scores: Literal["probabilities", "sigmoid", "softmax"] | None = None
+    background: Literal["none", "first", "last"] | None = None
+    boxes: Literal["cxcywh", "xyxy", "cycxhw"] | None = None
+    normalized: bool | None = None
+    channels: Literal["first", "last"] = "first"
+    objectness: bool = False
+    strides: tuple[Annotated[int, msgspec.Meta(ge=1, le=1024)], ...] = ()
+    anchors: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
+    variances: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)
+    nms: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    most: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
 
 
 class VisionSpec(Record, frozen=True, kw_only=True):
@@ -184,7 +230,11 @@ class SequenceSpec(Record, frozen=True, kw_only=True):
     An answer begins with `start` (token ids), ends at one of `stop_token_ids` and has at most
     `most_target` tokens, `start` included; a source has at most `most_source` tokens or frames.
     `suppressed` tokens are never chosen, `suppressed_first` not as the first one. `languages` maps
-    a language's code to its token. `cache_bytes_per_token` is what a token of an answer keeps in
+    a language's code to its token; `directions` are pairs of codes, from and to, that a model
+    without such tokens translates. Where nobody says otherwise, answers are searched by `beams`
+    with `length_penalty`, `early_stop` and `no_repeat_ngram`, have at least `least_target` and at most
+    `usual_target` tokens, and end with `forced_last` where they are cut off; transformers'
+    `generate` tells what these mean. `cache_bytes_per_token` is what a token of an answer keeps in
     all layers at 4 bytes an element, `cache_bytes_per_source` what a token of a source keeps.
     """
 
@@ -199,8 +249,14 @@ class SequenceSpec(Record, frozen=True, kw_only=True):
     suppressed: tuple[int, ...] = ()
     suppressed_first: tuple[int, ...] = ()
     languages: dict[str, int] = {}
+    directions: tuple[tuple[str, str], ...] = ()
     beams: int = 1
     length_penalty: float = 1.0
+    early_stop: bool = False
+    no_repeat_ngram: int = 0
+    least_target: int = 0
+    usual_target: int | None = None
+    forced_last: int | None = None
     cache_bytes_per_token: int = 0
     cache_bytes_per_source: int = 0
 
@@ -214,7 +270,7 @@ class Signature(Record, frozen=True, kw_only=True):
     `pads` (by input) without a change to its answers, so that different lengths join.
     `outputs_are` tells an image classifier's raw outputs apart; None for the tensor task.
     `language` is what is known of a model that reads text, `sequence` of one that turns a source
-    into a text, `audio` how a sound becomes the input.
+    into a text, `audio` how a sound becomes the input, `detection` how outputs become boxes.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -229,6 +285,7 @@ class Signature(Record, frozen=True, kw_only=True):
     language: LanguageSpec | None = None
     sequence: SequenceSpec | None = None
     audio: AudioSpec | None = None
+    detection: DetectionSpec | None = None
 
 
 class ParityCheck(Record, frozen=True, kw_only=True):
@@ -352,6 +409,8 @@ class PushOptions(Record, frozen=True, kw_only=True):
 
     `task` may be left out for a checkpoint, whose architecture tells it, and for a package.
     `dynamic` names free axes by input and axis; `signature` is which one of a SavedModel is served.
+    `detection` says what a detector's outputs are where their shapes do not, `anchors` where its
+    anchors are, each as cx, cy, width and height in shares of the image.
     """
 
     name: str
@@ -359,6 +418,8 @@ class PushOptions(Record, frozen=True, kw_only=True):
     labels: tuple[str, ...] | None = None
     image: ImageSpec | None = None
     outputs_are: Literal["logits", "probabilities"] | None = None
+    detection: DetectionSpec | None = None
+    anchors: Annotated[tuple[Anchor, ...], msgspec.Meta(max_length=20_000)] | None = None
     sample: str | None = None
     dynamic: dict[str, dict[int, str]] | None = None
     signature: str | None = None
@@ -416,6 +477,8 @@ class PublishOptions(TypedDict, total=False):
     """How an image becomes the model's input; guessed from the input's shape where left out."""
     outputs_are: Literal["logits", "probabilities"] | None
     """What a classifier gives; told from the sample's outputs where left out."""
+    detection: DetectionSpec | None
+    """What a detector's outputs are; told from their shapes where left out."""
     dynamic: Mapping[str, Mapping[int, str]] | None
     """Axes beside the batch that are free, named by input and axis: `{"x": {1: "time"}}`."""
     second_sample: Any

@@ -762,7 +762,7 @@ def test_a_model_of_text_takes_no_pictures(engine: LanguageEngine, made: Made) -
 
 def test_its_spec_is_true(engine: LanguageEngine, made: Made, name: str) -> None:
     spec = SPECS[engine.name]
-    assert spec.streams
+    assert spec.worker == "text"
     assert spec.made_by.endswith(f":{type(engine).__name__}")
     assert made.spec.accepts == ("text",)
     assert {*made.spec.accepts} <= {*spec.accepts}

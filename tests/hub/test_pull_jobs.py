@@ -179,6 +179,8 @@ def test_a_pull_is_listed_paused_resumed_and_cancelled(hub: Hub, server: Running
                 assert http.get(f"/v1/fine_tuning/jobs/{job.id}{path}").status_code == 404
             kinds = http.get("/api/jobs", params={"kind": "pull"}).json()
             assert len(kinds) == 2
+            assert [each.id for each in client.jobs(kind="pull")] == [each["id"] for each in kinds]
+            assert client.jobs(kind="train") == []
             assert http.get("/api/jobs", params={"kind": "train"}).json() == []
             assert http.get("/api/jobs", params={"kind": "dance"}).status_code == 400
 

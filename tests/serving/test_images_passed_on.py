@@ -74,7 +74,7 @@ def test_a_connected_model_is_shown_what_it_accepts(tmp_path: Path) -> None:
             await service.catalog.connect(TENANT, ConnectBody(name=name, upstream=spec))
 
         async def ask(name: str) -> str:
-            generation = await service.generate(
+            generation = await service.calls.generate(
                 key, name, shown(URL), endpoint="chat.completions", request_id=name
             )
             return "".join([delta.text async for delta in generation])

@@ -156,7 +156,10 @@ def _asked(flags: dict[str, Any], name: str) -> "Iterator[tuple[str, Ask]]":
             running = service.running()
             runner.run(running.__aenter__())
             try:
-                yield task, lambda payload: runner.run(service.predict_here(TENANT, name, payload))
+                yield (
+                    task,
+                    lambda payload: runner.run(service.calls.predict_here(TENANT, name, payload)),
+                )
             finally:
                 runner.run(running.__aexit__(None, None, None))
 

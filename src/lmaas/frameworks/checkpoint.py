@@ -27,7 +27,8 @@ KEPT = (
     "config.json", "generation_config.json",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model",
-    "sentencepiece.bpe.model", "chat_template.jinja", "chat_template.json",
+    "sentencepiece.bpe.model", "source.spm", "target.spm", "preprocessor_config.json",
+    "processor_config.json", "chat_template.jinja", "chat_template.json",
     "additional_chat_templates/*.jinja", "modules.json",
     "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json",
     "preprocessor_config.json", "processor_config.json", "README.md", "LICENSE*",
@@ -52,7 +53,9 @@ def build(
 
     `weights` is what was done to them before; it stands in the lineage's recipe.
     """
-    for field in ("labels", "image", "outputs_are", "sample", "dynamic", "signature"):
+    for field in (
+        "labels", "image", "outputs_are", "detection", "anchors", "sample", "dynamic", "signature",
+    ):  # fmt: skip
         if getattr(options, field) is not None:
             raise InvalidInput(f"A checkpoint takes no {field}.", param=field)
     refuse_checkpoint.check(path)

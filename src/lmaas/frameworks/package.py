@@ -24,7 +24,15 @@ from lmaas.frameworks.probing import Probed, probe
 from lmaas.frameworks.source import Source
 from lmaas.runtime.engine import ENGINES
 from lmaas.tasks import Tensors
-from lmaas.types import ImageSpec, LanguageSpec, Lineage, Manifest, Signature, TensorSpec
+from lmaas.types import (
+    DetectionSpec,
+    ImageSpec,
+    LanguageSpec,
+    Lineage,
+    Manifest,
+    Signature,
+    TensorSpec,
+)
 
 
 def build(
@@ -38,6 +46,7 @@ def build(
     image: ImageSpec | None = None,
     language: LanguageSpec | None = None,
     outputs_are: Literal["logits", "probabilities"] | None = None,
+    detection: DetectionSpec | None = None,
     dynamic: Mapping[str, Mapping[int, str]] | None = None,
     second_sample: Any = None,
     metrics: Mapping[str, float] | None = None,
@@ -90,6 +99,7 @@ def build(
                     image=image,
                     language=language,
                     outputs_are=kind,
+                    detection=detection,
                 )
             )
 

@@ -54,7 +54,7 @@ async def _predict(
     service: Service, exchange: Exchange, ref: str, version: ModelVersion, payload: Payload
 ) -> None:
     assert exchange.key is not None
-    version, answer, headers = await service.predict(
+    version, answer, headers = await service.calls.predict(
         exchange.key,
         ref,
         payload,

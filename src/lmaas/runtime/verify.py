@@ -18,6 +18,7 @@ from lmaas.runtime.language.engine import ENGINES as LANGUAGE_ENGINES
 from lmaas.runtime.language.references import MOST_PIXELS
 from lmaas.runtime.language.template import Template
 from lmaas.runtime.native import script
+from lmaas.runtime.sequence import parity as sequence
 from lmaas.types import (
     UNREADABLE,
     LanguageSpec,
@@ -73,6 +74,8 @@ def run(body: bytes) -> bytes:
     if tasks.spec(manifest.task).generates:
         assert signature.language is not None
         report = _language(folder, signature.language)
+    elif manifest.engine == "encoder-decoder":
+        report = _sequence(folder, manifest, signature)
     else:
         report = _tensors(folder, manifest, signature)
     checked = msgspec.structs.replace(manifest, signature=signature)
@@ -130,6 +133,29 @@ def _check_vision(spec: LanguageSpec, vision: VisionSpec) -> None:
         and (vision.resize == "stretch" or vision.short_side)
     ):
         raise InvalidInput("The signature's vision has sizes or tokens that cannot be.")
+
+
+def _sequence(folder: Path, manifest: Manifest, signature: Signature) -> ParityReport:
+    spec = signature.sequence
+    if spec is None:
+        raise InvalidInput("The signature does not tell what the encoder-decoder is.")
+    if min(spec.most_source, spec.most_target, spec.vocabulary_size, spec.beams) < 1 or (
+        spec.cache_bytes_per_token < 1 or spec.cache_bytes_per_source < 1
+    ):
+        raise InvalidInput("The signature's lengths and sizes must be at least 1.")
+    last = () if spec.forced_last is None else (spec.forced_last,)
+    named = (*last, *spec.start, *spec.stop_token_ids, *spec.suppressed, *spec.suppressed_first,
+             *spec.languages.values(), spec.pad_token_id)  # fmt: skip
+    if any(not 0 <= token < spec.vocabulary_size for token in named):
+        raise InvalidInput("The signature names a token outside the vocabulary.")
+    compiled, sample = folder / "compiled", folder / SAMPLE_FILE
+    graphs = (compiled / f"{name}{end}" for name in ("encoder", "decoder")
+              for end in (".xml", ".bin"))  # fmt: skip
+    _require_files(folder, sample, *graphs)
+    tasks.get(manifest.task).bind(compiled)
+    report = sequence.measure(compiled, sample, spec)
+    sequence.require(report)
+    return report
 
 
 def _tensors(folder: Path, manifest: Manifest, signature: Signature) -> ParityReport:

@@ -313,7 +313,7 @@ class ModelJobs:
         return InProcess(
             self._folder,
             Claims(self._registry.database),
-            self._registry.data_version,
+            self._registry.database.watch("jobs"),
             self._works,
             max_running=self._settings.max_model_jobs,
             max_per_tenant=self._settings.max_tenant_jobs,

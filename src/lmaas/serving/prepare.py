@@ -19,7 +19,13 @@ from lmaas.runtime.engine_spec import EngineSpec
 from lmaas.runtime.language.embedded import vision_bytes
 from lmaas.runtime.language.engine import EngineOptions
 from lmaas.runtime.messages import ServeRecord
-from lmaas.serving.engines import cache_bytes, choose_engine, has_gpu, vllm_install
+from lmaas.serving.engines import (
+    cache_bytes,
+    choose_engine,
+    has_gpu,
+    sequence_cache_bytes,
+    vllm_install,
+)
 from lmaas.serving.plan import language_plan, needed_bytes
 from lmaas.serving.precision import choose_precision
 from lmaas.serving.variant import choose_variant, variant_name, weights_bytes
@@ -66,8 +72,12 @@ def need_of(
         precision, reason = _precision(version, settings)
     else:
         precision, reason = "f32", f"as {engine.name} computes: {version.manifest.engine_reason}"
+    memory, options = needed_bytes(version.compiled_bytes, engine.memory.overhead_bytes), None
+    if engine.worker == "sequences":
+        options = _sequence_options(version, settings, budget, precision)
+        memory += options.cache_bytes
     return Need(
-        needed_bytes(version.compiled_bytes, engine.memory.overhead_bytes),
+        memory,
         ((version, engine.files, "model"),),
         lambda folder: ServeRecord(
             model=version.ref,
@@ -78,6 +88,7 @@ def need_of(
             reason=reason,
             max_batch_size=settings.max_batch_size,
             engine=engine,
+            options=options,
             limits=_limits(settings),
         ),
     )
@@ -85,7 +96,21 @@ def need_of(
 
 def _limits(settings: Settings) -> Limits:
     return Limits(
-        max_image_pixels=settings.max_image_pixels, max_media_bytes=settings.max_body_bytes
+        max_image_pixels=settings.max_image_pixels,
+        max_media_bytes=settings.max_body_bytes,
+        max_audio_s=settings.max_audio_s,
+    )
+
+
+def _sequence_options(
+    version: ModelVersion, settings: Settings, budget: int, precision: Precision
+) -> EngineOptions:
+    """How an encoder-decoder is run."""
+    spec = version.manifest.signature.sequence
+    assert spec is not None
+    size = sequence_cache_bytes(spec, settings.kv_cache_bytes, settings.max_sequences, budget)
+    return EngineOptions(
+        precision=precision, cache_bytes=size, max_sequences=settings.max_sequences
     )
 
 

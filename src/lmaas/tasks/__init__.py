@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 TASKS: Final = (
     "image-classification",
+    "object-detection",
     "tensor",
     "text-generation",
     "image-text-to-text",
@@ -25,6 +26,9 @@ TASKS: Final = (
     "text-classification",
     "token-classification",
     "tabular",
+    "automatic-speech-recognition",
+    "translation",
+    "summarization",
 )
 """Every task. Its folder has its name, with underscores."""
 

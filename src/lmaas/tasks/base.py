@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -90,6 +90,15 @@ class Task(Protocol):
 
     def records(self, result: Any) -> list[dict[str, Any]]:
         """The JSON `result` of a call with `collect`ed inputs: for each row its new values."""
+        ...
+
+
+@runtime_checkable
+class Orderless(Protocol):
+    """A task with models whose outputs are sets: their rows come in an order of no meaning."""
+
+    def aligned(self, want: Tensors, have: Tensors, signature: Signature) -> Tensors:
+        """`have` in the order of `want`; both are views that `Task.compare` gave."""
         ...
 
 

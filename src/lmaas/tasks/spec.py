@@ -53,7 +53,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     left_open: tuple[str, ...] = ()
     only_in: Mapping[str, str] = {}
     several: Several | None = None
-    augments: Literal["image", "text"] | None = None
+    augments: Literal["image", "text", "audio"] | None = None
     base_task: str | None = None
     library: str | None = None
 
@@ -92,7 +92,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
 
     `metrics` are all that are measured, with their meaning, and models are compared by `primary`.
     A task that `generates` is that of language models: requests are read and answers written by the
-    doors, token by token. `infers_outputs_are`: whether a classifier's outputs are logits or
+    doors, token by token. One that `transcribes` takes sounds, which are metered by their length.
+    `infers_outputs_are`: whether a classifier's outputs are logits or
     probabilities is seen in the sample's answers where nobody says it. Without `training` the task
     is not trained, without `checkpoint` no Hugging Face checkpoint becomes a model of it.
     """
@@ -109,6 +110,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     pipeline_without_labels: str | None = None
     parameters: type[msgspec.Struct] | None = None
     generates: bool = False
+    transcribes: bool = False
     infers_outputs_are: bool = False
     training: Training | None = None
     checkpoint: Checkpoint | None = None

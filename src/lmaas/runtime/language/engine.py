@@ -175,7 +175,7 @@ ENGINES: Final[dict[str, EngineSpec]] = {
             files="compiled",
             memory=EngineMemory(overhead_bytes=128 * MIB),
             accepts=("text", "image"),
-            streams=True,
+            worker="text",
             needs=("openvino_genai",),
             extra="language",
             precisions=("f32", "bf16"),
@@ -189,7 +189,7 @@ ENGINES: Final[dict[str, EngineSpec]] = {
             files="source",
             memory=EngineMemory(overhead_bytes=128 * MIB, typed_weights=True),
             accepts=("text",),
-            streams=True,
+            worker="text",
             needs=("torch", "transformers"),
             extra="language",
             precisions=("f32", "bf16"),
@@ -203,7 +203,7 @@ ENGINES: Final[dict[str, EngineSpec]] = {
                 overhead_bytes=2048 * MIB, typed_weights=True, typed_cache=True, on_gpu=True
             ),
             accepts=("text", "image"),
-            streams=True,
+            worker="text",
             precisions=("f32", "bf16"),
         ),
     )
