@@ -211,7 +211,7 @@ EXAMPLES = [
         made=reranker,
     ),
 ]
-WITHOUT_ARRAYS = {"text-generation"}
+WITHOUT_ARRAYS = {"text-generation", "image-text-to-text"}
 """Tasks with a path of their own, on which no arrays travel."""
 
 
