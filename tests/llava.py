@@ -82,3 +82,48 @@ def make_llava(folder: Path, **sizes: Any) -> Path:
         num_additional_image_tokens=1,
     ).save_pretrained(folder)
     return folder
+
+
+def make_clip(folder: Path) -> Path:
+    """A CLIP of about 60,000 parameters: images of 32 pixels, texts of up to 32 tokens."""
+    import torch
+    from tokenizers.processors import TemplateProcessing
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+
+    tokens = checkpoints.tokenizer()
+    begin, end = "<|im_start|>", "<|im_end|>"
+    tokens.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{begin} $A {end}", special_tokens=[(begin, 1), (end, 2)]
+    )
+    torch.manual_seed(0)
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    config = CLIPConfig(
+        text_config={
+            **sizes,
+            "vocab_size": len(tokens),
+            "max_position_embeddings": 32,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "pad_token_id": 0,
+        },
+        vision_config={**sizes, "image_size": 32, "patch_size": 8},
+        projection_dim=16,
+    )
+    network = CLIPModel(config)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 1.0 / parameter.shape[-1] ** 0.5)
+            if name == "logit_scale":
+                parameter.fill_(2.0)
+    network.eval().save_pretrained(folder)
+    tokens.save_pretrained(folder)
+    CLIPImageProcessor(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    ).save_pretrained(folder)
+    return folder

@@ -97,9 +97,10 @@ class ImageSpec(Record, frozen=True, kw_only=True):
 
     `channels` 1 is grey, 3 is RGB. `layout` gives one sample's axes: "flat" is row-major HWC
     flattened. `mean` and `std` hold one number, or one for each channel.
-    `resize`: "stretch" to height x width; "crop": short side resized, centre kept; "letterbox":
+    `resize`: "stretch" to height x width; "crop": short side resized, centre kept; "short": the
+    short side becomes `short_side` pixels, of which the centre is kept; "letterbox":
     the whole image in the middle, around it pixels of the value `fill`. `order` is that of the
-    colours in the model's input.
+    colours in the model's input. `resample` is the filter of "short", by Pillow's number.
     """
 
     height: int
@@ -109,7 +110,9 @@ class ImageSpec(Record, frozen=True, kw_only=True):
     scale: float = 1 / 255
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
-    resize: Literal["stretch", "crop", "letterbox"] = "stretch"
+    resize: Literal["stretch", "crop", "short", "letterbox"] = "stretch"
+    short_side: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0
+    resample: Annotated[int, msgspec.Meta(ge=0, le=5)] = 3
     invert: bool = False
     fill: Annotated[int, msgspec.Meta(ge=0, le=255)] = 114
     order: Literal["RGB", "BGR"] = "RGB"

@@ -14,6 +14,8 @@ from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput, PayloadTooLarge
 from lmaas.types import ImageSpec
 
+MOST_STRETCHED = 64
+"""Longest side of an image by its shortest one, beyond which its ends are cut off first."""
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 ORIENTATION: Final = 0x0112
 TURNED: Final = (5, 6, 7, 8)
@@ -158,6 +160,9 @@ def to_array(
     target = (spec.width, spec.height)
     if spec.resize == "crop":
         image = ImageOps.fit(image, target, Image.Resampling.BILINEAR)
+    elif spec.resize == "short":
+        side = spec.short_side or min(target)
+        image = short_and_centre(image, side, target, Image.Resampling(spec.resample))
     elif spec.resize == "letterbox":
         image = _letterboxed(image, spec, size or image.size)
     elif image.size != target:
@@ -188,6 +193,30 @@ def from_pixels(pixels: np.ndarray, spec: ImageSpec, dtype: str) -> np.ndarray:
     if spec.layout == "HW":
         return values[..., 0]
     return values
+
+
+def short_and_centre(
+    image: Image.Image, side: int, size: tuple[int, int], resample: Image.Resampling
+) -> Image.Image:
+    """The middle (width and height `size`) of an image whose short side is made `side` pixels.
+
+    What it lacks is black. As the image processors of `transformers` do it.
+    """
+    short, long = sorted(image.size)
+    if long > short * MOST_STRETCHED:
+        # A strip of 1 x 60,000,000 pixels would become as many times larger; its middle is all
+        # that is kept of it.
+        kept = short * MOST_STRETCHED
+        start = (long - kept) // 2
+        wide = image.width > image.height
+        box = (start, 0, start + kept, short) if wide else (0, start, short, start + kept)
+        image, long = image.crop(box), kept
+    scaled = int(side * long / short)
+    image = image.resize(
+        (side, scaled) if image.width <= image.height else (scaled, side), resample
+    )
+    left, top = (image.width - size[0]) // 2, (image.height - size[1]) // 2
+    return image.crop((left, top, left + size[0], top + size[1]))
 
 
 def _letterboxed(image: Image.Image, spec: ImageSpec, size: tuple[int, int]) -> Image.Image:

@@ -98,9 +98,7 @@ class Service:
             placement,
         )
         self.model_jobs = ModelJobs(settings, self.registry, queue, self.jobs, self.catalog, quota)
-        images = ImageUrls(
-            settings.image_hosts, EgressPolicy(settings.image_allow, "image_allow")
-        )
+        images = ImageUrls(settings.image_hosts, EgressPolicy(settings.image_allow, "image_allow"))
         self.calls = ModelCalls(
             settings, self.find, self.router, self.pool, self.ledger, self.cache, self.metrics,
             self.aside, images,

@@ -162,34 +162,9 @@ def pixels_of(image: Image.Image, spec: VisionSpec) -> np.ndarray:
     if spec.resize == "stretch":
         image = image.resize((spec.width, spec.height), filter_)
     else:
-        image = _centre(_short_side(image, spec.short_side, filter_), spec.width, spec.height)
+        size = spec.width, spec.height
+        image = images.short_and_centre(image, spec.short_side, size, filter_)
     values = np.asarray(image).astype(np.float32) * np.float32(spec.scale)
     values -= np.asarray(spec.mean, np.float32)
     values /= np.asarray(spec.std, np.float32)
     return np.ascontiguousarray(values.transpose(2, 0, 1))
-
-
-def _short_side(image: Image.Image, side: int, filter_: Image.Resampling) -> Image.Image:
-    """The image with its short side of this length. Of a strip, only the middle can be kept."""
-    short, long = sorted(image.size)
-    if long > short * MOST_STRETCHED:
-        # A strip of 1 x 60,000,000 pixels would become as many times larger; its middle is all
-        # that is kept of it.
-        wide = image.width > image.height
-        kept = short * MOST_STRETCHED
-        start = (long - kept) // 2
-        box = (start, 0, start + kept, short) if wide else (0, start, short, start + kept)
-        image, long = image.crop(box), kept
-    scaled = int(side * long / short)
-    size = (side, scaled) if image.width <= image.height else (scaled, side)
-    return image.resize(size, filter_)
-
-
-MOST_STRETCHED: Final = 64
-"""Longest side of an image by its shortest one, beyond which its ends are cut off first."""
-
-
-def _centre(image: Image.Image, width: int, height: int) -> Image.Image:
-    """The middle of an image; what it lacks is black."""
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height))
