@@ -137,6 +137,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Internal host names, addresses and networks (`10.0.0.0/8`) that webhooks may reach."""
     webhook_http: bool = False
     """Whether webhooks may use http in addition to https."""
+    image_hosts: tuple[str, ...] = ()
+    """Hosts that images in conversations may be fetched from, by https (`images.example.com`), or
+    origins (`http://images.internal:8080`); none: images are only taken as data."""
+    image_allow: tuple[str, ...] = ()
+    """Internal host names, addresses and networks that these hosts may lead to."""
     allowed_hosts: tuple[str, ...] = ()
     """Host names that a `Host` header may have, in addition to loopback and the address."""
     allowed_origins: tuple[str, ...] = ()

@@ -100,9 +100,10 @@ class ImageSpec(Record, frozen=True, kw_only=True):
 
     `channels` 1 is grey, 3 is RGB. `layout` gives one sample's axes: "flat" is row-major HWC
     flattened. `mean` and `std` hold one number, or one for each channel.
-    `resize`: "stretch" to height x width; "crop": short side resized, centre kept; "letterbox":
+    `resize`: "stretch" to height x width; "crop": short side resized, centre kept; "short": the
+    short side becomes `short_side` pixels, of which the centre is kept; "letterbox":
     the whole image in the middle, around it pixels of the value `fill`. `order` is that of the
-    colours in the model's input.
+    colours in the model's input. `resample` is the filter of "short", by Pillow's number.
     """
 
     height: int
@@ -112,7 +113,9 @@ class ImageSpec(Record, frozen=True, kw_only=True):
     scale: float = 1 / 255
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
-    resize: Literal["stretch", "crop", "letterbox"] = "stretch"
+    resize: Literal["stretch", "crop", "short", "letterbox"] = "stretch"
+    short_side: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0
+    resample: Annotated[int, msgspec.Meta(ge=0, le=5)] = 3
     invert: bool = False
     fill: Annotated[int, msgspec.Meta(ge=0, le=255)] = 114
     order: Literal["RGB", "BGR"] = "RGB"
@@ -158,13 +161,37 @@ class DetectionSpec(Record, frozen=True, kw_only=True):
     most: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
 
 
+class VisionSpec(Record, frozen=True, kw_only=True):
+    """How an image becomes tokens of a language model's prompt; part of its `LanguageSpec`.
+
+    An image, upright and RGB, becomes `height` x `width` pixels of `(pixel * scale - mean) / std`
+    and `tokens` times the placeholder `token_id`, each a row of `numbers` (the hidden size).
+    `resize`: "stretch", or "crop": the short side
+    becomes `short_side` pixels, the centre is kept; with `pad` it is first filled up to a square
+    with the mean's colour. `resample` is the filter, by Pillow's number.
+    """
+
+    token_id: int
+    tokens: int
+    numbers: int
+    height: int
+    width: int
+    resize: Literal["stretch", "crop"] = "crop"
+    short_side: int = 0
+    pad: bool = False
+    resample: Annotated[int, msgspec.Meta(ge=0, le=5)] = 3
+    scale: float = 1 / 255
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+
 class LanguageSpec(Record, frozen=True, kw_only=True):
     """What is fixed about a language model; part of its version's signature.
 
     `kv_bytes_per_token` is the size of one token's keys and values in all layers at 2 bytes an
     element, `state_bytes` what a sequence has beside them from its beginning (recurrent layers).
     `dimensions` and `pooling` are an embedding model's. `accepts` are the parts of messages that
-    the model was trained on.
+    the model was trained on; `vision` says how it takes images, if it runs here.
     """
 
     architecture: str
@@ -180,6 +207,7 @@ class LanguageSpec(Record, frozen=True, kw_only=True):
     pooling: Literal["mean", "cls", "last"] | None = None
     normalize: bool = True
     accepts: tuple[PartKind, ...] = ("text",)
+    vision: VisionSpec | None = None
 
 
 class AudioSpec(Record, frozen=True, kw_only=True):
@@ -334,7 +362,8 @@ class UpstreamSpec(Record, frozen=True, kw_only=True):
     `dialect`: "compatible" sends OpenAI's fields with `max_tokens`, "openai" with
     `max_completion_tokens`; "vllm" adds its further fields (`top_k`, `min_p`, …).
     `context_length` is what is reserved at most for a request of a key with limits.
-    `timeout_s` is how long the service may be silent; times in seconds.
+    `timeout_s` is how long the service may be silent; times in seconds. `accepts` are the parts of
+    messages that the model there takes.
     """
 
     url: Annotated[str, msgspec.Meta(min_length=1, max_length=2048)]
@@ -345,6 +374,7 @@ class UpstreamSpec(Record, frozen=True, kw_only=True):
     connect_timeout_s: Annotated[float, msgspec.Meta(gt=0, le=600)] = 10.0
     timeout_s: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 600.0
     max_connections: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 256
+    accepts: tuple[PartKind, ...] = ("text",)
 
 
 class ConnectBody(Record, frozen=True, kw_only=True):

@@ -140,6 +140,7 @@ def _variant_row(variant: "Variant") -> tuple[str, ...]:
     help="Request fields that the service accepts; vllm adds top_k, min_p and more.",
 )
 @click.option("--context-length", type=int, help="Maximum tokens of prompt and answer together.")
+@click.option("--images", is_flag=True, help="The model takes images.")
 @json_option
 @home_options
 @server_options
@@ -153,6 +154,7 @@ def connect(
     key_env: str | None,
     dialect: str,
     context_length: int | None,
+    images: bool,
     as_json: bool,
 ) -> None:
     """Register a model of another OpenAI-compatible service as NAME.
@@ -171,6 +173,7 @@ def connect(
         "key_env": key_env,
         "dialect": dialect,
         "context_length": context_length,
+        "accepts": ("text", "image") if images else None,
     }
     upstream = {field: value for field, value in given.items() if value is not None}
     try:

@@ -243,6 +243,14 @@ class Catalog:
         check_name(body.name)
         check_url(body.upstream.url)
         speaks = tasks.spec(body.task).generates
+        taken = (("text",), ("text", "image")) if speaks else (("text",),)
+        if body.upstream.accepts not in taken:
+            raise InvalidInput(
+                f"A model for {body.task} of another service accepts "
+                f"{' or '.join(map(str, map(list, taken)))}; received "
+                f"{list(body.upstream.accepts)}.",
+                param="accepts",
+            )
         manifest = Manifest(
             name=body.name,
             task=body.task,
@@ -257,6 +265,7 @@ class Catalog:
                     chat_template=speaks,
                     reasoning=speaks,
                     tools=speaks,
+                    accepts=body.upstream.accepts,
                 ),
             ),
             num_parameters=0,
@@ -463,6 +472,11 @@ def check_compressible(version: ModelVersion, options: CompressOptions) -> int |
     manifest = version.manifest
     spec, language = tasks.spec(manifest.task), manifest.signature.language
     if spec.generates and language is not None:
+        if language.accepts != ("text",):
+            raise InvalidInput(
+                f"{version.ref} takes images: compressed are models that take text only.",
+                param="ref",
+            )
         if options.samples:
             raise InvalidInput(
                 "A language model is measured on a text, not on samples.", param="samples"

@@ -16,6 +16,7 @@ from lmaas.errors import ConfigError
 from lmaas.runtime.cpu import gains_from_bf16, has_bf16
 from lmaas.runtime.engine import ENGINES, require_engine
 from lmaas.runtime.engine_spec import EngineSpec
+from lmaas.runtime.language.embedded import vision_bytes
 from lmaas.runtime.language.engine import EngineOptions
 from lmaas.runtime.messages import ServeRecord
 from lmaas.serving.engines import (
@@ -88,12 +89,16 @@ def need_of(
             max_batch_size=settings.max_batch_size,
             engine=engine,
             options=options,
-            limits=Limits(
-                max_image_pixels=settings.max_image_pixels,
-                max_media_bytes=settings.max_body_bytes,
-                max_audio_s=settings.max_audio_s,
-            ),
+            limits=_limits(settings),
         ),
+    )
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        max_image_pixels=settings.max_image_pixels,
+        max_media_bytes=settings.max_body_bytes,
+        max_audio_s=settings.max_audio_s,
     )
 
 
@@ -191,12 +196,13 @@ def _language(
             reason=f"{chosen.reason}; {plan}",
             max_batch_size=settings.max_batch_size,
             engine=engine,
+            limits=_limits(settings),
             variant=variant,
             options=EngineOptions(
                 precision=precision,
                 cache_bytes=cache,
                 max_sequences=settings.max_sequences,
-                lookup=settings.prompt_lookup if engine.drafts else 0,
+                lookup=settings.prompt_lookup if engine.drafts and spec.vision is None else 0,
                 draft=str(folder / "draft" / "compiled") if draft is not None else None,
             ),
         ),
@@ -218,6 +224,8 @@ def _cpu_plan(
         token_bytes = token_bytes // 2 * ELEMENT_BYTES[precision]
     sized = msgspec.structs.replace(spec, kv_bytes_per_token=token_bytes)
     cache = cache_bytes(sized, settings.kv_cache_bytes, settings.max_sequences, budget)
+    if spec.vision is not None:
+        overhead += vision_bytes(spec.vision, cache // max(1, token_bytes))
     plan = language_plan(
         version.ref,
         weights_bytes=weights,
@@ -269,6 +277,10 @@ def _draft(
     if not engine.drafts or settings.prompt_lookup:
         other = "prompt_lookup" if settings.prompt_lookup else f"engine={engine.name}"
         raise ConfigError(f"A draft model and {other} cannot be combined.", param="drafts")
+    if spec.vision is not None:
+        raise ConfigError(
+            f"{version.ref} takes images: no draft model guesses for it.", param="drafts"
+        )
     draft = resolve(ref)
     other_spec = draft.manifest.signature.language
     if other_spec is None or other_spec.vocabulary_size != spec.vocabulary_size:

@@ -66,8 +66,10 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
 
     `builder` is a function `(folder, options, target) -> Manifest`, as "module:function". An
     encoder is loaded by transformers' class `loads` and gives a `vector` or a `score` for each
-    text, or with
-    `token-scores` one of each label for each token. It reads texts, or `pairs` of them.
+    text, or with `class-scores` one of each label, with `token-scores` one of each label for each
+    token, with `spans` two for each token: how likely an answer begins and ends there. It reads
+    texts, or `pairs` of them. Of several tasks with one ending it is the one whose `label` begins
+    a label of the model.
     """
 
     endings: tuple[str, ...]
@@ -75,8 +77,9 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     files: tuple[str, ...] = ()
     certain: bool = False
     loads: str = "AutoModel"
-    gives: Literal["vector", "score", "token-scores"] = "vector"
+    gives: Literal["vector", "score", "class-scores", "token-scores", "spans"] = "vector"
     pairs: bool = False
+    label: str | None = None
 
 
 class Judge(msgspec.Struct, frozen=True, kw_only=True):
