@@ -41,6 +41,8 @@ BESIDE: Final = ("config.json", "generation_config.json", "preprocessor_config.j
 SPARE: Final = ("embed_positions", "final_logits_bias", "embed_tokens", "lm_head", "proj_out",
                 "pooler", "output_projection")  # fmt: skip
 """Parts of names of tensors that older checkpoints have or lack: tied, or computed."""
+BILINEAR: Final = 2
+"""Pillow's number of it."""
 LOADS: Final = {"tokens": "AutoModelForSeq2SeqLM", "audio": "AutoModelForSpeechSeq2Seq",
                 "image": "VisionEncoderDecoderModel"}  # fmt: skip
 
@@ -222,6 +224,11 @@ def _image(folder: Path) -> ImageSpec:
         raise ModelRefused("preprocessor_config.json tells no height and width of an image.")
     if told.get("do_resize", True) is False or told.get("do_center_crop"):
         raise ModelRefused("Only images that are resized to the encoder's size are read.")
+    if told.get("resample", BILINEAR) != BILINEAR:
+        raise ModelRefused(
+            f"preprocessor_config.json has resample {told['resample']!a}; images are scaled "
+            f"bilinearly here, which is {BILINEAR}."
+        )
     normal = told.get("do_normalize", True)
     return ImageSpec(
         height=height,
