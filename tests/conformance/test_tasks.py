@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from checkpoints import make_encoder, word_tokenizer
+from llava import make_clip
 from lmaas import tasks
 from lmaas.cli import main
 from lmaas.client import read_answer
@@ -41,7 +42,6 @@ from lmaas.types import (
     Signature,
     TensorSpec,
 )
-from llava import make_clip
 from sequence_examples import EXAMPLES as SEQUENCES
 from servers import png
 from training_kit import served
