@@ -59,6 +59,9 @@ class Store:
             created_at=0.0,
         )  # fmt: skip
 
+    def revision(self) -> int:
+        return 0
+
     def resolve(self, tenant: str, ref: str) -> ModelVersion:
         return self.version
 
