@@ -1,4 +1,4 @@
-"""What a compressed variant loses is called `drop` for every metric, no longer `perplexity_rise`."""
+"""What a compressed variant loses is called `drop`, whatever the metric is: a rename."""
 
 import json
 
