@@ -271,6 +271,7 @@ EXAMPLES = [
 ]
 WITHOUT_ARRAYS = {
     "image-text-to-text",
+    "image-to-text",
     "summarization",
     "text-generation",
     *(example.task for example in SEQUENCES),
