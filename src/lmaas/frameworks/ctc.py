@@ -122,9 +122,7 @@ def _alphabet(folder: Path, config: Any) -> Alphabet:
     size = int(config.vocab_size)
     numbers = {n for n in told.values() if type(n) is int}
     if len(numbers) != len(told) or not numbers <= set(range(size)):
-        raise ModelRefused(
-            f"{VOCABULARY} must give each token a number of its own below {size}."
-        )
+        raise ModelRefused(f"{VOCABULARY} must give each token a number of its own below {size}.")
     by_number = {number: token for token, number in told.items()}
     special = _special(folder)
     blank = told.get(special.get("pad_token", "<pad>"), config.pad_token_id)
