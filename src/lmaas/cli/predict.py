@@ -199,7 +199,8 @@ def _print(task: str, answer: "Answer", as_json: bool) -> None:
         told = {name: array.tolist() for name, array in told.items()}
         result = {"outputs": told}
     if as_json:
-        show({"outputs": told} if isinstance(told, dict) else told, True, ())
+        arrays = isinstance(result, dict) and "outputs" in result
+        show({"outputs": told} if arrays else told, True, ())
         return
     columns, rows = tasks.get(task).shown(result)
     if columns:
