@@ -91,8 +91,6 @@ def test_a_bad_body_is_an_error_for_the_caller(example: Example, task: Any, body
 @pytest.mark.parametrize("kind", ["image/png", TENSORS, None])
 def test_what_is_no_json_is_refused(example: Example, task: Any, kind: str | None) -> None:
     png = b"\x89PNG\r\n\x1a\n" + bytes(24)
-        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQ=="
-    )
     with pytest.raises(InvalidInput, match="text"):
         answered(task.converse(Payload(body=png, media_type=kind), SIGNATURE, Limits()))
     with pytest.raises(InvalidInput):
