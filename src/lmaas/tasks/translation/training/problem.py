@@ -164,7 +164,7 @@ class Translation(SizedNetwork):
             "max_length": self.most,
             "vocabulary": self._vocabulary.size,
             "tokens": int(self.lengths().sum()),
-            "metrics": {
+            "measured": {
                 "bleu": text_metrics.BLEU_SIGNATURE,
                 "chrf": text_metrics.CHRF_SIGNATURE,
                 "written": f"greedily, at most {MOST_WRITTEN} texts of a split",
