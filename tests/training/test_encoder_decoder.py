@@ -67,8 +67,8 @@ def by_transformers(sizes: EncoderDecoder) -> np.ndarray:
 
 def seen(told: np.ndarray) -> np.ndarray:
     """Without what follows padding, which means nothing."""
-    labels = batch()["decoder_input_ids"] != layout.PAD
-    return told[labels]
+    kept: np.ndarray = told[batch()["decoder_input_ids"] != layout.PAD]
+    return kept
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)

@@ -109,8 +109,10 @@ class Translation(SizedNetwork):
         return _Written(self._write, self._vocabulary.decode)
 
     def _write(self, feed: Feed) -> list[list[int]]:
-        """What the network as it is now writes; twice the longest right answer ends a text."""
-        most = min(self.most - 1, 2 * feed.targets["labels"].shape[1] + 8)
+        """What the network as it is now writes; a quarter more than the longest right answer has
+        ends a text.
+        """
+        most = min(self.most - 1, feed.targets["labels"].shape[1] * 5 // 4 + 8)
         return pairs.write_greedily(self._coder, feed, most)
 
     def _shape(self) -> Shape:
