@@ -161,7 +161,7 @@ def prove(client: Client, folder: Path, quick: bool, *, framework: str) -> int:
         },
         model={"options": {"dropout": 0.0}},
         label_smoothing=0.1,
-        epochs=2 if quick else 16,
+        epochs=2 if quick else 10,
         batch_size=64,
         optimizer={"learning_rate": 3e-3},
         schedule={"name": "cosine", "warmup": 0.1},
