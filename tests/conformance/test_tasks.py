@@ -77,6 +77,21 @@ def images(folder: Path) -> dict[str, Any]:
     return {"data": {"train": str(folder)}, "model": {"architecture": "mlp"}}
 
 
+def scenes(folder: Path) -> dict[str, Any]:
+    """Images with a white square each, and where it is."""
+    folder.mkdir()
+    lines = []
+    for index in range(12):
+        pixels = np.full((32, 32, 3), index, np.uint8)
+        pixels[8:20, index : index + 12] = 255
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+        box = {"label": "square", "box": [index, 8, index + 12, 20]}
+        lines.append(json.dumps({"image": f"{index}.png", "boxes": [box]}))
+    (folder / "boxes.jsonl").write_text("\n".join(lines))
+    options = {"widths": [8, 8, 8, 8], "head": 8}
+    return {"data": {"train": str(folder)}, "model": {"options": options}}
+
+
 def table(folder: Path) -> dict[str, Any]:
     return learned(folder, "age,job,ill", ["31,nurse,no", "62,pilot,yes"], "target", "ill", "mlp")
 
@@ -123,6 +138,11 @@ def tagger(folder: Path) -> None:
 
 
 FLAT = Signature(inputs=(spec("x", -1, 16),), outputs=(spec("y", -1, 3),), outputs_are="logits")
+FINDS = Signature(
+    inputs=(spec("x", -1, 3, 4, 4),),
+    outputs=(spec("y", -1, 8, 6),),
+    labels=("cat", "dog", "owl"),
+)
 PAIR = Signature(
     inputs=(spec("a", -1, 2), spec("b", -1, dtype="int64")), outputs=(spec("y", -1, 2),)
 )
@@ -186,6 +206,14 @@ EXAMPLES = [
         msgspec.structs.replace(FLAT, labels=("just one",)),
         rows=("rows.csv", "id,image\n1,a.png\n2,a.png\n3,a.png\n"),
         made=images,
+    ),
+    Example(
+        "object-detection",
+        FINDS,
+        json.dumps({"inputs": np.zeros((3, 4, 4)).tolist()}).encode(),
+        msgspec.structs.replace(FINDS, outputs=(spec("y", -1, 8, 5),)),
+        rows=("rows.csv", "id,image\n1,a.png\n2,a.png\n3,a.png\n"),
+        made=scenes,
     ),
     Example(
         "tensor",
@@ -269,6 +297,8 @@ EXAMPLES = [
         made=reranker,
     ),
 ]
+OF_IMAGES = ("image-classification", "object-detection")
+"""Tasks that take an image file."""
 WITHOUT_ARRAYS = {
     "image-text-to-text",
     "image-to-text",
@@ -478,13 +508,13 @@ def test_a_file_is_judged_by_the_task(
     """Whatever a header says of it: a task takes the files that it reads, and names the others."""
     signature = task.check_signature(example.signature)
     payload = Payload(media_type=said, body=picture() if kind == "image/png" else b"fLaC" * 9)
-    if (example.task, kind) == ("image-classification", "image/png"):
+    if example.task in OF_IMAGES and kind == "image/png":
         assert task.read(payload, signature, Limits()).size == 1
         return
     with pytest.raises(InvalidInput, match=kind) as caught:
         task.read(payload, signature, Limits())
     taken = {
-        "image-classification": "not an image",
+        **dict.fromkeys(OF_IMAGES, "not an image"),
         "tensor": "takes arrays",
         "tabular": "takes rows of named values",
         "zero-shot-image-classification": "takes an image and labels",
