@@ -7,6 +7,7 @@ source.
 """
 
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -56,9 +57,11 @@ def build(folder: Path, options: PushOptions, target: Path) -> Manifest:
     audio = _audio(folder)
     alphabet = _alphabet(folder, model.config)
     sounds = _sounds(audio)
-    pads = config.get("feat_extract_norm") != "group" and _mask_hides(model, sounds)
-    alphabet = msgspec.structs.replace(alphabet, pads=pads)
-    compared = list(_cases(model, sounds, alphabet))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # transformers' WavLM warns of its own masks
+        pads = config.get("feat_extract_norm") != "group" and _mask_hides(model, sounds)
+        alphabet = msgspec.structs.replace(alphabet, pads=pads)
+        compared = list(_cases(model, sounds, alphabet))
     graph = _converted(model, compared[-1])
     signature = tasks.get("automatic-speech-recognition").check_signature(
         _signature(alphabet, audio, pads=pads)
@@ -122,9 +125,7 @@ def _alphabet(folder: Path, config: Any) -> Alphabet:
     size = int(config.vocab_size)
     numbers = {n for n in told.values() if type(n) is int}
     if len(numbers) != len(told) or not numbers <= set(range(size)):
-        raise ModelRefused(
-            f"{VOCABULARY} must give each token a number of its own below {size}."
-        )
+        raise ModelRefused(f"{VOCABULARY} must give each token a number of its own below {size}.")
     by_number = {number: token for token, number in told.items()}
     special = _special(folder)
     blank = told.get(special.get("pad_token", "<pad>"), config.pad_token_id)
@@ -242,8 +243,6 @@ def _converted(model: Any, case: cases.Case) -> Any:
     A network is called as a whole, or, where what makes its mask does not trace, part by part.
     Which way gives the source's answers is seen in them. Raises InvalidInput where none does.
     """
-    import warnings
-
     import torch
 
     class Reader(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here

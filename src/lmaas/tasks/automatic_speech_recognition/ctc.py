@@ -186,8 +186,7 @@ def transcript(
         duration=heard.duration,
         words=tuple(_word(each, heard, alphabet) for each in spoken) if words else None,
         segments=tuple(
-            _segment(run, scores, heard, alphabet)
-            for run in lattice.segments(spoken, heard.step_s)
+            _segment(run, scores, heard, alphabet) for run in lattice.segments(spoken, heard.step_s)
         )
         if segments
         else None,

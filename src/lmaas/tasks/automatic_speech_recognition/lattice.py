@@ -123,7 +123,8 @@ def log_probability(scores: np.ndarray, tokens: Sequence[int], blank: int) -> fl
     paths[:2] = scores[0, states[:2]]
     for step in scores[1:]:
         before = np.append(-np.inf, paths[:-1])
-        two_before = np.where(skips, np.append([-np.inf, -np.inf], paths[:-2])[: len(paths)],
-                              -np.inf)
+        two_before = np.where(
+            skips, np.append([-np.inf, -np.inf], paths[:-2])[: len(paths)], -np.inf
+        )
         paths = np.logaddexp(np.logaddexp(paths, before), two_before) + step[states]
     return float(np.logaddexp(paths[-1], paths[-2]) if len(paths) > 1 else paths[-1])

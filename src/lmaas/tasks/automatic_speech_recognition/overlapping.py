@@ -22,9 +22,7 @@ class Window(NamedTuple):
     last: bool
 
 
-def windows(
-    blocks: Iterable[np.ndarray], window: int, overlap: int, grid: int
-) -> Iterator[Window]:
+def windows(blocks: Iterable[np.ndarray], window: int, overlap: int, grid: int) -> Iterator[Window]:
     """The windows of a sound that comes in blocks; `window` is a multiple of `grid`.
 
     A sound of at most `window` samples is one. Else all but the last have `window` samples, and the

@@ -68,7 +68,9 @@ class SpeechRecognition:
         if signature.image is not None or signature.language is not None:
             raise InvalidInput("A model that hears takes no image and no language.", param="image")
         if signature.labels is not None:
-            raise InvalidInput(f"The letters lie in {alphabets.FILE}, not in labels.", param="labels")
+            raise InvalidInput(
+                f"The letters lie in {alphabets.FILE}, not in labels.", param="labels"
+            )
         if signature.audio is None:
             raise InvalidInput("How sound becomes the model's input must be said.", param="audio")
         inputs = {spec.name: spec for spec in signature.inputs}

@@ -73,14 +73,12 @@ class SpeechRecognition(SizedNetwork):
             features="log-mel",
             mel_bins=options.mel_bins,
             window=2 * (options.sample_rate // 80),
-            hop=options.sample_rate // 100,
+            hop=options.sample_rate // 125,
         )
         if self._base is not None:
             assert self._base.manifest.signature.audio is not None
             self.audio = self._base.manifest.signature.audio
-            self._base.read_as(
-                sample_rate=self.audio.sample_rate, mel_bins=self.audio.mel_bins
-            )
+            self._base.read_as(sample_rate=self.audio.sample_rate, mel_bins=self.audio.mel_bins)
             self._options = msgspec.convert(
                 self._base.own_options() | recipe.data.options, SpeechDataOptions
             )
@@ -171,7 +169,8 @@ class SpeechRecognition(SizedNetwork):
         for row, index in zip(rows, indices.tolist(), strict=True):
             random = generator(self._recipe.seed, epoch or 0, index)
             spectrum = sounds.spectrogram(
-                row, lambda s, r=random: self._augmenter.sound(s, r) if learns else s  # type: ignore[misc]
+                row,
+                lambda s, r=random: self._augmenter.sound(s, r) if learns else s,  # type: ignore[misc]
             )
             spectra.append(self._augmenter.spectrogram(spectrum, random) if learns else spectrum)
         labels = [tokens[row] for row in rows]

@@ -3,8 +3,6 @@
 What is filled up is zero before each convolution, so that it changes nothing.
 """
 
-
-
 import torch
 from torch import nn
 
@@ -43,9 +41,7 @@ class ConvCtcNetwork(nn.Module):  # type: ignore[misc]
         width = options.width
         self.first = nn.Conv1d(bins, width, 3, 2, 1)
         self.second = nn.Conv1d(width, width, 3, 2, 1)
-        self.blocks = nn.ModuleList(
-            Block(width, inner, options.kernel) for inner in options.inner
-        )
+        self.blocks = nn.ModuleList(Block(width, inner, options.kernel) for inner in options.inner)
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, letters)
 
@@ -60,5 +56,3 @@ class ConvCtcNetwork(nn.Module):  # type: ignore[misc]
         for block in self.blocks:
             x = block(x, seen)
         return self.head(self.norm(x))
-
-
