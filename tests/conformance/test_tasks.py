@@ -194,7 +194,7 @@ JUDGES = Signature(
     outputs_are="logits",
     language=READS,
 )
-FINDS = Signature(inputs=(*TOKENS, TYPES), outputs=(spec("logits", -1, -1, 2),), language=READS)
+QUOTES = Signature(inputs=(*TOKENS, TYPES), outputs=(spec("logits", -1, -1, 2),), language=READS)
 SEES = Signature(
     inputs=(
         msgspec.structs.replace(spec("pixel_values", -1, 3, 4, 4), axes=("images", "", "", "")),
@@ -288,9 +288,9 @@ EXAMPLES = [
     ),
     Example(
         "question-answering",
-        FINDS,
+        QUOTES,
         json.dumps({"inputs": {"question": "a", "context": "b c"}}).encode(),
-        msgspec.structs.replace(FINDS, labels=("start", "end")),
+        msgspec.structs.replace(QUOTES, labels=("start", "end")),
         rows=("rows.csv", "id,question,context\n1,a,b c\n2,c,a\n3,a,d e\n"),
         made=finder,
     ),
