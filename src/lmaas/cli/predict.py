@@ -137,7 +137,7 @@ def command(
         if draw is not None:
             _check_drawing(file, draw)
         with _asked(flags, name) as (task, ask, hear):
-            if tasks.spec(task).transcribes:
+            if tasks.spec(task).transcribes and file.suffix.lower() != ".json":
                 if given or draw is not None:
                     option = "--parameter" if given else "--draw"
                     raise click.UsageError(f"{option} does not work with models that hear.")
@@ -199,7 +199,8 @@ def _print(task: str, answer: "Answer", as_json: bool) -> None:
         told = {name: array.tolist() for name, array in told.items()}
         result = {"outputs": told}
     if as_json:
-        show({"outputs": told} if isinstance(told, dict) else told, True, ())
+        arrays = isinstance(result, dict) and "outputs" in result
+        show({"outputs": told} if arrays else told, True, ())
         return
     columns, rows = tasks.get(task).shown(result)
     if columns:
