@@ -125,3 +125,84 @@ def export(path: Path, kind: str, *, batch: int | None = None) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.checker.check_model(model)
     onnx.save(model, path)
+
+
+def make_yolos(folder: Path) -> None:
+    """A tiny YOLOS checkpoint, random weights, images of 64 x 96."""
+    from transformers import YolosConfig, YolosForObjectDetection
+
+    config = YolosConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
+        image_size=[64, 96], patch_size=16, num_detection_tokens=12, num_labels=3,
+        id2label=dict(enumerate(("N/A", "cat", "N/A"))),
+    )  # fmt: skip
+    _save(YolosForObjectDetection, config, folder, {"shortest_edge": 64, "longest_edge": 96})
+
+
+def make_d_fine(folder: Path, name: str = "DFine") -> None:
+    """A tiny D-FINE (or RT-DETR) checkpoint, random weights, images of 64 x 64."""
+    import transformers
+
+    backbone = transformers.HGNetV2Config(
+        stage_in_channels=[16, 16, 32, 64], stage_mid_channels=[16, 16, 32, 64],
+        stage_out_channels=[16, 32, 64, 128], stage_num_blocks=[1, 1, 1, 1],
+        stage_downsample=[False, True, True, True], stage_light_block=[False, False, True, True],
+        stage_kernel_size=[3, 3, 5, 5], stage_numb_of_layers=[1, 1, 1, 1],
+        stem_channels=[3, 16, 16], hidden_sizes=[16, 32, 64, 128], depths=[1, 1, 1, 1],
+        out_features=["stage2", "stage3", "stage4"],
+    )  # fmt: skip
+    told: dict[str, Any] = {
+        "encoder_in_channels": [32, 64, 128], "encoder_hidden_dim": 32, "encoder_ffn_dim": 32,
+        "encoder_attention_heads": 2, "d_model": 32, "num_queries": 20, "decoder_layers": 2,
+        "decoder_in_channels": [32, 32, 32], "decoder_ffn_dim": 32, "decoder_attention_heads": 2,
+        "num_denoising": 0, "num_labels": 3, "feat_strides": [8, 16, 32],
+    }  # fmt: skip
+    if name == "DFine":
+        config = transformers.DFineConfig(backbone_config=backbone, **told)
+    else:
+        resnet = transformers.RTDetrResNetConfig(
+            embedding_size=16, hidden_sizes=[16, 32, 64, 128], depths=[1, 1, 1, 1],
+            layer_type="basic", out_features=["stage2", "stage3", "stage4"],
+        )  # fmt: skip
+        config = transformers.RTDetrConfig(backbone_config=resnet, **told)
+    kind = getattr(transformers, f"{name}ForObjectDetection")
+    _save(kind, config, folder, {"height": 64, "width": 64}, do_normalize=False)
+
+
+def make_detr(folder: Path) -> None:
+    """A tiny DETR checkpoint, random weights, images of 64 x 64."""
+    from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
+
+    backbone = ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], layer_type="basic",
+        out_features=["stage4"],
+    )  # fmt: skip
+    config = DetrConfig(
+        use_timm_backbone=False, use_pretrained_backbone=False, backbone=None,
+        backbone_config=backbone, d_model=32, encoder_layers=1, decoder_layers=2,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=32,
+        decoder_ffn_dim=32, num_queries=10, num_labels=3,
+    )  # fmt: skip
+    _save(DetrForObjectDetection, config, folder, {"height": 64, "width": 64})
+
+
+def _save(kind: Any, config: Any, folder: Path, size: dict[str, int], **more: Any) -> None:
+    import json
+
+    import torch
+
+    torch.manual_seed(0)
+    model = kind(config).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            # As a library draws them, small and with constant heads, all places have one score,
+            # and any of them are the best.
+            if weight.ndim > 1:
+                weight.copy_(torch.randn_like(weight) * (2 / weight[0].numel()) ** 0.5)
+    model.save_pretrained(folder)
+    told = {
+        "image_processor_type": "DetrImageProcessor", "do_rescale": True, "do_resize": True,
+        "do_normalize": True, "rescale_factor": 1 / 255, "size": size, **more,
+        "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225],
+    }  # fmt: skip
+    (folder / "preprocessor_config.json").write_text(json.dumps(told))

@@ -270,7 +270,6 @@ def test_the_command_line_queues_follows_and_leaves(hub: Hub, tmp_path: Path) ->
         process = command(home, "pull", REPO, "--name", "first")
         line = process.stderr.readline() if process.stderr else ""
         assert "Downloading" in line
-        time.sleep(1)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 130

@@ -158,10 +158,10 @@ def test_queries_are_shares_of_the_picture(softmax: bool) -> None:
 def test_centers_are_peaks() -> None:
     signature = signed((16, 16, 6), detection=DetectionSpec(head="centers"))
     grid = np.full((16, 16, 6), -8.0)
-    grid[..., 2:] = 0
-    grid[4, 6] = [3, -8, np.log(4), np.log(2), 0.5, 0.25]
-    grid[4, 7, 0] = 2.9  # a neighbour of the peak
-    grid[5, 7, 1] = 2.0  # of another class
+    grid[..., :4] = 0
+    grid[4, 6] = [np.log(4), np.log(2), 0.5, 0.25, 3, -8]
+    grid[4, 7, 4] = 2.9  # a neighbour of the peak
+    grid[5, 7, 5] = 2.0  # of another class
     told = found(signature, grid)
     assert told[0] == ("a", pytest.approx(0.9526, abs=1e-4), 18, 13, 34, 21)
     assert [row[0] for row in told] == ["a", "b"]

@@ -18,29 +18,17 @@ from lmaas.tasks import text_layout
 from lmaas.tasks.text_layout import Prompt, TextLayout
 from lmaas.training.encoder_decoder import EOS
 from lmaas.training.pairs import learn_vocabulary
-from lmaas.types import JSON, Answer, Payload, SequenceSpec, Signature
+from lmaas.types import JSON, Answer, Payload, Signature
+from sequence_examples import SIGNATURE, answered, echo
 
 LANGUAGES = {"eng_Latn": 300, "deu_Latn": 301, "zho_Hans": 302, "zho_Hant": 303}
 Engine = Callable[[SequenceCall], SequenceResult]
 
 
 def signature(**more: Any) -> Signature:
-    spec = SequenceSpec(
-        architecture="M2M100",
-        source="tokens",
-        most_source=64,
-        most_target=80,
-        vocabulary_size=400,
-        start=(EOS,),
-        stop_token_ids=(EOS,),
-    )
-    return Signature(inputs=(), outputs=(), sequence=msgspec.structs.replace(spec, **more))
-
-
-def echo(call: SequenceCall) -> SequenceResult:
-    tokens = tuple(int(index) for index in call.source if 3 < index < 300)
-    written = Written(tokens=tokens, finish="stop", logprob=-1.0)
-    return SequenceResult(tag=call.tag, candidates=(written,) * call.decoding.returned)
+    assert SIGNATURE.sequence is not None
+    spec = msgspec.structs.replace(SIGNATURE.sequence, **more)
+    return msgspec.structs.replace(SIGNATURE, sequence=spec)
 
 
 class Bound:
@@ -60,17 +48,8 @@ class Bound:
     def answer(self, body: bytes, engine: Engine = echo, *, count_only: bool = False) -> Answer:
         payload = Payload(body=body, media_type=JSON, count_only=count_only)
         talk = self.task.converse(payload, self.signature, Limits())
-        self.calls, waiting = [], []
-        try:
-            turn = next(talk)
-            while True:
-                waiting += turn.calls
-                self.calls += turn.calls
-                turn = talk.send(engine(waiting.pop()))  # in another order than they came
-        except StopIteration as end:
-            answer: Answer = end.value
-            assert not waiting
-            return answer
+        answer, self.calls = answered(talk, engine)
+        return answer
 
     def text(self, inputs: str, **parameters: Any) -> str:
         (only,) = self.ask(inputs, **parameters)
@@ -145,7 +124,7 @@ def test_tokens_are_counted(pair: Bound) -> None:
     assert answer.tokens == read
     assert answer.new_tokens == read - 2
     counted = pair.answer(body, count_only=True)
-    assert counted == Answer(body=b"", tokens=read)
+    assert counted == Answer(body=b"", tokens=read, new_tokens=2 * 79)
     assert not pair.calls
 
 
@@ -250,7 +229,7 @@ def test_where_the_language_is_the_start(folder: Path) -> None:
         ({"src_lang": "xx", "tgt_lang": "de"}, "eng_Latn, deu_Latn"),
     ],
 )
-def test_languages_that_are_refused(many: Bound, parameters: dict[str, str], told: str) -> None:
+def test_languages_that_are_refused(many: Bound, parameters: dict[str, Any], told: str) -> None:
     with pytest.raises(InvalidInput) as error:
         many.ask("Hello.", **parameters)
     assert told in f"{error.value.message} {error.value.hint}"
@@ -300,7 +279,7 @@ def test_how_it_is_written(pair: Bound) -> None:
     assert told == [{"translation_text": "One. Two."}] * 2
     (decoding, _) = (call.decoding for call in pair.calls)
     assert (decoding.beams, decoding.returned, decoding.max_tokens) == (4, 2, 21)
-    assert (decoding.length_penalty, decoding.early_stop, decoding.min_tokens) == (0.5, True, 2)
+    assert (decoding.length_penalty, decoding.early_stop, decoding.min_tokens) == (0.5, True, 3)
     assert (decoding.no_repeat_ngram, decoding.repetition_penalty) == (3, 1.5)
     pair.ask("One. One.", generate_parameters={"temperature": 0.7, "top_p": 0.9, "seed": 5})
     sampled = {call.decoding.seed for call in pair.calls}

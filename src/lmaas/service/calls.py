@@ -24,6 +24,7 @@ from lmaas.serving.generation import (
     check_parts,
     encode_request,
 )
+from lmaas.serving.image_urls import ImageUrls
 from lmaas.serving.metrics import Metrics
 from lmaas.serving.pool import Pool
 from lmaas.serving.router import Router
@@ -62,7 +63,9 @@ class ModelCalls:
         cache: ResponseCache,
         metrics: Metrics,
         aside: Aside,
+        images: ImageUrls,
     ) -> None:
+        self._images = images
         self._settings = settings
         self._find = find
         self._router = router
@@ -92,7 +95,8 @@ class ModelCalls:
             version = await self._find(key.tenant, ref)
         await self._freshen(key)
         hears = tasks.spec(version.manifest.task).transcribes
-        if payload.media_type != TEXTS and not hears:
+        writes = version.manifest.signature.sequence is not None and not hears
+        if payload.media_type != TEXTS and not hears and not writes:
             counted = self._ledger.count(key, endpoint, version.ref)
             if counted is not None:
                 with counted:
@@ -100,6 +104,9 @@ class ModelCalls:
                 return Predicted(version, answer, [])
         if hears:
             tokens, prompt, audio_ms = await self._sound(key, version, ref, payload)
+        elif writes:
+            tokens, prompt = await self._sequence_tokens(key, version, ref, payload)
+            audio_ms = 0
         else:
             tokens = prompt = await self._text_tokens(key, version, ref, payload)
             audio_ms = 0
@@ -139,6 +146,19 @@ class ModelCalls:
             return 0
         counting = msgspec.structs.replace(payload, count_only=True)
         return (await self._router.call(version, ref, counting))[1].tokens
+
+    async def _sequence_tokens(
+        self, key: KeyRecord, version: ModelVersion, ref: str, payload: Payload
+    ) -> tuple[int, int]:
+        """The most tokens that are read and written, and those that are read.
+
+        Counted only for keys with limits: others need not wait for it.
+        """
+        if not await self._bounded(key, version):
+            return 0, 0
+        counting = msgspec.structs.replace(payload, count_only=True)
+        told = (await self._router.call(version, ref, counting))[1]
+        return told.tokens + told.new_tokens, told.tokens
 
     async def _sound(
         self, key: KeyRecord, version: ModelVersion, ref: str, payload: Payload
@@ -245,6 +265,7 @@ class ModelCalls:
         version = await self._find(key.tenant, ref)
         check_language(version)
         check_parts(version, request)
+        request = await self._with_images(key, version, request)
         payload = Payload(media_type=GENERATE, body=encode_request(request))
         kept_as = await self._kept_as(version, request, cache)
         ended = None if kept_as is None else await self._cache.get(kept_as)
@@ -274,6 +295,15 @@ class ModelCalls:
             return generation
         await generation.start(lambda to: self._router.generate(version, ref, payload, to))
         return generation
+
+    async def _with_images(
+        self, key: KeyRecord, version: ModelVersion, request: GenerateRequest
+    ) -> GenerateRequest:
+        """The request with what it names by URL. Nothing is fetched for a key that may not ask."""
+        if not request.files:
+            return request
+        await self._bounded(key, version)
+        return await self._images.fetched(request, self._settings.max_body_bytes)
 
     async def _most_tokens(
         self, key: KeyRecord, ref: str, version: ModelVersion, request: GenerateRequest
@@ -336,6 +366,7 @@ class ModelCalls:
                 f"{version.ref} runs at another service, which alone can count its tokens.",
                 param="model",
             )
+        request = await self._with_images(key, version, request)
         await self._freshen(key)
         with self._ledger.reserve(
             key,

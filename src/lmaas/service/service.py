@@ -40,6 +40,7 @@ from lmaas.service.quota import Quota
 from lmaas.service.workshop import Workshop
 from lmaas.serving.cache import ResponseCache
 from lmaas.serving.egress import EgressPolicy
+from lmaas.serving.image_urls import ImageUrls
 from lmaas.serving.metrics import Metrics
 from lmaas.serving.pool import Pool
 from lmaas.serving.router import Router
@@ -97,9 +98,10 @@ class Service:
             placement,
         )
         self.model_jobs = ModelJobs(settings, self.registry, queue, self.jobs, self.catalog, quota)
+        images = ImageUrls(settings.image_hosts, EgressPolicy(settings.image_allow, "image_allow"))
         self.calls = ModelCalls(
             settings, self.find, self.router, self.pool, self.ledger, self.cache, self.metrics,
-            self.aside,
+            self.aside, images,
         )  # fmt: skip
 
     # Life of the service

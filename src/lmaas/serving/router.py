@@ -13,7 +13,7 @@ from lmaas.aside import Aside
 from lmaas.errors import CorruptBlob, InvalidInput
 from lmaas.serving.generation import Answered, Receiver
 from lmaas.serving.pool import Pool
-from lmaas.tasks.text_generation.serving import HOW
+from lmaas.tasks.generating import HOW
 from lmaas.types import GENERATE, Answer, ModelVersion, Payload
 
 log = logging.getLogger(__name__)

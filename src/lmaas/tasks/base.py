@@ -9,6 +9,7 @@ import numpy as np
 
 from lmaas.codecs import media, tensor
 from lmaas.codecs.limits import Limits
+from lmaas.codecs.marks import Mark
 from lmaas.errors import InvalidInput
 from lmaas.tasks.spec import Spec
 from lmaas.types import Answer, Payload, Signature
@@ -99,6 +100,15 @@ class Orderless(Protocol):
 
     def aligned(self, want: Tensors, have: Tensors, signature: Signature) -> Tensors:
         """`have` in the order of `want`; both are views that `Task.compare` gave."""
+        ...
+
+
+@runtime_checkable
+class Drawable(Protocol):
+    """A task whose results can be drawn on the image that was asked about."""
+
+    def marks(self, result: Any) -> list[Mark]:
+        """The JSON `result` of a call for one image, as what is drawn on it."""
         ...
 
 

@@ -187,7 +187,7 @@ def sigmoid(values: np.ndarray) -> np.ndarray:
 def _centers(given: list[np.ndarray], spec: DetectionSpec, image: ImageSpec) -> Parts:
     (grid,) = given
     cells = grid.reshape(len(grid), -1, grid.shape[-1])
-    return Parts(cells[..., -SIDES:], sigmoid(cells[..., :-SIDES]))
+    return Parts(cells[..., :SIDES], sigmoid(cells[..., SIDES:]))
 
 
 def _grid(given: list[np.ndarray], spec: DetectionSpec, image: ImageSpec) -> Parts:

@@ -17,6 +17,7 @@ import numpy as np
 from lmaas.codecs import image, json, media, tensor
 from lmaas.codecs.image import Placement
 from lmaas.codecs.limits import Limits
+from lmaas.codecs.marks import Mark
 from lmaas.errors import InvalidInput
 from lmaas.tasks.base import Batch, Shown, Task, Tensors, read_tensors
 from lmaas.tasks.images import ANCHORS_FILE, check_count, check_image, files_of
@@ -148,20 +149,35 @@ class ObjectDetection:
         return measured.result()
 
     def shown(self, result: Any) -> Shown:
-        """A line for each box."""
+        """A line for each box, and one for an image without any."""
         several = bool(result) and isinstance(result[0], list)
-        rows = [
-            (
-                *([str(index)] if several else []),
-                str(each["label"]),
-                f"{each['score']:.4f}",
-                *(f"{each['box'][side]:.1f}" for side in Box.__struct_fields__),
-            )
-            for index, boxes in enumerate(result if several else [result])
-            for each in boxes
-        ]
+        rows: list[tuple[str, ...]] = []
+        for index, boxes in enumerate(result if several else [result]):
+            which = (str(index),) if several else ()
+            rows += [
+                (
+                    *which,
+                    str(each["label"]),
+                    f"{each['score']:.4f}",
+                    *(f"{each['box'][side]:.1f}" for side in Box.__struct_fields__),
+                )
+                for each in boxes
+            ]
+            if not boxes:
+                rows.append((*which, "nothing found", *[""] * 5))
         columns = ("label", "score", *Box.__struct_fields__)
         return Shown((*(["input"] if several else []), *columns), rows)
+
+    def marks(self, result: Any) -> list[Mark]:
+        """A box with label and score for each object."""
+        return [
+            Mark(
+                tuple(each["box"][side] for side in Box.__struct_fields__),
+                f"{each['label']} {each['score']:.2f}",
+                each["label"],
+            )
+            for each in result
+        ]
 
     def collect(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> Any:
         """The image files that the rows name, by paths from `folder`, as base64."""

@@ -5,7 +5,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from lmaas.tasks.spec import Spec
+from lmaas.tasks.object_detection.options import CenterNet, DetectionDataOptions
+from lmaas.tasks.spec import Checkpoint, Spec, Training
 
 METRICS = {
     "loss": "what training makes smaller, a mean over the images",
@@ -34,4 +35,14 @@ SPEC = Spec(
     parameters=Parameters,
     metrics=METRICS,
     primary="map",
+    training=Training(
+        does="tells where in an image which objects are",
+        options=DetectionDataOptions,
+        columns=("image", "boxes"),
+        architectures={"centernet": CenterNet},
+        augments="boxes",
+    ),
+    checkpoint=Checkpoint(
+        endings=("ForObjectDetection",), certain=True, builder="lmaas.frameworks.detector:build"
+    ),
 )

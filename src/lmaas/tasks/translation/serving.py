@@ -98,7 +98,8 @@ class Translation:
                 param="inputs",
             )
         if payload.count_only:
-            return Answer(body=b"", tokens=tokens)
+            most_new = len(pieces) * decoding.returned * (decoding.max_tokens - 1)
+            return Answer(body=b"", tokens=tokens, new_tokens=most_new)
         sources = [np.array((*way.before, *ids, *way.after), np.int64) for ids in encoded]
         written = yield from _write(sources, decoding)
         new = sum(len(one.tokens) for result in written for one in result.candidates)
