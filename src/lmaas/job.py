@@ -160,9 +160,12 @@ def raise_error(job: Job) -> None:
 
 
 WebhookEvent = Literal[
-    "fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tuning.job.cancelled"
-]
-"""What a webhook is told: that a job has ended. OpenAI's names."""
+    "fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tuning.job.cancelled",
+    "job.succeeded", "job.failed", "job.cancelled",
+]  # fmt: skip
+"""What a webhook is told: that a job has ended. OpenAI's names for training; ours for the other
+kinds, which OpenAI does not have.
+"""
 
 
 class Webhook(Record, frozen=True, kw_only=True):

@@ -19,7 +19,7 @@ from lmaas.client.operation import Call, operation
 from lmaas.client.payloads import read_answer, to_payload
 from lmaas.config import load_settings
 from lmaas.errors import InvalidInput
-from lmaas.job import Job, JobState, StoredEvent
+from lmaas.job import Job, JobKind, JobState, StoredEvent
 from lmaas.recipe import Recipe
 from lmaas.types import (
     JSON,
@@ -359,10 +359,15 @@ class Calls:
 
     @operation
     def jobs(
-        self, *, after: str | None = None, limit: int = 20, state: JobState | None = None
+        self,
+        *,
+        after: str | None = None,
+        limit: int = 20,
+        state: JobState | None = None,
+        kind: JobKind | None = None,
     ) -> Call[list[Job]]:
         """Jobs, newest first; `after` is the last id of the page before."""
-        asked = {"after": after, "limit": str(limit), "state": state}
+        asked = {"after": after, "limit": str(limit), "state": state, "kind": kind}
         params = {name: value for name, value in asked.items() if value is not None}
         response = yield self._request("GET", "/api/jobs", params=params)
         check(response)

@@ -45,7 +45,7 @@ async def _answer(service: Service, exchange: Exchange, asked: Asked, endpoint: 
     assert exchange.key is not None
     version = await service.find(exchange.tenant, asked.model)
     _check(version, asked)
-    transcription = await service.transcribe(
+    transcription = await service.calls.transcribe(
         exchange.key, asked.model, asked.request, endpoint=endpoint, request_id=exchange.id
     )
     exchange.model = transcription.version.ref

@@ -12,7 +12,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from lmaas.errors import InvalidInput, PayloadTooLarge
 
 MAX_HEADER_BYTES: Final = 4096
-MAX_HEADERS: Final = 16
+MAX_HEADERS: Final = 8
 """Of one part."""
 MAX_NAME_CHARS: Final = 100
 MAX_FIELD_BYTES: Final = 1 << 16
@@ -61,7 +61,7 @@ class MemoryForm:
         self._texts: dict[str, list[str]] = {}
         self._name = ""
         self._data = bytearray()
-        self._parts = self._headers = 0
+        self._parts = 0
         self._ended = False
         self._header: tuple[bytearray, bytearray] = (bytearray(), bytearray())
         self._disposition = b""
@@ -77,6 +77,7 @@ class MemoryForm:
                 "on_part_end": self._end_part,
                 "on_end": self._finish,
             },
+            max_header_count=MAX_HEADERS,
         )
 
     def feed(self, data: bytes) -> None:
@@ -98,7 +99,6 @@ class MemoryForm:
 
     def _begin(self) -> None:
         self._parts += 1
-        self._headers = 0
         self._disposition = b""
         self._data = bytearray()
         if self._parts > MAX_PARTS:
@@ -110,9 +110,6 @@ class MemoryForm:
             raise InvalidInput("A part's header is too long.", hint=HINT)
 
     def _end_header(self) -> None:
-        self._headers += 1
-        if self._headers > MAX_HEADERS:
-            raise InvalidInput(f"A part has more than {MAX_HEADERS} headers.", hint=HINT)
         name, value = self._header
         if bytes(name).lower() == b"content-disposition":
             self._disposition = bytes(value)

@@ -73,7 +73,7 @@ async def translate(service: Service, key: KeyRecord, wanted: Wanted, *, request
     if wanted.model is None:
         version = choose(versions, source, wanted.target)
     payload = Payload(media_type=JSON, body=_body(wanted, source, version))
-    version, answer, headers = await service.predict(
+    version, answer, headers = await service.calls.predict(
         key,
         wanted.model or version.ref,
         payload,

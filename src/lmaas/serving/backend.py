@@ -55,9 +55,6 @@ class Backend(Protocol):
     async def generate(self, payload: Payload, receiver: Receiver) -> Ended:
         """Run a generation. Cancelling the caller cancels it."""
 
-    async def transcribe(self, payload: Payload, receiver: Receiver) -> Answer:
-        """Answer with pieces before the end. Cancelling the caller cancels the request."""
-
     def tick(self, now: float, *, late: bool) -> None:
         """Once a heartbeat."""
 

@@ -120,13 +120,6 @@ class Pool:
             ended = await worker.generate(payload, receiver)
         return Answered(version, worker.variant_name, ended)
 
-    async def transcribe(
-        self, version: ModelVersion, payload: Payload, receiver: Receiver
-    ) -> Answer:
-        """Have a model write down a sound; `receiver` hears of its pieces. As `call` otherwise."""
-        with self._metrics.statistics.timing(version):
-            return await self._worker(version).transcribe(payload, receiver)
-
     async def variant_name(self, version: ModelVersion) -> str:
         """The name of the variant of a language model that answers, or will once it is loaded.
 

@@ -13,7 +13,7 @@ from lmaas.aside import Aside
 from lmaas.errors import CorruptBlob, InvalidInput
 from lmaas.serving.generation import Answered, Receiver
 from lmaas.serving.pool import Pool
-from lmaas.tasks.text_generation.serving import HOW
+from lmaas.tasks.generating import HOW
 from lmaas.types import GENERATE, Answer, ModelVersion, Payload
 
 log = logging.getLogger(__name__)
@@ -95,14 +95,6 @@ class Router:
             version, ref, lambda each: self._pool.generate(each, payload, receiver)
         )
         return answered
-
-    async def transcribe(
-        self, version: ModelVersion, ref: str, payload: Payload, receiver: Receiver
-    ) -> tuple[ModelVersion, Answer]:
-        """What `version`, which `ref` named, hears, and which version answered."""
-        return await self._first(
-            version, ref, lambda each: self._pool.transcribe(each, payload, receiver)
-        )
 
     async def _first(
         self, version: ModelVersion, ref: str, ask: Callable[[ModelVersion], Awaitable[T]]

@@ -25,7 +25,7 @@ Note = Callable[[int, int], None]
 Keep = Callable[[bytes], None]
 """What takes a complete answer to be given again."""
 
-_transcripts = msgspec.msgpack.Decoder(Transcript)
+_transcripts = msgspec.json.Decoder(Transcript)
 
 
 class Transcription:

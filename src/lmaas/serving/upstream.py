@@ -123,12 +123,6 @@ class Upstream:
         async with self._admitted() as api:
             return await api.generate(request, receiver)
 
-    async def transcribe(self, payload: Payload, receiver: Receiver) -> Answer:
-        """Raise InvalidInput: no sounds are sent to other services."""
-        raise InvalidInput(
-            f"{self.version.ref} runs at an upstream, which is sent no sounds.", param="model"
-        )
-
     @asynccontextmanager
     async def _admitted(self) -> AsyncIterator[Api]:
         """A place among the requests that run, for a bounded time."""

@@ -143,7 +143,8 @@ class VllmLife:
         try:
             asked = self._requests.checked(request)
             if request.count_only:
-                count = await self._api.count(asked)
+                plain, images = self._requests.images(asked)
+                count = images + await self._api.count(plain)
                 self._tell(Done(id=id_, answer=Answer(body=b"%d" % count)))
                 return
             grammar = None

@@ -168,12 +168,6 @@ class WorkerBackend:
         assert isinstance(ended, Ended)
         return ended
 
-    async def transcribe(self, payload: Payload, receiver: Receiver) -> Answer:
-        """The answer to `payload`; `receiver` hears of pieces of it before. As `generate`."""
-        answer = await self._run(payload, receiver)
-        assert isinstance(answer, Answer)
-        return answer
-
     async def _run(self, payload: Payload, receiver: Receiver | None) -> Answer | Ended:
         model = self.version.ref
         if self.error is not None:

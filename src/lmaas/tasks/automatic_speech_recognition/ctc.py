@@ -92,14 +92,12 @@ def _per_frame(spec: AudioSpec) -> int:
 
 
 def _features(samples: np.ndarray, alphabet: Alphabet, spec: AudioSpec) -> np.ndarray:
-    """One window as the model reads it, time first; at least as long as one step takes."""
+    """One window as the model reads it, time first; not shorter than models take."""
     if spec.features == "log-mel":
         values = features.log_mel(samples, spec).T
     else:
         values = features.waveform(samples, spec)
-    missing = 0
-    while not alphabet.steps(len(values) + missing):
-        missing += 1 if missing < 16 else missing
+    missing = max(0, alphabet.least - len(values))
     widths = [(0, missing), *[(0, 0)] * (values.ndim - 1)]
     return np.pad(values, widths) if missing else values
 

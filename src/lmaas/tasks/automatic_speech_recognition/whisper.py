@@ -28,6 +28,7 @@ from lmaas.types import (
     TRANSCRIBE,
     UNREADABLE,
     Answer,
+    AudioSpec,
     Payload,
     SequenceSpec,
     Signature,
@@ -85,7 +86,7 @@ class Whisper:
     def converse(self, payload: Payload, signature: Signature, limits: Limits) -> Conversation:
         """Write down one sound.
 
-        `TRANSCRIBE` is answered by a `Transcript` in msgpack, raw bytes and JSON as Hugging Face's
+        `TRANSCRIBE` is answered by a `Transcript`, raw bytes and JSON as Hugging Face's
         clients read it. Raises InvalidInput, PayloadTooLarge.
         """
         request = read_request(payload, limits)
@@ -93,8 +94,6 @@ class Whisper:
         assert spec is not None, signature
         assert sound is not None, signature
         self._check(request, spec)
-        if sound.sample_rate != SAMPLE_RATE:
-            raise InvalidInput(f"Whisper hears at {SAMPLE_RATE} Hz, not at {sound.sample_rate}.")
         if payload.count_only:
             heard_s = audio_seconds(request.audio, limits)
             return Answer(body=b"", new_tokens=int(heard_s * TOKENS_PER_S) + 1, audio_s=heard_s)
@@ -104,14 +103,18 @@ class Whisper:
         try:
             turn = run.begin()
             while not run.over:
-                # Whoever closes this ends the run in `finally`.
-                turn = run.take((yield turn))
-        finally:
+                event = yield turn
+                assert event is not None, "sequences are out"
+                turn = run.take(event)
+            if turn.pieces:
+                yield turn
+        finally:  # whoever closes this ends the run, too
             run.close()
         transcript = run.transcript()
-        body = msgspec.msgpack.encode(transcript)
+        told: Any = transcript
         if payload.media_type != TRANSCRIBE:
-            body = msgspec.json.encode(hugging_face(transcript, words=request.words))
+            told = hugging_face(transcript, words=request.words)
+        body = msgspec.json.encode(told)
         return Answer(body=body, new_tokens=run.written, audio_s=duration_s)
 
     def _check(self, request: TranscribeRequest, spec: SequenceSpec) -> None:
@@ -142,6 +145,20 @@ class Whisper:
                 f"The language {request.language[:50]!a} is not known; known are {known}.",
                 param="language",
             )
+
+
+def check_whisper(spec: SequenceSpec, sound: AudioSpec) -> None:
+    """Raise InvalidInput for a model that is no Whisper."""
+    features = (sound.features, sound.scale, sound.sample_rate)
+    expected = ("log-mel", "whisper", SAMPLE_RATE)
+    if spec.source != "audio" or features != expected or not sound.most_s:
+        raise InvalidInput(
+            f"Expected a model that reads windows of log-mel features at {SAMPLE_RATE} Hz as "
+            f"Whisper does; got {spec.source} and {features}.",
+            param="audio",
+        )
+    if len(spec.start) != 1 or not spec.stop_token_ids:
+        raise InvalidInput("Whisper begins with one token, and some token ends it.", param="start")
 
 
 def read_request(payload: Payload, limits: Limits) -> TranscribeRequest:

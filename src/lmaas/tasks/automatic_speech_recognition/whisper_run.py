@@ -48,6 +48,7 @@ LEAST_STEP_S: Final = 1.0
 SURE_TOKENS: Final = 4
 """So many tokens of a window are seen before any of them is sent."""
 SEED_STRIDE: Final = 16
+NOTHING: Final = np.zeros((0, 0), np.float32)
 WINDOW_S: Final = 30.0
 
 
@@ -293,7 +294,7 @@ class Run:
 
     def _end(self, window: Window) -> None:
         window.over = True
-        window.features = window.features[:, :0]  # what follows needs it no more
+        window.features = NOTHING  # what follows needs it no more
 
     def _remember(self, window: Window) -> None:
         """What the next window is shown."""

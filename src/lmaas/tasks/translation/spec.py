@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from lmaas.tasks.spec import LOSS, Checkpoint, Spec, Training
+from lmaas.tasks.spec import LOSS, Checkpoint, Judge, Spec, Training
 from lmaas.tasks.translation.options import EncoderDecoder, PairDataOptions
 
 MOST_BEAMS = 16
@@ -68,6 +68,7 @@ SPEC = Spec(
         "token_accuracy": "share of the tokens that follow from the right ones before them",
     },
     primary="chrf",
+    judge=Judge(measures="lmaas.tasks.text_metrics:measure", most=100.0),
     training=Training(
         does="writes a text in another language",
         options=PairDataOptions,
