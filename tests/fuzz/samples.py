@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 from PIL import Image
 
+import sounds
 from checkpoints import CHATML
 from lmaas.accounts.journal import Begun, line_of
 from lmaas.runtime.language.template import Rendering
@@ -126,6 +127,7 @@ def accounts() -> list[bytes]:
 
 SAMPLES: Final[dict[str, list[bytes]]] = {
     "image": images(),
+    "sound": list(sounds.files(0.1).values()),
     "json": [b'{"inputs": [[1, 2.5], [3, 4]], "parameters": {"a": 1}}', b'{"inputs": [true, 255]}'],
     "pixels": [b'{"inputs": [[0, 255], [3, 4]]}', b'{"inputs": [[[1, 2, 3]]]}'],
     "tensors": tensors(),
@@ -157,5 +159,5 @@ WORDS: Final = [
     b"[[[[", b'{"a":', b"\\ud800", b"\xed\xa0\x80", b"\xe2\x80\xa8", b"$ref", b"#/", b"{0,99999}",
     b"(?=a)", b"</tool_call>", b"<tool_call>", b"</think>", b"END", b"\r\n", b"\r\n\r\n", b"0\r\n",
     b"Content-Length: 18446744073709551616\r\n", b"{{", b"}}", b"{%", b"%}",
-    b"|tojson", b".__class__",
+    b"|tojson", b".__class__", b"moov", b"dref", b"url ", b"fLaC", b"OggS", b"data",
 ]  # fmt: skip

@@ -22,7 +22,7 @@ from checkpoints import CHATML
 from lmaas.accounts.call_counters import read_tally
 from lmaas.accounts.journal import read_spools
 from lmaas.accounts.stream_progress import StreamProgress
-from lmaas.codecs import image, strings, tensor
+from lmaas.codecs import audio, image, strings, tensor
 from lmaas.codecs import json as json_codec
 from lmaas.codecs.limits import Limits
 from lmaas.config import Settings
@@ -48,7 +48,7 @@ REFUSALS: Final = (LMaaSError, Unfit)
 SLOWEST_S: Final = 5.0
 """Of processor time, for one input of at most LONGEST bytes."""
 LONGEST: Final = 65_536
-LIMITS: Final = Limits(max_image_pixels=1_000_000, max_elements=100_000)
+LIMITS: Final = Limits(max_image_pixels=1_000_000, max_elements=100_000, max_audio_s=60)
 IMAGES: Final = (
     ImageSpec(height=28, width=28, channels=1, layout="flat"),
     ImageSpec(height=9, width=17, resize="crop", mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2)),
@@ -94,6 +94,16 @@ def read_image(data: bytes) -> None:
     for spec in IMAGES:
         array = image.to_array(image.decode(data, spec, LIMITS), spec, "float32")
         assert array.size == spec.height * spec.width * spec.channels
+
+
+def read_sound(data: bytes) -> None:
+    """A sound file."""
+    sizes = [0]
+    for block in audio.blocks(data, 16_000, LIMITS):
+        assert len(block)
+        assert np.isfinite(block).all()
+        sizes.append(len(block))
+    assert 0 < sum(sizes) <= LIMITS.max_audio_s * 16_000 + 1
 
 
 def read_json(data: bytes) -> None:
@@ -332,6 +342,7 @@ def read_accounts(data: bytes) -> None:
 
 TARGETS: Final[dict[str, Target]] = {
     "image": read_image,
+    "sound": read_sound,
     "json": read_json,
     "pixels": read_pixels,
     "tensors": read_tensors,

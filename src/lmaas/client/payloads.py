@@ -61,7 +61,7 @@ def read_answer(answer: Answer) -> Any:
         return _read_tensors(answer.body, answer.json_bytes)
     result = msgspec.json.decode(answer.body)
     if isinstance(result, dict):
-        return result["value"] if "value" in result else result["outputs"]
+        return result.get("value", result.get("outputs", result))
     several = bool(result) and all(isinstance(each, list) for each in result) and any(result)
     first = next(each for each in result if each)[0] if several else next(iter(result), None)
     if isinstance(first, dict) and "box" in first:

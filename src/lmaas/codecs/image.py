@@ -14,6 +14,8 @@ from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput, PayloadTooLarge
 from lmaas.types import ImageSpec
 
+MOST_STRETCHED = 64
+"""Longest side of an image by its shortest one, beyond which its ends are cut off first."""
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 ORIENTATION: Final = 0x0112
 TURNED: Final = (5, 6, 7, 8)
@@ -74,6 +76,25 @@ def decode_sized(
     """The first frame of an image file, upright, grey ("L") or "RGB" as `spec.channels` asks; and
     the width and height of the upright original, of which a JPEG may be decoded to a part.
 
+    Raises as `open_bounded` does.
+    """
+    # A JPEG can be decoded at 1/2, 1/4 or 1/8; twice the target still leaves the resize
+    # a full pixel to average.
+    return _upright(
+        open_bounded(data, limits),
+        "L" if spec.channels == 1 else "RGB",
+        (spec.width * 2, spec.height * 2),
+    )
+
+
+def decode_whole(data: bytes, limits: Limits) -> Image.Image:
+    """The first frame of an image file, upright, "RGB", in its own size. Raises as `decode`."""
+    return _upright(open_bounded(data, limits), "RGB", None)[0]
+
+
+def open_bounded(data: bytes, limits: Limits) -> Image.Image:
+    """An image file of which only the head is read.
+
     Raises InvalidInput when the bytes are not an image of a known format, PayloadTooLarge when
     its header claims more pixels than the limit (nothing is decoded then).
     """
@@ -96,11 +117,17 @@ def decode_sized(
             "are decoded.",
             hint="Scale it down before sending.",
         )
-    mode = "L" if spec.channels == 1 else "RGB"
+    return image
+
+
+def _upright(
+    image: Image.Image, mode: str, draft: tuple[int, int] | None
+) -> tuple[Image.Image, tuple[int, int]]:
+    """The image, and its width and height before it was drafted."""
+    width, height = image.size
     try:
-        # A JPEG can be decoded at 1/2, 1/4 or 1/8; twice the target still leaves the resize
-        # a full pixel to average.
-        image.draft(mode, (spec.width * 2, spec.height * 2))
+        if draft is not None:
+            image.draft(mode, draft)
         turned = image.getexif().get(ORIENTATION) in TURNED
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I;16") or upright.mode == "I":
@@ -133,6 +160,9 @@ def to_array(
     target = (spec.width, spec.height)
     if spec.resize == "crop":
         image = ImageOps.fit(image, target, Image.Resampling.BILINEAR)
+    elif spec.resize == "short":
+        side = spec.short_side or min(target)
+        image = short_and_centre(image, side, target, Image.Resampling(spec.resample))
     elif spec.resize == "letterbox":
         image = _letterboxed(image, spec, size or image.size)
     elif image.size != target:
@@ -163,6 +193,30 @@ def from_pixels(pixels: np.ndarray, spec: ImageSpec, dtype: str) -> np.ndarray:
     if spec.layout == "HW":
         return values[..., 0]
     return values
+
+
+def short_and_centre(
+    image: Image.Image, side: int, size: tuple[int, int], resample: Image.Resampling
+) -> Image.Image:
+    """The middle (width and height `size`) of an image whose short side is made `side` pixels.
+
+    What it lacks is black. As the image processors of `transformers` do it.
+    """
+    short, long = sorted(image.size)
+    if long > short * MOST_STRETCHED:
+        # A strip of 1 x 60,000,000 pixels would become as many times larger; its middle is all
+        # that is kept of it.
+        kept = short * MOST_STRETCHED
+        start = (long - kept) // 2
+        wide = image.width > image.height
+        box = (start, 0, start + kept, short) if wide else (0, start, short, start + kept)
+        image, long = image.crop(box), kept
+    scaled = int(side * long / short)
+    image = image.resize(
+        (side, scaled) if image.width <= image.height else (scaled, side), resample
+    )
+    left, top = (image.width - size[0]) // 2, (image.height - size[1]) // 2
+    return image.crop((left, top, left + size[0], top + size[1]))
 
 
 def _letterboxed(image: Image.Image, spec: ImageSpec, size: tuple[int, int]) -> Image.Image:

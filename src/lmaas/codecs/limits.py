@@ -9,3 +9,4 @@ class Limits(Record, frozen=True, kw_only=True):
     max_image_pixels: int = 64_000_000
     max_media_bytes: int = 64 << 20
     max_elements: int = 16_777_216
+    max_audio_s: float = 7200.0

@@ -15,17 +15,23 @@ MARKS = (
     (b"GIF8", "image/gif"), (b"BM", "image/bmp"), (b"II*\0", "image/tiff"),
     (b"MM\0*", "image/tiff"), (b"fLaC", "audio/flac"), (b"OggS", "audio/ogg"),
     (b"ID3", "audio/mpeg"), (b"\xff\xf1", "audio/aac"), (b"\xff\xf9", "audio/aac"),
+    (b"\xff\xf0", "audio/aac"), (b"\xff\xf8", "audio/aac"),
     (b"\xff\xfb", "audio/mpeg"), (b"\xff\xfa", "audio/mpeg"), (b"\xff\xf3", "audio/mpeg"),
-    (b"\xff\xf2", "audio/mpeg"), (b"#!AMR", "audio/amr"), (b"\x1aE\xdf\xa3", "video/webm"),
+    (b"\xff\xf2", "audio/mpeg"), (b"\xff\xe3", "audio/mpeg"), (b"\xff\xe2", "audio/mpeg"),
+    (b"\xff\xfd", "audio/mpeg"), (b"\xff\xfc", "audio/mpeg"), (b"\xff\xf5", "audio/mpeg"),
+    (b"\xff\xf4", "audio/mpeg"), (b"#!AMR", "audio/amr"), (b"\x1aE\xdf\xa3", "video/webm"),
+    (b"#EXTM3U", "application/x-mpegurl"), (b"\xef\xbb\xbf#EXTM3U", "application/x-mpegurl"),
+    (b"[playlist]", "audio/x-scpls"), (b"ffconcat", "text/x-ffconcat"),
     (b"%PDF", "application/pdf"), (b"PK\3\4", "application/zip"), (b"\x1f\x8b", "application/gzip"),
 )  # fmt: skip
 """How files of these media types begin."""
 RIFF = {b"WAVE": "audio/wav", b"WEBP": "image/webp", b"AVI ": "video/x-msvideo"}
-"""What stands at byte 8 of a file that begins with RIFF."""
+"""What stands at byte 8 of a file that begins with RIFF (RF64, RIFX: other sizes, byte order)."""
 BRANDS = {
     b"avif": "image/avif", b"avis": "image/avif", b"heic": "image/heic", b"heix": "image/heic",
     b"hevc": "image/heic", b"heim": "image/heic", b"heis": "image/heic", b"mif1": "image/heif",
-    b"msf1": "image/heif", b"M4A ": "audio/mp4", b"M4B ": "audio/mp4",
+    b"msf1": "image/heif", b"M4A ": "audio/mp4", b"M4B ": "audio/mp4", b"M4P ": "audio/mp4",
+    b"F4A ": "audio/mp4",
 }  # fmt: skip
 """What stands at byte 8 of an ISO media file; with other brands it is a video."""
 
@@ -33,7 +39,7 @@ BRANDS = {
 def media_type_of(data: bytes) -> str | None:
     """The media type that the first bytes of a file tell; None where they tell none."""
     head = data[:HEAD_BYTES]
-    if head[:4] == b"RIFF":
+    if head[:4] in (b"RIFF", b"RF64", b"RIFX"):
         return RIFF.get(head[8:12])
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
         return "audio/aiff"
@@ -72,6 +78,6 @@ def from_base64(text: str, limits: Limits, *, param: str) -> bytes:
     except (binascii.Error, ValueError):
         raise InvalidInput(
             f"{param} is not base64.",
-            hint="Send the file's bytes as base64; URLs are not fetched.",
+            hint="Send the file's bytes as base64.",
             param=param,
         ) from None

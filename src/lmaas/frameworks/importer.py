@@ -11,8 +11,17 @@ import numpy as np
 from lmaas import frameworks
 from lmaas.codecs import strings
 from lmaas.errors import InvalidInput, MissingExtra
-from lmaas.frameworks import adapter, checkpoint, gguf, package, refuse, tensorflow
+from lmaas.frameworks import (
+    adapter,
+    checkpoint,
+    ctranslate2,
+    gguf,
+    package,
+    refuse,
+    tensorflow,
+)
 from lmaas.frameworks.base import Framework
+from lmaas.runtime.lean_transformers import import_generation
 from lmaas.tasks.images import ANCHORS_FILE
 from lmaas.types import Anchor, Lineage, Manifest, PushOptions, Record, TensorSpec
 
@@ -50,6 +59,11 @@ def run(body: bytes) -> bytes:
     if (file := gguf.file_of(Path(request.path))) is not None:
         plain = Path(request.folder).with_name("plain")
         told = gguf.make_checkpoint(file, plain)
+        request = msgspec.structs.replace(request, path=str(plain))
+        return msgspec.json.encode(_import_checkpoint(request, told))
+    if ctranslate2.is_folder(Path(request.path)):
+        plain = Path(request.folder).with_name("plain")
+        told = ctranslate2.make_checkpoint(Path(request.path), plain)
         request = msgspec.structs.replace(request, path=str(plain))
         return msgspec.json.encode(_import_checkpoint(request, told))
     if checkpoint.is_checkpoint(Path(request.path)):
@@ -119,6 +133,7 @@ def _import_adapter(request: ImportRequest, base: Path) -> Manifest:
 def _import_checkpoint(request: ImportRequest, weights: str | None = None) -> Manifest:
     path = Path(request.path)
     try:
+        import_generation()
         return checkpoint.build(path, Path(request.folder), request.options, weights=weights)
     except ModuleNotFoundError as error:
         raise MissingExtra(

@@ -25,6 +25,7 @@ from lmaas.frameworks.source import Source
 from lmaas.runtime.engine import ENGINES
 from lmaas.tasks import Tensors
 from lmaas.types import (
+    AudioSpec,
     DetectionSpec,
     ImageSpec,
     LanguageSpec,
@@ -45,6 +46,7 @@ def build(
     labels: Sequence[str] | None = None,
     image: ImageSpec | None = None,
     language: LanguageSpec | None = None,
+    audio: AudioSpec | None = None,
     outputs_are: Literal["logits", "probabilities"] | None = None,
     detection: DetectionSpec | None = None,
     dynamic: Mapping[str, Mapping[int, str]] | None = None,
@@ -98,6 +100,7 @@ def build(
                     labels=tuple(map(str, labels)) if labels is not None else None,
                     image=image,
                     language=language,
+                    audio=audio,
                     outputs_are=kind,
                     detection=detection,
                 )

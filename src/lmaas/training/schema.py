@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from lmaas import tasks
-from lmaas.data.augmentation import boxes, image, text
+from lmaas.data.augmentation import audio, boxes, image, text
 from lmaas.recipe import Recipe
 from lmaas.tasks import Spec
 
@@ -18,6 +18,7 @@ STEPS: Final[Mapping[str | None, Mapping[str, type[msgspec.Struct]]]] = {
     "image": image.STEPS,
     "boxes": boxes.STEPS,
     "text": text.STEPS,
+    "audio": audio.STEPS,
     None: {},
 }
 """Augmentations with their options, by the kind of data that they are for."""

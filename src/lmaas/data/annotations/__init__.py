@@ -6,7 +6,7 @@ its image too, where the format says the image's size. Errors name file and line
 """
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import pyarrow as pa
@@ -31,7 +31,7 @@ SCHEMA: Final = pa.schema(
 )
 
 
-def table_of(files: Files, digest: str) -> Table | None:
+def table_of(files: Files, digest: Callable[[], str]) -> Table | None:
     """The images of annotated files and their boxes; None where nothing annotates them.
 
     The column `boxes` holds for each box its label, its corners and where it stands, and whether
@@ -49,7 +49,7 @@ def table_of(files: Files, digest: str) -> Table | None:
         )
     marked = _module(found[0]).read(files)
     rows = pa.Table.from_batches(_batches(files, marked), SCHEMA)
-    return Table(rows, name=files.file, digest=digest, unit="image", open_bytes=files.read)
+    return Table(rows, name=files.file, digest=digest(), unit="image", open_bytes=files.read)
 
 
 def _module(name: str) -> Any:
