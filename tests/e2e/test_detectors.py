@@ -160,6 +160,29 @@ def test_a_head_that_shapes_do_not_tell_is_asked_for(tmp_path: Path) -> None:
             asyncio.run(work)
 
 
+def test_a_smaller_form_is_judged_by_its_boxes(once: Callable[..., Path], tmp_path: Path) -> None:
+    """`lmaas compress` with images and their right boxes; the answers of both are measured."""
+    home = Path(shutil.copytree(once("detectors", publish_detectors), tmp_path / "home"))
+    lines = []
+    for number in range(4):
+        squares = SQUARES[: number + 1]
+        (tmp_path / f"{number}.png").write_bytes(scene(squares))
+        boxes = [{"label": label, "box": box} for label, box in squares]
+        lines.append(json.dumps({"image": f"{number}.png", "boxes": boxes}))
+    data = tmp_path / "held.jsonl"
+    data.write_text("\n".join(lines))
+    argv = ["--home", str(home), "compress", "grid", "--to", "int8", "--data", str(data)]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "lmaas", *argv, "--expected", "boxes", "--json"],
+        capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)["report"]
+    assert report["metric"] == "map"
+    assert report["source"]["metrics"] == {"map": 1.0, "map50": 1.0}
+    assert report["drop"] <= report["max_drop"]
+
+
 def test_a_folder_of_openvino_is_taken_as_it_is(tmp_path: Path) -> None:
     """As Ultralytics writes it: the model, its weights, and a file about it."""
     from lmaas.runtime import ov
