@@ -18,6 +18,7 @@ FrameworkName = Literal[
     "keras",
     "tensorflow",
     "onnx",
+    "openvino",
     "tflite",
     "lightgbm",
     "xgboost",
