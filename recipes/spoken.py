@@ -100,7 +100,7 @@ def said(text: str, voice: str = "en-us", **how: int) -> bytes:
 
 
 def spoken(count: int, voices: Sequence[str], seed: int) -> Iterator[tuple[str, bytes]]:
-    """`count` sentences and how they sound, each in one of the voices, at another speed and pitch."""
+    """`count` sentences and how they sound, each in one of the voices."""
     draw = random.Random(seed)
     for _ in range(count):
         text = sentence(draw)

@@ -146,14 +146,22 @@ def _save(folder: Path, config: Any, model: Any, sizes: dict[str, Any], **more: 
     return folder
 
 
-def make_encoder(folder: Path, labels: int = 0, tags: tuple[str, ...] = ()) -> Path:
+def make_encoder(
+    folder: Path,
+    labels: int = 0,
+    tags: tuple[str, ...] = (),
+    relations: tuple[str, ...] = (),
+    finds: bool = False,
+) -> Path:
     """A BERT-shaped embedding model; with `labels` 1 a reranker (cross-encoder); with `tags` a
-    model that gives one to each token.
+    model that gives one to each token; with `relations` one that gives one to a pair of texts; one
+    that `finds` answers in a text.
     """
     import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import (
         BertConfig,
+        BertForQuestionAnswering,
         BertForSequenceClassification,
         BertForTokenClassification,
         BertModel,
@@ -181,6 +189,7 @@ def make_encoder(folder: Path, labels: int = 0, tags: tuple[str, ...] = ()) -> P
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
     torch.manual_seed(0)
+    names = dict(enumerate(tags or relations))
     config = BertConfig(
         vocab_size=len(tokens),
         hidden_size=32,
@@ -188,10 +197,16 @@ def make_encoder(folder: Path, labels: int = 0, tags: tuple[str, ...] = ()) -> P
         num_attention_heads=2,
         intermediate_size=64,
         max_position_embeddings=128,
-        num_labels=labels or len(tags) or 2,
-        **({"id2label": dict(enumerate(tags))} if tags else {}),
+        num_labels=labels or len(tags) or len(relations) or 2,
+        **({"id2label": names, "label2id": {b: a for a, b in names.items()}} if names else {}),
     )
-    if tags:
+    if relations:
+        network = BertForSequenceClassification(config)
+        torch.nn.init.normal_(network.classifier.weight)
+    elif finds:
+        network = BertForQuestionAnswering(config)
+        torch.nn.init.normal_(network.qa_outputs.weight)
+    elif tags:
         network = BertForTokenClassification(config)
         torch.nn.init.normal_(network.classifier.weight)
     else:

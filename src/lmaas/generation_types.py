@@ -28,6 +28,7 @@ MAX_FILES = 32
 MAX_FILE_BYTES = 5 << 20
 """Of one image or audio file in a message."""
 
+Detail = Literal["auto", "low", "high", "original"]
 Finish = Literal["stop", "length", "tool_calls"]
 Role = Literal["system", "user", "assistant", "tool"]
 
@@ -51,13 +52,15 @@ class FilePart(Record, frozen=True, kw_only=True, tag_field="type", tag="file"):
 
     `data` is base64 or a `data:` URL, as it came: only the worker decodes it
     (`codecs.media.from_base64`), and what `media_type` says is judged there. Nothing is fetched.
-    `place` is where the caller wrote it, for errors.
+    `place` is where the caller wrote it, for errors. `detail` is how finely an image is to be read:
+    "auto" and "high" as finely as the model can, "low" at less cost.
     """
 
     kind: Literal["image", "audio"]
     data: str
     media_type: str | None = None
     place: str = "messages"
+    detail: Detail = "auto"
 
 
 Part = TextPart | FilePart
@@ -219,7 +222,8 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
     """What choice `index` gained: text, reasoning, pieces of tool calls. `tokens` were made.
 
     The last delta of a choice has `finish`, and `stop` where a stop string ended it. `logprobs` has
-    one entry for each token of `text`.
+    one entry for each token of `text`. `done` is the share of the work that is over by then; 0: not
+    told.
     """
 
     index: int
@@ -230,18 +234,21 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
     calls: tuple[CallDelta, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     stop: str = ""
+    done: float = 0.0
 
 
 class Usage(msgspec.Struct, frozen=True, array_like=True):
     """Tokens of one request, over all its choices.
 
-    `cached` are known to have been found in the prefix cache; not every engine tells.
+    `cached` are known to have been found in the prefix cache; not every engine tells. `audio_ms` is
+    the length of the sound that was heard.
     """
 
     prompt: int
     completion: int = 0
     reasoning: int = 0
     cached: int = 0
+    audio_ms: int = 0
 
 
 class Ended(msgspec.Struct, frozen=True, array_like=True):

@@ -15,14 +15,28 @@ from lmaas.types import Record
 MAX_PROMPT_CHARS = 4096
 
 
+class Detection(Record, frozen=True, kw_only=True):
+    """How it is found out where somebody speaks.
+
+    From a likelihood of `threshold` on (0 to 1) a frame is speech; speech ends where there is none
+    for `silence_s`; `padding_s` before and after it belong to it.
+    """
+
+    threshold: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    padding_s: Annotated[float, Meta(ge=0, le=5)] = 0.3
+    silence_s: Annotated[float, Meta(gt=0, le=10)] = 0.5
+
+
 class TranscribeRequest(Record, frozen=True, kw_only=True):
     """One sound to be written down; `audio` is the file as it came.
 
     `language` is a code (ISO 639-1), None: told by the model. With `translate` the text is English.
     `temperature` None: 0 first, then higher ones where the text looks wrong (Radford et al. 2022,
     section 4.5); a number: that one alone. `words` and `segments` ask for times, `logprobs` for one
-    of each token. `cut_at_silence` has windows begin and end where nobody speaks. With `stream`
-    pieces are sent as they come.
+    of each token. `cut_at_silence` has windows begin and end where nobody speaks, as `detection`
+    finds; without, each begins where the text before it ends, one after the other. With
+    `previous_text` the model is shown what it wrote before, one window after the other too. With
+    `stream` pieces are sent as they come.
     """
 
     audio: bytes
@@ -35,6 +49,8 @@ class TranscribeRequest(Record, frozen=True, kw_only=True):
     segments: bool = False
     logprobs: bool = False
     cut_at_silence: bool = True
+    detection: Detection = Detection()
+    previous_text: bool = False
     stream: bool = False
 
 

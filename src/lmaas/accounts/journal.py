@@ -41,6 +41,7 @@ class UsageEntry(NamedTuple):
     cost_micro: int
     status: Literal["ok", "failed", "cancelled"]
     error_code: str | None
+    audio_ms: int = 0
 
 
 class Begun(NamedTuple):
@@ -82,7 +83,7 @@ def read_spools(paths: Iterable[Path]) -> tuple[dict[str, Begun], dict[str, Usag
 def _read(line: bytes) -> UsageEntry | Begun | None:
     try:
         fields: list[Any] = msgspec.json.decode(line, type=list[Any])
-        if len(fields) == len(UsageEntry._fields):
+        if len(fields) > len(Begun._fields):  # earlier releases' rows have fewer
             return msgspec.convert(fields, UsageEntry)
         return msgspec.convert(fields, Begun)
     except (msgspec.DecodeError, UnicodeDecodeError):

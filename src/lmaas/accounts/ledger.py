@@ -49,7 +49,8 @@ class Ledger:
         self._registry = registry
         self._supervisor = supervisor or Supervisor()
         self._database = registry.database
-        self._journal = UsageJournal(self._database.path.parent)
+        self.revision = self._database.watch("limits")
+        self._journal = UsageJournal(registry.home)
         self._call_counters = CallCounters(self._journal.folder)
         self._stream_progress = StreamProgress(self._journal.folder)
         self._limits_store = LimitsStore(registry.database)
@@ -104,7 +105,7 @@ class Ledger:
         self._stream_progress.remove()
         if rows or failed:
             log.info("Recovered %d usage rows, %d of killed requests.", len(rows), len(failed))
-        self._refresh(self._registry.data_version())
+        self._refresh(self.revision())
         self._open = True
 
     def shut(self) -> None:
@@ -132,14 +133,14 @@ class Ledger:
 
     def stale(self, key: KeyRecord) -> bool:
         """Whether what `key` may do must be read from the database first: `freshen`."""
-        if self._seen != self._database.data_version():
+        if self._seen != self.revision():
             return True
         levels = self._levels_of.get((key.tenant, key.id), ())
         return any(map(_period_is_over, levels, itertools.repeat(self._now())))
 
     def freshen(self, key: KeyRecord) -> None:
         """Read limits, prices and what was spent in a new period; then calls wait for nothing."""
-        self._refresh(self._database.data_version())
+        self._refresh(self.revision())
         self._open_periods(self._find_levels(key.tenant, key.id), self._now())
 
     def count(self, key: KeyRecord, endpoint: str, model: str) -> "CountedCall | None":
@@ -186,8 +187,10 @@ class Ledger:
         model: str,
         tokens: int,
         prompt_tokens: int | None = None,
+        audio_ms: int = 0,
     ) -> Reservation:
-        """Hold `tokens` (prompt and most of the answer) and their price at every level, or nothing.
+        """Hold `tokens` (prompt and most of the answer), sound, and their price at every level,
+        or nothing.
 
         `model` is `name` or `name:version`. With `prompt_tokens`, how many of `tokens` are the
         prompt's, the price is held exactly; without, the dearer kind counts. Limits and prices are
@@ -200,7 +203,7 @@ class Ledger:
         start_ns = self._monotonic_ns()
         reservation = Reservation(self, begun, tokens, price, start_ns)
         if price is not FREE:
-            reservation.held_micro = _most(price, tokens, prompt_tokens)
+            reservation.held_micro = _most(price, tokens, prompt_tokens, audio_ms)
         levels = self._levels_of.get((tenant, key.id))
         if levels is None:
             levels = self._find_levels(tenant, key.id)
@@ -283,7 +286,7 @@ class Ledger:
         now_ns = self._monotonic_ns()
         cost = 0
         if usage is not None:
-            cost = reservation.price.cost(usage.prompt, usage.completion)
+            cost = reservation.price.cost(usage.prompt, usage.completion, usage.audio_ms)
         elif status == "ok":
             cost = reservation.price.request_micro
         row = row_of(
@@ -355,11 +358,11 @@ class Ledger:
             for path in (*spools, *tallies):
                 path.unlink()
 
-    def _refresh(self, version: int) -> None:
+    def _refresh(self, revision: int) -> None:
         """Read limits and prices again; running requests count against new limits, too."""
         limits, prices = self._limits_store.load()
         if limits == self._limits and prices == self._prices:
-            self._seen = version
+            self._seen = revision
             return
         with self._flushing, self._lock:
             now, now_ns = self._now(), self._monotonic_ns()
@@ -371,7 +374,7 @@ class Ledger:
             self._limits, self._prices = limits, prices
             self._levels_of, self._price_of = {}, {}
             self._call_counters.known.clear()
-            self._seen = version
+            self._seen = revision
 
     def _set_level(self, place: tuple[str, str], limits: Limits, now: float, now_ns: int) -> None:
         level = self._levels.get(place)
@@ -437,10 +440,10 @@ def _places(reservation: Reservation) -> tuple[tuple[str, str], tuple[str, str]]
     return (begun.tenant, ""), (begun.tenant, begun.key_id)
 
 
-def _most(price: Price, tokens: int, prompt_tokens: int | None) -> int:
+def _most(price: Price, tokens: int, prompt_tokens: int | None, audio_ms: int) -> int:
     if prompt_tokens is None:
-        return price.most(tokens)
-    return price.cost(prompt_tokens, tokens - prompt_tokens)
+        return price.most(tokens, audio_ms)
+    return price.cost(prompt_tokens, tokens - prompt_tokens, audio_ms)
 
 
 def _headers_of(kind: bytes, bucket: Bucket, now: int) -> list[tuple[bytes, bytes]]:

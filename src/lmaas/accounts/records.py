@@ -6,6 +6,7 @@ Money is whole millionths of the operator's currency, so sums are exact. Knows n
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta
 
 from lmaas.errors import InvalidInput
@@ -13,6 +14,7 @@ from lmaas.types import Record
 
 MICRO = 1_000_000
 """Millionths in one unit of money; also the tokens that a price is for."""
+MINUTE_MS = 60_000
 MOST_MICRO = 1_000_000_000_000
 """The largest price; budgets may be a thousand times as large."""
 Rate = Annotated[int, Meta(ge=1, le=1_000_000_000)]
@@ -42,21 +44,30 @@ NO_LIMITS = Limits()
 
 
 class Price(Record, frozen=True, kw_only=True):
-    """What a model costs, in millionths: a million tokens of either kind, and each request."""
+    """What a model costs, in millionths: a million tokens of either kind, each request, and a
+    minute of sound that it hears.
+    """
 
     prompt_micro: Cost = 0
     completion_micro: Cost = 0
     request_micro: Cost = 0
+    audio_minute_micro: Cost = 0
 
-    def cost(self, prompt: int, completion: int) -> int:
-        """Millionths for one request with so many tokens; parts of one are rounded up."""
+    def cost(self, prompt: int, completion: int, audio_ms: int = 0) -> int:
+        """Millionths for one request with so many tokens and milliseconds of sound.
+
+        Parts of one are rounded up.
+        """
         tokens = prompt * self.prompt_micro + completion * self.completion_micro
-        return self.request_micro - (-tokens // MICRO)
+        sound = audio_ms * self.audio_minute_micro
+        # The sum of tokens / MICRO and sound / MINUTE_MS, in whole numbers.
+        return self.request_micro - (-(tokens * MINUTE_MS + sound * MICRO) // (MICRO * MINUTE_MS))
 
-    def most(self, tokens: int) -> int:
+    def most(self, tokens: int, audio_ms: int = 0) -> int:
         """The most that a request can cost whose tokens may be of either kind."""
-        return self.request_micro - (-tokens * max(self.prompt_micro, self.completion_micro)
-                                     // MICRO)  # fmt: skip
+        dearer = max(self.prompt_micro, self.completion_micro)
+        either = msgspec.structs.replace(self, prompt_micro=dearer)
+        return either.cost(tokens, 0, audio_ms)
 
 
 FREE = Price()
@@ -85,6 +96,7 @@ class UsageRow(Record, frozen=True, kw_only=True):
     completion_tokens: int
     reasoning_tokens: int
     cached_tokens: int
+    audio_s: float
     cost_micro: int
     duration_ms: float
 

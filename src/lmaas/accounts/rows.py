@@ -32,7 +32,7 @@ def row_of(
     return UsageEntry(
         begun.request_id, begun.tenant, begun.key_id, name, version, begun.endpoint, 1,
         begun.started_at, duration_ms, usage.prompt, usage.completion, usage.reasoning,
-        usage.cached, cost_micro, status, error_code,
+        usage.cached, cost_micro, status, error_code, usage.audio_ms,
     )  # fmt: skip
 
 

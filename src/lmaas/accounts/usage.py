@@ -10,8 +10,8 @@ from lmaas.accounts.journal import UsageEntry
 from lmaas.accounts.limits import DAY_S
 from lmaas.accounts.records import UsageReport, UsageRow
 from lmaas.errors import InvalidInput
-from lmaas.registry.database import Database
 from lmaas.registry.schema import usage
+from lmaas.registry.storage import Storage
 
 GROUPS = ("key", "model", "day")
 _COLUMNS = ", ".join(UsageEntry._fields)
@@ -21,7 +21,7 @@ _INSERT = (
 )
 
 
-def insert(database: Database, rows: Sequence[UsageEntry]) -> None:
+def insert(database: Storage, rows: Sequence[UsageEntry]) -> None:
     """Write `rows`; a request that has its row already keeps it. Raises StorageFull."""
     if rows:
         with database.write() as connection:
@@ -39,7 +39,7 @@ def spent(connection: sa.Connection, tenant: str, key_id: str, start: float, end
 
 
 def report(
-    database: Database,
+    database: Storage,
     tenant: str,
     *,
     start: str | None = None,
@@ -70,7 +70,7 @@ def report(
             sa.func.coalesce(sa.func.sum(usage.c[name]), 0).label(name)
             for name in (
                 "prompt_tokens", "completion_tokens", "reasoning_tokens", "cached_tokens",
-                "cost_micro", "duration_ms",
+                "audio_ms", "cost_micro", "duration_ms",
             )
         ),
     ).where(
@@ -110,6 +110,7 @@ def _row(columns: Mapping[str, Any]) -> UsageRow:
     fields = dict(columns)
     if "day" in fields:
         fields["day"] = (date(1970, 1, 1) + timedelta(days=int(fields["day"]))).isoformat()
+    fields["audio_s"] = int(fields.pop("audio_ms")) / 1000
     fields["duration_ms"] = round(float(fields["duration_ms"]), 3)
     return UsageRow(**fields)
 

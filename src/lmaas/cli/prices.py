@@ -23,12 +23,21 @@ def command() -> None:
     "--completion", default="0", metavar="MONEY", help="Price of a million completion tokens."
 )
 @click.option("--request", default="0", metavar="MONEY", help="Price of each request.")
+@click.option(
+    "--audio-minute", default="0", metavar="MONEY", help="Price of a minute of sound that is heard."
+)
 @json_option
 @home_options
 @server_options
 @click.pass_obj
 def set_(
-    flags: dict[str, Any], model: str, prompt: str, completion: str, request: str, as_json: bool
+    flags: dict[str, Any],
+    model: str,
+    prompt: str,
+    completion: str,
+    request: str,
+    audio_minute: str,
+    as_json: bool,
 ) -> None:
     """Set the price of all versions of MODEL. Without options, MODEL is free."""
     from lmaas.accounts.records import Price, to_micro
@@ -37,6 +46,7 @@ def set_(
         prompt_micro=to_micro(prompt, "--prompt"),
         completion_micro=to_micro(completion, "--completion"),
         request_micro=to_micro(request, "--request"),
+        audio_minute_micro=to_micro(audio_minute, "--audio-minute"),
     )
     with operator_of(flags) as operator:
         told = operator.set_price(model, price)
@@ -60,8 +70,15 @@ def list_(flags: dict[str, Any], as_json: bool) -> None:
             to_money(item.price.prompt_micro),
             to_money(item.price.completion_micro),
             to_money(item.price.request_micro),
+            to_money(item.price.audio_minute_micro),
         )
         for item in told
     ]
-    columns = ("model", "prompt tokens (million)", "answer tokens (million)", "request")
+    columns = (
+        "model",
+        "prompt tokens (million)",
+        "answer tokens (million)",
+        "request",
+        "audio minute",
+    )
     show_table(told, as_json, columns, rows)

@@ -7,7 +7,7 @@ import click
 from lmaas.cli.output import home_options, json_option, server_options, show_table
 from lmaas.cli.target import operator_of
 
-SUMS = ("requests", "failed", "cancelled", "prompt_tokens", "completion_tokens")
+SUMS = ("requests", "failed", "cancelled", "prompt_tokens", "completion_tokens", "audio_s")
 
 
 @click.command()

@@ -7,6 +7,7 @@ import msgspec
 
 from lmaas.errors import BY_CODE, LMaaSError, Unavailable
 from lmaas.job import StoredEvent
+from lmaas.transcription_types import Transcript
 
 RETRIES: Final = 2
 LONGEST_PAUSE_S: Final = 10.0
@@ -19,6 +20,17 @@ class ChatPiece(NamedTuple):
     reasoning: str = ""
     finish: str | None = None
     usage: dict[str, Any] | None = None
+
+
+class HeardPiece(NamedTuple):
+    """A piece of a streamed transcription; the last one has the `transcript`.
+
+    `done` is the share of the sound that is heard, 0 where it is not told.
+    """
+
+    text: str = ""
+    done: float = 0.0
+    transcript: Transcript | None = None
 
 
 def check(response: httpx.Response) -> None:
@@ -95,3 +107,16 @@ def whole_of(body: bytes) -> ChatPiece:
         choice.get("finish_reason"),
         usage,
     )
+
+
+def heard_of(line: str) -> HeardPiece | None:
+    """What one line of a stream of events adds to a transcription. Raises the error it tells."""
+    if not line.startswith("data:") or line[5:].strip() == "[DONE]":
+        return None
+    told = msgspec.json.decode(line[5:])
+    if "error" in told:
+        error = told["error"]
+        raise BY_CODE.get(str(error.get("code")), LMaaSError)(str(error.get("message")))
+    if "transcript" in told:
+        return HeardPiece(done=1.0, transcript=msgspec.convert(told["transcript"], Transcript))
+    return HeardPiece(str(told.get("delta", "")), float(told.get("done", 0.0)))

@@ -8,7 +8,7 @@ import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import httpx
 import msgspec
@@ -19,7 +19,7 @@ from lmaas.client.operation import Call, operation
 from lmaas.client.payloads import read_answer, to_payload
 from lmaas.config import load_settings
 from lmaas.errors import InvalidInput
-from lmaas.job import Job, JobState, StoredEvent
+from lmaas.job import Job, JobKind, JobState, StoredEvent
 from lmaas.recipe import Recipe
 from lmaas.types import (
     JSON,
@@ -48,6 +48,20 @@ TIMEOUT_S = 150.0
 PUBLISH_TIMEOUT_S = 1200.0
 WAITING = ("queued", "running")
 """States of a job that goes on by itself."""
+
+
+class TranscribeOptions(TypedDict, total=False):
+    """What may be said of a sound that is to be written down."""
+
+    language: str | None
+    """A code such as "en"; the model tells where it is left out."""
+    prompt: str | None
+    """Names and words that may be spoken, or the text before."""
+    temperature: float | None
+    words: bool
+    """Tell when each word is spoken."""
+    segments: bool
+    """Tell when each stretch of speech is spoken; also where `words` is left out."""
 
 
 class Calls:
@@ -87,6 +101,30 @@ class Calls:
         check(response)
         length = response.headers.get(LENGTH)
         return Answer(body=response.content, json_bytes=int(length) if length else None)
+
+    def _transcribe(
+        self, model: str, audio: bytes | str | os.PathLike[str], options: TranscribeOptions
+    ) -> httpx.Request:
+        """A form with a file and what is asked about it, answered by a stream."""
+        data = audio if isinstance(audio, bytes) else _content(Path(audio))
+        name = "sound" if isinstance(audio, bytes) else Path(audio).name
+        fields: dict[str, Any] = {
+            "model": model,
+            "response_format": "verbose_json",
+            "stream": "true",
+            "timestamp_granularities[]": [
+                kind for kind in ("segment", "word") if options.get(f"{kind}s")
+            ]
+            or ["segment"],
+        }
+        fields |= {
+            name: str(options[name])
+            for name in ("language", "prompt", "temperature")
+            if options.get(name) is not None
+        }
+        return self._request(
+            "POST", "/v1/audio/transcriptions", data=fields, files={"file": (name, data)}
+        )
 
     @operation
     def models(self) -> Call[list[str]]:
@@ -321,10 +359,15 @@ class Calls:
 
     @operation
     def jobs(
-        self, *, after: str | None = None, limit: int = 20, state: JobState | None = None
+        self,
+        *,
+        after: str | None = None,
+        limit: int = 20,
+        state: JobState | None = None,
+        kind: JobKind | None = None,
     ) -> Call[list[Job]]:
         """Jobs, newest first; `after` is the last id of the page before."""
-        asked = {"after": after, "limit": str(limit), "state": state}
+        asked = {"after": after, "limit": str(limit), "state": state, "kind": kind}
         params = {name: value for name, value in asked.items() if value is not None}
         response = yield self._request("GET", "/api/jobs", params=params)
         check(response)
@@ -408,7 +451,7 @@ class Calls:
         )
 
 
-def ignore(event: StoredEvent) -> None:
+def ignore(event: object) -> None:
     """Hears nothing."""
 
 
@@ -447,3 +490,10 @@ def files_of(path: Path) -> list[Path]:
     if checkpoint.is_checkpoint(path):
         return checkpoint.own_files(path)
     return sorted(p for p in path.rglob("*") if p.is_file())
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror}.", param="audio") from None

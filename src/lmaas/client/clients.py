@@ -4,19 +4,40 @@ import asyncio
 import os
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing, closing
 from pathlib import Path
 from typing import Any, Self, Unpack
 
 import httpx
 
-from lmaas.client.answers import ChatPiece, check, event_of, explained, pause_s, piece_of, whole_of
-from lmaas.client.calls import TIMEOUT_S, WAITING, Calls, Heard, build_package, ignore, made_by
+from lmaas.client.answers import (
+    ChatPiece,
+    HeardPiece,
+    check,
+    event_of,
+    explained,
+    heard_of,
+    pause_s,
+    piece_of,
+    whole_of,
+)
+from lmaas.client.calls import (
+    TIMEOUT_S,
+    WAITING,
+    Calls,
+    Heard,
+    TranscribeOptions,
+    build_package,
+    ignore,
+    made_by,
+)
 from lmaas.client.operation import Call, T
 from lmaas.config import load_settings
+from lmaas.errors import Unavailable
 from lmaas.job import Job, StoredEvent, raise_error
 from lmaas.registry.lock import HomeLock
+from lmaas.transcription_types import Transcript
 from lmaas.types import (
     CompressOptions,
     ModelVersion,
@@ -168,6 +189,33 @@ class Client(Calls):
                     if piece := piece_of(line):
                         yield piece
 
+    def transcribe(
+        self,
+        model: str,
+        audio: bytes | str | os.PathLike[str],
+        *,
+        heard: Callable[[HeardPiece], object] = ignore,
+        **options: Unpack[TranscribeOptions],
+    ) -> Transcript:
+        """What is spoken in a sound, a file's path or its bytes.
+
+        `heard` gets each piece of the text as it comes.
+        """
+        request = self._transcribe(model, audio, options)
+        with explained(self.url):
+            response = self._http.send(request, stream=True)
+        with closing(response):
+            if not response.is_success:
+                response.read()
+                check(response)
+            with explained(self.url):
+                for line in response.iter_lines():
+                    if piece := heard_of(line):
+                        heard(piece)
+                        if piece.transcript is not None:
+                            return piece.transcript
+        raise Unavailable("The answer ended before the transcript was complete.")
+
 
 class AsyncClient(Calls):
     """The same calls, to be awaited; an async context manager."""
@@ -217,6 +265,30 @@ class AsyncClient(Calls):
                 async for line in response.aiter_lines():
                     if piece := piece_of(line):
                         yield piece
+
+    async def transcribe(
+        self,
+        model: str,
+        audio: bytes | str | os.PathLike[str],
+        *,
+        heard: Callable[[HeardPiece], object] = ignore,
+        **options: Unpack[TranscribeOptions],
+    ) -> Transcript:
+        """See `Client.transcribe`."""
+        request = await asyncio.to_thread(self._transcribe, model, audio, options)
+        with explained(self.url):
+            response = await self._http.send(request, stream=True)
+        async with aclosing(response):
+            if not response.is_success:
+                await response.aread()
+                check(response)
+            with explained(self.url):
+                async for line in response.aiter_lines():
+                    if piece := heard_of(line):
+                        heard(piece)
+                        if piece.transcript is not None:
+                            return piece.transcript
+        raise Unavailable("The answer ended before the transcript was complete.")
 
     async def publish(
         self, model: Any, *, name: str, task: str, sample: Any, **options: Unpack[PublishOptions]

@@ -1,10 +1,12 @@
-"""Folders of images, one folder a class, or a zip of such folders."""
+"""Folders of images, one folder a class or with boxes, or a zip of such folders."""
 
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 import pyarrow as pa
 
+from lmaas.data import annotations
+from lmaas.data.annotations import marked
 from lmaas.data.archive import Files, of_folder, of_zip
 from lmaas.data.table import Table
 from lmaas.errors import InvalidInput
@@ -19,25 +21,35 @@ UNREAD: Final = {
 """Images that are not read, by the ends of their names."""
 NAMED: Final = 5
 """How many of the files that are no images are named."""
-LAYOUT: Final = "Lay it out as CLASS/IMAGE: cat/1.png, dog/2.jpg."
+LAYOUT: Final = (
+    "Lay it out as CLASS/IMAGE: cat/1.png, dog/2.jpg; or with boxes: as COCO JSON, YOLO labels, "
+    "Pascal VOC or JSONL has them."
+)
 
 
 def read_folder(folder: Path) -> Table:
-    """The images in the folders of `folder`."""
+    """The images of `folder` with their boxes, or in the folders of their classes."""
     return table(of_folder(folder), around=False)
 
 
 def read_zip(path: Path) -> Table:
-    """The images in the folders of the zip at `path`."""
+    """The images of the zip at `path`, as `read_folder` reads them."""
     return table(of_zip(path), around=True)
 
 
 def table(files: Files, *, around: bool) -> Table:
-    """The images and their classes; with `around` one folder around all of them is left out.
+    """The images and their boxes or classes; with `around` one folder around the folders of all
+    classes is left out.
 
     Raises InvalidInput for files that are laid out otherwise.
     """
     names, others = _sorted_out(list(files.names), files.name)
+    boxed = annotations.table_of(
+        marked.Files(files.name, names, others, files.read),
+        lambda: files.digest(sorted(files.names)),
+    )
+    if boxed is not None:
+        return boxed
     outer = ""
     if around:
         firsts = {PurePosixPath(name).parts[0] for name in names}

@@ -24,7 +24,16 @@ from lmaas.frameworks.probing import Probed, probe
 from lmaas.frameworks.source import Source
 from lmaas.runtime.engine import ENGINES
 from lmaas.tasks import Tensors
-from lmaas.types import AudioSpec, ImageSpec, LanguageSpec, Lineage, Manifest, Signature, TensorSpec
+from lmaas.types import (
+    AudioSpec,
+    DetectionSpec,
+    ImageSpec,
+    LanguageSpec,
+    Lineage,
+    Manifest,
+    Signature,
+    TensorSpec,
+)
 
 
 def build(
@@ -39,6 +48,7 @@ def build(
     language: LanguageSpec | None = None,
     audio: AudioSpec | None = None,
     outputs_are: Literal["logits", "probabilities"] | None = None,
+    detection: DetectionSpec | None = None,
     dynamic: Mapping[str, Mapping[int, str]] | None = None,
     second_sample: Any = None,
     metrics: Mapping[str, float] | None = None,
@@ -92,6 +102,7 @@ def build(
                     language=language,
                     audio=audio,
                     outputs_are=kind,
+                    detection=detection,
                 )
             )
 

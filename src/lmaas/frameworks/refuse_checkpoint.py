@@ -36,7 +36,7 @@ CONVERT: Final = "Save it where you trust it: model.save_pretrained(folder) writ
 
 def check(folder: Path) -> None:
     """Raise ModelRefused for a checkpoint that may not be loaded."""
-    _check_links(folder)
+    check_links(folder)
     check_configs(folder)
     weights = weight_files(folder)
     config = read_json(folder / "config.json", MAX_CONFIG_BYTES)
@@ -105,7 +105,8 @@ def without_code(value: Any) -> Any:
     return [without_code(each) for each in value] if isinstance(value, list) else value
 
 
-def _check_links(folder: Path) -> None:
+def check_links(folder: Path) -> None:
+    """Raise ModelRefused for a link that leaves the folder, and for very many files."""
     root = folder.resolve()
     for number, path in enumerate(folder.rglob("*")):
         if number >= MAX_FILES:

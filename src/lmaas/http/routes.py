@@ -9,6 +9,7 @@ from lmaas.codecs.json import CallBody
 from lmaas.codecs.tensor import InferRequest
 from lmaas.http import (
     admin,
+    audio,
     chat,
     completions,
     compression,
@@ -19,6 +20,7 @@ from lmaas.http import (
     huggingface,
     huggingface_text,
     jobs,
+    libretranslate,
     messages,
     messages_models,
     oip,
@@ -34,6 +36,7 @@ from lmaas.http import (
     usage,
     webhooks,
 )
+from lmaas.http.audio_answer import TranscriptionJson, TranscriptionVerbose
 from lmaas.http.chat_answer import ChatCompletion, ChatCompletionChunk
 from lmaas.http.completions_answer import Completion
 from lmaas.http.exchange import Exchange
@@ -62,6 +65,8 @@ from lmaas.types import (
 OCTETS = "application/octet-stream"
 EVENTS = "text/event-stream"
 LINES = "application/x-ndjson"
+FORM = "multipart/form-data"
+HEARD = (TranscriptionJson, TranscriptionVerbose, "text/plain", "text/vtt")
 STATISTICS = oip_models.StatisticsList
 
 
@@ -118,6 +123,16 @@ ROUTES = [
         },
     ),
     Route(
+        "/v1/audio/transcriptions",
+        "call",
+        {"POST": Operation(audio.transcriptions, (FORM,), (*HEARD, EVENTS))},
+    ),
+    Route(
+        "/v1/audio/translations",
+        "call",
+        {"POST": Operation(audio.translations, (FORM,), HEARD)},
+    ),
+    Route(
         "/v1/embeddings",
         "call",
         {
@@ -133,6 +148,36 @@ ROUTES = [
             {"POST": Operation(rerank.create, (rerank.RerankBody,), (rerank.Reranked,))},
         )
         for path in ("/v1/rerank", "/rerank")
+    ),
+    Route(
+        "/translate",
+        "call",
+        {
+            "POST": Operation(
+                libretranslate.translate,
+                (libretranslate.TranslateBody, libretranslate.FORM),
+                (libretranslate.Translation,),
+            )
+        },
+        libretranslate.key_in_body,
+    ),
+    Route(
+        "/detect",
+        "call",
+        {
+            "POST": Operation(
+                libretranslate.detect,
+                (libretranslate.DetectBody, libretranslate.FORM),
+                (list[libretranslate.Detected],),
+            )
+        },
+        libretranslate.key_in_body,
+    ),
+    Route(
+        "/languages",
+        "call",
+        {"GET": Operation(libretranslate.languages, (), (list[libretranslate.Language],))},
+        libretranslate.key_in_body,
     ),
     Route(
         "/v1/messages",

@@ -3,7 +3,7 @@
 import asyncio
 from contextlib import closing
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import msgspec
 from python_multipart.exceptions import MultipartParseError
@@ -52,7 +52,15 @@ async def publish(service: Service, exchange: Exchange, path: dict[str, str]) ->
         exchange.send_json(version, status=201)
 
 
-async def receive(exchange: Exchange, form: "Form", limit_bytes: int) -> None:
+class Fed(Protocol):
+    """What takes a body piece by piece."""
+
+    def feed(self, data: bytes) -> None:
+        """Take a piece."""
+        ...
+
+
+async def receive(exchange: Exchange, form: Fed, limit_bytes: int) -> None:
     """Feed a form with the body as it comes, in a thread."""
     waiting: list[bytes] = []
     size = 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lmaas import tasks
 from lmaas.errors import Conflict
-from lmaas.frameworks import checkpoint, refuse_checkpoint
+from lmaas.frameworks import checkpoint, ctranslate2, refuse_checkpoint
 from lmaas.hub.api import Hub
 from lmaas.hub.download import Download, Heard
 from lmaas.hub.repo import CARD, HubRef, choose
@@ -17,11 +17,14 @@ from lmaas.types import Record
 
 
 class Pulled(Record, frozen=True, kw_only=True):
-    """A downloaded and checked checkpoint. `source` names it as lineages do; `card` is its text."""
+    """A downloaded and checked checkpoint. `source` names it as lineages do; `card` is its text.
+
+    `task` None: its weights tell.
+    """
 
     folder: str
     source: str
-    task: str
+    task: str | None
     card: str
 
 
@@ -79,7 +82,8 @@ def download(
                 run.fetch(file)
         # What cannot be served is told before its weights are downloaded.
         refuse_checkpoint.check_configs(folder)
-        task = task_of(folder) if task is None else task
+        if task is None and not any(file.name == ctranslate2.WEIGHTS for file in chosen):
+            task = task_of(folder)
         for file in chosen:
             if file.is_weights:
                 run.fetch(file)

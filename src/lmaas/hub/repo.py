@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 
 from lmaas.errors import InvalidInput, ModelRefused
 from lmaas.frameworks.checkpoint import KEPT
+from lmaas.frameworks.ctranslate2 import WEIGHTS as CTRANSLATE2
 from lmaas.frameworks.refuse_checkpoint import CONVERT, INDEX, PICKLES, SINGLE
 from lmaas.registry.names import check_name, show
 from lmaas.types import Record
@@ -18,6 +19,8 @@ MAX_CARD_BYTES = 1 << 20
 CARD = "README.md"
 LICENSES = ("", ".txt", ".md")
 OTHER_FORMATS = (".gguf", ".onnx", ".tflite", ".mlmodel")
+CTRANSLATE2_BESIDE = ("vocabulary.json", "vocabulary.txt")
+"""What CTranslate2 has beside its weights; elsewhere a file of their name is a pickle."""
 ODD = re.compile(r"[\x00-\x1f\x7f\\]")
 
 
@@ -47,7 +50,7 @@ class HubFile(Record, frozen=True, kw_only=True):
     @property
     def is_weights(self) -> bool:
         """Whether the file holds tensors."""
-        return self.name.endswith(".safetensors")
+        return self.name.endswith(".safetensors") or self.name == CTRANSLATE2
 
 
 def parse_ref(text: str) -> HubRef:
@@ -78,7 +81,8 @@ def default_name(ref: HubRef) -> str:
 def choose(ref: HubRef, files: Sequence[HubFile]) -> list[HubFile]:
     """The files to download, weights last. Raises ModelRefused.
 
-    Only what a checkpoint is served from: safetensors, configs, the tokenizer, card and license.
+    Only what a checkpoint is served from: safetensors (or what CTranslate2 has), configs, the
+    tokenizer, card and license.
     """
     listed: dict[str, HubFile] = {}
     for file in files:
@@ -123,6 +127,8 @@ def _weights(ref: HubRef, listed: dict[str, HubFile]) -> list[HubFile]:
         ]
         if shards:
             return [listed[INDEX], *shards]
+    if CTRANSLATE2 in listed and any(name in listed for name in CTRANSLATE2_BESIDE):
+        return [listed[CTRANSLATE2]]
     for name in listed:
         suffix = PurePosixPath(name).suffix.lower()
         if suffix in PICKLES:

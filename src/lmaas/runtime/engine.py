@@ -1,4 +1,5 @@
-"""The contract of an engine: what runs a model that is not a language model.
+"""The contract of an engine that answers arrays with arrays, and the table of all engines that run
+something else than a language model.
 
 An engine sees arrays and a folder, nothing of requests. `openvino` runs what was compiled; the
 native ones run a model in its own framework, where no conversion of it was proven.
@@ -68,6 +69,17 @@ ENGINES: Final[dict[str, EngineSpec]] = {
             # Interpreter, numpy, OpenVINO and its threads: measured 90 to 110 MiB.
             memory=EngineMemory(overhead_bytes=128 * MIB),
             precisions=("f32", "bf16"),
+            variants=True,
+        ),
+        EngineSpec(
+            name="encoder-decoder",
+            made_by="lmaas.runtime.sequence.engine:SequenceEngine",
+            files="compiled",
+            memory=EngineMemory(overhead_bytes=128 * MIB),
+            accepts=("text", "audio", "image"),
+            worker="sequences",
+            precisions=("f32", "bf16"),
+            variants=True,
         ),
         _native("torch", "pytorch:TorchEngine", "torch", "pytorch", 320 * MIB),
         _native("tensorflow", "tensorflow:TensorFlowEngine", "tensorflow", "tensorflow", 640 * MIB),
@@ -75,13 +87,15 @@ ENGINES: Final[dict[str, EngineSpec]] = {
         _native("onnxruntime", "onnx:OnnxRuntimeEngine", "onnxruntime", "onnx", 160 * MIB),
     )
 }
-"""Every engine of arrays; its class is imported when it is asked for."""
+"""Every engine that runs models other than language models; its class is imported when it is asked
+for."""
 
 
 def make_engine(name: str) -> Engine:
-    """A new engine. Raises InvalidInput, which lists the known names."""
-    if name not in ENGINES:
-        raise InvalidInput(f"Unknown engine {name!r}; known: {', '.join(sorted(ENGINES))}.")
+    """A new engine of arrays. Raises InvalidInput, which lists the known names."""
+    known = sorted(spec.name for spec in ENGINES.values() if spec.worker == "arrays")
+    if name not in known:
+        raise InvalidInput(f"Unknown engine {name!r}; known: {', '.join(known)}.")
     module, _, attribute = ENGINES[name].made_by.partition(":")
     engine: Engine = getattr(importlib.import_module(module), attribute)()
     return engine

@@ -1,10 +1,16 @@
 """What an engine is, as far as choosing one, planning memory and starting a worker need to know."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from lmaas.types import FileRole, InputKind, Precision, Record
 
 MIB = 1 << 20
+
+WorkerKind = Literal["arrays", "text", "sequences"]
+"""What a worker's main loop runs: a `runtime.engine.Engine`, which answers arrays with arrays; a
+`runtime.language.engine.LanguageEngine`, which continues texts; or the `runtime.sequence` engine,
+which writes about sources."""
 
 
 class EngineMemory(Record, frozen=True, kw_only=True):
@@ -26,11 +32,10 @@ class EngineSpec(Record, frozen=True, kw_only=True):
     """One engine, described.
 
     `made_by` is its class as "module:class"; "" for an engine that is a server of its own.
-    `streams`: it generates text, token by token, and is a `runtime.language.engine.LanguageEngine`;
-    otherwise it answers arrays with arrays (`runtime.engine.Engine`). `accepts` is what it can be
-    given. `files` are those of a version that it needs. `needs` are the packages that it imports,
-    `extra` what installs them. `precisions` are those it can compute in. `variants`: it takes
-    compressed weights. `drafts`: it can be given tokens that another model, or the prompt, guesses.
+    `worker` is the main loop that runs it. `accepts` is what it can be given. `files` are those of
+    a version that it needs. `needs` are the packages that it imports, `extra` what installs them.
+    `precisions` are those it can compute in. `variants`: it takes compressed weights. `drafts`: it
+    can be given tokens that another model, or the prompt, guesses.
     `proves_grammars`: it compiles a grammar inside a step for all sequences, so that each new one
     is first proven in another process.
     """
@@ -40,7 +45,7 @@ class EngineSpec(Record, frozen=True, kw_only=True):
     files: FileRole
     memory: EngineMemory
     accepts: tuple[InputKind, ...] = ("tensors",)
-    streams: bool = False
+    worker: WorkerKind = "arrays"
     needs: tuple[str, ...] = ()
     extra: str = ""
     precisions: tuple[Precision, ...] = ("f32",)

@@ -27,7 +27,7 @@ class ServeRecord(Record, frozen=True, kw_only=True):
 
     `model` is "name:version"; `folder` contains the files that `engine` needs; `reason` says why
     this `precision` was chosen; `threads` 0 means all cores. `options` are those of an engine that
-    streams, `variant` the compressed variant that is served, if it is one.
+    writes tokens, `variant` the compressed variant that is served, if it is one.
     """
 
     model: str

@@ -15,8 +15,10 @@ from lmaas.runtime.cases import SAMPLE_FILE
 from lmaas.runtime.engine import ENGINES, require_engine
 from lmaas.runtime.language import parity as language
 from lmaas.runtime.language.engine import ENGINES as LANGUAGE_ENGINES
+from lmaas.runtime.language.references import MOST_PIXELS
 from lmaas.runtime.language.template import Template
 from lmaas.runtime.native import script
+from lmaas.runtime.sequence import parity as sequence
 from lmaas.types import (
     UNREADABLE,
     LanguageSpec,
@@ -25,8 +27,15 @@ from lmaas.types import (
     Record,
     Signature,
     TensorSpec,
+    VisionSpec,
 )
 
+TEXT_PARTS: Final = ("openvino_model",)
+VISION_PARTS: Final = (
+    "openvino_language_model", "openvino_text_embeddings_model", "vision_tower",
+)  # fmt: skip
+"""Graphs of a language model, and of one that takes images."""
+MOST_NUMBERS: Final = 1 << 16
 CODE: Final = {".pkl", ".pickle", ".joblib", ".sav", ".pt", ".pth", ".ckpt", ".pt2", ".h5", ".hdf5",
                ".py", ".pyc", ".so", ".npy", ".ipynb"}  # fmt: skip
 """Pickles and code. Sources of other kinds are checked by whatever loads them."""
@@ -65,6 +74,8 @@ def run(body: bytes) -> bytes:
     if tasks.spec(manifest.task).generates:
         assert signature.language is not None
         report = _language(folder, signature.language)
+    elif manifest.engine == "encoder-decoder":
+        report = _sequence(folder, manifest, signature)
     else:
         report = _tensors(folder, manifest, signature)
     checked = msgspec.structs.replace(manifest, signature=signature)
@@ -87,12 +98,18 @@ def _language(folder: Path, spec: LanguageSpec) -> ParityReport:
         )
     for place in (compiled, source):
         Template.load(place)
+    if spec.vision is not None:
+        _check_vision(spec, spec.vision)
     if compiled.exists():
         _require_files(
             folder,
             *(
-                compiled / f"openvino_{part}{suffix}"
-                for part in ("model", "tokenizer", "detokenizer")
+                compiled / f"{part}{suffix}"
+                for part in (
+                    *(TEXT_PARTS if spec.vision is None else VISION_PARTS),
+                    "openvino_tokenizer",
+                    "openvino_detokenizer",
+                )
                 for suffix in (".xml", ".bin")
             ),
             compiled / "tokenizer.json",
@@ -103,6 +120,41 @@ def _language(folder: Path, spec: LanguageSpec) -> ParityReport:
         _require_files(folder, source / "config.json", source / "tokenizer.json", sample)
         report = language.measure(source, sample, spec, engine.name)
     language.require(report)
+    return report
+
+
+def _check_vision(spec: LanguageSpec, vision: VisionSpec) -> None:
+    sides = (vision.height, vision.width, vision.short_side or 1)
+    if not 0 <= vision.token_id < spec.vocabulary_size or not (
+        1 <= vision.tokens < spec.context_length
+        and 1 <= min(sides) <= max(sides) <= MOST_PIXELS
+        and 1 <= vision.numbers <= MOST_NUMBERS
+        and all(std > 0 for std in vision.std)
+        and (vision.resize == "stretch" or vision.short_side)
+    ):
+        raise InvalidInput("The signature's vision has sizes or tokens that cannot be.")
+
+
+def _sequence(folder: Path, manifest: Manifest, signature: Signature) -> ParityReport:
+    spec = signature.sequence
+    if spec is None:
+        raise InvalidInput("The signature does not tell what the encoder-decoder is.")
+    if min(spec.most_source, spec.most_target, spec.vocabulary_size, spec.beams) < 1 or (
+        spec.cache_bytes_per_token < 1 or spec.cache_bytes_per_source < 1
+    ):
+        raise InvalidInput("The signature's lengths and sizes must be at least 1.")
+    last = () if spec.forced_last is None else (spec.forced_last,)
+    named = (*last, *spec.start, *spec.stop_token_ids, *spec.suppressed, *spec.suppressed_first,
+             *spec.languages.values(), spec.pad_token_id)  # fmt: skip
+    if any(not 0 <= token < spec.vocabulary_size for token in named):
+        raise InvalidInput("The signature names a token outside the vocabulary.")
+    compiled, sample = folder / "compiled", folder / SAMPLE_FILE
+    graphs = (compiled / f"{name}{end}" for name in ("encoder", "decoder")
+              for end in (".xml", ".bin"))  # fmt: skip
+    _require_files(folder, sample, *graphs)
+    tasks.get(manifest.task).bind(compiled)
+    report = sequence.measure(compiled, sample, spec)
+    sequence.require(report)
     return report
 
 

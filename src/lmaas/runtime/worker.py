@@ -25,6 +25,7 @@ from lmaas import tasks
 from lmaas.errors import LMaaSError
 from lmaas.runtime.batching import Batcher, BatchRequest, State, run_batch
 from lmaas.runtime.engine import make_engine
+from lmaas.runtime.engine_spec import WorkerKind
 from lmaas.runtime.heartbeat import Heartbeat, resident_bytes
 from lmaas.runtime.journal import SLOT_IDS, RequestJournal
 from lmaas.runtime.language.worker import LanguageWorker
@@ -42,6 +43,7 @@ from lmaas.runtime.messages import (
     failure,
 )
 from lmaas.runtime.padding import Padding
+from lmaas.runtime.sequence.worker import SequenceWorker
 from lmaas.tasks.base import Batch, Tensors
 from lmaas.types import JSON, TENSORS, TEXTS, Payload, know_records
 
@@ -306,6 +308,12 @@ class PredictiveWorker:
             self._sock.sendall(frames)
 
 
+WORKERS: Final[
+    dict[WorkerKind, type[PredictiveWorker] | type[LanguageWorker] | type[SequenceWorker]]
+] = {"arrays": PredictiveWorker, "text": LanguageWorker, "sequences": SequenceWorker}
+"""The main loop by the kind of the engine."""
+
+
 def _is_cheap(payload: Payload) -> bool:
     return len(payload.body) <= INLINE_BYTES.get(payload.media_type or "", INLINE_FILE_BYTES)
 
@@ -336,14 +344,13 @@ def main(sock: socket.socket, noted: BinaryIO) -> int:
 def _run(sock: socket.socket, noted: BinaryIO) -> int:
     decoder = Decoder()
     messages: deque[AnyMessage] = deque()
-    worker: PredictiveWorker | LanguageWorker
+    worker: PredictiveWorker | LanguageWorker | SequenceWorker
     try:
         expected = _next(sock, decoder, messages)
         if expected is None:
             return EXIT_OK
         assert isinstance(expected, Expect)
-        kind = LanguageWorker if expected.record.engine.streams else PredictiveWorker
-        worker = kind(sock, expected, noted)
+        worker = WORKERS[expected.record.engine.worker](sock, expected, noted)
         worker.warm()
         know_records()
         load = _next(sock, decoder, messages)

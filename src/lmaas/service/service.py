@@ -1,11 +1,10 @@
-"""One home: its life, calls of its models, workers, keys and accounts."""
+"""One home: its life, workers, keys and accounts. Calls of its models are `service.calls`."""
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
-from typing import Final, NamedTuple, ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 import msgspec
 
@@ -18,47 +17,37 @@ from lmaas.aside import Aside
 from lmaas.config import Settings
 from lmaas.errors import (
     ConfigError,
-    InvalidInput,
     NotFound,
 )
-from lmaas.generation_types import Delta, GenerateRequest, Usage
 from lmaas.hub.leftovers import leftovers
 from lmaas.jobs.artifacts import Artifacts
 from lmaas.jobs.delivery import Deliverer
 from lmaas.jobs.store import Jobs
 from lmaas.jobs.webhooks import Webhooks
+from lmaas.placement.local import LocalPlacement
 from lmaas.placement.probe import missing
 from lmaas.registry.data_files import Files
 from lmaas.registry.fsck import FsckReport
 from lmaas.registry.names import check_name
 from lmaas.registry.responses import Responses
 from lmaas.registry.store import Registry
+from lmaas.service.calls import ModelCalls
 from lmaas.service.catalog import Catalog
 from lmaas.service.data import DataFiles
 from lmaas.service.jobs import JobQueue
 from lmaas.service.model_jobs import ModelJobs
 from lmaas.service.quota import Quota
 from lmaas.service.workshop import Workshop
-from lmaas.serving.cache import ResponseCache, key_of
+from lmaas.serving.cache import ResponseCache
 from lmaas.serving.egress import EgressPolicy
-from lmaas.serving.generation import (
-    Answered,
-    Generation,
-    check_language,
-    check_parts,
-    encode_request,
-)
+from lmaas.serving.image_urls import ImageUrls
 from lmaas.serving.metrics import Metrics
 from lmaas.serving.pool import Pool
 from lmaas.serving.router import Router
 from lmaas.supervision import Supervisor
 from lmaas.types import (
-    GENERATE,
-    TEXTS,
-    Answer,
     KeyRecord,
     ModelVersion,
-    Payload,
     Scope,
     WorkerStatus,
 )
@@ -69,22 +58,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 JOBS_FOLDER: Final = "jobs"
-
-
-class Predicted(NamedTuple):
-    """An answer, the version that gave it, and headers that tell what is left of the limits."""
-
-    version: ModelVersion
-    answer: Answer
-    headers: list[tuple[bytes, bytes]]
-
-
-class CountedTokens(NamedTuple):
-    """How many tokens a prompt has for a version, and what is left of the limits."""
-
-    version: ModelVersion
-    tokens: int
-    headers: list[tuple[bytes, bytes]]
 
 
 class Service:
@@ -101,14 +74,15 @@ class Service:
         self.ledger = Ledger(self.registry, self.supervisor)
         self.responses = Responses(self.registry.database)
         self.metrics = Metrics(self.supervisor.failures)
-        self.pool = Pool(settings, self.registry, self.metrics, self.supervisor)
+        placement = LocalPlacement(self.home)
+        self.pool = Pool(settings, self.registry, self.metrics, self.supervisor, placement)
         self.aside = Aside()
         self.router = Router(self.registry, self.pool, self.aside)
         self.cache = ResponseCache(settings.response_cache_bytes, settings.redis_url)
         self._egress = EgressPolicy(settings.webhook_allow)
         self.webhooks = Webhooks(self.registry.database, self._egress, http=settings.webhook_http)
         self._deliverer: Deliverer | None = None
-        self.workshop = workshop = Workshop(settings)
+        self.workshop = workshop = Workshop(settings, placement)
         queue, files = Jobs(self.registry.database), Files(self.home)
         quota = Quota(settings.tenant_disk_bytes, self.registry, files)
         self.catalog = Catalog(settings, self.registry, self.router, workshop, quota)
@@ -121,9 +95,14 @@ class Service:
             self.data,
             self.catalog,
             workshop,
+            placement,
         )
         self.model_jobs = ModelJobs(settings, self.registry, queue, self.jobs, self.catalog, quota)
-        self._keeping: set[asyncio.Future[None]] = set()
+        images = ImageUrls(settings.image_hosts, EgressPolicy(settings.image_allow, "image_allow"))
+        self.calls = ModelCalls(
+            settings, self.find, self.router, self.pool, self.ledger, self.cache, self.metrics,
+            self.aside, images,
+        )  # fmt: skip
 
     # Life of the service
 
@@ -217,196 +196,6 @@ class Service:
         await self.jobs.checkpoints.ensure(tenant, ref)
         return await self.router.find(tenant, ref)
 
-    # Calls
-
-    async def predict(
-        self,
-        key: KeyRecord,
-        ref: str,
-        payload: Payload,
-        *,
-        endpoint: str,
-        request_id: str,
-        version: ModelVersion | None = None,
-    ) -> Predicted:
-        """Run one request; also says which version answered.
-
-        `endpoint` and `request_id` name the request in the usage ledger; `version` is what `find`
-        has just said of `ref`. Cancelling the awaiting task cancels the request, queued or running.
-        """
-        if version is None:
-            version = await self.find(key.tenant, ref)
-        await self._freshen(key)
-        if payload.media_type != TEXTS:
-            counted = self.ledger.count(key, endpoint, version.ref)
-            if counted is not None:
-                with counted:
-                    version, answer = await self.router.call(version, ref, payload)
-                return Predicted(version, answer, [])
-        tokens = await self._text_tokens(key, version, ref, payload)
-        await self._freshen(key)
-        with self.ledger.reserve(
-            key,
-            request_id=request_id,
-            endpoint=endpoint,
-            model=version.ref,
-            tokens=tokens,
-            prompt_tokens=tokens,
-        ) as reservation:
-            version, answer = await self.router.call(version, ref, payload)
-            if answer.tokens:
-                reservation.usage = Usage(answer.tokens)
-        return Predicted(version, answer, reservation.headers)
-
-    async def _freshen(self, key: KeyRecord) -> None:
-        """Have what bounds `key` in memory."""
-        if self.ledger.stale(key):
-            needed = ("ledger", key.id, self.registry.data_version())
-            await self.aside.share(needed, self.ledger.freshen, key)
-
-    async def _bounded(self, key: KeyRecord, version: ModelVersion) -> bool:
-        """Whether anything bounds what `key` may use. Raises what `Ledger.check` raises."""
-        await self._freshen(key)
-        return self.ledger.check(key, version.ref)
-
-    async def _text_tokens(
-        self, key: KeyRecord, version: ModelVersion, ref: str, payload: Payload
-    ) -> int:
-        """Tokens of the texts, counted only for keys with limits: others need not wait for it."""
-        if version.manifest.signature.language is None or not await self._bounded(key, version):
-            return 0
-        counting = msgspec.structs.replace(payload, count_only=True)
-        return (await self.router.call(version, ref, counting))[1].tokens
-
-    async def predict_here(self, tenant: str, ref: str, payload: Payload) -> Answer:
-        """Run one request of whoever owns this home, without a key and without accounts."""
-        version = await self.router.find(tenant, ref)
-        return (await self.router.call(version, ref, payload))[1]
-
-    async def generate(
-        self,
-        key: KeyRecord,
-        ref: str,
-        request: GenerateRequest,
-        *,
-        endpoint: str,
-        request_id: str,
-        cache: bool | None = None,
-    ) -> Generation:
-        """The answer of a language model, once its first token is there.
-
-        `endpoint` and `request_id` name the request in the usage ledger. Raises InvalidInput,
-        ModelNotFound, RateLimited, InsufficientQuota and whatever the model's worker raises.
-        """
-        version = await self.find(key.tenant, ref)
-        check_language(version)
-        check_parts(version, request)
-        payload = Payload(media_type=GENERATE, body=encode_request(request))
-        kept_as = await self._cache_key(version, request, cache)
-        ended = None if kept_as is None else await self.cache.get(kept_as)
-        prompt, most = (0, 0) if ended else await self._most_tokens(key, ref, version, request)
-        await self._freshen(key)
-        reservation = self.ledger.reserve(
-            key,
-            request_id=request_id,
-            endpoint=endpoint,
-            model=version.ref,
-            tokens=most,
-            prompt_tokens=prompt,
-        )
-        generation = Generation(
-            version,
-            reservation.end,
-            self.metrics,
-            reservation.delivered,
-            None if kept_as is None else partial(self._keep, request),
-        )
-        generation.headers += reservation.headers
-        if kept_as is not None:
-            self.metrics.cached(version.ref, hit=ended is not None)
-            generation.headers.append((b"x-lmaas-cache", b"hit" if ended else b"miss"))
-        if ended is not None:
-            generation.replay(ended)
-            return generation
-        await generation.start(lambda to: self.router.generate(version, ref, payload, to))
-        return generation
-
-    async def _most_tokens(
-        self, key: KeyRecord, ref: str, version: ModelVersion, request: GenerateRequest
-    ) -> tuple[int, int]:
-        """Tokens of the prompt, and the most that the request can use with its answers.
-
-        Counted only for keys with limits: the others need not wait for it.
-        """
-        if not await self._bounded(key, version):
-            return 0, 0
-        prompt = await self._prompt_tokens(version, ref, request)
-        answer, spec = request.sampling.max_tokens, version.manifest.signature.language
-        room = max(0, spec.context_length - prompt) if spec is not None else 0
-        if answer is None:
-            answer = room
-        elif request.messages and spec is not None:
-            answer = min(answer, room)
-        return prompt, prompt + answer * request.choices
-
-    async def _cache_key(
-        self, version: ModelVersion, request: GenerateRequest, wanted: bool | None
-    ) -> bytes | None:
-        """Under which key the answer is kept; None when it is not."""
-        if wanted is None:
-            wanted = version.name in self.settings.cached_models and request.deterministic
-        if not wanted:
-            return None
-        if not request.deterministic:
-            raise InvalidInput(
-                "Only deterministic answers can be cached.",
-                hint="Set temperature to 0, or give a seed.",
-                param="cache",
-            )
-        return key_of(version, await self.pool.variant_name(version), request)
-
-    def _keep(self, request: GenerateRequest, answered: Answered, deltas: list[Delta]) -> None:
-        # Not under the key that was looked for: since then, another variant may have taken over.
-        key = key_of(answered.version, answered.variant_name, request)
-        task = asyncio.ensure_future(self.cache.put(key, answered.ended, deltas))
-        self._keeping.add(task)
-        task.add_done_callback(self._keeping.discard)
-
-    async def count_tokens(
-        self, key: KeyRecord, ref: str, request: GenerateRequest, *, endpoint: str, request_id: str
-    ) -> CountedTokens:
-        """How many tokens the prompt of a request has for this model.
-
-        It is a request like others for limits and the ledger, of no tokens. Raises InvalidInput for
-        a model of another service: only that can count.
-        """
-        version = await self.find(key.tenant, ref)
-        check_language(version)
-        check_parts(version, request)
-        if version.manifest.upstream is not None:
-            raise InvalidInput(
-                f"{version.ref} runs at another service, which alone can count its tokens.",
-                param="model",
-            )
-        await self._freshen(key)
-        with self.ledger.reserve(
-            key,
-            request_id=request_id,
-            endpoint=endpoint,
-            model=version.ref,
-            tokens=0,
-            prompt_tokens=0,
-        ) as reservation:
-            tokens = await self._prompt_tokens(version, ref, request)
-        return CountedTokens(version, tokens, reservation.headers)
-
-    async def _prompt_tokens(
-        self, version: ModelVersion, ref: str, request: GenerateRequest
-    ) -> int:
-        body = encode_request(msgspec.structs.replace(request, count_only=True))
-        _, answer = await self.router.call(version, ref, Payload(media_type=GENERATE, body=body))
-        return int(answer.body)
-
     # Workers
 
     def ps(self, tenant: str) -> list[WorkerStatus]:
@@ -434,7 +223,7 @@ class Service:
     async def authenticate(self, text: str) -> KeyRecord:
         """The key that `text` is. Raises Unauthorized."""
         if not self.keys.fresh():
-            await self.aside.share(("keys", self.registry.data_version()), self.keys.refresh)
+            await self.aside.share(("keys", self.keys.revision()), self.keys.refresh)
         return self.keys.known(text)
 
     def create_key(

@@ -46,8 +46,11 @@ class Backend(Protocol):
     async def loaded(self) -> None:
         """Wait until it is loaded. Raises what made that fail."""
 
-    async def call(self, payload: Payload) -> Answer:
-        """The answer to `payload`. Cancelling the caller cancels the request."""
+    async def call(self, payload: Payload, receiver: Receiver | None = None) -> Answer:
+        """The answer to `payload`; `receiver` hears of pieces that come before it.
+
+        Cancelling the caller cancels the request.
+        """
 
     async def generate(self, payload: Payload, receiver: Receiver) -> Ended:
         """Run a generation. Cancelling the caller cancels it."""

@@ -151,6 +151,14 @@ class ResponseCache:
         whole = Ended(ended.usage, joined(deltas), ended.prompt_logprobs)
         await self._store.put(key, _encoder.encode(whole))
 
+    async def get_bytes(self, key: bytes) -> bytes | None:
+        """An answer as it was given to `put_bytes`."""
+        return await self._store.get(key)
+
+    async def put_bytes(self, key: bytes, answer: bytes) -> None:
+        """Keep an answer whose form is its maker's own."""
+        await self._store.put(key, answer)
+
     async def close(self) -> None:
         """Release the store."""
         await self._store.close()

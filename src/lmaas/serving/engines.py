@@ -12,8 +12,9 @@ from lmaas.config import Settings
 from lmaas.errors import ConfigError, MissingExtra
 from lmaas.runtime.engine_spec import EngineSpec
 from lmaas.runtime.language.engine import ENGINES
+from lmaas.runtime.sequence.limits import SLACK
 from lmaas.serving.vllm_install import Install, check_python, read_install
-from lmaas.types import LanguageSpec, ModelVersion
+from lmaas.types import LanguageSpec, ModelVersion, SequenceSpec
 
 LARGEST_CACHE_BYTES: Final = 4 << 30
 CACHE_SHARE: Final = 0.25
@@ -112,3 +113,17 @@ def cache_bytes(spec: LanguageSpec, setting: int, max_sequences: int, budget: in
     least = spec.state_bytes + spec.kv_bytes_per_token * tokens
     most = (spec.state_bytes + spec.kv_bytes_per_token * spec.context_length) * max_sequences
     return max(least, min(most, LARGEST_CACHE_BYTES, int(budget * CACHE_SHARE)))
+
+
+def sequence_cache_bytes(spec: SequenceSpec, setting: int, max_sequences: int, budget: int) -> int:
+    """How many bytes an encoder-decoder's sequences get for what they keep.
+
+    `setting` where it is set; else room for `max_sequences` of the longest, within a share of the
+    budget, but never less than one with the model's own number of beams.
+    """
+    if setting:
+        return setting
+    row = SLACK * spec.most_target * spec.cache_bytes_per_token
+    source = spec.most_source * spec.cache_bytes_per_source
+    most = (row + source) * max_sequences
+    return max(row * spec.beams + source, min(most, LARGEST_CACHE_BYTES, int(budget * CACHE_SHARE)))

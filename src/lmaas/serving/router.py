@@ -13,7 +13,7 @@ from lmaas.aside import Aside
 from lmaas.errors import CorruptBlob, InvalidInput
 from lmaas.serving.generation import Answered, Receiver
 from lmaas.serving.pool import Pool
-from lmaas.tasks.text_generation.serving import HOW
+from lmaas.tasks.generating import HOW
 from lmaas.types import GENERATE, Answer, ModelVersion, Payload
 
 log = logging.getLogger(__name__)
@@ -33,8 +33,8 @@ class Versions(Protocol):
         """All versions of a model."""
         ...
 
-    def data_version(self) -> int:
-        """Changes whenever any process commits. Costs microseconds."""
+    def revision(self) -> int:
+        """Rises when any process has changed a model, a version or an alias. Costs little."""
         ...
 
 
@@ -46,29 +46,35 @@ class Router:
         self._aside = aside or Aside()
         self._pool = pool
         self._known: dict[tuple[str, str], ModelVersion] = {}
-        self._data_version = -1
+        self._revision = -1
         self._reported: set[tuple[str, str]] = set()
 
     async def find(self, tenant: str, ref: str) -> ModelVersion:
         """The version that `ref` names for `tenant`. Raises ModelNotFound, InvalidInput."""
-        data_version = self._registry.data_version()
-        if data_version != self._data_version:
+        revision = self._registry.revision()
+        if revision != self._revision:
             self._known.clear()
-            self._data_version = data_version
+            self._revision = revision
         version = self._known.get((tenant, ref))
         if version is None:
-            needed = ("version", tenant, ref, data_version)
+            needed = ("version", tenant, ref, revision)
             version = await self._aside.share(needed, self._registry.resolve, tenant, ref)
             if len(self._known) >= KEEP_MOST:
                 self._known.clear()
-            if data_version == self._data_version:  # else it may be another by now
+            if revision == self._revision:  # else it may be another by now
                 self._known[tenant, ref] = version
         return version
 
     async def call(
-        self, version: ModelVersion, ref: str, payload: Payload
+        self,
+        version: ModelVersion,
+        ref: str,
+        payload: Payload,
+        receiver: Receiver | None = None,
     ) -> tuple[ModelVersion, Answer]:
         """The answer of `version`, which `ref` named, and which version gave it.
+
+        `receiver` hears of pieces that come before it, where the task has any.
 
         Raises what `Pool.call` raises, and InvalidInput for a language model, which is not called
         with arrays; CorruptBlob only when no version is left.
@@ -79,7 +85,7 @@ class Router:
                 hint=HOW,
                 param="model",
             )
-        return await self._first(version, ref, lambda v: self._pool.call(v, payload))
+        return await self._first(version, ref, lambda v: self._pool.call(v, payload, receiver))
 
     async def generate(
         self, version: ModelVersion, ref: str, payload: Payload, receiver: Receiver

@@ -95,8 +95,9 @@ class Upstream:
         """Nothing is loaded here. Raises what keeps calls from being made."""
         self._usable()
 
-    async def call(self, payload: Payload) -> Answer:
-        """The vectors of texts; or about how many tokens texts or a prompt have.
+    async def call(self, payload: Payload, receiver: Receiver | None = None) -> Answer:
+        """The vectors of texts; or about how many tokens texts or a prompt have. There are no
+        pieces of these for a `receiver` to hear of.
 
         Raises as `generate` does.
         """

@@ -9,7 +9,6 @@ import itertools
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
@@ -17,6 +16,7 @@ import msgspec
 from lmaas.config import Settings
 from lmaas.errors import LMaaSError, QueueFull, TimedOut, Unavailable
 from lmaas.generation_types import Ended
+from lmaas.placement.base import Placement
 from lmaas.runtime.messages import (
     AnyMessage,
     Beat,
@@ -58,8 +58,8 @@ WorkerState = Literal["loading", "ready", "draining", "failed"]
 class InFlight(msgspec.Struct, kw_only=True, eq=False):
     """One request: who waits for it, until when, and how many processes died on it.
 
-    `begun` says that a generation's first token is there; `streamed` that pieces of it are out, so
-    that it cannot be begun anew.
+    `begun` says that its first token is there; `streamed` that pieces of it are out, so that it
+    cannot be begun anew.
     """
 
     id: int
@@ -80,7 +80,7 @@ class WorkerBackend:
         self,
         version: ModelVersion,
         settings: Settings,
-        sockets: Path,
+        placement: Placement,
         quarantine: Quarantine,
         metrics: Metrics,
     ) -> None:
@@ -95,7 +95,7 @@ class WorkerBackend:
         self.variant_name = ""
         self._loop = asyncio.get_running_loop()
         self._settings = settings
-        self._sockets = sockets
+        self._placement = placement
         self._quarantine = quarantine
         self._metrics = metrics
         self._held: dict[int, InFlight] = {}
@@ -153,9 +153,12 @@ class WorkerBackend:
         if self.error is not None:
             raise renewed(self.error)
 
-    async def call(self, payload: Payload) -> Answer:
-        """The answer to `payload`. Cancelling the caller cancels the request."""
-        answer = await self._run(payload, None)
+    async def call(self, payload: Payload, receiver: Receiver | None = None) -> Answer:
+        """The answer to `payload`; `receiver` hears of pieces that come before it.
+
+        Cancelling the caller cancels the request.
+        """
+        answer = await self._run(payload, receiver)
         assert isinstance(answer, Answer)
         return answer
 
@@ -307,9 +310,8 @@ class WorkerBackend:
             self._fail(LMaaSError(f"{self.version.ref} cannot be served: {error}."))
 
     async def _launch(self, record: ServeRecord, files: asyncio.Future[None]) -> WorkerProcess:
-        path = self._sockets / f"{id(self):x}-{self._restarts}.sock"
         start = LAUNCHES.get(record.engine.name, launch)
-        process = await start(record, self._settings, path, self._receive, files)
+        process = await start(record, self._settings, self._placement, self._receive, files)
         self._memory_bytes = process.loaded.memory_bytes
         if not self._stopping:
             self.state = "ready"
@@ -340,9 +342,10 @@ class WorkerBackend:
                         streaming.receiver.part(delta)
             case Began(id=id_, prompt=prompt):
                 beginning = self._held.get(id_)
-                if beginning is not None and beginning.receiver is not None:
+                if beginning is not None:
                     beginning.begun.set()
-                    beginning.receiver.began(prompt)
+                    if beginning.receiver is not None:
+                        beginning.receiver.began(prompt)
             case Finished(id=id_, ended=ended):
                 self._finish(id_, ended)
             case Failed(id=int(id_)):

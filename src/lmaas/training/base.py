@@ -42,13 +42,15 @@ class Feed(msgspec.Struct, kw_only=True):
     """Samples as the model takes them: inputs and targets by name, batch axis first.
 
     `size` is how many samples (or pairs), `weight` what the summed loss is divided by: samples, or
-    for next-token the labels that are not ignored.
+    for next-token the labels that are not ignored. With `any_length` the second axis of each array
+    differs from feed to feed.
     """
 
     inputs: Tensors
     targets: Tensors
     size: int
     weight: float
+    any_length: bool = False
 
 
 class Meter(Protocol):
@@ -100,6 +102,15 @@ class Problem(Protocol):
 
 
 @runtime_checkable
+class Lengthy(Protocol):
+    """A problem whose samples differ in length: those of a batch are to be alike."""
+
+    def lengths(self) -> np.ndarray:
+        """How long each sample to train on is, (N,), in any unit."""
+        ...
+
+
+@runtime_checkable
 class Counted(Protocol):
     """A problem that knows the size of its model before it is built."""
 
@@ -129,17 +140,6 @@ class Resizable(Protocol):
     def resize(self, sizes: Mapping[str, int]) -> None:
         """From now on `build` makes the network with these widths, weights from the seed, and
         `package` says so.
-        """
-        ...
-
-
-@runtime_checkable
-class Arranging(Protocol):
-    """A problem whose samples are of different lengths, so that it says which go together."""
-
-    def arranged(self, order: np.ndarray, batch: int, random: np.random.Generator) -> np.ndarray:
-        """The training samples of an epoch, drawn in this `order`, in the order of batches of
-        about `batch` each. It depends on the arguments alone.
         """
         ...
 

@@ -20,7 +20,9 @@ from lmaas.types import Answer, Payload, Record, Signature
 class Decoding(Record, frozen=True, kw_only=True):
     """How one sequence is written. `temperature` 0 is greedy, or with `beams` a beam search.
 
-    `prompt` are the decoder's first tokens, all of which count towards `max_tokens`. Of the
+    `prompt` are the decoder's first tokens, all of which count towards `max_tokens` and
+    `min_tokens`. The last `counted` of them count as written where beams are compared by length, as
+    transformers counts a `forced_bos_token_id`: a task that puts the language there says 1. Of the
     candidates of a beam search the best `returned` are given back. `length_penalty`, `early_stop`,
     `repetition_penalty` and `no_repeat_ngram` mean what they mean in transformers' `generate`.
     `forced_last` is the last token where `max_tokens` is reached. `timestamps` is the id of the
@@ -31,6 +33,7 @@ class Decoding(Record, frozen=True, kw_only=True):
     """
 
     prompt: tuple[int, ...]
+    counted: int = 0
     max_tokens: int
     min_tokens: int = 0
     beams: int = 1
@@ -73,7 +76,9 @@ class Written(msgspec.Struct, frozen=True, kw_only=True):
     """A candidate: its tokens without the prompt, without the stop token.
 
     `logprob` is the sum of the tokens' natural-log probabilities, the stop token's included;
-    `scores` has one for each token where asked for.
+    `scores` has one for each token where asked for. They are the model's own, over its whole
+    vocabulary, before anything is suppressed; in a beam search with a `repetition_penalty`, those
+    that it is made by.
     """
 
     tokens: tuple[int, ...]
@@ -108,13 +113,17 @@ class SequencePiece(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request does next: sequences that it asks for, and pieces of its answer to be sent."""
+    """What a request does next: sequences that it asks for, and pieces of its answer to be sent.
+
+    While sequences are not complete, a turn may be empty. With none left and none asked for, the
+    conversation is sent None at once, and goes on.
+    """
 
     calls: Sequence[SequenceCall] = ()
     pieces: Sequence[Delta] = ()
 
 
-Conversation = Generator[Turn, SequenceResult | SequencePiece, Answer]
+Conversation = Generator[Turn, SequenceResult | SequencePiece | None, Answer]
 """One request: it yields what it does next, is sent what was written, and returns its answer.
 
 The first turn may take long (a sound is decoded in it) and runs beside the engine; the others are

@@ -17,10 +17,13 @@ import numpy as np
 from lmaas.codecs import audio, json, media, tensor
 from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput
+from lmaas.runtime.sequence.calls import Conversation
 from lmaas.tasks.automatic_speech_recognition import alphabet as alphabets
 from lmaas.tasks.automatic_speech_recognition import ctc, lattice, score
 from lmaas.tasks.automatic_speech_recognition.alphabet import Alphabet
 from lmaas.tasks.automatic_speech_recognition.spec import SPEC, Parameters
+from lmaas.tasks.automatic_speech_recognition.whisper import Whisper, check_whisper
+from lmaas.tasks.automatic_speech_recognition.whisper_tokens import TOKENIZER
 from lmaas.tasks.base import Batch, Shown, Task, Tensors, read_tensors, softmax, texts_of
 from lmaas.transcription_types import TranscribeRequest, Transcript
 from lmaas.types import (
@@ -50,8 +53,9 @@ class SpeechRecognition:
 
     spec = SPEC
 
-    def __init__(self, alphabet: Alphabet | None = None) -> None:
+    def __init__(self, alphabet: Alphabet | None = None, whisper: Whisper | None = None) -> None:
         self._alphabet = alphabet
+        self._whisper = whisper
 
     @property
     def alphabet(self) -> Alphabet:
@@ -60,8 +64,15 @@ class SpeechRecognition:
         return self._alphabet
 
     def bind(self, folder: Path) -> Task:
-        """This task with the alphabet in `folder`."""
-        return SpeechRecognition(alphabets.read(folder))
+        """This task with the alphabet in `folder`, or with Whisper's tokenizer."""
+        if (folder / alphabets.FILE).is_file() or not (folder / TOKENIZER).is_file():
+            return SpeechRecognition(alphabets.read(folder))
+        return SpeechRecognition(whisper=Whisper.bind(folder))
+
+    def converse(self, payload: Payload, signature: Signature, limits: Limits) -> Conversation:
+        """Answer one request to a model that writes token by token."""
+        assert self._whisper is not None, "bind first"
+        return self._whisper.converse(payload, signature, limits)
 
     def check_signature(self, signature: Signature) -> Signature:
         """Refuse a model that does not read sound and give scores of letters."""
@@ -73,6 +84,9 @@ class SpeechRecognition:
             )
         if signature.audio is None:
             raise InvalidInput("How sound becomes the model's input must be said.", param="audio")
+        if signature.sequence is not None:
+            check_whisper(signature.sequence, signature.audio)
+            return signature
         inputs = {spec.name: spec for spec in signature.inputs}
         inputs.pop(ctc.MASK, None)
         bins = signature.audio.mel_bins

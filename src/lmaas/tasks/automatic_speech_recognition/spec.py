@@ -5,7 +5,7 @@ from typing import Literal
 import msgspec
 
 from lmaas.tasks.automatic_speech_recognition.options import ConvCtc, SpeechDataOptions
-from lmaas.tasks.spec import LOSS, Checkpoint, Spec, Training
+from lmaas.tasks.spec import LOSS, Checkpoint, Judge, Spec, Training
 
 
 class Parameters(msgspec.Struct, forbid_unknown_fields=True):
@@ -24,6 +24,7 @@ SPEC = Spec(
     gives="what is said in it, with times where asked for",
     fields=("audio",),
     rows_per_call=1,
+    transcribes=True,
     pipelines=("automatic-speech-recognition",),
     parameters=Parameters,
     metrics=LOSS
@@ -32,6 +33,7 @@ SPEC = Spec(
         "cer": "the same of letters and blanks",
     },
     primary="wer",
+    judge=Judge(measures="lmaas.tasks.automatic_speech_recognition.score:measure", falls=True),
     training=Training(
         does="writes down what is said",
         options=SpeechDataOptions,
@@ -40,9 +42,9 @@ SPEC = Spec(
         augments="audio",
     ),
     checkpoint=Checkpoint(
-        endings=("ForCTC",),
+        endings=("ForCTC", "WhisperForConditionalGeneration"),
         certain=True,
-        builder="lmaas.frameworks.ctc:build",
+        builder="lmaas.frameworks.speech:build",
         loads="AutoModelForCTC",
     ),
 )

@@ -38,8 +38,6 @@ from lmaas.types import AudioSpec
 
 FEATURES: Final = "features"
 FRAMES_EVEN: Final = 64
-POOLS: Final = 8
-"""So many batches at a time are sorted by length: order stays random, filling up stays little."""
 SAMPLE: Final = 4
 
 
@@ -149,15 +147,11 @@ class SpeechRecognition(SizedNetwork):
         """How many sounds a split has."""
         return len(self._splits.parts[split])
 
-    def arranged(self, order: np.ndarray, batch: int, random: np.random.Generator) -> np.ndarray:
-        """See `base.Arranging.arranged`: sorted by length within pools, batches in random order."""
+    def lengths(self) -> np.ndarray:
+        """The frames of each sound to train on."""
         part = self._splits.train
-        frames = self._sounds[id(part.table)].frames[part.rows]
-        pools = np.array_split(order, max(1, len(order) // (POOLS * batch)))
-        whole = np.concatenate([pool[np.argsort(frames[pool], kind="stable")] for pool in pools])
-        count = -(-len(order) // batch)
-        batches = np.array_split(whole, count)
-        return np.concatenate([batches[index] for index in random.permutation(len(batches))])
+        frames: np.ndarray = self._sounds[id(part.table)].frames[part.rows]
+        return frames
 
     def feed(self, split: Split, indices: np.ndarray, *, epoch: int | None) -> Feed:
         """Spectrograms and masks; letters with the steps in which they are."""
