@@ -30,7 +30,8 @@ from lmaas import tasks
 from lmaas.codecs.limits import Limits
 from lmaas.job import RESULT_FOLDER
 from lmaas.jobs.child import Task
-from lmaas.jobs.process import COMMAND, JobProcess, log_tail, prepare, read_events, tell
+from lmaas.jobs.process import COMMAND, log_tail, prepare, read_events, tell
+from lmaas.placement.job import LocalJob
 from lmaas.recipe import recipe_of
 from lmaas.runtime import ov
 from lmaas.types import JSON, Manifest, Payload
@@ -112,7 +113,7 @@ def job(folder: Path, target: str) -> Side:
     )
     tell(place, task)
     began, before = time.perf_counter(), os.times()
-    child = JobProcess(place, COMMAND)
+    child = LocalJob(place, COMMAND)
     try:
         while child.poll() is None:
             if time.perf_counter() - began > LONGEST_S:

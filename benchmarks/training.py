@@ -24,7 +24,8 @@ import numpy as np
 from benchmarks.predictive import RESULTS, processor
 from benchmarks.training_workloads import WORKLOADS, Workload, base
 from lmaas.jobs.child import NICENESS, Task
-from lmaas.jobs.process import COMMAND, JobProcess, log_tail, prepare, read_events, tell
+from lmaas.jobs.process import COMMAND, log_tail, prepare, read_events, tell
+from lmaas.placement.job import LocalJob
 from lmaas.recipe import Recipe
 
 WARM: Final = 0.25
@@ -122,7 +123,7 @@ def job(recipe: Recipe, folder: Path, model: Path | None) -> Run:
     prepare(folder)
     tell(folder, task)
     began = time.time()
-    child = JobProcess(folder, COMMAND)
+    child = LocalJob(folder, COMMAND)
     marks, memory, offset, done = [], 0.0, 0, False
     try:
         while not done:

@@ -146,14 +146,22 @@ def _save(folder: Path, config: Any, model: Any, sizes: dict[str, Any], **more: 
     return folder
 
 
-def make_encoder(folder: Path, labels: int = 0, tags: tuple[str, ...] = ()) -> Path:
+def make_encoder(
+    folder: Path,
+    labels: int = 0,
+    tags: tuple[str, ...] = (),
+    relations: tuple[str, ...] = (),
+    finds: bool = False,
+) -> Path:
     """A BERT-shaped embedding model; with `labels` 1 a reranker (cross-encoder); with `tags` a
-    model that gives one to each token.
+    model that gives one to each token; with `relations` one that gives one to a pair of texts; one
+    that `finds` answers in a text.
     """
     import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import (
         BertConfig,
+        BertForQuestionAnswering,
         BertForSequenceClassification,
         BertForTokenClassification,
         BertModel,
@@ -181,6 +189,7 @@ def make_encoder(folder: Path, labels: int = 0, tags: tuple[str, ...] = ()) -> P
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
     torch.manual_seed(0)
+    names = dict(enumerate(tags or relations))
     config = BertConfig(
         vocab_size=len(tokens),
         hidden_size=32,
@@ -188,10 +197,16 @@ def make_encoder(folder: Path, labels: int = 0, tags: tuple[str, ...] = ()) -> P
         num_attention_heads=2,
         intermediate_size=64,
         max_position_embeddings=128,
-        num_labels=labels or len(tags) or 2,
-        **({"id2label": dict(enumerate(tags))} if tags else {}),
+        num_labels=labels or len(tags) or len(relations) or 2,
+        **({"id2label": names, "label2id": {b: a for a, b in names.items()}} if names else {}),
     )
-    if tags:
+    if relations:
+        network = BertForSequenceClassification(config)
+        torch.nn.init.normal_(network.classifier.weight)
+    elif finds:
+        network = BertForQuestionAnswering(config)
+        torch.nn.init.normal_(network.qa_outputs.weight)
+    elif tags:
         network = BertForTokenClassification(config)
         torch.nn.init.normal_(network.classifier.weight)
     else:
@@ -213,4 +228,45 @@ def word_tokenizer(folder: Path, words: str = "a b c d e") -> Path:
     raw.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     folder.mkdir(parents=True, exist_ok=True)
     raw.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def make_ctc(folder: Path, kind: str = "wav2vec2", norm: str = "group") -> Path:
+    """A checkpoint of a small network that hears, with an alphabet of capitals.
+
+    `norm` "group" is that of wav2vec2-base, "layer" that of the large ones.
+    """
+    import json
+
+    import torch
+    import transformers
+
+    prefix = {"wav2vec2": "Wav2Vec2", "hubert": "Hubert", "wavlm": "WavLM"}[kind]
+    tokens = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAOINSHR'"]
+    config = getattr(transformers, f"{prefix}Config")(
+        vocab_size=len(tokens),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=48,
+        conv_dim=(16,) * 7,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=2,
+        feat_extract_norm=norm,
+        do_stable_layer_norm=norm == "layer",
+        conv_bias=norm == "layer",
+        pad_token_id=0,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = getattr(transformers, f"{prefix}ForCTC")(config).eval()
+        torch.nn.init.normal_(model.lm_head.weight, std=1.0)
+    model.save_pretrained(folder)
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    special = {"pad_token": "<pad>", "word_delimiter_token": "|"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(special))
+    transformers.Wav2Vec2FeatureExtractor(return_attention_mask=norm == "layer").save_pretrained(
+        folder
+    )
     return folder

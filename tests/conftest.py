@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 from lmaas.aside import GUARD
-from servers import Running, publish_digits, publish_language, serving
+from servers import Running, publish_digits, publish_language, publish_pictures, serving
 
 # Servers of tests fail where their event loop would wait for the database or for files.
 os.environ[GUARD] = "1"
@@ -88,6 +88,19 @@ def language_home(
 def language(tmp_path_factory: pytest.TempPathFactory, language_home: Path) -> Iterator[Running]:
     """A server with the language model `tiny`, which tests share."""
     with serving(copied(language_home, tmp_path_factory)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def eyes_made(once: Callable[[str, Make], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny LLaVA, `eyes`, and a `home` that has it; not to be changed."""
+    return copied(once("eyes", publish_pictures), tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def eyes(tmp_path_factory: pytest.TempPathFactory, eyes_made: Path) -> Iterator[Running]:
+    """A server with the model `eyes`, which is shown images; tests share it."""
+    with serving(copied(eyes_made / "home", tmp_path_factory)) as running:
         yield running
 
 

@@ -23,6 +23,7 @@ from lmaas.jobs.child import Task, Tell, main
 from lmaas.jobs.claims import Claims
 from lmaas.jobs.runner import Runner, Succeed
 from lmaas.jobs.store import Jobs
+from lmaas.placement.local import LocalPlacement
 from lmaas.registry.store import Registry
 from lmaas.types import Manifest, ParityReport, Signature
 
@@ -100,7 +101,8 @@ class Bench:
         self.runner = Runner(
             home / "jobs",
             self.claims,
-            self.registry.data_version,
+            self.registry.database.watch("jobs"),
+            LocalPlacement(home),
             publish=self._publish,
             unpack=lambda job, folder: False,
             locate=located,

@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from checkpoints import make_qwen3
+from llava import make_llava
 from lmaas.config import Settings
 from lmaas.registry.lock import HomeLock
 from lmaas.service import Service
@@ -66,6 +67,15 @@ def publish_language(home: Path) -> None:
     service.close()
 
 
+def publish_pictures(home: Path) -> None:
+    """Push the tiny LLaVA `eyes` to the home in `home`; its checkpoint lies beside it."""
+    home.mkdir(parents=True)
+    checkpoint = make_llava(home / "eyes")
+    service = Service(Settings(home=str(home / "home")))
+    asyncio.run(service.catalog.push(TENANT, checkpoint, PushOptions(name="eyes")))
+    service.close()
+
+
 def give(home: Path, name: str, tenant: str) -> None:
     """Register the newest version of a model for another tenant too, as a model of its own."""
     service = Service(Settings(home=str(home)))
@@ -104,6 +114,15 @@ def serving(
         if process.poll() is None:
             process.kill()
         process.wait()
+
+
+def photo(seed: int = 1, size: tuple[int, int] = (40, 56), **how: Any) -> bytes:
+    """An image in soft colours; `how` is told to Pillow."""
+    file = io.BytesIO()
+    coarse = np.random.default_rng(seed).integers(0, 255, (4, 4, 3), np.uint8)
+    image = Image.fromarray(coarse).resize(size)
+    image.save(file, **({"format": "PNG"} | how))
+    return file.getvalue()
 
 
 def png(seed: int = 1) -> bytes:

@@ -18,9 +18,9 @@ import numpy as np
 
 from benchmarks.streams import Plan, Request, Window, window_of
 from lmaas.config import load_settings
+from lmaas.placement.machine import machine_budget_bytes
 from lmaas.runtime.language.engine import LanguageEngine, TokenSampling, make_language_engine
 from lmaas.service import Service
-from lmaas.serving.plan import machine_budget_bytes
 from lmaas.serving.prepare import need_of
 from lmaas.types import TENANT
 

@@ -17,11 +17,21 @@ if TYPE_CHECKING:
     from lmaas.own_server import local
     from lmaas.publishing import publish
     from lmaas.recipes import train
-    from lmaas.types import ImageSpec
+    from lmaas.types import DetectionSpec, ImageSpec
 
-__all__ = ["ImageSpec", "__version__", "connect", "connect_async", "local", "publish", "train"]
+__all__ = [
+    "DetectionSpec",
+    "ImageSpec",
+    "__version__",
+    "connect",
+    "connect_async",
+    "local",
+    "publish",
+    "train",
+]
 
 _HOMES = {
+    "DetectionSpec": "lmaas.types",
     "ImageSpec": "lmaas.types",
     "connect": "lmaas.client",
     "connect_async": "lmaas.client",

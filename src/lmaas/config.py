@@ -52,7 +52,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Fraction of GPU memory that vLLM uses for weights and KV cache. If `kv_cache_bytes` is set,
     it is the size of the cache instead."""
     variant: Literal["auto", "source", "bf16", "int8", "int4"] = "auto"
-    """Compressed variant of language models to serve; "auto": the smallest that passed."""
+    """Compressed variant of models to serve; "auto": the smallest that passed. Of a language model,
+    another one must have been made; other models are served as they are where it was not."""
     kv_cache_bytes: Annotated[int, Meta(ge=0)] = 0
     """KV cache size of a language model; 0: derived from the model's size and the memory budget."""
     max_sequences: Annotated[int, Meta(ge=1, le=1024)] = 64
@@ -140,6 +141,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Internal host names, addresses and networks (`10.0.0.0/8`) that webhooks may reach."""
     webhook_http: bool = False
     """Whether webhooks may use http in addition to https."""
+    image_hosts: tuple[str, ...] = ()
+    """Hosts that images in conversations may be fetched from, by https (`images.example.com`), or
+    origins (`http://images.internal:8080`); none: images are only taken as data."""
+    image_allow: tuple[str, ...] = ()
+    """Internal host names, addresses and networks that these hosts may lead to."""
     allowed_hosts: tuple[str, ...] = ()
     """Host names that a `Host` header may have, in addition to loopback and the address."""
     allowed_origins: tuple[str, ...] = ()

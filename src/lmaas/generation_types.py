@@ -28,6 +28,7 @@ MAX_FILES = 32
 MAX_FILE_BYTES = 5 << 20
 """Of one image or audio file in a message."""
 
+Detail = Literal["auto", "low", "high", "original"]
 Finish = Literal["stop", "length", "tool_calls"]
 Role = Literal["system", "user", "assistant", "tool"]
 
@@ -51,13 +52,15 @@ class FilePart(Record, frozen=True, kw_only=True, tag_field="type", tag="file"):
 
     `data` is base64 or a `data:` URL, as it came: only the worker decodes it
     (`codecs.media.from_base64`), and what `media_type` says is judged there. Nothing is fetched.
-    `place` is where the caller wrote it, for errors.
+    `place` is where the caller wrote it, for errors. `detail` is how finely an image is to be read:
+    "auto" and "high" as finely as the model can, "low" at less cost.
     """
 
     kind: Literal["image", "audio"]
     data: str
     media_type: str | None = None
     place: str = "messages"
+    detail: Detail = "auto"
 
 
 Part = TextPart | FilePart

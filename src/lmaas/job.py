@@ -13,6 +13,8 @@ JobKind = Literal["train", "pull", "import", "compress"]
 KINDS: tuple[JobKind, ...] = get_args(JobKind)
 ENDED: tuple[JobState, ...] = ("succeeded", "failed", "cancelled")
 
+LOG_FILE = "log"
+"""In a job's folder: all that its processes have printed."""
 EVENTS_FILE = "events.jsonl"
 """In a job's folder: what its process tells, one `JobEvent` in JSON a line, flushed at once."""
 CONTROL_FILE = "control"
@@ -158,9 +160,12 @@ def raise_error(job: Job) -> None:
 
 
 WebhookEvent = Literal[
-    "fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tuning.job.cancelled"
-]
-"""What a webhook is told: that a job has ended. OpenAI's names."""
+    "fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tuning.job.cancelled",
+    "job.succeeded", "job.failed", "job.cancelled",
+]  # fmt: skip
+"""What a webhook is told: that a job has ended. OpenAI's names for training; ours for the other
+kinds, which OpenAI does not have.
+"""
 
 
 class Webhook(Record, frozen=True, kw_only=True):

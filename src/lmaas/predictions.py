@@ -22,7 +22,7 @@ from lmaas.data.lines import GZIP
 from lmaas.data.reading import FileRow, rows
 from lmaas.errors import InvalidInput, LMaaSError, PayloadTooLarge
 from lmaas.tasks import Task
-from lmaas.types import JSON, Answer, Payload
+from lmaas.types import JSON, MAX_SAMPLES, Answer, CompressSample, Payload
 
 COMMA, TAB, LINES = ",", "\t", "lines"
 FORMATS: Final = {".csv": COMMA, ".tsv": TAB, ".jsonl": LINES, ".ndjson": LINES}
@@ -82,6 +82,51 @@ def predict_rows(
     if not done:
         raise InvalidInput(f"{path.name} holds no rows.", param="FILE")
     return done
+
+
+def samples_of(
+    path: Path,
+    task: Task,
+    expected: str,
+    *,
+    columns: Mapping[str, str] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+) -> tuple[CompressSample, ...]:
+    """The rows of `path` as samples that a compressed model is judged by.
+
+    The right answer is in the column `expected`. Raises InvalidInput naming the row.
+    """
+    pick = _picker(task, dict(columns or {}))
+    found: list[CompressSample] = []
+    for row in rows(path, None):
+        right = row.values.get(expected)
+        if isinstance(right, list):
+            right = msgspec.json.encode(right).decode()
+        if not isinstance(right, str | int):
+            told = "nothing" if right is None else type(right).__name__
+            raise InvalidInput(
+                f"{row.place}: the column {expected!r} must hold a text, a label or a list; "
+                f"received {told}.",
+                param="expected",
+            )
+        if len(found) == MAX_SAMPLES:
+            raise InvalidInput(
+                f"{path.name} has more than {MAX_SAMPLES} rows.",
+                hint="Take fewer; a few hundred tell what a model loses.",
+                param="data",
+            )
+        values = {name: value for name, value in row.values.items() if name != expected}
+        given = pick(row._replace(values=values))
+        found.append(
+            CompressSample(
+                inputs=task.collect([given], path.parent),
+                expected=str(right),
+                parameters=dict(parameters or {}),
+            )
+        )
+    if not found:
+        raise InvalidInput(f"{path.name} holds no rows.", param="data")
+    return tuple(found)
 
 
 class Asked(NamedTuple):

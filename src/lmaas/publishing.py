@@ -85,6 +85,7 @@ def _push_options(
         task=task,
         labels=None if labels is None else tuple(map(str, labels)),
         image=options.get("image"),
+        detection=options.get("detection"),
         outputs_are=options.get("outputs_are"),
         card=options.get("card", ""),
         dynamic=_plain(options.get("dynamic")),

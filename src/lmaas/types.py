@@ -18,6 +18,7 @@ FrameworkName = Literal[
     "keras",
     "tensorflow",
     "onnx",
+    "openvino",
     "tflite",
     "lightgbm",
     "xgboost",
@@ -40,8 +41,13 @@ InputKind = Literal["tensors"] | PartKind
 Scope = Literal["admin", "call"]
 KeyVariable = Annotated[str, msgspec.Meta(pattern=r"\A[A-Z][A-Z0-9_]{0,100}_API_KEY\Z")]
 
+Anchor = tuple[float, float, float, float]
+
 MAX_TEXT_CHARS = 1 << 20
 """Longest text that a compressed model is measured on."""
+
+MAX_SAMPLES = 2048
+"""Most samples that a compressed model is measured on."""
 
 BATCH = -1
 """In a shape: any size. As the first dimension: the batch axis."""
@@ -98,7 +104,10 @@ class ImageSpec(Record, frozen=True, kw_only=True):
 
     `channels` 1 is grey, 3 is RGB. `layout` gives one sample's axes: "flat" is row-major HWC
     flattened. `mean` and `std` hold one number, or one for each channel.
-    `resize`: "stretch" to height x width, or "crop": short side resized, centre kept.
+    `resize`: "stretch" to height x width; "crop": short side resized, centre kept; "short": the
+    short side becomes `short_side` pixels, of which the centre is kept; "letterbox":
+    the whole image in the middle, around it pixels of the value `fill`. `order` is that of the
+    colours in the model's input. `resample` is the filter of "short", by Pillow's number.
     """
 
     height: int
@@ -108,8 +117,80 @@ class ImageSpec(Record, frozen=True, kw_only=True):
     scale: float = 1 / 255
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
-    resize: Literal["stretch", "crop"] = "stretch"
+    resize: Literal["stretch", "crop", "short", "letterbox"] = "stretch"
+    short_side: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0
+    resample: Annotated[int, msgspec.Meta(ge=0, le=5)] = 3
     invert: bool = False
+    fill: Annotated[int, msgspec.Meta(ge=0, le=255)] = 114
+    order: Literal["RGB", "BGR"] = "RGB"
+
+
+class DetectionSpec(Record, frozen=True, kw_only=True):
+    """How a detector's raw outputs become boxes; part of its version's signature.
+
+    N images, C classes; `outputs` names what the head reads, in this order:
+
+    - "centers": (N, h, w, 4 + C), log width, log height and the centre's place in its cell, in
+      units of a cell, then logits of each class's centres (Zhou et al., 2019). Peaks are boxes.
+    - "grid": (N, 4 + C, cells), or with `channels` "last" (N, cells, 4 + C): a box and its classes'
+      scores for each cell. `objectness`: a score of any object lies between them, and multiplies
+      theirs.
+    - "rows": (N, boxes, 6): xmin, ymin, xmax, ymax, score and class number.
+    - "queries": boxes (N, Q, 4), class scores (N, Q, C) (Carion et al., 2020).
+    - "anchors": offsets (N, A, 4) to the `anchors` of a file beside the model, class scores
+      (N, A, C); the offsets are times `variances` (Liu et al., 2016).
+    - "distributions": for each of `strides` class scores (N, cells, C), then for each the
+      distributions (N, cells, 4 * bins) of a box's four sides (Li et al., 2020).
+
+    `scores` says what turns the class scores into probabilities, `background` where among them the
+    class of no object is. `boxes` and `normalized` (shares of the input's sides, else its pixels)
+    say what a box is. Of a class's boxes that overlap by more than `nms` the best one stays; 1
+    leaves all. A call gets at most `most` boxes of at least `threshold`, where it does not say its
+    own. What is left out is as the head usually has it.
+    """
+
+    head: Literal["centers", "grid", "rows", "queries", "anchors", "distributions"]
+    outputs: tuple[str, ...] = ()
+    scores: Literal["probabilities", "sigmoid", "softmax"] | None = None
+    background: Literal["none", "first", "last"] | None = None
+    boxes: Literal["cxcywh", "xyxy", "cycxhw"] | None = None
+    normalized: bool | None = None
+    channels: Literal["first", "last"] = "first"
+    objectness: bool = False
+    strides: tuple[Annotated[int, msgspec.Meta(ge=1, le=1024)], ...] = ()
+    anchors: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
+    variances: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)
+    nms: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    most: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
+
+
+class VisionSpec(Record, frozen=True, kw_only=True):
+    """How an image becomes tokens of a language model's prompt; part of its `LanguageSpec`.
+
+    An image, upright and RGB, becomes `height` x `width` pixels of `(pixel * scale - mean) / std`
+    and `tokens` times the placeholder `token_id`, each a row of `numbers` (the hidden size).
+    `resize`: "stretch", or "crop": the short side
+    becomes `short_side` pixels, the centre is kept; with `pad` it is first filled up to a square
+    with the mean's colour. `resample` is the filter, by Pillow's number. With `grids` (widths and
+    heights in pixels) an image is also read in tiles of `width` x `height`, in each of which the
+    tower has `side` x `side` cells; it has `tokens` and one for each cell and each row of them.
+    """
+
+    token_id: int
+    tokens: int
+    numbers: int
+    height: int
+    width: int
+    resize: Literal["stretch", "crop"] = "crop"
+    short_side: int = 0
+    pad: bool = False
+    resample: Annotated[int, msgspec.Meta(ge=0, le=5)] = 3
+    scale: float = 1 / 255
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    grids: Annotated[tuple[tuple[int, int], ...], msgspec.Meta(max_length=256)] = ()
+    side: int = 0
 
 
 class LanguageSpec(Record, frozen=True, kw_only=True):
@@ -118,7 +199,7 @@ class LanguageSpec(Record, frozen=True, kw_only=True):
     `kv_bytes_per_token` is the size of one token's keys and values in all layers at 2 bytes an
     element, `state_bytes` what a sequence has beside them from its beginning (recurrent layers).
     `dimensions` and `pooling` are an embedding model's. `accepts` are the parts of messages that
-    the model was trained on.
+    the model was trained on; `vision` says how it takes images, if it runs here.
     """
 
     architecture: str
@@ -134,6 +215,7 @@ class LanguageSpec(Record, frozen=True, kw_only=True):
     pooling: Literal["mean", "cls", "last"] | None = None
     normalize: bool = True
     accepts: tuple[PartKind, ...] = ("text",)
+    vision: VisionSpec | None = None
 
 
 class AudioSpec(Record, frozen=True, kw_only=True):
@@ -162,10 +244,11 @@ class SequenceSpec(Record, frozen=True, kw_only=True):
     An answer begins with `start` (token ids), ends at one of `stop_token_ids` and has at most
     `most_target` tokens, `start` included; a source has at most `most_source` tokens or frames.
     `suppressed` tokens are never chosen, `suppressed_first` not as the first one. `languages` maps
-    a language's code to its token. Where nobody says otherwise, answers are searched by `beams` with
-    `length_penalty`, `early_stop` and `no_repeat_ngram`, have at least `least_target` and at most
-    `usual_target` tokens, and end with `forced_last` where they are cut off; transformers'
-    `generate` tells what these mean. `cache_bytes_per_token` is what a token of an answer keeps in
+    a language's code to its token; `directions` are pairs of codes, from and to, that a model
+    without such tokens translates. Where nobody says otherwise, answers are searched by `beams`,
+    with `length_penalty`, `early_stop` and `no_repeat_ngram` as in transformers' `generate`, have
+    at least `least_target` and at most `usual_target` tokens, and end with `forced_last` where they
+    are cut off. `cache_bytes_per_token` is what a token of an answer keeps in
     all layers at 4 bytes an element, `cache_bytes_per_source` what a token of a source keeps.
     """
 
@@ -180,6 +263,7 @@ class SequenceSpec(Record, frozen=True, kw_only=True):
     suppressed: tuple[int, ...] = ()
     suppressed_first: tuple[int, ...] = ()
     languages: dict[str, int] = {}
+    directions: tuple[tuple[str, str], ...] = ()
     beams: int = 1
     length_penalty: float = 1.0
     early_stop: bool = False
@@ -215,7 +299,7 @@ class Signature(Record, frozen=True, kw_only=True):
     `pads` (by input) without a change to its answers, so that different lengths join.
     `outputs_are` tells an image classifier's raw outputs apart; None for the tensor task.
     `language` is what is known of a model that reads text, `sequence` of one that turns a source
-    into a text, `audio` how a sound becomes the input.
+    into a text, `audio` how a sound becomes the input, `detection` how outputs become boxes.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -230,6 +314,7 @@ class Signature(Record, frozen=True, kw_only=True):
     language: LanguageSpec | None = None
     sequence: SequenceSpec | None = None
     audio: AudioSpec | None = None
+    detection: DetectionSpec | None = None
     speech: SpeechSpec | None = None
 
 
@@ -301,7 +386,8 @@ class UpstreamSpec(Record, frozen=True, kw_only=True):
     `dialect`: "compatible" sends OpenAI's fields with `max_tokens`, "openai" with
     `max_completion_tokens`; "vllm" adds its further fields (`top_k`, `min_p`, …).
     `context_length` is what is reserved at most for a request of a key with limits.
-    `timeout_s` is how long the service may be silent; times in seconds.
+    `timeout_s` is how long the service may be silent; times in seconds. `accepts` are the parts of
+    messages that the model there takes.
     """
 
     url: Annotated[str, msgspec.Meta(min_length=1, max_length=2048)]
@@ -312,6 +398,7 @@ class UpstreamSpec(Record, frozen=True, kw_only=True):
     connect_timeout_s: Annotated[float, msgspec.Meta(gt=0, le=600)] = 10.0
     timeout_s: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 600.0
     max_connections: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 256
+    accepts: tuple[PartKind, ...] = ("text",)
 
 
 class ConnectBody(Record, frozen=True, kw_only=True):
@@ -352,6 +439,8 @@ class PushOptions(Record, frozen=True, kw_only=True):
 
     `task` may be left out for a checkpoint, whose architecture tells it, and for a package.
     `dynamic` names free axes by input and axis; `signature` is which one of a SavedModel is served.
+    `detection` says what a detector's outputs are where their shapes do not, `anchors` where its
+    anchors are, each as cx, cy, width and height in shares of the image.
     """
 
     name: str
@@ -359,6 +448,8 @@ class PushOptions(Record, frozen=True, kw_only=True):
     labels: tuple[str, ...] | None = None
     image: ImageSpec | None = None
     outputs_are: Literal["logits", "probabilities"] | None = None
+    detection: DetectionSpec | None = None
+    anchors: Annotated[tuple[Anchor, ...], msgspec.Meta(max_length=20_000)] | None = None
     sample: str | None = None
     dynamic: dict[str, dict[int, str]] | None = None
     signature: str | None = None
@@ -393,14 +484,27 @@ class PullProgress(Record, frozen=True, kw_only=True):
     total_bytes: int
 
 
-class CompressOptions(Record, frozen=True, kw_only=True):
-    """Which compressed variant is made of a language model, and what it may lose.
+class CompressSample(Record, frozen=True, kw_only=True):
+    """A call of a model, as `inputs` and `parameters` of its JSON, and the text or the label that
+    is the right answer."""
 
-    Perplexity on `text` (None: a built-in text) may rise by `max_drop`, relative. `group_size` and
+    inputs: Any
+    expected: Annotated[str, msgspec.Meta(max_length=MAX_TEXT_CHARS)]
+    parameters: dict[str, Any] = {}
+
+
+class CompressOptions(Record, frozen=True, kw_only=True):
+    """Which compressed variant is made of a model, and what it may lose.
+
+    Of a language model, the perplexity on `text` (None: a built-in text) may rise by `max_drop`,
+    relative. Of others, the task's primary metric on `samples` may get worse by `max_drop`,
+    absolute, as a share of the most that it can be; of an encoder-decoder without `samples`, so
+    many of the tokens that its source wrote when it was imported may change. `group_size` and
     `ratio` (of the weights that become int4, the others int8) are int4's.
     """
 
     to: VariantName
+    samples: Annotated[tuple[CompressSample, ...], msgspec.Meta(max_length=MAX_SAMPLES)] = ()
     text: Annotated[str, msgspec.Meta(max_length=MAX_TEXT_CHARS)] | None = None
     max_drop: Annotated[float, msgspec.Meta(ge=0)] = 0.05
     group_size: Annotated[int, msgspec.Meta(ge=8, le=65_536)] | None = None
@@ -416,6 +520,8 @@ class PublishOptions(TypedDict, total=False):
     """How an image becomes the model's input; guessed from the input's shape where left out."""
     outputs_are: Literal["logits", "probabilities"] | None
     """What a classifier gives; told from the sample's outputs where left out."""
+    detection: DetectionSpec | None
+    """What a detector's outputs are; told from their shapes where left out."""
     dynamic: Mapping[str, Mapping[int, str]] | None
     """Axes beside the batch that are free, named by input and axis: `{"x": {1: "time"}}`."""
     second_sample: Any
@@ -429,35 +535,45 @@ class PublishOptions(TypedDict, total=False):
 
 
 class Measured(Record, frozen=True, kw_only=True):
-    """One variant of a language model: bytes of its weights on disk, and what it does with a text.
+    """One variant of a model: bytes of its weights on disk, and what it does.
 
-    `tokens_per_s` are greedy tokens of one sequence; times are of this machine, that once.
+    A language model has a `perplexity`; `tokens_per_s` are greedy tokens of one sequence. Other
+    models have `metrics`, and as many `calls_per_s` as one caller gets; encoder-decoders have
+    `tokens_per_s` too. Times are of this machine, that once.
     """
 
     size_bytes: int
-    perplexity: float
+    perplexity: float | None = None
+    metrics: dict[str, float] = {}
     load_s: float
-    tokens_per_s: float
+    tokens_per_s: float | None = None
+    calls_per_s: float | None = None
 
 
 class VariantReport(Record, frozen=True, kw_only=True):
-    """A compressed variant against the source, both measured in one run on the same text.
+    """A compressed variant against the source, both measured in one run on the same data.
 
-    `perplexity_rise` is relative to the source; `max_drop` is what was allowed.
-    `token_agreement` is the fraction of identical greedy tokens over `prompts` prompts of
-    `new_tokens` tokens each; `first_differences` has one position for each prompt, None where
+    It was judged by `metric`, which got worse by `drop`: "perplexity" relative to the source's,
+    others as a share of the most that they can be. `max_drop` is what was allowed.
+
+    For language models, `token_agreement` is the fraction of identical greedy tokens over prompts
+    of `new_tokens` tokens each; `first_differences` has one position for each prompt, None where
     there is none. `text` is "built-in" or the sha256 of the given text; `text_tokens` were read.
+    For others, `token_agreement` is the fraction of identical tokens over the references of the
+    import, or of identical answers to `samples` samples.
     """
 
     source: Measured
     compressed: Measured
-    perplexity_rise: float
+    metric: str = "perplexity"
+    drop: float = 0.0
     max_drop: float
     token_agreement: float
-    first_differences: tuple[int | None, ...]
-    new_tokens: int
-    text: str
-    text_tokens: int
+    first_differences: tuple[int | None, ...] = ()
+    new_tokens: int = 0
+    text: str = ""
+    text_tokens: int = 0
+    samples: int = 0
     method: dict[str, Any]
 
 

@@ -21,7 +21,7 @@ from lmaas.compression.weights import built_in_text
 from lmaas.config import Settings, load_settings
 from lmaas.errors import ConfigError, Forbidden, InvalidInput, ParityFailed
 from lmaas.service import Service
-from lmaas.serving.variant import choose_variant, require_small_rise, weights_bytes
+from lmaas.serving.variant import choose_variant, require_small_drop, weights_bytes
 from lmaas.types import TENANT, CompressOptions, Progress, PushOptions, Variant, VariantName
 from servers import serving
 
@@ -57,7 +57,7 @@ def test_a_form_is_made_measured_and_chosen(
     variant = compress(service, to, heard.append)
     report = variant.report
     assert report.compressed.size_bytes < (share + 0.02) * report.source.size_bytes
-    assert abs(report.perplexity_rise) < 0.05
+    assert abs(report.drop) < 0.05
     assert 0 <= report.token_agreement <= 1
     assert len(report.first_differences) == measure.PROMPTS
     assert {told.stage for told in heard} == {
@@ -85,12 +85,12 @@ def test_a_form_is_made_measured_and_chosen(
 def test_a_form_that_loses_too_much_is_not_registered(service: Service) -> None:
     before = service.catalog.get(TENANT, "tiny")
     report = compress(service, "int8").report
-    worse = msgspec.structs.replace(report, perplexity_rise=0.2, max_drop=0.05)
-    with pytest.raises(ParityFailed, match=r"int8 of tiny:1 raises .*\+20\.0%; allowed \+5\.0%"):
-        require_small_rise("tiny:1", "int8", worse)
-    nothing = msgspec.structs.replace(report, perplexity_rise=math.nan)
+    worse = msgspec.structs.replace(report, drop=0.2, max_drop=0.05)
+    with pytest.raises(ParityFailed, match=r"changes .*\+20\.0% worse; allowed \+5\.0%"):
+        require_small_drop("tiny:1", "int8", worse)
+    nothing = msgspec.structs.replace(report, drop=math.nan)
     with pytest.raises(ParityFailed):
-        require_small_rise("tiny:1", "int8", nothing)
+        require_small_drop("tiny:1", "int8", nothing)
     assert {v.name for v in before.variants} <= {
         v.name for v in service.catalog.get(TENANT, "tiny").variants
     }
@@ -116,12 +116,12 @@ def test_max_drop_refuses_what_was_measured(tmp_path: Path) -> None:
     model.save_pretrained(checkpoint)
     with closing(Service(Settings(home=str(tmp_path / "home")))) as service:
         asyncio.run(service.catalog.push(TENANT, checkpoint, PushOptions(name="tiny")))
-        with pytest.raises(ParityFailed, match=r"int8 of tiny:1 raises .*; allowed \+5\.0%"):
+        with pytest.raises(ParityFailed, match=r"int8 of tiny:1 changes .*; allowed \+5\.0%"):
             compress(service, "int8")
         assert service.catalog.get(TENANT, "tiny").variants == ()
         assert not service.registry.check(repair=False).orphans
         made = compress(service, "int8", max_drop=10)
-        assert 0.05 < made.report.perplexity_rise < made.report.max_drop == 10
+        assert 0.05 < made.report.drop < made.report.max_drop == 10
         assert service.catalog.get(TENANT, "tiny").variants == (made,)
 
 

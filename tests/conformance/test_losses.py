@@ -46,6 +46,25 @@ SOFT = np.exp(log_softmax(normal(4, 3))).astype(np.float32)
 TEXTS, LABELS = normal(6, 5, 7), tokens()
 WAVES, LENGTHS = normal(3, 8, 5), np.array([8, 6, 7])
 SAID = np.array([[1, 2, 2], [4, IGNORED, IGNORED], [3, 1, IGNORED]])
+CELLS, SIDES = normal(3, 4, 5, 6), normal(3, 4, 5, 4)
+HEAT = (0.9 * RANDOM.random((3, 4, 5, 2))).astype(np.float32)
+MASK = np.zeros((3, 4, 5), np.float32)
+for place in ((0, 1, 2), (0, 3, 3), (1, 0, 0)):  # the third sample has no object
+    HEAT[(*place, place[2] % 2)], MASK[place] = 1, 1
+
+
+def focal_and_l1(cells: np.ndarray, heat: np.ndarray, boxes: np.ndarray, mask: np.ndarray) -> float:
+    """Zhou et al., 2019, equations 1 and 2, by their letters."""
+    total = 0.0
+    for row, true, sides, here in zip(cells, heat, boxes, mask, strict=True):
+        p = 1 / (1 + np.exp(-row[..., 4:].astype(np.float64)))
+        found = np.where(true == 1, (1 - p) ** 2 * np.log(p), 0)
+        missed = np.where(true == 1, 0, (1 - true) ** 4 * p**2 * np.log(1 - p))
+        apart = (np.abs(row[..., :4] - sides) * here[..., None]).sum()
+        total += float((apart - found.sum() - missed.sum()) / max(here.sum(), 1))
+    return total
+
+
 EXAMPLES = [
     Example(
         Loss(name="cross-entropy"),
@@ -82,6 +101,12 @@ EXAMPLES = [
         {"labels": LABELS, "reference": -8 + 3 * normal(6)},
     ),
     Example(Loss(name="ctc"), {"y": WAVES}, {"labels": SAID, "lengths": LENGTHS}),
+    Example(
+        Loss(name="center-points"),
+        {"y": CELLS},
+        {"heat": HEAT, "boxes": SIDES, "mask": MASK},
+        focal_and_l1(CELLS, HEAT, SIDES, MASK),
+    ),
     Example(
         Loss(
             name=SUM,

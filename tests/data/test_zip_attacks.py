@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lmaas.data import images
+from lmaas.data import archive
 from lmaas.data.images import read_zip
 from lmaas.errors import InvalidInput
 
@@ -35,7 +35,7 @@ def refused(path: Path, word: str) -> None:
 
 
 def test_a_bomb_of_zeros(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "SMALL_ZIP_BYTES", 1 << 20)
+    monkeypatch.setattr(archive, "SMALL_ZIP_BYTES", 1 << 20)
     zeros = bytes(2 << 20)
     path = written(tmp_path / "a.zip", ("cat/a.png", zeros), method=zipfile.ZIP_DEFLATED)
     refused(path, "would unpack to 2097152")
@@ -64,7 +64,7 @@ def test_files_that_share_their_bytes(tmp_path: Path) -> None:
 
 def test_more_than_one_file_may_have(tmp_path: Path) -> None:
     path = written(tmp_path / "a.zip", ("cat/a.png", b"x"))
-    patched(path, 24, "<I", images.MAX_FILE_BYTES + 1)
+    patched(path, 24, "<I", archive.MAX_FILE_BYTES + 1)
     refused(path, "would unpack to|more than 256 MiB")
 
 
@@ -76,7 +76,7 @@ def test_a_file_that_is_longer_than_it_says(tmp_path: Path) -> None:
 
 
 def test_too_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "MAX_FILES", 3)
+    monkeypatch.setattr(archive, "MAX_FILES", 3)
     refused(written(tmp_path / "a.zip", *((f"a/{i}.png", b"x") for i in range(4))), "more than 3")
 
 

@@ -69,7 +69,9 @@ def test_an_adapter_is_a_model_by_name(tmp_path: Path, base: Path) -> None:
             request = GenerateRequest(
                 prompt=PROMPT, sampling=Sampling(max_tokens=8, temperature=0, ignore_eos=True)
             )
-            answer = await service.generate(key, "tuned", request, endpoint="t", request_id="1")
+            answer = await service.calls.generate(
+                key, "tuned", request, endpoint="t", request_id="1"
+            )
             text = "".join([delta.text async for delta in answer])
         service.close()
         return str(tuned.manifest.lineage.parent), text

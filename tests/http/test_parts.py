@@ -129,7 +129,7 @@ def test_ollama_parts() -> None:
     ("ask", "param"),
     [
         (lambda: openai({"type": "image_url"}), "messages[0].content[1].image_url"),
-        (lambda: openai({"type": "image_url", "image_url": {"url": URL, "detail": "high"}}),
+        (lambda: openai({"type": "image_url", "image_url": {"url": URL, "detail": "fine"}}),
          "messages[0].content[1].image_url.detail"),
         (lambda: openai({"type": "input_audio", "input_audio": {"data": "", "format": "flac"}}),
          "messages[0].content[1].input_audio.format"),

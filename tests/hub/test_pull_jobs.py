@@ -179,6 +179,8 @@ def test_a_pull_is_listed_paused_resumed_and_cancelled(hub: Hub, server: Running
                 assert http.get(f"/v1/fine_tuning/jobs/{job.id}{path}").status_code == 404
             kinds = http.get("/api/jobs", params={"kind": "pull"}).json()
             assert len(kinds) == 2
+            assert [each.id for each in client.jobs(kind="pull")] == [each["id"] for each in kinds]
+            assert client.jobs(kind="train") == []
             assert http.get("/api/jobs", params={"kind": "train"}).json() == []
             assert http.get("/api/jobs", params={"kind": "dance"}).status_code == 400
 
@@ -268,7 +270,6 @@ def test_the_command_line_queues_follows_and_leaves(hub: Hub, tmp_path: Path) ->
         process = command(home, "pull", REPO, "--name", "first")
         line = process.stderr.readline() if process.stderr else ""
         assert "Downloading" in line
-        time.sleep(1)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 130

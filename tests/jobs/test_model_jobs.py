@@ -77,7 +77,7 @@ class Lanes:
         return InProcess(
             self.folder,
             self.claims,
-            self.database.data_version,
+            self.database.watch("jobs"),
             {"pull": self.work},
             max_running=2,
             max_per_tenant=0,

@@ -1,5 +1,6 @@
 """The queue: order, limits, leases, fences, transitions."""
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -7,9 +8,12 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from click.testing import CliRunner
 
+from lmaas.cli import cli
+from lmaas.cli import jobs as job_commands
 from lmaas.errors import Conflict, InvalidInput, NotFound
-from lmaas.job import Job, JobError, JobEvent
+from lmaas.job import KINDS, Job, JobError, JobEvent
 from lmaas.jobs.claims import Claim, Claims, LeaseLost
 from lmaas.jobs.store import Jobs
 from lmaas.registry.database import Database
@@ -259,7 +263,7 @@ def test_an_older_home_gets_the_tables(tmp_path: Path) -> None:
     database = Database(tmp_path)
     with database.write() as connection:
         for table in (
-            "webhook_deliveries", "webhooks", "job_checkpoints", "job_events", "jobs",
+            "webhook_deliveries", "webhooks", "job_checkpoints", "job_events", "jobs", "revisions",
         ):  # fmt: skip
             connection.execute(sa.text(f"DROP TABLE {table}"))
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '0002'"))
@@ -267,3 +271,15 @@ def test_an_older_home_gets_the_tables(tmp_path: Path) -> None:
     again = Queue(tmp_path)
     assert again.add().state == "queued"
     again.database.close()
+
+
+def test_the_command_lists_jobs_of_a_kind(tmp_path: Path) -> None:
+    assert list(KINDS) == job_commands.KINDS
+    queue = Queue(tmp_path)
+    for kind in KINDS:
+        queue.jobs.add("default", "key", kind, kind, {})
+    queue.database.close()
+    for kind in KINDS:
+        asked = ["--home", str(tmp_path), "jobs", "list", "--kind", kind, "--json"]
+        (told,) = json.loads(CliRunner().invoke(cli, asked).stdout)
+        assert (told["kind"], told["name"]) == (kind, kind)

@@ -20,6 +20,7 @@ from job_runner import Bench
 from lmaas.errors import ModelNotFound
 from lmaas.job import Job, JobState
 from lmaas.jobs import process
+from lmaas.placement.job import PROCESS_SUFFIX
 
 PATIENCE_S = 60.0
 
@@ -48,9 +49,7 @@ async def state(bench: Bench, job: Job, *wanted: JobState) -> Job:
 
 
 def pid_of(bench: Bench, job: Job) -> int:
-    return int(
-        json.loads((bench.home / "jobs" / f"{job.id}{process.PROCESS_SUFFIX}").read_text())["pid"]
-    )
+    return int(json.loads((bench.home / "jobs" / f"{job.id}{PROCESS_SUFFIX}").read_text())["pid"])
 
 
 async def started(bench: Bench, job: Job, steps: int = 1) -> int:

@@ -15,6 +15,7 @@ from PIL import Image
 from job_runner import Bench
 from lmaas.job import CHECKPOINTS_FOLDER, CURVES_FILE, METRICS_FILE, Job
 from lmaas.jobs import process
+from lmaas.placement.job import PROCESS_SUFFIX
 from training_kit import FRAMEWORKS
 
 RECIPE: dict[str, Any] = {
@@ -88,7 +89,7 @@ def last_checkpoint(bench: Bench, job: Job) -> dict[str, bytes]:
 
 
 def group_of(bench: Bench, job: Job) -> list[psutil.Process]:
-    mark = (bench.home / "jobs" / f"{job.id}{process.PROCESS_SUFFIX}").read_text()
+    mark = (bench.home / "jobs" / f"{job.id}{PROCESS_SUFFIX}").read_text()
     leader = psutil.Process(int(mark.partition(":")[2].partition(",")[0]))
     return [leader, *leader.children(recursive=True)]
 

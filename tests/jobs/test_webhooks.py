@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lmaas.errors import ConfigError, Conflict, InvalidInput, NotFound, StorageFull
-from lmaas.job import JobError, Webhook, WebhookDelivery
+from lmaas.job import KINDS, JobError, JobKind, Webhook, WebhookDelivery
 from lmaas.jobs.claims import Claims
 from lmaas.jobs.delivery import Deliverer
 from lmaas.jobs.rows import message
@@ -124,6 +124,20 @@ def test_every_end_of_a_job_is_told_and_signed(home: Home) -> None:
         home.send_until(
             lambda: all(d.delivered_at for d in home.webhooks.deliveries("t", webhook.id))
         )
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "train"])
+def test_ends_of_other_kinds_say_what_they_were(home: Home, kind: JobKind) -> None:
+    with receiving() as receiver:
+        _, secret = home.webhooks.add("t", receiver.url)
+        training, _ = home.webhooks.add("t", receiver.url, ["fine_tuning.job.cancelled"])
+        job = home.jobs.add("t", "key", kind, "a", {}).id
+        home.jobs.cancel("t", job)
+        home.send_until(lambda: receiver.messages)
+        told = verified(secret, receiver, 0)
+        assert told["type"] == "job.cancelled"
+        assert told["data"] == {"id": job, "kind": kind, "name": "a"}
+        assert home.webhooks.deliveries("t", training.id) == []
 
 
 def test_a_job_that_is_paused_or_queued_again_has_not_ended(home: Home) -> None:

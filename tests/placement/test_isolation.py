@@ -17,6 +17,7 @@ import pytest
 
 from lmaas.errors import ModelRefused
 from lmaas.placement import left, sandbox, seccomp
+from lmaas.placement.base import ChildBounds
 from lmaas.placement.isolation import Confinement
 from lmaas.placement.kernel import NUMBERS
 from lmaas.placement.probe import missing
@@ -90,6 +91,15 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
         }  # fmt: skip
 
 
+def bounds(*reads: Path) -> ChildBounds:
+    return ChildBounds(
+        reads=tuple(map(str, reads)),
+        timeout_s=60.0,
+        memory_bytes=4 << 30,
+        disk_bytes=MOST_BYTES,
+    )
+
+
 def in_child(asked: dict[str, Any]) -> bytes:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sandbox, "KEEP", (*sandbox.KEEP, "PYTHONPATH"))
@@ -97,10 +107,7 @@ def in_child(asked: dict[str, Any]) -> bytes:
             "attacks",
             json.dumps(asked).encode(),
             scratch=Path(asked["scratch"]),
-            reads=(Path(asked["reads"]).parent,),
-            timeout_s=60.0,
-            memory_bytes=4 << 30,
-            disk_bytes=MOST_BYTES,
+            bounds=bounds(Path(asked["reads"]).parent),
         )
 
 
@@ -226,9 +233,7 @@ def test_what_leaves_its_group_ends_with_the_child(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "code"))
     monkeypatch.setattr(sandbox, "KEEP", (*sandbox.KEEP, "PYTHONPATH"))
     scratch = Path(asked["scratch"])
-    sandbox.run_child(
-        "leaves", b"", scratch=scratch, timeout_s=60.0, memory_bytes=4 << 30, disk_bytes=MOST_BYTES
-    )
+    sandbox.run_child("leaves", b"", scratch=scratch, bounds=bounds())
     size = (scratch / "alive").stat().st_size
     time.sleep(0.1)
     assert (scratch / "alive").stat().st_size == size > 0
@@ -256,10 +261,7 @@ def test_what_is_given_is_found_wherever_it_lies(
                 "reads",
                 str(path).encode(),
                 scratch=Path(asked["scratch"]),
-                reads=left.needed_for(path),
-                timeout_s=60.0,
-                memory_bytes=4 << 30,
-                disk_bytes=MOST_BYTES,
+                bounds=bounds(*left.needed_for(path)),
             )
             assert told == b"weights"
 

@@ -20,6 +20,7 @@ from lmaas.errors import (
     TimedOut,
 )
 from lmaas.placement import sandbox
+from lmaas.placement.base import ChildBounds
 
 ACTS = """
 import json, os, socket, subprocess, sys, time
@@ -90,9 +91,7 @@ def act(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             "acts",
             json.dumps({"act": name, **given}).encode(),
             scratch=scratch,
-            timeout_s=timeout_s,
-            memory_bytes=4 << 30,
-            disk_bytes=16 << 20,
+            bounds=ChildBounds(timeout_s=timeout_s, memory_bytes=4 << 30, disk_bytes=16 << 20),
         )
 
     return run

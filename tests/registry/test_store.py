@@ -222,11 +222,11 @@ def test_killed_while_adding_leaves_a_registry_that_checks(tmp_path: Path) -> No
     registry.close()
 
 
-def test_other_processes_commits_change_data_version(registry: Registry, tmp_path: Path) -> None:
-    before = registry.data_version()
-    assert registry.data_version() == before
+def test_other_processes_commits_change_the_revision(registry: Registry, tmp_path: Path) -> None:
+    before = registry.revision()
+    assert registry.revision() == before
     add_many(tmp_path / "home", package(tmp_path / "p"), 1)
-    assert registry.data_version() != before
+    assert registry.revision() != before
 
 
 def test_the_database_is_durable_and_at_head(registry: Registry) -> None:

@@ -25,7 +25,7 @@ NUMBERS = Measured(size_bytes=7, perplexity=12.5, load_s=0.1, tokens_per_s=30.0)
 REPORT = VariantReport(
     source=NUMBERS,
     compressed=NUMBERS,
-    perplexity_rise=0.0,
+    drop=0.0,
     max_drop=0.05,
     token_agreement=0.75,
     first_differences=(None, 3),

@@ -8,6 +8,7 @@ import psutil
 
 from ir_models import SIGNATURE
 from lmaas.config import Settings
+from lmaas.placement.local import LocalPlacement
 from lmaas.runtime.messages import ServeRecord
 from lmaas.serving.launch import launch
 
@@ -25,10 +26,12 @@ def test_a_start_that_is_cancelled_closes_its_socket(tmp_path: Path) -> None:
     settings = Settings(home=str(tmp_path))
 
     async def cancelled(steps: int) -> None:
-        path = tmp_path / f"{steps}.sock"
+        placement = LocalPlacement(tmp_path)
+        await placement.open()
+        sockets = placement.socket_path().parent
         files: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(launch(record, settings, path, lambda message: None, files))
-        while not path.exists():
+        task = asyncio.create_task(launch(record, settings, placement, lambda message: None, files))
+        while not list(sockets.glob("*.sock")):
             await asyncio.sleep(0)
         for _ in range(steps):
             await asyncio.sleep(0)

@@ -29,9 +29,10 @@ from lmaas.errors import (
     TimedOut,
     Unavailable,
 )
+from lmaas.placement.local import LocalPlacement
 from lmaas.placement.probe import missing
+from lmaas.placement.worker import JOURNAL_SUFFIX
 from lmaas.runtime.journal import read_journal
-from lmaas.serving.launch import JOURNAL_SUFFIX
 from lmaas.serving.metrics import Metrics
 from lmaas.serving.plan import MIB, needed_bytes
 from lmaas.serving.pool import Pool
@@ -55,7 +56,13 @@ class Serving:
         self.metrics = Metrics()
         self.add = self.models.make("add", add_one)
         self.slow = self.models.make("slow", slow)
-        self.pool = Pool(Settings(home=str(folder / "home"), **settings), self.models, self.metrics)
+        self.placement = LocalPlacement(folder / "home")
+        self.pool = Pool(
+            Settings(home=str(folder / "home"), **settings),
+            self.models,
+            self.metrics,
+            placement=self.placement,
+        )
 
     async def ask(self, version: ModelVersion, payload: Payload) -> Any:
         answer = await self.pool.call(version, payload)
@@ -70,8 +77,7 @@ class Serving:
 
     async def runs(self) -> None:
         """Wait until a worker is at work on a request."""
-        folder = self.pool._sockets
-        assert folder is not None
+        folder = self.placement.socket_path().parent
         await until(lambda: any(map(read_journal, folder.glob(f"*{JOURNAL_SUFFIX}"))))
 
     def pid(self, version: ModelVersion) -> int:

@@ -89,7 +89,7 @@ class Gateway:
     async def vectors(self, *texts: Any, dimensions: int | None = None) -> tuple[Any, int]:
         """Rows, and how many tokens were read."""
         body = msgspec.msgpack.encode(TextsCall(texts=texts, dimensions=dimensions))
-        predicted = await self.service.predict(
+        predicted = await self.service.calls.predict(
             self.key,
             "far",
             Payload(media_type=TEXTS, body=body),
@@ -100,7 +100,7 @@ class Gateway:
         return rows.tolist(), predicted.answer.tokens
 
     async def ask(self, request: GenerateRequest, name: str = "far") -> Generation:
-        return await self.service.generate(
+        return await self.service.calls.generate(
             self.key, name, request, endpoint="chat.completions", request_id=f"r{next(ids)}"
         )
 
@@ -556,7 +556,7 @@ def test_it_has_no_files_to_compress_and_no_tokens_to_count(
         with pytest.raises(InvalidInput, match="no files"):
             await gateway.service.catalog.compress(TENANT, "far", CompressOptions(to="int8"))
         with pytest.raises(InvalidInput, match="count its tokens"):
-            await gateway.service.count_tokens(
+            await gateway.service.calls.count_tokens(
                 gateway.key, "far", HELLO, endpoint="count", request_id="c1"
             )
         package = tmp_path / "package"
@@ -668,7 +668,7 @@ def test_what_embeds_does_not_talk(tmp_path: Path, back_end: Running) -> None:
         with pytest.raises(InvalidInput, match="embedding"):
             await gateway.all(HELLO)
         with pytest.raises(InvalidInput, match="/v1/embeddings"):
-            await gateway.service.predict(
+            await gateway.service.calls.predict(
                 gateway.key,
                 "far",
                 Payload(media_type=JSON, body=b'{"inputs": "a"}'),

@@ -58,7 +58,7 @@ class Served:
         self.key = key
 
     async def ask(self, request: GenerateRequest) -> Generation:
-        return await self.service.generate(
+        return await self.service.calls.generate(
             self.key, "tiny", request, endpoint="chat.completions", request_id=f"r{next(ids)}"
         )
 
@@ -264,7 +264,7 @@ def test_prompts_are_counted_by_it(home: Path, environment: Environment) -> None
         for number, (request, tokens) in enumerate(
             [(saying("well"), 21), (GenerateRequest(prompt=(5, 6, 7)), 3)]
         ):
-            counted = await served.service.count_tokens(
+            counted = await served.service.calls.count_tokens(
                 served.key, "tiny", request, endpoint="count", request_id=f"c{number}"
             )
             assert counted.tokens == tokens

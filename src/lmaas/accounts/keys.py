@@ -30,6 +30,7 @@ class Keys:
 
     def __init__(self, registry: Registry) -> None:
         self._database = registry.database
+        self.revision = self._database.watch("keys")
         self._lock = threading.Lock()
         self._seen = -1
         self._known: dict[str, tuple[KeyRecord, str]] = {}
@@ -68,7 +69,7 @@ class Keys:
 
     def fresh(self) -> bool:
         """Whether `check` has what it needs in memory."""
-        return self._seen == self._database.data_version()
+        return self._seen == self.revision()
 
     def refresh(self) -> None:
         """Have what `check` needs in memory."""
@@ -123,13 +124,13 @@ class Keys:
         return any(record.revoked_at is None for record, _ in self._rows().values())
 
     def _rows(self) -> dict[str, tuple[KeyRecord, str]]:
-        version = self._database.data_version()
+        revision = self.revision()
         with self._lock:
-            if version != self._seen:
+            if revision != self._seen:
                 with self._database.read() as connection:
                     rows = connection.execute(sa.select(keys)).all()
                 self._known = {row.id: (_record(row._mapping), row.sha256) for row in rows}
-                self._seen = version
+                self._seen = revision
             return self._known
 
 

@@ -49,7 +49,8 @@ class Ledger:
         self._registry = registry
         self._supervisor = supervisor or Supervisor()
         self._database = registry.database
-        self._journal = UsageJournal(self._database.path.parent)
+        self.revision = self._database.watch("limits")
+        self._journal = UsageJournal(registry.home)
         self._call_counters = CallCounters(self._journal.folder)
         self._stream_progress = StreamProgress(self._journal.folder)
         self._limits_store = LimitsStore(registry.database)
@@ -104,7 +105,7 @@ class Ledger:
         self._stream_progress.remove()
         if rows or failed:
             log.info("Recovered %d usage rows, %d of killed requests.", len(rows), len(failed))
-        self._refresh(self._registry.data_version())
+        self._refresh(self.revision())
         self._open = True
 
     def shut(self) -> None:
@@ -132,14 +133,14 @@ class Ledger:
 
     def stale(self, key: KeyRecord) -> bool:
         """Whether what `key` may do must be read from the database first: `freshen`."""
-        if self._seen != self._database.data_version():
+        if self._seen != self.revision():
             return True
         levels = self._levels_of.get((key.tenant, key.id), ())
         return any(map(_period_is_over, levels, itertools.repeat(self._now())))
 
     def freshen(self, key: KeyRecord) -> None:
         """Read limits, prices and what was spent in a new period; then calls wait for nothing."""
-        self._refresh(self._database.data_version())
+        self._refresh(self.revision())
         self._open_periods(self._find_levels(key.tenant, key.id), self._now())
 
     def count(self, key: KeyRecord, endpoint: str, model: str) -> "CountedCall | None":
@@ -357,11 +358,11 @@ class Ledger:
             for path in (*spools, *tallies):
                 path.unlink()
 
-    def _refresh(self, version: int) -> None:
+    def _refresh(self, revision: int) -> None:
         """Read limits and prices again; running requests count against new limits, too."""
         limits, prices = self._limits_store.load()
         if limits == self._limits and prices == self._prices:
-            self._seen = version
+            self._seen = revision
             return
         with self._flushing, self._lock:
             now, now_ns = self._now(), self._monotonic_ns()
@@ -373,7 +374,7 @@ class Ledger:
             self._limits, self._prices = limits, prices
             self._levels_of, self._price_of = {}, {}
             self._call_counters.known.clear()
-            self._seen = version
+            self._seen = revision
 
     def _set_level(self, place: tuple[str, str], limits: Limits, now: float, now_ns: int) -> None:
         level = self._levels.get(place)

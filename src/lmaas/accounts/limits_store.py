@@ -5,9 +5,9 @@ import sqlalchemy as sa
 
 from lmaas.accounts.records import FREE, NO_LIMITS, Limits, ModelPrice, Price
 from lmaas.errors import InvalidInput, NotFound
-from lmaas.registry.database import Database
 from lmaas.registry.names import check_name
 from lmaas.registry.schema import keys, limits, prices
+from lmaas.registry.storage import Storage
 
 AllLimits = dict[tuple[str, str], Limits]
 AllPrices = dict[tuple[str, str], Price]
@@ -16,7 +16,7 @@ AllPrices = dict[tuple[str, str], Price]
 class LimitsStore:
     """The limits and prices of one home."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Storage) -> None:
         self._database = database
 
     def load(self) -> tuple[AllLimits, AllPrices]:

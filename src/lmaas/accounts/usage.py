@@ -10,8 +10,8 @@ from lmaas.accounts.journal import UsageEntry
 from lmaas.accounts.limits import DAY_S
 from lmaas.accounts.records import UsageReport, UsageRow
 from lmaas.errors import InvalidInput
-from lmaas.registry.database import Database
 from lmaas.registry.schema import usage
+from lmaas.registry.storage import Storage
 
 GROUPS = ("key", "model", "day")
 _COLUMNS = ", ".join(UsageEntry._fields)
@@ -21,7 +21,7 @@ _INSERT = (
 )
 
 
-def insert(database: Database, rows: Sequence[UsageEntry]) -> None:
+def insert(database: Storage, rows: Sequence[UsageEntry]) -> None:
     """Write `rows`; a request that has its row already keeps it. Raises StorageFull."""
     if rows:
         with database.write() as connection:
@@ -39,7 +39,7 @@ def spent(connection: sa.Connection, tenant: str, key_id: str, start: float, end
 
 
 def report(
-    database: Database,
+    database: Storage,
     tenant: str,
     *,
     start: str | None = None,

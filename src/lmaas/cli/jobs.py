@@ -10,6 +10,7 @@ from lmaas.cli.job_progress import line, result_lines, watched
 from lmaas.cli.output import home_options, json_option, printable, server_options, show, show_table
 from lmaas.cli.target import operator_of
 
+KINDS = ["train", "pull", "import", "compress"]
 STATES = ["queued", "running", "paused", "succeeded", "failed", "cancelled"]
 
 
@@ -22,16 +23,19 @@ def command() -> None:
 
 @command.command("list")
 @click.option("--state", type=click.Choice(STATES), help="Only these.")
+@click.option("--kind", type=click.Choice(KINDS), help="Only these.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
 @click.option("--after", help="Go on after this job's id.")
 @json_option
 @home_options
 @server_options
 @click.pass_obj
-def list_(flags: dict[str, Any], state: Any, limit: int, after: str | None, as_json: bool) -> None:
+def list_(
+    flags: dict[str, Any], state: Any, kind: Any, limit: int, after: str | None, as_json: bool
+) -> None:
     """List jobs, newest first."""
     with operator_of(flags) as operator:
-        jobs = operator.jobs(state=state, limit=limit, after=after)
+        jobs = operator.jobs(state=state, kind=kind, limit=limit, after=after)
     rows = [
         (
             job.id,

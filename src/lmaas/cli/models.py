@@ -112,9 +112,11 @@ def _version_row(v: "ModelVersion") -> tuple[str, ...]:
 
 
 def _variant_row(variant: "Variant") -> tuple[str, ...]:
+    from lmaas.serving.variant import value_of
+
     report = variant.report
     told = (
-        f"perplexity {report.compressed.perplexity:.4g} ({report.perplexity_rise:+.1%}) "
+        f"{report.metric} {value_of(report.compressed, report):.4g} ({report.drop:+.1%} worse) "
         f"agreement {report.token_agreement:.0%}"
     )
     return (f"  {variant.name}", "", "", size(report.compressed.size_bytes), "", told, "")
@@ -138,6 +140,7 @@ def _variant_row(variant: "Variant") -> tuple[str, ...]:
     help="Request fields that the service accepts; vllm adds top_k, min_p and more.",
 )
 @click.option("--context-length", type=int, help="Maximum tokens of prompt and answer together.")
+@click.option("--images", is_flag=True, help="The model takes images.")
 @json_option
 @home_options
 @server_options
@@ -151,6 +154,7 @@ def connect(
     key_env: str | None,
     dialect: str,
     context_length: int | None,
+    images: bool,
     as_json: bool,
 ) -> None:
     """Register a model of another OpenAI-compatible service as NAME.
@@ -169,6 +173,7 @@ def connect(
         "key_env": key_env,
         "dialect": dialect,
         "context_length": context_length,
+        "accepts": ("text", "image") if images else None,
     }
     upstream = {field: value for field, value in given.items() if value is not None}
     try:

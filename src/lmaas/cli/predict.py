@@ -81,6 +81,11 @@ if TYPE_CHECKING:
     "--temperature", type=click.FloatRange(0, 1), help="Randomness of a transcript, from 0 to 1."
 )
 @click.option("--words", is_flag=True, help="Tell when each word is spoken, in verbose_json.")
+@click.option(
+    "--draw",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Output image with what was found drawn on FILE: .png, .jpg or .webp.",
+)
 @json_option
 @home_options
 @server_options
@@ -98,6 +103,7 @@ def command(
     prompt: str | None,
     temperature: float | None,
     words: bool,
+    draw: Path | None,
     as_json: bool,
 ) -> None:
     """Send FILE to the model NAME and print the prediction.
@@ -105,7 +111,8 @@ def command(
     FILE is an image, a .json file (the call's inputs, or the whole call with "inputs" and
     "parameters"), one array (.npy), arrays by input name (.safetensors), or - for any of these
     on standard input. Or it has rows (.csv, .tsv, .jsonl, each also as .gz): they go to the model
-    batch by batch, and come out with the answer beside them, to --out or standard output.
+    batch by batch, and come out with the answer beside them, to --out or standard output. With
+    --draw, what was found in an image is drawn on it.
 
     To a model that hears, FILE is a sound, or several in a row: what is said comes out as text, as
     subtitles (--format srt, vtt) or with its times.
@@ -113,7 +120,7 @@ def command(
     from lmaas import tasks
     from lmaas.predictions import fields_of, kind_of
 
-    given = _parse(parameters)
+    given = parse_parameters(parameters)
     file = files[0]
     kind = kind_of(file)
     wanted = Wanted(format_, language, prompt, temperature, words)
@@ -127,17 +134,25 @@ def command(
                 raise click.UsageError(
                     f"{option} works with files of rows only: .csv, .tsv, .jsonl."
                 )
+        if draw is not None:
+            _check_drawing(file, draw)
         with _asked(flags, name) as (task, ask, hear):
-            if tasks.spec(task).transcribes:
-                if given:
-                    raise click.UsageError("--parameter does not work with models that hear.")
+            if tasks.spec(task).transcribes and file.suffix.lower() != ".json":
+                if given or draw is not None:
+                    option = "--parameter" if given else "--draw"
+                    raise click.UsageError(f"{option} does not work with models that hear.")
                 write_down(files, hear, wanted, out, as_json)
                 return
             _check_alone(files, wanted, out)
-            answer = ask(read_file(file, given))
+            payload = read_file(file, given)
+            answer = ask(payload)
         _print(task, answer, as_json)
+        if draw is not None:
+            _draw(task, answer, payload.body, draw)
         return
     _check_alone(files, wanted, None)
+    if draw is not None:
+        raise click.UsageError("--draw works with one image, not with files of rows.")
     if not file.is_file():
         raise InvalidInput(f"There is no file {file}.", param="FILE")
     if out is not None and as_json:
@@ -184,13 +199,44 @@ def _print(task: str, answer: "Answer", as_json: bool) -> None:
         told = {name: array.tolist() for name, array in told.items()}
         result = {"outputs": told}
     if as_json:
-        show({"outputs": told} if isinstance(told, dict) else told, True, ())
+        arrays = isinstance(result, dict) and "outputs" in result
+        show({"outputs": told} if arrays else told, True, ())
         return
     columns, rows = tasks.get(task).shown(result)
     if columns:
         show_table(result, False, columns, rows)
     else:
         show(result, False, [printable(": ".join(row)) for row in rows])
+
+
+def _check_drawing(file: Path, draw: Path) -> None:
+    from lmaas.codecs.drawing import FORMATS
+
+    if draw.suffix.lower() not in FORMATS:
+        raise click.UsageError(f"--draw writes {', '.join(FORMATS)}; received {draw.name!r}.")
+    if file.suffix.lower() in (".json", ".npy", ".safetensors"):
+        raise click.UsageError("--draw works with an image file.")
+    if draw.exists() and file.exists() and draw.samefile(file):
+        raise click.UsageError("--draw would overwrite the image that is read.")
+
+
+def _draw(task: str, answer: "Answer", data: bytes, draw: Path) -> None:
+    import msgspec
+
+    from lmaas import tasks
+    from lmaas.codecs import drawing
+    from lmaas.tasks.base import Drawable
+
+    served = tasks.get(task)
+    if not isinstance(served, Drawable):
+        raise InvalidInput(
+            f"What a model for {task} answers is not drawn on images.",
+            hint="Leave --draw out.",
+            param="draw",
+        )
+    marks = served.marks(msgspec.json.decode(answer.body))
+    draw.write_bytes(drawing.draw(data, marks, draw.suffix))
+    progress(f"Drew {len(marks)} on {draw}.")
 
 
 @contextmanager
@@ -211,7 +257,7 @@ def _asked(flags: dict[str, Any], name: str) -> "Iterator[tuple[str, Ask, Hear]]
             try:
                 yield (
                     task,
-                    lambda payload: runner.run(service.predict_here(TENANT, name, payload)),
+                    lambda payload: runner.run(service.calls.predict_here(TENANT, name, payload)),
                     in_process(service, runner, TENANT, name),
                 )
             finally:
@@ -308,7 +354,7 @@ def _kind(file: Path, data: bytes) -> str:
     return "json" if data.lstrip()[:1] in (b"{", b"[") else "image"
 
 
-def _parse(parameters: tuple[str, ...]) -> dict[str, Any]:
+def parse_parameters(parameters: tuple[str, ...]) -> dict[str, Any]:
     """`top_k=3` as {"top_k": 3}: values are JSON, or text where they are not."""
     parsed = {}
     for text in parameters:

@@ -19,6 +19,8 @@ from lmaas.cli.references import MODEL
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
 
+    from lmaas.types import Anchor
+
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
@@ -26,6 +28,15 @@ if TYPE_CHECKING:
 @click.option("--task", help=f"{', '.join(tasks.TASKS)}; a checkpoint's architecture tells it.")
 @click.option("--labels", help="Class names, separated by commas.")
 @click.option("--image", help="How an image becomes the input (JSON, see lmaas.ImageSpec).")
+@click.option(
+    "--detection", help="How a detector's outputs become boxes (JSON, see lmaas.DetectionSpec)."
+)
+@click.option(
+    "--anchors",
+    type=click.Path(path_type=Path),
+    help="A detector's anchors: cx, cy, width, height in shares of the image "
+    "(.npy, .safetensors, .json).",
+)
 @click.option("--outputs-are", type=click.Choice(["logits", "probabilities"]))
 @click.option(
     "--sample", type=click.Path(path_type=Path), help="Sample inputs (.npy, .safetensors, .json)."
@@ -49,6 +60,8 @@ def command(
     task: str | None,
     labels: str | None,
     image: str | None,
+    detection: str | None,
+    anchors: Path | None,
     outputs_are: Any,
     sample: Path | None,
     dynamic: str | None,
@@ -67,13 +80,15 @@ def command(
     """
     from lmaas.codecs.json import read
     from lmaas.telling import lines_of
-    from lmaas.types import TENANT, ImageSpec, PushOptions
+    from lmaas.types import TENANT, DetectionSpec, ImageSpec, PushOptions
 
     options = PushOptions(
         name=name,
         task=task,
         labels=tuple(labels.split(",")) if labels else None,
         image=read(image.encode(), ImageSpec) if image else None,
+        detection=read(detection.encode(), DetectionSpec) if detection else None,
+        anchors=_anchors(anchors) if anchors else None,
         outputs_are=outputs_are,
         sample=str(sample.absolute()) if sample else None,
         dynamic=_axes(dynamic) if dynamic else None,
@@ -93,6 +108,24 @@ def command(
         return
     first, *more = lines_of(version)
     show(version, as_json, [f"Published {first}", *more])
+
+
+def _anchors(path: Path) -> "tuple[Anchor, ...]":
+    import msgspec
+
+    from lmaas.errors import InvalidInput
+    from lmaas.frameworks.importer import read_sample
+    from lmaas.types import Anchor
+
+    given = read_sample(path)
+    if isinstance(given, dict) and len(given) == 1:
+        given = next(iter(given.values()))
+    try:
+        return msgspec.convert(getattr(given, "tolist", lambda: given)(), tuple[Anchor, ...])
+    except msgspec.ValidationError as error:
+        raise InvalidInput(
+            f"{path.name} holds no anchors, (A, 4) numbers: {error}.", param="anchors"
+        ) from None
 
 
 def _columns() -> "Sequence[ProgressColumn]":

@@ -167,7 +167,7 @@ def in_process(service: Any, runner: Any, tenant: str, model: str) -> Hear:
         request = TranscribeRequest(audio=audio, stream=True, **given)  # type: ignore[arg-type]
 
         async def run() -> Any:
-            transcription = await service.transcribe_here(tenant, model, request)
+            transcription = await service.calls.transcribe_here(tenant, model, request)
             async for _ in transcription:
                 told(transcription.done)
             return transcription.transcript

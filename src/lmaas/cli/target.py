@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from lmaas.accounts.records import Limits, ModelPrice, Price, UsageReport
     from lmaas.client import Client
-    from lmaas.job import Job, JobState, StoredEvent
+    from lmaas.job import Job, JobKind, JobState, StoredEvent
     from lmaas.service import Service
     from lmaas.types import ConnectBody, KeyRecord, ModelVersion, Scope
 
@@ -135,10 +135,17 @@ class Home:
         )
 
     def jobs(
-        self, *, after: str | None = None, limit: int = 20, state: "JobState | None" = None
+        self,
+        *,
+        after: str | None = None,
+        limit: int = 20,
+        state: "JobState | None" = None,
+        kind: "JobKind | None" = None,
     ) -> "list[Job]":
         """Jobs, newest first."""
-        return self._service.jobs.page(self._tenant, after=after, limit=limit, state=state)
+        return self._service.jobs.page(
+            self._tenant, after=after, limit=limit, state=state, kind=kind
+        )
 
     def job(self, job_id: str) -> "Job":
         """One job."""

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from lmaas.job import WebhookEvent
 
 ENDS = ["succeeded", "failed", "cancelled"]
-PREFIX = "fine_tuning.job."
+PREFIXES = ("fine_tuning.job.", "job.")
+"""Of training, and of the other kinds of jobs."""
 
 
 @click.group()
@@ -33,7 +34,8 @@ def add(flags: dict[str, Any], url: str, ends: tuple[str, ...], as_json: bool) -
 
     from lmaas.types import TENANT
 
-    events = cast("tuple[WebhookEvent, ...]", tuple(PREFIX + end for end in ends))
+    told = tuple(prefix + end for prefix in PREFIXES for end in ends)
+    events = cast("tuple[WebhookEvent, ...]", told)
     with service_of(flags) as service:
         webhook, secret = service.webhooks.add(TENANT, url, events)
     show({**msgspec.to_builtins(webhook), "secret": secret}, as_json, [webhook.id, secret])
@@ -49,7 +51,7 @@ def list_(flags: dict[str, Any], as_json: bool) -> None:
 
     with service_of(flags) as service:
         found = service.webhooks.list(TENANT)
-    rows = [(w.id, w.url, " ".join(e.removeprefix(PREFIX) for e in w.events)) for w in found]
+    rows = [(w.id, w.url, " ".join(w.events)) for w in found]
     show_table(found, as_json, ("id", "url", "events"), rows)
 
 
@@ -68,7 +70,7 @@ def deliveries(flags: dict[str, Any], webhook_id: str, limit: int, as_json: bool
     rows = [
         (
             one.id,
-            one.type.removeprefix(PREFIX),
+            one.type,
             str(one.attempts),
             "delivered"
             if one.delivered_at

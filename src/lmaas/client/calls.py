@@ -19,7 +19,7 @@ from lmaas.client.operation import Call, operation
 from lmaas.client.payloads import read_answer, to_payload
 from lmaas.config import load_settings
 from lmaas.errors import InvalidInput
-from lmaas.job import Job, JobState, StoredEvent
+from lmaas.job import Job, JobKind, JobState, StoredEvent
 from lmaas.recipe import Recipe
 from lmaas.types import (
     JSON,
@@ -81,10 +81,11 @@ class Calls:
     def predict(self, /, model: str, given: Any, **parameters: Any) -> Call[Any]:
         """The model's answer to `given`.
 
-        An image file's path or bytes, a PIL image or uint8 pixels give labels with scores; other
-        arrays and nested lists go in as the model's own input; a mapping of arrays by input name
-        gives a mapping of output arrays. A list of texts gives labels for each; a row of named
-        values (`{"age": 31, "job": "nurse"}`), or a list of rows, gives labels or a number.
+        An image file's path or bytes, a PIL image or uint8 pixels give labels with scores, or
+        objects with boxes; other arrays and nested lists go in as the model's own input; a mapping
+        of arrays by input name gives a mapping of output arrays. A list of texts gives labels for
+        each; a row of named values (`{"age": 31, "job": "nurse"}`), or a list of rows, gives labels
+        or a number.
         """
         payload = to_payload(given, parameters)
         return read_answer((yield from Calls.answer.call(self, model, payload)))
@@ -359,10 +360,15 @@ class Calls:
 
     @operation
     def jobs(
-        self, *, after: str | None = None, limit: int = 20, state: JobState | None = None
+        self,
+        *,
+        after: str | None = None,
+        limit: int = 20,
+        state: JobState | None = None,
+        kind: JobKind | None = None,
     ) -> Call[list[Job]]:
         """Jobs, newest first; `after` is the last id of the page before."""
-        asked = {"after": after, "limit": str(limit), "state": state}
+        asked = {"after": after, "limit": str(limit), "state": state, "kind": kind}
         params = {name: value for name, value in asked.items() if value is not None}
         response = yield self._request("GET", "/api/jobs", params=params)
         check(response)

@@ -78,6 +78,6 @@ def from_base64(text: str, limits: Limits, *, param: str) -> bytes:
     except (binascii.Error, ValueError):
         raise InvalidInput(
             f"{param} is not base64.",
-            hint="Send the file's bytes as base64; URLs are not fetched.",
+            hint="Send the file's bytes as base64.",
             param=param,
         ) from None

@@ -1,10 +1,11 @@
 """From a file or folder to a table, by what it is and not only by what it is called."""
 
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from lmaas.data import csv, images, jsonl, parquet
+from lmaas.data import archive, csv, images, jsonl, parquet, sounds
 from lmaas.data.lines import GZIP, check_encoding
 from lmaas.data.table import Table, digest_of, mapped
 from lmaas.errors import InvalidInput
@@ -43,7 +44,7 @@ EXPORT: Final = "Export a spreadsheet as CSV."
 PICKLES: Final = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".npy", ".npz")
 KNOWN: Final = (
     "JSONL (.jsonl), a list in JSON (.json), CSV (.csv, .tsv), each of them also as .gz; "
-    "Parquet (.parquet), a folder or zip of images"
+    "Parquet (.parquet), a folder or zip of images, with their boxes too, or of sound with texts"
 )
 
 
@@ -63,15 +64,25 @@ def read(path: Path, folder: Path, encoding: str | None = None) -> Table:
             )
         encoding = check_encoding(encoding)
     if not suffix:
-        return images.read_folder(path)
+        return _of_files(archive.of_folder(path), folder, around=False)
     if suffix == ".zip":
-        return images.read_zip(path)
+        return _of_files(archive.of_zip(path), folder, around=True)
     reader = READERS[suffix]
     digest = digest_of(path)
     arrow = folder / f"{digest}{suffix}{encoding or ''}.arrow"
     if not arrow.exists():
         reader.convert(path, arrow, encoding)
     return Table(mapped(arrow), name=path.name, digest=digest)
+
+
+def _of_files(files: archive.Files, folder: Path, *, around: bool) -> Table:
+    if sounds.fits(files):
+        return sounds.table(files, folder, _convert)
+    return images.table(files, around=around)
+
+
+def _convert(path: Path, arrow: Path) -> None:
+    READERS[suffix_of(path)].convert(path, arrow, None)
 
 
 class FileRow(NamedTuple):
@@ -98,14 +109,15 @@ def rows(path: Path, encoding: str | None = None) -> Iterator[FileRow]:
 
 
 def check(path: Path) -> None:
-    """Look through the file at `path`, all of it. Nothing is written.
+    """Look through the file at `path`, all of it. Nothing is kept.
 
     Raises InvalidInput, with the line, for what no task can read; what its columns and images must
     be is a task's to say.
     """
     suffix = suffix_of(path)
     if suffix == ".zip":
-        images.read_zip(path)
+        with tempfile.TemporaryDirectory() as scratch:
+            _of_files(archive.of_zip(path), Path(scratch), around=True)
     else:
         READERS[suffix].check(path, None)
 

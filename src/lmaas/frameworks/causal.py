@@ -6,6 +6,8 @@ The weights keep the type they have in the checkpoint, so that nothing is lost o
 import math
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +238,7 @@ def export(model: Any, folder: Path) -> None:
     import torch
     from optimum.exporters.openvino.convert import export_from_model
 
-    try:
+    with exporting(model):
         export_from_model(
             model,
             folder,
@@ -245,6 +247,13 @@ def export(model: Any, folder: Path) -> None:
             patch_16bit_model=model.dtype != torch.float32,
             custom_export_configs=uncapped(model),
         )
+
+
+@contextmanager
+def exporting(model: Any) -> Iterator[None]:
+    """What the exporter raises within, as ModelRefused that says why."""
+    try:
+        yield
     except MemoryError:
         raise
     except ModuleNotFoundError as error:

@@ -7,9 +7,9 @@ its positions). What would cost too much is left out and told.
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -40,11 +40,29 @@ FREE: Final = 3
 """So many of the plain lengths are compared whatever they cost."""
 
 
-def write_sample(model: Any, vocabulary: int, most: int, path: Path) -> None:
+class Pictured(NamedTuple):
+    """A prompt with the placeholders of images, these, and what the source calls them."""
+
+    ids: np.ndarray
+    pictures: tuple[np.ndarray, ...]
+    inputs: dict[str, Any]
+
+
+def write_sample(
+    model: Any,
+    vocabulary: int,
+    most: int,
+    path: Path,
+    *,
+    without: int | None = None,
+    pictured: Sequence[Pictured] = (),
+) -> None:
     """Seeded prompts of a model with the context `most`, and the source's answers to them.
 
-    Raises ModelRefused for a model whose numbers are none.
+    The token `without` is in none of them but those that are `pictured`. Raises ModelRefused for a
+    model whose numbers are none.
     """
+    tokens = np.array([token for token in range(vocabulary) if token != without])
     rng = np.random.default_rng(SEED)
     config = model.config.get_text_config()
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -58,7 +76,8 @@ def write_sample(model: Any, vocabulary: int, most: int, path: Path) -> None:
             continue
         spent, read = spent + cost, read + length
         rows = min(ROWS, most - length + 1)
-        made.append(_reference(model, rng.integers(0, vocabulary, length), rows))
+        made.append(_reference(model, tokens[rng.integers(0, len(tokens), length)], rows))
+    made += [_reference(model, each.ids, ROWS, each) for each in pictured]
     notes = []
     if left_out:
         notes.append(
@@ -115,18 +134,21 @@ def _flop(config: Any, parameters: int, length: int) -> float:
     return 2 * once
 
 
-def _reference(model: Any, prompt: np.ndarray, rows: int) -> Reference:
+def _reference(
+    model: Any, prompt: np.ndarray, rows: int, pictured: Pictured | None = None
+) -> Reference:
     """The source's answer to a prompt, with all of it computed anew at each place."""
     import torch
 
-    ids = _greedy(model, torch.from_numpy(prompt)[None], rows - 1)
-    more = {}
+    inputs = {} if pictured is None else pictured.inputs
+    ids = _greedy(model, torch.from_numpy(prompt)[None], rows - 1, inputs)
+    more = dict(inputs)
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
         more["logits_to_keep"] = rows
     with torch.inference_mode():
         logits = model(input_ids=ids, **more).logits[0, -rows:].float()
         if len(prompt) <= CHECKED:
-            _check_causal(model, ids[:, : len(prompt)], logits[0])
+            _check_causal(model, ids[:, : len(prompt)], logits[0], inputs)
     logprobs = logits.log_softmax(-1).nan_to_num(nan=torch.nan, neginf=-1e30)
     if not bool(logprobs.isfinite().all()):
         raise ModelRefused(
@@ -141,15 +163,16 @@ def _reference(model: Any, prompt: np.ndarray, rows: int) -> Reference:
         best.indices.numpy(),
         best.values.numpy(),
         float(likely.std()) if len(likely) > 1 else 1.0,
+        () if pictured is None else pictured.pictures,
     )
 
 
-def _check_causal(model: Any, prompt: Any, told: Any) -> None:
+def _check_causal(model: Any, prompt: Any, told: Any, inputs: dict[str, Any]) -> None:
     """Raise ModelRefused where what a prompt says depends on what comes after it.
 
     `told` are the logits of its last token with more tokens after it.
     """
-    alone = model(input_ids=prompt).logits[0, -1].float()
+    alone = model(input_ids=prompt, **inputs).logits[0, -1].float()
     if float((alone - told).abs().max()) > UNLIKE * float(told.std()):
         raise ModelRefused(
             f"transformers' own {type(model).__name__} contradicts itself: what it says after "
@@ -160,7 +183,7 @@ def _check_causal(model: Any, prompt: Any, told: Any) -> None:
         )
 
 
-def _greedy(model: Any, prompt: Any, count: int) -> Any:
+def _greedy(model: Any, prompt: Any, count: int, inputs: dict[str, Any]) -> Any:
     """The prompt (1, L) and `count` greedy tokens.
 
     Only what is compared is taken from here, not what is right: any tokens will do.
@@ -176,7 +199,10 @@ def _greedy(model: Any, prompt: Any, count: int) -> Any:
     with torch.inference_mode():
         try:
             made = model.generate(
-                prompt, attention_mask=torch.ones_like(prompt), generation_config=how
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                generation_config=how,
+                **inputs,
             )
         except Exception:  # noqa: BLE001 - an architecture whose cache is broken
             made = prompt

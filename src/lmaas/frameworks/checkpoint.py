@@ -24,15 +24,15 @@ VOCABULARIES = (
 )  # fmt: skip
 """Files of which a tokenizer can be made."""
 KEPT = (
-    "config.json", "generation_config.json",
+    "config.json", "generation_config.json", "preprocessor_config.json",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model",
     "sentencepiece.bpe.model", "source.spm", "target.spm", "preprocessor_config.json",
     "processor_config.json", "chat_template.jinja", "chat_template.json",
     "additional_chat_templates/*.jinja", "modules.json",
     "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json",
-    "README.md", "LICENSE*", "spm_char.model", "vocoder/config.json",
-    "vocoder/model.safetensors",
+    "preprocessor_config.json", "processor_config.json", "README.md", "LICENSE*",
+    "spm_char.model", "vocoder/config.json", "vocoder/model.safetensors",
 )  # fmt: skip
 """What of a checkpoint is kept beside its weights; all else in its folder is left behind."""
 KOKORO: Final = {"istftnet", "plbert"}
@@ -56,7 +56,9 @@ def build(
 
     `weights` is what was done to them before; it stands in the lineage's recipe.
     """
-    for field in ("labels", "image", "outputs_are", "sample", "dynamic", "signature"):
+    for field in (
+        "labels", "image", "outputs_are", "detection", "anchors", "sample", "dynamic", "signature",
+    ):  # fmt: skip
         if getattr(options, field) is not None:
             raise InvalidInput(f"A checkpoint takes no {field}.", param=field)
     if read_config(path).keys() >= KOKORO:
@@ -99,12 +101,14 @@ def check_task(task: str) -> None:
 def task_of(config: dict[str, Any]) -> str:
     """The task that a checkpoint's architecture is made for. Raises InvalidInput."""
     architecture = architecture_of(config)
-    fitting = {
-        ending: task
-        for task, spec in tasks.checkpoints().items()
-        for ending in spec.endings
-        if architecture.endswith(ending)
-    }
+    told = config.get("id2label")
+    labels = [str(label).lower() for label in told.values()] if isinstance(told, dict) else []
+    fitting: dict[str, str] = {}
+    # A task that wants a label comes last, so that it wins where the label is there.
+    for task, spec in sorted(tasks.checkpoints().items(), key=lambda one: bool(one[1].label)):
+        if spec.label is not None and not any(label.startswith(spec.label) for label in labels):
+            continue
+        fitting |= {ending: task for ending in spec.endings if architecture.endswith(ending)}
     if not fitting:
         raise InvalidInput(
             f"No task is known for the architecture {architecture!a}.",

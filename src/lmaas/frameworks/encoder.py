@@ -16,7 +16,15 @@ import numpy as np
 from lmaas import tasks
 from lmaas.errors import InvalidInput, ModelRefused
 from lmaas.frameworks import checkpoint
-from lmaas.frameworks.encoder_graph import EXTRA_PADDING, TOKENS, Layers, Pooling, convert, pool_one
+from lmaas.frameworks.encoder_graph import (
+    EXTRA_PADDING,
+    TOKENS,
+    Layers,
+    Pooling,
+    answer_of,
+    convert,
+    pool_one,
+)
 from lmaas.runtime import ov
 from lmaas.tasks import Tensors, text
 from lmaas.types import (
@@ -72,7 +80,7 @@ def build(folder: Path, options: PushOptions, target: Path) -> Manifest:
             hint="Train it with num_labels=1.",
         )
     causal = is_causal(model)
-    layers = None if kind.gives == "score" else TOKENS
+    layers = None if kind.gives in ("score", "class-scores") else TOKENS
     if kind.gives == "vector":
         layers = read_layers(folder, causal=causal)
     spec = describe(model, tokenizer, folder, layers)
@@ -84,8 +92,8 @@ def build(folder: Path, options: PushOptions, target: Path) -> Manifest:
     types = kind.pairs and kinds > 1 and text.TYPES in tokenizer.model_input_names
     batches = references(model, spec, layers, compiled, types=types, pairs=kind.pairs)
     graph = convert(model, layers, batches[3], causal=causal)
-    labels = _labels(model) if kind.gives == "token-scores" else None
-    signature = _signature(spec, batches[3], labels)
+    labels = _labels(model) if kind.gives in ("token-scores", "class-scores") else None
+    signature = _signature(spec, batches[3], labels, of_tokens=layers == TOKENS)
     _name_ports(graph, signature)
     ov.load().save_model(graph, compiled / "model.xml", compress_to_fp16=False)
     _save_sample(batches, target / "sample.safetensors")
@@ -214,7 +222,7 @@ def references(
             if types:
                 given[text.TYPES] = torch.tensor([each.types])
             given[text.MASK] = given[text.MASK].long()
-            answers.append(pool_one(model(**given)[0], layers)[0].numpy())
+            answers.append(pool_one(answer_of(model(**given)), layers)[0].numpy())
     name = "embedding" if layers and layers.pooling else "logits"
     batches = {}
     for size, padding in ((1, 0), (2, EXTRA_PADDING), (3, 0)):
@@ -251,12 +259,16 @@ def _labels(model: Any) -> tuple[str, ...]:
 
 
 def _signature(
-    spec: LanguageSpec, sample: tuple[Tensors, Tensors], labels: tuple[str, ...] | None
+    spec: LanguageSpec,
+    sample: tuple[Tensors, Tensors],
+    labels: tuple[str, ...] | None,
+    *,
+    of_tokens: bool,
 ) -> Signature:
     """Token ids in; out for each text one row of numbers, or one for each of its tokens."""
     inputs, outputs = sample
     ((output, array),) = outputs.items()
-    shape = (BATCH, *([BATCH] if labels else []), array.shape[-1])
+    shape = (BATCH, *([BATCH] if of_tokens else []), array.shape[-1])
     return Signature(
         inputs=tuple(TensorSpec(name=n, dtype="int64", shape=(BATCH, BATCH)) for n in inputs),
         outputs=(TensorSpec(name=output, dtype="float32", shape=shape),),

@@ -32,6 +32,15 @@ class Layers(NamedTuple):
 TOKENS: Final = Layers(None, normalize=False)
 
 
+def answer_of(told: Any) -> Any:
+    """What a network gives for each text or token; beginnings and ends of answers side by side."""
+    import torch
+
+    if getattr(told, "start_logits", None) is None:
+        return told[0]
+    return torch.stack([told.start_logits, told.end_logits], -1)
+
+
 def pool_one(hidden: Any, layers: Layers | None) -> Any:
     """The answer to one text without padding, straight from the definition."""
     if layers is None or layers.pooling is None:
@@ -115,7 +124,7 @@ def _beyond_window(
     ids = torch.from_numpy(np.random.default_rng(0).integers(size // 2, size, (1, length)))
     mask = torch.ones_like(ids)
     with torch.inference_mode():
-        answer = pool_one(model(input_ids=ids, attention_mask=mask)[0], layers)
+        answer = pool_one(answer_of(model(input_ids=ids, attention_mask=mask)), layers)
     yield {text.IDS: ids.numpy(), text.MASK: mask.numpy()}, {"": answer.numpy()}
 
 
@@ -163,7 +172,7 @@ def _reader(
             mask = given[text.MASK]
             given[text.IDS] = given[text.IDS] * mask + (1 - mask) * pad
             given[text.MASK] = make_mask(mask)
-            return _pool(self.model(**given, **options)[0], mask, layers)
+            return _pool(answer_of(self.model(**given, **options)), mask, layers)
 
     return Reader().eval()
 

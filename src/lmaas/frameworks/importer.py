@@ -21,7 +21,9 @@ from lmaas.frameworks import (
     tensorflow,
 )
 from lmaas.frameworks.base import Framework
-from lmaas.types import Lineage, Manifest, PushOptions, Record, TensorSpec
+from lmaas.runtime.lean_transformers import import_generation
+from lmaas.tasks.images import ANCHORS_FILE
+from lmaas.types import Anchor, Lineage, Manifest, PushOptions, Record, TensorSpec
 
 SAMPLE_SIZE = 4
 OPEN_SIZES = (16, 64, 224, 5)
@@ -84,6 +86,15 @@ def run(body: bytes) -> bytes:
         sample: Any = read_sample(Path(options.sample))
     else:
         sample = find_sample(framework, model)
+    detection = options.detection
+    if options.anchors is not None:
+        if detection is None or detection.head != "anchors":
+            raise InvalidInput(
+                "anchors belong to the head anchors.",
+                hint='Give --detection \'{"head": "anchors"}\' beside them.',
+                param="anchors",
+            )
+        detection = msgspec.structs.replace(detection, anchors=len(options.anchors))
     manifest = package.build(
         model,
         name=options.name,
@@ -93,13 +104,24 @@ def run(body: bytes) -> bytes:
         labels=options.labels,
         image=options.image,
         outputs_are=options.outputs_are,
+        detection=detection,
         dynamic=options.dynamic,
         card=options.card,
         lineage=Lineage(origin="push"),
         framework=framework,
         source=path,
     )
+    if options.anchors is not None:
+        _save_anchors(options.anchors, package.served_in(Path(request.folder), manifest))
     return msgspec.json.encode(manifest)
+
+
+def _save_anchors(anchors: tuple[Anchor, ...], folder: Path) -> None:
+    """What the served model's task reads beside it."""
+    from safetensors.numpy import save_file
+
+    array = np.asarray(anchors, np.float32).reshape(-1, 4)
+    save_file({"anchors": array}, folder / ANCHORS_FILE)
 
 
 def _import_adapter(request: ImportRequest, base: Path) -> Manifest:
@@ -111,6 +133,7 @@ def _import_adapter(request: ImportRequest, base: Path) -> Manifest:
 def _import_checkpoint(request: ImportRequest, weights: str | None = None) -> Manifest:
     path = Path(request.path)
     try:
+        import_generation()
         return checkpoint.build(path, Path(request.folder), request.options, weights=weights)
     except ModuleNotFoundError as error:
         raise MissingExtra(

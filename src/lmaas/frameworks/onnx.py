@@ -75,7 +75,7 @@ class Onnx(Deterministic):
         self, model: Any, arrays: Tensors, outputs: Sequence[str], axes: Axes
     ) -> Iterator[Form]:
         """Read by OpenVINO directly, or run by ONNX Runtime."""
-        yield Form("openvino", "its graph", lambda _: ov.load().convert_model(model.path))
+        yield Form("openvino", "its graph", lambda _: ov.core().read_model(model.path))
         yield Form("onnxruntime", "as it is", lambda folder: self.save(model, folder, arrays))
 
     def facts(self, model: Any, arrays: Tensors) -> Facts:

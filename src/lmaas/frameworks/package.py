@@ -24,7 +24,16 @@ from lmaas.frameworks.probing import Probed, probe
 from lmaas.frameworks.source import Source
 from lmaas.runtime.engine import ENGINES
 from lmaas.tasks import Tensors
-from lmaas.types import ImageSpec, LanguageSpec, Lineage, Manifest, Signature, TensorSpec
+from lmaas.types import (
+    AudioSpec,
+    DetectionSpec,
+    ImageSpec,
+    LanguageSpec,
+    Lineage,
+    Manifest,
+    Signature,
+    TensorSpec,
+)
 
 
 def build(
@@ -37,7 +46,9 @@ def build(
     labels: Sequence[str] | None = None,
     image: ImageSpec | None = None,
     language: LanguageSpec | None = None,
+    audio: AudioSpec | None = None,
     outputs_are: Literal["logits", "probabilities"] | None = None,
+    detection: DetectionSpec | None = None,
     dynamic: Mapping[str, Mapping[int, str]] | None = None,
     second_sample: Any = None,
     metrics: Mapping[str, float] | None = None,
@@ -89,7 +100,9 @@ def build(
                     labels=tuple(map(str, labels)) if labels is not None else None,
                     image=image,
                     language=language,
+                    audio=audio,
                     outputs_are=kind,
+                    detection=detection,
                 )
             )
 

@@ -91,7 +91,7 @@ class Lite(Deterministic):
         self, model: Any, arrays: Tensors, outputs: Sequence[str], axes: Axes
     ) -> Iterator[Form]:
         """Read by OpenVINO directly."""
-        yield Form("openvino", "its graph", lambda _: ov.load().convert_model(model.path))
+        yield Form("openvino", "its graph", lambda _: ov.core().read_model(model.path))
 
     def facts(self, model: Any, arrays: Tensors) -> Facts:
         """Whole numbers where any tensor of the graph is quantised."""

@@ -16,7 +16,6 @@ from lmaas.types import CompressOptions, ConnectBody, KeyRecord, PullBody, Recor
 
 MAX_BODY_BYTES = 65_536
 MARKDOWN = b"text/markdown; charset=utf-8"
-MAX_COMPRESS_BYTES = 8 << 20
 """A text to measure on is at most a million characters, some of them escaped."""
 
 
@@ -125,12 +124,12 @@ async def connect(service: Service, exchange: Exchange, path: dict[str, str]) ->
 
 
 async def compress(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
-    """Make a smaller variant of a language model; answers when it is measured and registered.
+    """Make a smaller variant of a model; answers when it is measured and registered.
 
     It is a job, which goes on when its caller goes away; with wait=false the answer is the job.
     """
     jobs.check_wait(exchange)
-    options = read(await exchange.body(MAX_COMPRESS_BYTES), CompressOptions)
+    options = read(await exchange.body(service.settings.max_body_bytes), CompressOptions)
     assert exchange.key is not None
     job = await service.write(
         service.model_jobs.compress,

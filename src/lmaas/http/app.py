@@ -41,7 +41,10 @@ def create_app(service: Service) -> App:
                     cors.answer(exchange, (found or _refuse(exchange))[0])
                     return
             if access != "open":
-                exchange.key = await identify(service, exchange.pairs, exchange.method, access)
+                pairs = exchange.pairs
+                if found is not None and found[0].find_key is not None:
+                    pairs = [*pairs, *await found[0].find_key(service, exchange)]
+                exchange.key = await identify(service, pairs, exchange.method, access)
             # A path that is no route is told only to who has a key.
             route, given = found or _refuse(exchange)
             exchange.route = route.path

@@ -5,7 +5,15 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from lmaas.errors import InvalidInput
-from lmaas.generation_types import ChatMessage, FilePart, Role, TextPart, ToolCall, content_of
+from lmaas.generation_types import (
+    ChatMessage,
+    Detail,
+    FilePart,
+    Role,
+    TextPart,
+    ToolCall,
+    content_of,
+)
 from lmaas.http.body import MAX_TURNS, refuse
 from lmaas.http.openai_types import Body
 
@@ -13,10 +21,10 @@ MAX_CALLS = 128
 
 
 class ImageURL(Body, frozen=True, kw_only=True):
-    """An image as a `data:` URL; other URLs are not fetched."""
+    """An image as a `data:` URL, or a URL of a host that the operator has listed."""
 
     url: str
-    detail: Literal["auto"] | None = None
+    detail: Detail | None = None
 
 
 class InputAudio(Body, frozen=True, kw_only=True):
@@ -148,7 +156,8 @@ def _piece(part: ContentPart, types: tuple[str, ...], place: str) -> str | FileP
                 param=f"{place}.{field}",
             )
     if part.image_url is not None:
-        return FilePart(kind="image", data=part.image_url.url, place=place)
+        image = part.image_url
+        return FilePart(kind="image", data=image.url, place=place, detail=image.detail or "auto")
     if part.input_audio is not None:
         audio = part.input_audio
         return FilePart(kind="audio", data=audio.data, media_type=AUDIO[audio.format], place=place)

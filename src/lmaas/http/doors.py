@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Final, Literal
 
-Door = Literal["openai", "anthropic", "huggingface", "oip", "ollama", "own"]
+Door = Literal["openai", "anthropic", "huggingface", "oip", "ollama", "libretranslate", "own"]
 
 ANTHROPIC: Final = b"anthropic-version"
 """What each client of Anthropic sends. Some of its paths are OpenAI's too (`/v1/models`)."""
@@ -19,6 +19,7 @@ OLLAMA: Final = frozenset(
     )
 )  # fmt: skip
 """Ollama's paths, those that are not served too. What else lies below /api/ is our own."""
+LIBRETRANSLATE: Final = frozenset(("/translate", "/detect", "/languages"))
 SHOWN: Final = 12
 BASES: Final = {
     "openai": "An OpenAI client's base_url ends with /v1.",
@@ -26,6 +27,7 @@ BASES: Final = {
     "huggingface": "A Hugging Face client's model is this server's address with /models/NAME.",
     "oip": "A model's calls go to /v2/models/NAME/infer.",
     "ollama": "Models are made and removed with `lmaas`, or over the routes below /api/models.",
+    "libretranslate": "A LibreTranslate client's url is the server's own address.",
     "own": "GET /openapi.json lists the routes.",
 }
 """The commonest reason why a client comes to a path that is none."""
@@ -37,6 +39,8 @@ def door_of(path: str, headers: Mapping[bytes, bytes] | None = None) -> Door:
         return "anthropic"
     if path.startswith("/models/"):
         return "huggingface"
+    if path in LIBRETRANSLATE:
+        return "libretranslate"
     if path == "/v2" or path.startswith("/v2/"):
         return "oip"
     if path.startswith("/api/"):

@@ -76,7 +76,7 @@ async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> 
     check_ids(call, version, own=bool(request.own_token_ids))
     payload = Payload(media_type=TEXTS, body=msgspec.msgpack.encode(call))
     assert exchange.key is not None
-    version, answer, headers = await service.predict(
+    version, answer, headers = await service.calls.predict(
         exchange.key,
         request.model,
         payload,

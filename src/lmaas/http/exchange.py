@@ -53,7 +53,8 @@ class Sender(Protocol):
 class Exchange:
     """A request and its answer. `key` is None on the open routes only.
 
-    `headers` has the last value of each name; `pairs` all of them, names in lower case.
+    `headers` has the last value of each name; `pairs` all of them, names in lower case. `kept` is
+    the body where a key was looked for in it.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Exchange:
         self.headers: dict[bytes, bytes] = dict(headers)
         self.keep_alive = keep_alive
         self.key: KeyRecord | None = None
+        self.kept: bytes | None = None
         self.id = f"{_PREFIX}{next(_numbers):010x}"
         self.extra: list[tuple[bytes, bytes]] = []
         self.model = ""

@@ -155,7 +155,7 @@ class Methods:
         request = call.request
         payload = await _apart(request.ByteSize(), payload_of, request)
         ref = oip_models.ref_of(request.model_name, request.model_version)
-        version, answer, headers = await self._service.predict(
+        version, answer, headers = await self._service.calls.predict(
             call.key, ref, payload, endpoint="infer", request_id=call.id
         )
         call.headers.append(("x-lmaas-model", version.ref))

@@ -11,7 +11,7 @@ from typing import Final
 from lmaas import tasks
 from lmaas.codecs import media
 from lmaas.errors import InvalidInput
-from lmaas.http import huggingface_text, speech
+from lmaas.http import huggingface_text, huggingface_vqa, speech
 from lmaas.http.exchange import Exchange
 from lmaas.service import Service
 from lmaas.tasks.base import refuse_file
@@ -41,6 +41,8 @@ async def infer(service: Service, exchange: Exchange, path: dict[str, str]) -> N
             await speech.speak(service, exchange, ref, body)
         elif not spec.generates:
             await _predict(service, exchange, ref, version, payload)
+        elif payload.media_type == JSON and huggingface_vqa.is_question(body):
+            await huggingface_vqa.answer(service, exchange, ref, body)
         elif payload.media_type == JSON:
             await huggingface_text.generate(service, exchange, ref, body)
         else:
@@ -56,7 +58,7 @@ async def _predict(
     service: Service, exchange: Exchange, ref: str, version: ModelVersion, payload: Payload
 ) -> None:
     assert exchange.key is not None
-    version, answer, headers = await service.predict(
+    version, answer, headers = await service.calls.predict(
         exchange.key,
         ref,
         payload,

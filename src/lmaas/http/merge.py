@@ -90,7 +90,7 @@ async def begin(
     assert exchange.key is not None
     tasks = [
         asyncio.ensure_future(
-            service.generate(
+            service.calls.generate(
                 exchange.key,
                 ref,
                 request,

@@ -41,7 +41,7 @@ async def count_tokens(service: Service, exchange: Exchange, path: dict[str, str
     assert exchange.key is not None
     body = await read(service, exchange, _count_decoder)
     request = to_request(body)
-    counted = await service.count_tokens(
+    counted = await service.calls.count_tokens(
         exchange.key,
         body.model,
         request,

@@ -21,7 +21,7 @@ class CacheControl(Body, frozen=True, kw_only=True):
 
 
 class Source(Body, frozen=True, kw_only=True):
-    """A file: as base64, or as a URL; only `data:` URLs are read."""
+    """A file: as base64, or as a URL of a host that the operator has listed."""
 
     type: Literal["base64", "url"]
     media_type: str | None = None

@@ -84,7 +84,7 @@ async def infer(service: Service, exchange: Exchange, path: dict[str, str]) -> N
         raise InvalidInput("Inference-Header-Content-Length must be a number.")
     payload = Payload(media_type=TENSORS, body=body, json_bytes=int(length) if length else None)
     assert exchange.key is not None
-    version, answer, headers = await service.predict(
+    version, answer, headers = await service.calls.predict(
         exchange.key, _ref(path), payload, endpoint="infer", request_id=exchange.id
     )
     exchange.extra += headers

@@ -156,7 +156,7 @@ async def _vectors(
     call = TextsCall(texts=inputs_of(texts), dimensions=dimensions)
     payload = Payload(media_type=TEXTS, body=msgspec.msgpack.encode(call))
     assert exchange.key is not None
-    version, answer, headers = await service.predict(
+    version, answer, headers = await service.calls.predict(
         exchange.key,
         ref,
         payload,

@@ -18,7 +18,11 @@ from lmaas.types import ModelVersion, PullBody, PullProgress
 
 SPOKEN: Final = "0.12.0"
 """The version of Ollama's interface that is spoken here: some clients want a least one."""
-TASKS: Final = {"text-generation": "completion", "embedding": "embedding"}
+TASKS: Final = {
+    "text-generation": "completion",
+    "image-text-to-text": "completion",
+    "embedding": "embedding",
+}
 """The tasks that Ollama's clients call, and what they call them."""
 MAX_BODY_BYTES: Final = 65_536
 PROGRESS_S: Final = 0.5
@@ -142,6 +146,7 @@ async def show(service: Service, exchange: Exchange, path: dict[str, str]) -> No
         info[f"{details.family}.vocab_size"] = language.vocabulary_size
         if language.dimensions is not None:
             info[f"{details.family}.embedding_length"] = language.dimensions
+        capabilities += ["vision"] * ("image" in language.accepts)
         capabilities += ["tools"] * language.tools + ["thinking"] * language.reasoning
     exchange.send_json(
         OllamaShown(

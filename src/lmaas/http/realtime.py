@@ -44,7 +44,7 @@ async def connect(service: Service, exchange: Exchange, path: dict[str, str]) ->
     numbers = itertools.count(1)
 
     async def hear(ref: str, request: TranscribeRequest) -> AsyncGenerator[str | Transcript, None]:
-        transcription = await service.transcribe(
+        transcription = await service.calls.transcribe(
             key,
             ref,
             request,

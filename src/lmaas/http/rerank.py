@@ -58,7 +58,7 @@ async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> 
         media_type=TEXTS, body=msgspec.msgpack.encode(TextsCall(texts=texts, query=request.query))
     )
     assert exchange.key is not None
-    version, answer, headers = await service.predict(
+    version, answer, headers = await service.calls.predict(
         exchange.key,
         request.model,
         payload,

@@ -9,6 +9,7 @@ from lmaas.errors import InvalidInput
 from lmaas.generation_types import (
     MAX_TOOLS,
     ChatMessage,
+    Detail,
     FilePart,
     Format,
     GenerateRequest,
@@ -40,7 +41,7 @@ class Content(Body, frozen=True, kw_only=True):
     file_data: Any = None
     file_url: Any = None
     filename: Any = None
-    detail: Literal["auto"] | None = None
+    detail: Detail | None = None
     refusal: Any = None
 
 
@@ -269,7 +270,9 @@ def _piece(part: Content, kinds: tuple[str, ...], place: str) -> str | FilePart:
     given: str | None = getattr(part, field)
     if given is None:
         raise InvalidInput(f"The field {place}.{field} is missing.", param=f"{place}.{field}")
-    return FilePart(kind="image", data=given, place=place) if part.type == IMAGE else given
+    if part.type != IMAGE:
+        return given
+    return FilePart(kind="image", data=given, place=place, detail=part.detail or "auto")
 
 
 def _check_part(part: Content, place: str) -> None:

@@ -10,6 +10,8 @@ Access = Literal["open", "call", "admin"]
 """The scope that a key needs, for all methods of a route. "open": no key is asked for, and any Host
 is served, since a probe knows an address and not a name."""
 Handler = Callable[[Service, Exchange, dict[str, str]], Awaitable[None]]
+FindKey = Callable[[Service, Exchange], Awaitable[list[tuple[bytes, bytes]]]]
+"""What looks for a key elsewhere than in the headers, and gives it as one."""
 
 
 class Operation(NamedTuple):
@@ -30,8 +32,12 @@ class Operation(NamedTuple):
 
 
 class Route(NamedTuple):
-    """A path and what answers it by method. `{ref}` is `name`, `name:3` or `name@alias`."""
+    """A path and what answers it by method. `{ref}` is `name`, `name:3` or `name@alias`.
+
+    `find_key` is that of protocols whose clients send a key in the body.
+    """
 
     path: str
     access: Access
     operations: dict[str, Operation]
+    find_key: FindKey | None = None

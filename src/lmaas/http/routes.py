@@ -20,6 +20,7 @@ from lmaas.http import (
     huggingface,
     huggingface_text,
     jobs,
+    libretranslate,
     messages,
     messages_models,
     oip,
@@ -173,6 +174,36 @@ ROUTES = [
             {"POST": Operation(rerank.create, (rerank.RerankBody,), (rerank.Reranked,))},
         )
         for path in ("/v1/rerank", "/rerank")
+    ),
+    Route(
+        "/translate",
+        "call",
+        {
+            "POST": Operation(
+                libretranslate.translate,
+                (libretranslate.TranslateBody, libretranslate.FORM),
+                (libretranslate.Translation,),
+            )
+        },
+        libretranslate.key_in_body,
+    ),
+    Route(
+        "/detect",
+        "call",
+        {
+            "POST": Operation(
+                libretranslate.detect,
+                (libretranslate.DetectBody, libretranslate.FORM),
+                (list[libretranslate.Detected],),
+            )
+        },
+        libretranslate.key_in_body,
+    ),
+    Route(
+        "/languages",
+        "call",
+        {"GET": Operation(libretranslate.languages, (), (list[libretranslate.Language],))},
+        libretranslate.key_in_body,
     ),
     Route(
         "/v1/messages",

@@ -101,7 +101,7 @@ async def _begin(
     service: Service, exchange: Exchange, ref: str, request: SpeakRequest, endpoint: str
 ) -> Speech:
     assert exchange.key is not None
-    speech = await service.speak(
+    speech = await service.calls.speak(
         exchange.key, ref, request, endpoint=endpoint, request_id=exchange.id
     )
     exchange.model = speech.version.ref

@@ -59,7 +59,7 @@ async def begin(
 ) -> Generation:
     """Start a request to a model and note in the exchange who answers."""
     assert exchange.key is not None
-    generation = await service.generate(
+    generation = await service.calls.generate(
         exchange.key, ref, request, endpoint=endpoint, request_id=exchange.id, cache=cache
     )
     name(exchange, generation)

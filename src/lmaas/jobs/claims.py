@@ -16,8 +16,8 @@ import sqlalchemy as sa
 from lmaas.job import ENDED, KINDS, Job, JobError, JobEvent, JobKind, JobState
 from lmaas.jobs.rows import job_of, message, put, tell, text
 from lmaas.jobs.webhook_outbox import announce
-from lmaas.registry.database import Database
 from lmaas.registry.schema import job_checkpoints, jobs
+from lmaas.registry.storage import Storage, claim_row
 
 LEASE_S = 15.0
 
@@ -44,7 +44,7 @@ class Heard(NamedTuple):
 class Claims:
     """What the runner of one home writes."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Storage) -> None:
         self._database = database
 
     def claim(
@@ -74,27 +74,21 @@ class Claims:
             .where(jobs.c.state == "queued", running < per_tenant, _among(kinds, only))
             .order_by(jobs.c.priority.desc(), jobs.c.created_at, jobs.c.id)
             .limit(1)
-            .scalar_subquery()
         )
-        taking = (
-            jobs.update()
-            .where(jobs.c.id == first, jobs.c.state == "queued")
-            .values(
-                state="running",
-                wanted=None,
-                lease_owner=owner,
-                lease_until=now + LEASE_S,
-                fence=jobs.c.fence + 1,
-                attempts=jobs.c.attempts + 1,
-                started_at=sa.func.coalesce(jobs.c.started_at, now),
-            )
-            .returning(jobs)
-        )
+        taken = {
+            "state": "running",
+            "wanted": None,
+            "lease_owner": owner,
+            "lease_until": now + LEASE_S,
+            "fence": jobs.c.fence + 1,
+            "attempts": jobs.c.attempts + 1,
+            "started_at": sa.func.coalesce(jobs.c.started_at, now),
+        }
         with self._database.read() as connection:
-            if connection.scalar(sa.select(first)) is None:
+            if connection.scalar(first) is None:
                 return None
         with self._database.write() as connection:
-            row = connection.execute(taking).first()
+            row = claim_row(connection, jobs, first, taken)
             if row is None:
                 return None
             again = f", attempt {row.attempts}" if row.attempts > 1 else ""

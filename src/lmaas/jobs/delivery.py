@@ -21,9 +21,9 @@ import sqlalchemy as sa
 import lmaas
 from lmaas.errors import InvalidInput, LMaaSError
 from lmaas.jobs.webhooks import SECRET_PREFIX, target_of
-from lmaas.registry.database import Database
 from lmaas.registry.schema import webhook_deliveries as deliveries
 from lmaas.registry.schema import webhooks
+from lmaas.registry.storage import Storage
 from lmaas.serving.egress import EgressPolicy
 from lmaas.serving.http_client import HttpClient
 from lmaas.supervision import Supervisor
@@ -50,13 +50,14 @@ class Deliverer:
 
     def __init__(
         self,
-        database: Database,
+        database: Storage,
         outside: EgressPolicy,
         *,
         http: bool,
         delays_s: Sequence[float] = DELAYS_S,
     ) -> None:
         self._database = database
+        self._revision = database.watch("webhooks")
         self._egress = outside
         self._http = http
         self._delays_s = delays_s
@@ -80,7 +81,7 @@ class Deliverer:
         while True:
             try:
                 # Nothing becomes due but by a commit or by its time.
-                version = self._database.data_version()
+                version = self._revision()
                 if version == seen and time.time() < wake:
                     await asyncio.sleep(POLL_S)
                     continue

@@ -16,15 +16,15 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from lmaas.errors import LMaaSError, StorageFull, Unavailable
-from lmaas.job import Job, JobEvent, JobKind, JobState
+from lmaas.job import LOG_FILE, Job, JobEvent, JobKind, JobState
 from lmaas.jobs.claims import Claim, Claims, Heard, LeaseLost
 from lmaas.jobs.inputs import Inputs
 from lmaas.jobs.lane import POLL_S, Lane, job_error
-from lmaas.jobs.process import LOG_FILE
 from lmaas.jobs.rows import message
 from lmaas.jobs.store import PAUSABLE
 from lmaas.placement import left
 from lmaas.placement.waiting import to_end
+from lmaas.registry.storage import Revision
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class InProcess(Lane):
         self,
         folder: Path,
         claims: Claims,
-        data_version: Callable[[], int],
+        revision: Revision,
         works: Mapping[JobKind, Work],
         *,
         max_running: int,
@@ -103,7 +103,7 @@ class InProcess(Lane):
     ) -> None:
         super().__init__(
             claims,
-            data_version,
+            revision,
             kinds=tuple(works),
             max_running=max_running,
             max_per_tenant=max_per_tenant,
@@ -120,7 +120,7 @@ class InProcess(Lane):
         except LeaseLost:
             if ending.is_set():
                 # Its end was written while something else cut it off.
-                await asyncio.to_thread(self._inputs.drop, job.id)
+                await to_end(asyncio.to_thread(self._inputs.drop, job.id))
             else:
                 log.warning("The job %s is not this runner's any more.", job.id)
         except Exception as error:
@@ -129,7 +129,7 @@ class InProcess(Lane):
                 error = LMaaSError(f"{type(error).__name__}: {error}")
             with contextlib.suppress(LeaseLost, LMaaSError):
                 await asyncio.to_thread(self._claims.fail, claim, job_error(error))
-                await asyncio.to_thread(self._inputs.drop, job.id)
+                await to_end(asyncio.to_thread(self._inputs.drop, job.id))
 
     async def _do(self, claim: Claim, job: Job, ending: threading.Event) -> None:
         """Do the job; `ending` is set in the transaction that writes its success."""
@@ -196,7 +196,7 @@ class InProcess(Lane):
         """Whether it has; then nothing that came with it is needed any more."""
         if work.cancelled() or work.exception() is not None:
             return False
-        await asyncio.to_thread(self._inputs.drop, job.id)
+        await to_end(asyncio.to_thread(self._inputs.drop, job.id))
         return True
 
     async def _end(
@@ -224,7 +224,7 @@ class InProcess(Lane):
                 error = LMaaSError(f"{type(error).__name__}: {error}")
             await asyncio.to_thread(reporter.write, str(error))
             await asyncio.to_thread(self._claims.fail, claim, job_error(error))
-        await asyncio.to_thread(self._inputs.drop, job.id)
+        await to_end(asyncio.to_thread(self._inputs.drop, job.id))
 
     async def _release(self, claim: Claim, state: JobState, text: str) -> None:
         await asyncio.to_thread(self._claims.release, claim, state, message(text))

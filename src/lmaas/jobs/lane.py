@@ -10,12 +10,13 @@ import logging
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from lmaas.errors import LMaaSError
 from lmaas.job import Job, JobError, JobKind
 from lmaas.jobs.claims import LEASE_S, Claim, Claims
+from lmaas.registry.storage import Revision
 from lmaas.supervision import Supervisor
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ class Lane(ABC):
     def __init__(
         self,
         claims: Claims,
-        data_version: Callable[[], int],
+        revision: Revision,
         *,
         kinds: Sequence[JobKind],
         max_running: int,
@@ -36,7 +37,7 @@ class Lane(ABC):
         only: str | None = None,
     ) -> None:
         self._claims = claims
-        self._data_version = data_version
+        self._revision = revision
         self._kinds = kinds
         self._max_running = max_running
         self._max_per_tenant = max_per_tenant
@@ -86,7 +87,7 @@ class Lane(ABC):
         seen, room, renewed = -1, True, time.monotonic()
         while True:
             try:
-                version = self._data_version()
+                version = self._revision()
                 free = len(self._running) < self._max_running
                 if free and (version != seen or not room):
                     while len(self._running) < self._max_running and await self._claim():

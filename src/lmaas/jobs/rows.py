@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from lmaas.errors import InvalidInput, NotFound
 from lmaas.job import Job, JobError, JobEvent, StoredEvent
 from lmaas.registry.schema import job_events, jobs
+from lmaas.registry.storage import next_number
 
 MAX_PAGE = 1000
 
@@ -20,13 +21,10 @@ def put(connection: sa.Connection, job_id: str, **values: Any) -> None:
 
 def tell(connection: sa.Connection, job_id: str, event: JobEvent) -> None:
     """Add an event with the next number."""
-    last = sa.select(sa.func.coalesce(sa.func.max(job_events.c.seq), 0) + 1).where(
-        job_events.c.job == job_id
-    )
     connection.execute(
         job_events.insert().values(
             job=job_id,
-            seq=last.scalar_subquery(),
+            seq=next_number(connection, jobs.c.last_event, jobs.c.id == job_id),
             created_at=event.created_at,
             level=event.level,
             type=event.type,

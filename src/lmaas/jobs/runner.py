@@ -1,6 +1,6 @@
 """The runner of training: an asyncio task inside the server that gives each job its own process.
 
-Knows the queue through `Claims`, processes through `JobProcess`; what a result becomes, and where
+Knows the queue through `Claims`, processes through a `Placement`; what a result becomes, and where
 a base model comes from, it is told. All that it writes carries its claim's fence.
 """
 
@@ -22,9 +22,10 @@ from lmaas.jobs import process
 from lmaas.jobs.child import DONE_FILE, Task, message
 from lmaas.jobs.claims import Claim, Claims, Heard, LeaseLost
 from lmaas.jobs.lane import POLL_S, Lane, job_error
-from lmaas.jobs.process import JobProcess
 from lmaas.placement import left
+from lmaas.placement.base import JobHandle, Placement
 from lmaas.placement.waiting import to_end
+from lmaas.registry.storage import Revision
 from lmaas.types import TENANT
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,8 @@ class Runner(Lane):
         self,
         folder: Path,
         claims: Claims,
-        data_version: Callable[[], int],
+        revision: Revision,
+        placement: Placement,
         *,
         publish: Publish,
         unpack: Unpack,
@@ -68,12 +70,13 @@ class Runner(Lane):
     ) -> None:
         super().__init__(
             claims,
-            data_version,
+            revision,
             kinds=("train",),
             max_running=max_running,
             max_per_tenant=max_per_tenant,
         )
         self._folder = folder
+        self._placement = placement
         self._publish = publish
         self._unpack = unpack
         self._locate = locate
@@ -117,6 +120,7 @@ class Runner(Lane):
             has_base = self._unpack(job, half)
             if has_base:
                 half.rename(base)
+        self._placement.end_job(folder)
         process.prepare(folder)
         recipe, reads = self._locate(job)
         task = Task(
@@ -133,11 +137,11 @@ class Runner(Lane):
 
     async def _work_on(self, claim: Claim, folder: Path, memory_bytes: int) -> bool:
         """Run the job's process to its end and write what became of it; True: it is done."""
-        child = await asyncio.to_thread(JobProcess, folder, self._command)
+        child = await asyncio.to_thread(self._placement.start_job, folder, self._command)
         try:
             asked, too_big = await self._watch(claim, folder, child, memory_bytes)
         finally:
-            child.kill()
+            await to_end(asyncio.to_thread(child.kill))
         code = child.poll()
         heard = await asyncio.to_thread(self._drain, claim, folder)
         if code == 0 and (folder / DONE_FILE).exists() and heard.wanted != "cancel":
@@ -169,7 +173,7 @@ class Runner(Lane):
         return min(self._memory_bytes, bound) if bound else self._memory_bytes
 
     async def _watch(
-        self, claim: Claim, folder: Path, child: JobProcess, memory_bytes: int
+        self, claim: Claim, folder: Path, child: JobHandle, memory_bytes: int
     ) -> tuple[str | None, LMaaSError | None]:
         """Until the process ends or is ended: what it was asked for, and why it is ended."""
         asked: str | None = None
@@ -181,7 +185,7 @@ class Runner(Lane):
                 wanted = heard.wanted or ("pause" if self._stopping else None)
                 if wanted is not None and wanted != asked:
                     asked = wanted
-                    await asyncio.to_thread(child.ask, wanted)
+                    await asyncio.to_thread(process.ask, folder, wanted)
                     deadline = time.monotonic() + self._grace_s[wanted]
             used = await asyncio.to_thread(child.memory_bytes)
             if used > memory_bytes:

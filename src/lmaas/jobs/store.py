@@ -24,8 +24,8 @@ from lmaas.job import (
 )
 from lmaas.jobs.rows import check_limit, event_of, job_of, message, put, row_of, tell, text
 from lmaas.jobs.webhook_outbox import announce
-from lmaas.registry.database import Database
 from lmaas.registry.schema import job_checkpoints, job_events, jobs
+from lmaas.registry.storage import Storage
 
 MAX_PRIORITY = 100
 MAX_WAITING = 1000
@@ -39,7 +39,7 @@ WAITING: tuple[JobState, ...] = ("queued", "running")
 class Jobs:
     """The queue of one home. Synchronous and thread-safe."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Storage) -> None:
         self._database = database
 
     def add(

@@ -17,11 +17,12 @@ from lmaas.registry.schema import webhook_deliveries, webhooks
 def announce(connection: sa.Connection, job: Any, state: str) -> None:
     """Leave word for each webhook of a job's tenant that wants to hear that it is in `state`.
 
-    The body is that of OpenAI's webhooks, which know training only. `job` is its row.
+    The body is that of OpenAI's webhooks. They know training only: for other kinds it says the
+    job's kind and name too. `job` is its row.
     """
-    if job.kind != "train":
-        return
-    kind, now = f"fine_tuning.job.{state}", time.time()
+    trains, now = job.kind == "train", time.time()
+    kind = f"fine_tuning.job.{state}" if trains else f"job.{state}"
+    data = {"id": job.id} if trains else {"id": job.id, "kind": job.kind, "name": job.name}
     wanting = connection.execute(
         sa.select(webhooks.c.id, webhooks.c.events).where(webhooks.c.tenant == job.tenant)
     )
@@ -34,7 +35,7 @@ def announce(connection: sa.Connection, job: Any, state: str) -> None:
             "id": event,
             "type": kind,
             "created_at": int(now),
-            "data": {"id": job.id},
+            "data": data,
         }
         connection.execute(
             webhook_deliveries.insert().values(

@@ -17,8 +17,8 @@ import sqlalchemy as sa
 from lmaas.errors import Conflict, InvalidInput, NotFound
 from lmaas.job import Webhook, WebhookDelivery, WebhookEvent
 from lmaas.jobs.rows import check_limit, text
-from lmaas.registry.database import Database
 from lmaas.registry.schema import webhook_deliveries, webhooks
+from lmaas.registry.storage import Storage
 from lmaas.serving.egress import EgressPolicy
 from lmaas.serving.http_client import check_url
 
@@ -31,7 +31,7 @@ SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - what secrets begin with
 class Webhooks:
     """The webhooks of one home. Synchronous and thread-safe."""
 
-    def __init__(self, database: Database, outside: EgressPolicy, *, http: bool) -> None:
+    def __init__(self, database: Storage, outside: EgressPolicy, *, http: bool) -> None:
         self._database = database
         self._egress = outside
         self._http = http

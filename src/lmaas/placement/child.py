@@ -12,13 +12,14 @@ from pathlib import Path
 import msgspec
 
 from lmaas.errors import FULL, LMaaSError, PayloadTooLarge, StorageFull
+from lmaas.placement.base import ChildBounds
 from lmaas.placement.isolation import Confinement, confine
-from lmaas.placement.sandbox import Bounds, ChildError
+from lmaas.placement.sandbox import ChildError
 
 
 def main(module: str, scratch: Path) -> None:
     """Run the work under its bounds; leave `reply.json` or `error.json`."""
-    bounds = msgspec.json.decode((scratch / "bounds.json").read_bytes(), type=Bounds)
+    bounds = msgspec.json.decode((scratch / "bounds.json").read_bytes(), type=ChildBounds)
     try:
         confine(
             Confinement(

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -29,6 +29,7 @@ from lmaas.errors import (
     TimedOut,
 )
 from lmaas.placement import left
+from lmaas.placement.base import ChildBounds
 from lmaas.placement.survivors import Namespace, end_all, namespace_of
 from lmaas.types import Record
 
@@ -46,19 +47,6 @@ KEEP = (
     "OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS",
 )  # fmt: skip
 """What a child may know of our environment: never keys, tokens or proxies."""
-
-
-class Bounds(Record, frozen=True, kw_only=True):
-    """What the child sets for itself before it looks at the request."""
-
-    reads: tuple[str, ...] = ()
-    memory_bytes: int
-    disk_bytes: int
-    timeout_s: float
-    work: str = "Compiling"
-    """What errors call it."""
-    required: bool = False
-    """Whether it refuses to run where a part of the isolation is missing."""
 
 
 class ChildError(Record, frozen=True, kw_only=True):
@@ -84,31 +72,16 @@ def run_child(
     request: bytes,
     *,
     scratch: Path,
-    timeout_s: float,
-    memory_bytes: int,
-    disk_bytes: int,
-    reads: Sequence[Path] = (),
-    work: str = "Compiling",
-    required: bool = False,
+    bounds: ChildBounds,
     stop: threading.Event | None = None,
     heard: Callable[[bytes], None] | None = None,
 ) -> bytes:
-    """The reply of `module.run(request)`, run in a sandboxed child; errors call it `work`.
-
-    Beside `scratch`, the child reads `reads`.
+    """The reply of `module.run(request)`, run in a sandboxed child that writes `scratch`.
 
     Raises the child's own LMaaSError, TimedOut or PayloadTooLarge when it reaches a bound, and
     InvalidInput with the end of its log when it dies; Cancelled soon after `stop` is set.
     `heard` is told each line that the child writes into `scratch`/progress.
     """
-    bounds = Bounds(
-        reads=tuple(str(path.absolute()) for path in reads),
-        memory_bytes=memory_bytes,
-        disk_bytes=disk_bytes,
-        timeout_s=timeout_s,
-        work=work,
-        required=required,
-    )
     (scratch / "bounds.json").write_bytes(msgspec.json.encode(bounds))
     (scratch / "request.json").write_bytes(request)
     folder = str(scratch)
@@ -135,7 +108,7 @@ def run_child(
 def _wait(
     child: subprocess.Popen[bytes],
     scratch: Path,
-    bounds: Bounds,
+    bounds: ChildBounds,
     stop: threading.Event | None,
     heard: Callable[[bytes], None] | None,
     namespaces: list[Namespace],
@@ -179,7 +152,7 @@ def _listen(path: Path, told: int, heard: Callable[[bytes], None]) -> int:
     return told + sum(len(line) + 1 for line in lines)
 
 
-def _reply(child: subprocess.Popen[bytes], scratch: Path, bounds: Bounds) -> bytes:
+def _reply(child: subprocess.Popen[bytes], scratch: Path, bounds: ChildBounds) -> bytes:
     failure = scratch / "error.json"
     if os.path.lexists(failure):
         # What cannot be read is of a disk that is full, or of a stranger: it died, then.

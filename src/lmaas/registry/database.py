@@ -1,7 +1,8 @@
 """The SQLite database of one home: opened, migrated, read and written.
 
-WAL with synchronous=FULL: a commit that returned survives power loss. Several processes may have
-it open; writers take turns (BEGIN IMMEDIATE, ten seconds of patience).
+The backend of `registry.storage` for SQLite. WAL with synchronous=FULL: a commit that returned
+survives power loss. Several processes may have it open; writers take turns (BEGIN IMMEDIATE, ten
+seconds of patience).
 """
 
 import fcntl
@@ -14,18 +15,39 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.sql.dml import UpdateBase
 
 from lmaas.aside import refuse_in_loop
 from lmaas.errors import LMaaSError, StorageFull, Unavailable
 from lmaas.registry import schema
+from lmaas.registry.storage import TOPICS, Topic
 
 FILE = "lmaas.db"
 BUSY_TIMEOUT_MS = 10_000
 FRESH_S = 0.001
+REVISIONS = "SELECT topic, number FROM revisions"
+CHANGED = "lmaas_changed"
+"""Where a connection of a writer keeps the topics that it has changed."""
+
+
+class Watch:
+    """See `storage.Revision`."""
+
+    __slots__ = ("_database", "number")
+
+    def __init__(self, database: "Database") -> None:
+        self._database = database
+        self.number = 0
+
+    def __call__(self) -> int:
+        """As of a millisecond ago at most."""
+        if time.monotonic() - self._database.looked_at >= FRESH_S:
+            self._database.look()
+        return self.number
 
 
 class Database:
-    """Connections to `home/lmaas.db`. Thread-safe."""
+    """Connections to `home/lmaas.db`. `looked_at` is when `look` last asked for changes."""
 
     def __init__(self, home: Path) -> None:
         self.path = home / FILE
@@ -35,7 +57,8 @@ class Database:
         self._writer = self._engine.execution_options(lmaas_write=True)
         with _explained():
             _migrate(home, self._engine, self._writer)
-        self._watch = sqlite3.connect(
+        sa.event.listen(self._writer, "before_execute", _note_topic)
+        self._watching = sqlite3.connect(
             f"file:{self.path}?mode=ro",
             timeout=0,
             uri=True,
@@ -43,7 +66,9 @@ class Database:
             isolation_level=None,
         )
         self._watch_lock = threading.Lock()
-        self._watched = (0, -1.0)
+        self._watches = {topic: Watch(self) for topic in TOPICS}
+        self._seen: int | None = None
+        self.looked_at = -1.0
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -57,31 +82,50 @@ class Database:
         """A transaction that is committed at the end, or undone by an exception."""
         refuse_in_loop("Writing the database")
         with _explained(), self._writer.connect() as connection, connection.begin():
+            changed: set[Topic] = set()
+            connection.info[CHANGED] = changed
             yield connection
-        self._watched = (0, -1.0)
+            if changed:
+                here = schema.revisions.c
+                connection.execute(
+                    schema.revisions.update()
+                    .where(here.topic.in_(changed))
+                    .values(number=here.number + 1)
+                )
+        with self._watch_lock:
+            self.looked_at = -1.0
 
-    def data_version(self) -> int:
-        """A number that changes when any process commits.
+    def watch(self, topic: Topic) -> Watch:
+        """Whether anything of `topic` has changed since."""
+        return self._watches[topic]
 
-        A commit of another process shows after a millisecond at most, one of this at once. Waits
-        for no lock, so that an event loop may ask.
-        """
-        number, asked = self._watched
+    def look(self) -> None:
+        """Read the revisions, if anybody has committed anything."""
         now = time.monotonic()
-        if now - asked < FRESH_S:
-            return number
         with self._watch_lock:
             try:
-                (number,) = self._watch.execute("PRAGMA data_version").fetchone()
+                # Without a look at the file, SQLite knows whether another connection has written.
+                (seen,) = self._watching.execute("PRAGMA data_version").fetchone()
+                if seen != self._seen:
+                    for topic, number in self._watching.execute(REVISIONS):
+                        self._watches[topic].number = number
+                    self._seen = seen
             except sqlite3.OperationalError:
-                return number  # recovered by another process just now: it is told the next time
-            self._watched = number, now
-        return int(number)
+                return  # recovered by another process just now: it is told the next time
+            self.looked_at = now
 
     def close(self) -> None:
         """Release every connection."""
-        self._watch.close()
+        self._watching.close()
         self._engine.dispose()
+
+
+def _note_topic(connection: sa.Connection, statement: Any, *_: Any) -> None:
+    """What a statement changes, by its table."""
+    if isinstance(statement, UpdateBase) and isinstance(statement.table, sa.Table):
+        topic = statement.table.info.get("topic")
+        if topic is not None:
+            connection.info[CHANGED].add(topic)
 
 
 def _prepare(connection: Any, _record: Any) -> None:

@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 
 from lmaas.registry.blobs import Blobs, digest_of
-from lmaas.registry.database import Database
 from lmaas.registry.schema import files
+from lmaas.registry.storage import Storage
 from lmaas.types import Record
 
 
@@ -38,7 +38,7 @@ class FsckReport(Record, frozen=True, kw_only=True):
         return not self.damaged and not self.database
 
 
-def check(database: Database, blobs: Blobs, *, repair: bool) -> FsckReport:
+def check(database: Storage, blobs: Blobs, *, repair: bool) -> FsckReport:
     """Read every blob. With `repair`, delete orphans and leftovers when nobody is adding."""
     with database.read() as connection:
         integrity = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check")]

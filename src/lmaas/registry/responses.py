@@ -14,8 +14,8 @@ import sqlalchemy as sa
 
 from lmaas.errors import InvalidInput, LMaaSError, NotFound
 from lmaas.generation_types import ChatMessage
-from lmaas.registry.database import Database
 from lmaas.registry.schema import responses
+from lmaas.registry.storage import Storage
 from lmaas.types import KeyRecord, Record
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ _decoder = msgspec.json.Decoder(StoredResponse)
 class Responses:
     """The stored answers of one home."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Storage) -> None:
         self._database = database
         self._lock = threading.Lock()
         self._unwritten: dict[str, tuple[str, str, StoredResponse]] = {}

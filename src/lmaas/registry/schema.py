@@ -12,10 +12,18 @@ from sqlalchemy import (
     Text,
 )
 
-HEAD = "0005"
+HEAD = "0007"
 """The newest migration: what this code's tables are."""
 
 metadata = MetaData()
+
+revisions = Table(
+    "revisions",
+    metadata,
+    Column("topic", String, primary_key=True),
+    Column("number", Integer, nullable=False),
+)
+"""How often what belongs to a topic has changed (`registry.storage.Topic`)."""
 
 models = Table(
     "models",
@@ -24,6 +32,7 @@ models = Table(
     Column("name", String, primary_key=True),
     Column("last_version", Integer, nullable=False),
     Column("deleted", Integer, nullable=False, default=0),
+    info={"topic": "models"},
 )
 
 versions = Table(
@@ -36,6 +45,7 @@ versions = Table(
     Column("parity", Text, nullable=False),
     Column("created_at", Float, nullable=False),
     ForeignKeyConstraint(["tenant", "name"], ["models.tenant", "models.name"]),
+    info={"topic": "models"},
 )
 
 _VERSION = ["versions.tenant", "versions.name", "versions.version"]
@@ -52,6 +62,7 @@ files = Table(
     Column("size_bytes", Integer, nullable=False),
     ForeignKeyConstraint(["tenant", "name", "version"], _VERSION, ondelete="CASCADE"),
     Index("files_by_sha256", "sha256"),
+    info={"topic": "models"},
 )
 
 aliases = Table(
@@ -62,6 +73,7 @@ aliases = Table(
     Column("alias", String, primary_key=True),
     Column("version", Integer, nullable=False),
     ForeignKeyConstraint(["tenant", "name", "version"], _VERSION),
+    info={"topic": "models"},
 )
 
 variants = Table(
@@ -74,6 +86,7 @@ variants = Table(
     Column("report", Text, nullable=False),
     Column("created_at", Float, nullable=False),
     ForeignKeyConstraint(["tenant", "name", "version"], _VERSION, ondelete="CASCADE"),
+    info={"topic": "models"},
 )
 """Compressed variants of a version; their files are rows of `files` with the role "variant"."""
 
@@ -88,6 +101,7 @@ keys = Table(
     Column("created_at", Float, nullable=False),
     Column("revoked_at", Float),
     Index("keys_by_tenant", "tenant"),
+    info={"topic": "keys"},
 )
 
 usage = Table(
@@ -128,6 +142,7 @@ limits = Table(
     Column("budget_micro", Integer),
     Column("soft_budget_micro", Integer),
     Column("period", String, nullable=False),
+    info={"topic": "limits"},
 )
 """`key_id` "" is the tenant itself. None: no such limit."""
 
@@ -140,6 +155,7 @@ prices = Table(
     Column("completion_micro", Integer, nullable=False),
     Column("request_micro", Integer, nullable=False),
     Column("audio_minute_micro", Integer, nullable=False, server_default="0"),
+    info={"topic": "limits"},
 )
 """Millionths of the currency: per million tokens, per request, and per minute of sound."""
 
@@ -181,12 +197,15 @@ jobs = Table(
     Column("lease_until", Float),
     Column("fence", Integer, nullable=False),
     Column("events_offset", Integer, nullable=False),
+    Column("last_event", Integer, nullable=False, server_default="0"),
     Index("jobs_by_state", "state", "priority", "created_at"),
     Index("jobs_by_tenant", "tenant", "created_at", "id"),
+    info={"topic": "jobs"},
 )
 """`wanted` is what a running job is asked for: "pause" or "cancel". `fence` rises with every claim:
 who writes with an older one writes nothing. `events_offset`: so many bytes of the events' file are
-rows of `job_events`; `crashes` counts since the newest checkpoint."""
+rows of `job_events`, the newest of which has the number `last_event`; `crashes` counts since the
+newest checkpoint."""
 
 job_events = Table(
     "job_events",
@@ -199,6 +218,7 @@ job_events = Table(
     Column("message", Text, nullable=False),
     Column("data", Text, nullable=False),
     ForeignKeyConstraint(["job"], ["jobs.id"], ondelete="CASCADE"),
+    info={"topic": "jobs"},
 )
 
 job_checkpoints = Table(
@@ -211,6 +231,7 @@ job_checkpoints = Table(
     Column("created_at", Float, nullable=False),
     ForeignKeyConstraint(["job"], ["jobs.id"], ondelete="CASCADE"),
     Index("job_checkpoints_by_step", "job", "step", unique=True),
+    info={"topic": "jobs"},
 )
 
 webhooks = Table(
@@ -223,6 +244,7 @@ webhooks = Table(
     Column("secret", String, nullable=False),
     Column("created_at", Float, nullable=False),
     Index("webhooks_by_tenant", "tenant"),
+    info={"topic": "webhooks"},
 )
 
 webhook_deliveries = Table(
@@ -240,5 +262,6 @@ webhook_deliveries = Table(
     ForeignKeyConstraint(["webhook"], ["webhooks.id"], ondelete="CASCADE"),
     Index("webhook_deliveries_by_next", "next_at"),
     Index("webhook_deliveries_by_webhook", "webhook", "created_at"),
+    info={"topic": "webhooks"},
 )
 """`next_at` None: it is delivered, or given up. `error` is that of the newest attempt."""

@@ -20,6 +20,7 @@ from lmaas.registry.blobs import Blobs
 from lmaas.registry.database import Database
 from lmaas.registry.names import check_name, parse_ref
 from lmaas.registry.schema import aliases, files, models, variants, versions
+from lmaas.registry.storage import Storage, next_number
 from lmaas.types import (
     FileRef,
     FileRole,
@@ -50,16 +51,15 @@ class Registry:
 
     def __init__(self, home: Path) -> None:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.database = Database(home)
+        self.home = home
+        self.database: Storage = Database(home)
+        self.revision = self.database.watch("models")
+        """Whether models, versions or aliases have changed since (`storage.Revision`)."""
         self.blobs = Blobs(home)
 
     def close(self) -> None:
         """Release the database."""
         self.database.close()
-
-    def data_version(self) -> int:
-        """A number that changes when any process commits a change."""
-        return self.database.data_version()
 
     # Writing
 
@@ -87,14 +87,10 @@ class Registry:
             key = {"tenant": tenant, "name": manifest.name}
             with self.database.write() as connection:
                 same = (models.c.tenant == tenant) & (models.c.name == manifest.name)
-                last = connection.scalar(sa.select(models.c.last_version).where(same))
-                number = (last or 0) + 1
-                if last is None:
+                number = next_number(connection, models.c.last_version, same, deleted=0)
+                if number is None:
+                    number = 1
                     connection.execute(models.insert().values(**key, last_version=1, deleted=0))
-                else:
-                    connection.execute(
-                        models.update().where(same).values(last_version=number, deleted=0)
-                    )
                 connection.execute(
                     versions.insert().values(
                         **key,

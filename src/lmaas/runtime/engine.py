@@ -69,6 +69,7 @@ ENGINES: Final[dict[str, EngineSpec]] = {
             # Interpreter, numpy, OpenVINO and its threads: measured 90 to 110 MiB.
             memory=EngineMemory(overhead_bytes=128 * MIB),
             precisions=("f32", "bf16"),
+            variants=True,
         ),
         EngineSpec(
             name="speech",
@@ -87,6 +88,7 @@ ENGINES: Final[dict[str, EngineSpec]] = {
             accepts=("text", "audio", "image"),
             worker="sequences",
             precisions=("f32", "bf16"),
+            variants=True,
         ),
         _native("torch", "pytorch:TorchEngine", "torch", "pytorch", 320 * MIB),
         _native("tensorflow", "tensorflow:TensorFlowEngine", "tensorflow", "tensorflow", 640 * MIB),

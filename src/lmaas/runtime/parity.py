@@ -20,6 +20,7 @@ from lmaas.runtime.cpu import has_bf16
 from lmaas.runtime.engine import ENGINES, Engine, make_engine
 from lmaas.runtime.padding import Padding
 from lmaas.tasks import Tensors
+from lmaas.tasks.base import Orderless
 from lmaas.types import EngineName, ParityCheck, ParityReport, Precision, Signature
 
 NOT_COMPARABLE: Final = sys.float_info.max
@@ -47,6 +48,8 @@ TOLERANCES: Final[dict[NumberFormat, Tolerance]] = {
 MANY: Final = 64
 """So many random numbers have about the spread of all of them."""
 SAME: Final = 1e-9
+WAVER: Final = 1e-5
+"""So little changes in an input may change no answer that is compared."""
 SERVED_IN_BF16: Final = Tolerance(0.01, 0.005, 1e-6)
 """What a model may lose by being served in bf16, unasked; its labels stay the same, all of them."""
 
@@ -64,6 +67,7 @@ def measure(
     if bf16 and "bf16" in ENGINES[engine].precisions and has_bf16() and about.computes_in == "f32":
         precisions = ("f32", "bf16")
     checks = []
+    undecided: list[str] = []
     for precision in precisions:
         allowed = exact if precision == "f32" else SERVED_IN_BF16
         runner = make_engine(engine)
@@ -71,7 +75,16 @@ def measure(
         try:
             for case in compared:
                 got = _run(runner, case, signature)
-                checks.append(_check(precision, case, got, signature, task, allowed, about))
+                check = _check(precision, case, got, signature, task, allowed, about)
+                wavers = (
+                    precision == "f32"
+                    and not check.passed
+                    and _wavers(runner, case, got, signature, task, allowed, about)
+                )
+                if wavers:
+                    undecided.append(case.name)
+                else:
+                    checks.append(check)
             if signature.pad_axis and precision == "f32":
                 checks += _padded(runner, compared, signature, task, allowed, about)
             if about.random:
@@ -85,10 +98,55 @@ def measure(
         "bf16_max_scaled_error": SERVED_IN_BF16.scaled,
     }
     notes = about.notes
+    if undecided:
+        # What rounding decides says nothing; but a model must be decided on most of its cases.
+        notes = (*notes, "Not compared, since there rounding decides which rows are the best: "
+                 f"{', '.join(undecided)}.")  # fmt: skip
+        if 2 * len(undecided) > len(compared):
+            checks.append(_failed("cases that rounding decides", len(undecided)))
     if about.computes_in != "f32":
         notes = (f"The source computes in {about.computes_in}: compared within {exact.scaled:g} of "
                  "the largest output.", *notes)  # fmt: skip
     return ParityReport(tolerance=tolerance, checks=tuple(checks), notes=notes)
+
+
+def _wavers(
+    runner: Engine,
+    case: Case,
+    got: Tensors | None,
+    signature: Signature,
+    task: str,
+    allowed: Tolerance,
+    about: About,
+) -> bool:
+    """Whether a model that picks the best rows picks others when its inputs change by rounding.
+
+    On a picture of one colour all places are as good.
+    """
+    if got is None or not isinstance(tasks.get(task), Orderless):
+        return False
+    random = np.random.default_rng(0)
+    inputs = {}
+    for name, array in case.inputs.items():
+        if array.dtype.kind != "f":
+            return False
+        step = WAVER * max(1.0, float(np.abs(array).max(initial=0)))
+        inputs[name] = (array + step * random.standard_normal(array.shape)).astype(array.dtype)
+    moved = _run(runner, Case(name=case.name, inputs=inputs, outputs=None), signature)
+    own = Case(name=case.name, inputs=case.inputs, outputs=got)
+    wide = allowed._replace(scaled=allowed.scaled * 100, small=allowed.small * 100)
+    return not _check("f32", own, moved, signature, task, wide, about).passed
+
+
+def _failed(name: str, count: int) -> ParityCheck:
+    return ParityCheck(
+        precision="f32",
+        batch_size=count,
+        name=name,
+        max_abs_error=NOT_COMPARABLE,
+        max_scaled_error=NOT_COMPARABLE,
+        passed=False,
+    )
 
 
 def require(report: ParityReport) -> None:
@@ -146,8 +204,10 @@ def _check(
         fits = case.outputs is None and got is None
         worst_abs = worst_scaled = 0.0 if fits else NOT_COMPARABLE
     else:
-        view = tasks.get(task).compare
-        want, have = view(case.outputs, signature), view(got, signature)
+        served = tasks.get(task)
+        want, have = served.compare(case.outputs, signature), served.compare(got, signature)
+        if isinstance(served, Orderless):
+            have = served.aligned(want, have, signature)
         for name, source in want.items():
             clear = _clear(case.outputs, about.decided_by.get(name), allowed)
             if clear is not None and source.shape == have[name].shape:

@@ -15,6 +15,7 @@ from lmaas.runtime.cases import SAMPLE_FILE
 from lmaas.runtime.engine import ENGINES, require_engine
 from lmaas.runtime.language import parity as language
 from lmaas.runtime.language.engine import ENGINES as LANGUAGE_ENGINES
+from lmaas.runtime.language.references import MOST_PIXELS
 from lmaas.runtime.language.template import Template
 from lmaas.runtime.native import script
 from lmaas.runtime.sequence import parity as sequence
@@ -28,8 +29,16 @@ from lmaas.types import (
     Signature,
     SpeechSpec,
     TensorSpec,
+    VisionSpec,
 )
 
+TEXT_PARTS: Final = ("openvino_model",)
+VISION_PARTS: Final = (
+    "openvino_language_model", "openvino_text_embeddings_model", "vision_tower",
+)  # fmt: skip
+"""Graphs of a language model, and of one that takes images."""
+MOST_NUMBERS: Final = 1 << 16
+MOST_TILES: Final = 64
 CODE: Final = {".pkl", ".pickle", ".joblib", ".sav", ".pt", ".pth", ".ckpt", ".pt2", ".h5", ".hdf5",
                ".py", ".pyc", ".so", ".npy", ".ipynb"}  # fmt: skip
 """Pickles and code. Sources of other kinds are checked by whatever loads them."""
@@ -94,12 +103,18 @@ def _language(folder: Path, spec: LanguageSpec) -> ParityReport:
         )
     for place in (compiled, source):
         Template.load(place)
+    if spec.vision is not None:
+        _check_vision(spec, spec.vision)
     if compiled.exists():
         _require_files(
             folder,
             *(
-                compiled / f"openvino_{part}{suffix}"
-                for part in ("model", "tokenizer", "detokenizer")
+                compiled / f"{part}{suffix}"
+                for part in (
+                    *(TEXT_PARTS if spec.vision is None else VISION_PARTS),
+                    "openvino_tokenizer",
+                    "openvino_detokenizer",
+                )
                 for suffix in (".xml", ".bin")
             ),
             compiled / "tokenizer.json",
@@ -111,6 +126,33 @@ def _language(folder: Path, spec: LanguageSpec) -> ParityReport:
         report = language.measure(source, sample, spec, engine.name)
     language.require(report)
     return report
+
+
+def _check_vision(spec: LanguageSpec, vision: VisionSpec) -> None:
+    sides = (vision.height, vision.width, vision.short_side or 1)
+    if not 0 <= vision.token_id < spec.vocabulary_size or not (
+        1 <= vision.tokens < spec.context_length
+        and 1 <= min(sides) <= max(sides) <= MOST_PIXELS
+        and 1 <= vision.numbers <= MOST_NUMBERS
+        and all(std > 0 for std in vision.std)
+        and (vision.resize == "stretch" or vision.short_side)
+        and _whole_tiles(vision)
+    ):
+        raise InvalidInput("The signature's vision has sizes or tokens that cannot be.")
+
+
+def _whole_tiles(vision: VisionSpec) -> bool:
+    """Whether grids are made of whole tiles, and not of many."""
+    return not vision.grids or (
+        vision.tokens == vision.side**2
+        and not vision.pad
+        and all(
+            not wide % vision.width
+            and not high % vision.height
+            and 1 <= (wide // vision.width) * (high // vision.height) <= MOST_TILES
+            for wide, high in vision.grids
+        )
+    )
 
 
 def _sequence(folder: Path, manifest: Manifest, signature: Signature) -> ParityReport:

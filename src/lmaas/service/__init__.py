@@ -4,6 +4,7 @@ Knows registry, accounts, pool and sandbox; knows no transport. Async verbs run 
 event loop, or in a loop of their own where there is no server.
 """
 
-from lmaas.service.service import Predicted, Service
+from lmaas.service.calls import Predicted
+from lmaas.service.service import Service
 
 __all__ = ["Predicted", "Service"]

@@ -26,6 +26,7 @@ from lmaas.jobs.inputs import Inputs
 from lmaas.jobs.process import log_tail
 from lmaas.jobs.runner import Runner
 from lmaas.jobs.store import Jobs
+from lmaas.placement.base import Placement
 from lmaas.placement.left import check_plain
 from lmaas.placement.waiting import to_end
 from lmaas.recipe import Recipe
@@ -34,7 +35,6 @@ from lmaas.registry.store import Registry
 from lmaas.service.catalog import Catalog, check_files
 from lmaas.service.data import DATA_FILES, DataFiles
 from lmaas.service.workshop import Workshop
-from lmaas.serving.plan import machine_budget_bytes
 from lmaas.supervision import Supervisor
 
 FIRST_EVENTS: Final = 20
@@ -55,15 +55,18 @@ class JobQueue:
         data: DataFiles,
         catalog: Catalog,
         workshop: Workshop,
+        placement: Placement,
     ) -> None:
         self.checkpoints = CheckpointModels(queue, catalog.has, self._publish_checkpoint)
         self._settings = settings
         self._registry = registry
+        self._revision = registry.database.watch("jobs")
         self._queue = queue
         self._results = results
         self._data = data
         self._catalog = catalog
         self._workshop = workshop
+        self._placement = placement
         self.folder = results.folder
         self.inputs = Inputs(self.folder)
         self._runner: Runner | None = None
@@ -77,13 +80,14 @@ class JobQueue:
         self._runner = Runner(
             self.folder,
             Claims(self._registry.database),
-            self._registry.data_version,
+            self._revision,
+            self._placement,
             publish=self._publish_result,
             unpack=self._unpack_base,
             locate=self._data.locate,
             max_running=settings.max_running_jobs,
             max_per_tenant=settings.max_tenant_jobs,
-            memory_bytes=settings.job_memory_bytes or machine_budget_bytes(),
+            memory_bytes=settings.job_memory_bytes or self._placement.node.memory_bytes,
             tenant_memory_bytes=settings.tenant_job_memory_bytes,
             disk_bytes=settings.job_disk_bytes,
             required=settings.isolation == "required",
@@ -196,7 +200,7 @@ class JobQueue:
         """
         seen = -1
         while not self._closing:
-            version = self._registry.data_version()
+            version = self._revision()
             if version != seen:
                 seen = version
                 job = await asyncio.to_thread(self._queue.get, tenant, job_id)

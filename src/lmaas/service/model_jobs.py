@@ -33,6 +33,7 @@ from lmaas.service.quota import Quota
 from lmaas.supervision import Supervisor
 from lmaas.types import (
     CompressOptions,
+    CompressSample,
     ModelVersion,
     Progress,
     PullBody,
@@ -45,6 +46,7 @@ from lmaas.types import (
 KEEP: Final = "keep_download"
 """The note of a pull whose downloaded files stay."""
 TEXT: Final = "text"
+SAMPLES: Final = "samples"
 OPTIONS: Final = "options"
 FILES: Final = "files"
 SAMPLE: Final = "sample"
@@ -64,11 +66,12 @@ class PullRecipe(Record, frozen=True, kw_only=True):
 
 
 class CompressRecipe(Record, frozen=True, kw_only=True):
-    """What a compression's row says; the text to measure on lies beside it, as it may be long."""
+    """What a compression's row says; what to measure on lies beside it, as it may be long."""
 
     model: str
     options: CompressOptions
     text_sha256: str | None = None
+    samples_sha256: str | None = None
 
 
 class ImportRecipe(Record, frozen=True, kw_only=True):
@@ -163,17 +166,20 @@ class ModelJobs:
         that is returned. Raises InvalidInput, ModelNotFound, QueueFull.
         """
         version = self._registry.resolve(tenant, ref)
-        check_compressible(version)
+        check_compressible(version, options)
         text = options.text
+        samples = msgspec.json.encode(options.samples).decode() if options.samples else None
         recipe = CompressRecipe(
             model=version.ref,
-            options=msgspec.structs.replace(options, text=None),
-            text_sha256=None if text is None else hashlib.sha256(text.encode()).hexdigest(),
+            options=msgspec.structs.replace(options, text=None, samples=()),
+            text_sha256=_digest(text),
+            samples_sha256=_digest(samples),
         )
 
-        def keep_text(job_id: str) -> None:
-            if text is not None:
-                self._inputs.put(job_id, TEXT, text)
+        def keep_data(job_id: str) -> None:
+            for name, data in ((TEXT, text), (SAMPLES, samples)):
+                if data is not None:
+                    self._inputs.put(job_id, name, data)
 
         return self._add(
             tenant,
@@ -182,7 +188,7 @@ class ModelJobs:
             version.name,
             msgspec.to_builtins(recipe),
             joins=True,
-            keep=keep_text,
+            keep=keep_data,
         )
 
     def push(
@@ -313,7 +319,7 @@ class ModelJobs:
         return InProcess(
             self._folder,
             Claims(self._registry.database),
-            self._registry.data_version,
+            self._registry.database.watch("jobs"),
             self._works,
             max_running=self._settings.max_model_jobs,
             max_per_tenant=self._settings.max_tenant_jobs,
@@ -354,10 +360,12 @@ class ModelJobs:
     async def _compress(self, job: Job, reporter: Reporter, succeed: Succeed) -> None:
         recipe = msgspec.convert(job.recipe, CompressRecipe)
         text = await asyncio.to_thread(self._inputs.get, job.id, TEXT)
+        told = await asyncio.to_thread(self._inputs.get, job.id, SAMPLES)
+        samples = msgspec.json.decode(told or "[]", type=tuple[CompressSample, ...])
         await self._catalog.compress(
             job.tenant,
             recipe.model,
-            msgspec.structs.replace(recipe.options, text=text),
+            msgspec.structs.replace(recipe.options, text=text, samples=samples),
             partial(_compressed, reporter),
             beside=succeed,
             log=reporter.log,
@@ -365,6 +373,10 @@ class ModelJobs:
 
     def _is_kept(self, job: Job) -> bool:
         return KEEP in self._rows.get(job.tenant, job.id).metadata
+
+
+def _digest(text: str | None) -> str | None:
+    return None if text is None else hashlib.sha256(text.encode()).hexdigest()
 
 
 def variant_of(job: Job, version: ModelVersion) -> Variant:

@@ -1,15 +1,13 @@
-"""One home: its life, calls of its models, workers, keys and accounts."""
+"""One home: its life, workers, keys and accounts. Calls of its models are `service.calls`."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
-from typing import Final, NamedTuple, ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 import msgspec
 
-from lmaas import tasks
 from lmaas.accounts import usage
 from lmaas.accounts.keys import Keys
 from lmaas.accounts.ledger import Ledger
@@ -20,53 +18,37 @@ from lmaas.aside import Aside
 from lmaas.config import Settings
 from lmaas.errors import (
     ConfigError,
-    InvalidInput,
     NotFound,
 )
-from lmaas.generation_types import Delta, GenerateRequest, Usage
 from lmaas.hub.leftovers import leftovers
 from lmaas.jobs.artifacts import Artifacts
 from lmaas.jobs.delivery import Deliverer
 from lmaas.jobs.store import Jobs
 from lmaas.jobs.webhooks import Webhooks
+from lmaas.placement.local import LocalPlacement
 from lmaas.placement.probe import missing
 from lmaas.registry.data_files import Files
 from lmaas.registry.fsck import FsckReport
 from lmaas.registry.names import check_name
 from lmaas.registry.responses import Responses
 from lmaas.registry.store import Registry
+from lmaas.service.calls import ModelCalls
 from lmaas.service.catalog import Catalog
 from lmaas.service.data import DataFiles
 from lmaas.service.jobs import JobQueue
 from lmaas.service.model_jobs import ModelJobs
 from lmaas.service.quota import Quota
 from lmaas.service.workshop import Workshop
-from lmaas.serving.cache import ResponseCache, key_of
+from lmaas.serving.cache import ResponseCache
 from lmaas.serving.egress import EgressPolicy
-from lmaas.serving.generation import (
-    Answered,
-    Generation,
-    check_language,
-    check_parts,
-    encode_request,
-)
+from lmaas.serving.image_urls import ImageUrls
 from lmaas.serving.metrics import Metrics
 from lmaas.serving.pool import Pool
 from lmaas.serving.router import Router
-from lmaas.serving.speech import Speech, encode_speech, most_audio_ms
-from lmaas.serving.transcription import Transcription, check_hears, payload_of
-from lmaas.serving.transcription import key_of as sound_key
-from lmaas.speech_types import SpeakRequest
 from lmaas.supervision import Supervisor
-from lmaas.transcription_types import TranscribeRequest
 from lmaas.types import (
-    GENERATE,
-    SPEAK,
-    TEXTS,
-    Answer,
     KeyRecord,
     ModelVersion,
-    Payload,
     Scope,
     WorkerStatus,
 )
@@ -77,22 +59,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 JOBS_FOLDER: Final = "jobs"
-
-
-class Predicted(NamedTuple):
-    """An answer, the version that gave it, and headers that tell what is left of the limits."""
-
-    version: ModelVersion
-    answer: Answer
-    headers: list[tuple[bytes, bytes]]
-
-
-class CountedTokens(NamedTuple):
-    """How many tokens a prompt has for a version, and what is left of the limits."""
-
-    version: ModelVersion
-    tokens: int
-    headers: list[tuple[bytes, bytes]]
 
 
 class Service:
@@ -110,14 +76,15 @@ class Service:
         self.sessions = Sessions(settings.max_sessions)
         self.responses = Responses(self.registry.database)
         self.metrics = Metrics(self.supervisor.failures)
-        self.pool = Pool(settings, self.registry, self.metrics, self.supervisor)
+        placement = LocalPlacement(self.home)
+        self.pool = Pool(settings, self.registry, self.metrics, self.supervisor, placement)
         self.aside = Aside()
         self.router = Router(self.registry, self.pool, self.aside)
         self.cache = ResponseCache(settings.response_cache_bytes, settings.redis_url)
         self._egress = EgressPolicy(settings.webhook_allow)
         self.webhooks = Webhooks(self.registry.database, self._egress, http=settings.webhook_http)
         self._deliverer: Deliverer | None = None
-        self.workshop = workshop = Workshop(settings)
+        self.workshop = workshop = Workshop(settings, placement)
         queue, files = Jobs(self.registry.database), Files(self.home)
         quota = Quota(settings.tenant_disk_bytes, self.registry, files)
         self.catalog = Catalog(settings, self.registry, self.router, workshop, quota)
@@ -130,9 +97,14 @@ class Service:
             self.data,
             self.catalog,
             workshop,
+            placement,
         )
         self.model_jobs = ModelJobs(settings, self.registry, queue, self.jobs, self.catalog, quota)
-        self._keeping: set[asyncio.Future[None]] = set()
+        images = ImageUrls(settings.image_hosts, EgressPolicy(settings.image_allow, "image_allow"))
+        self.calls = ModelCalls(
+            settings, self.find, self.router, self.pool, self.ledger, self.cache, self.metrics,
+            self.aside, images,
+        )  # fmt: skip
 
     # Life of the service
 
@@ -226,323 +198,6 @@ class Service:
         await self.jobs.checkpoints.ensure(tenant, ref)
         return await self.router.find(tenant, ref)
 
-    # Calls
-
-    async def predict(
-        self,
-        key: KeyRecord,
-        ref: str,
-        payload: Payload,
-        *,
-        endpoint: str,
-        request_id: str,
-        version: ModelVersion | None = None,
-    ) -> Predicted:
-        """Run one request; also says which version answered.
-
-        `endpoint` and `request_id` name the request in the usage ledger; `version` is what `find`
-        has just said of `ref`. Cancelling the awaiting task cancels the request, queued or running.
-        """
-        if version is None:
-            version = await self.find(key.tenant, ref)
-        await self._freshen(key)
-        hears = tasks.spec(version.manifest.task).transcribes
-        if payload.media_type != TEXTS and not hears:
-            counted = self.ledger.count(key, endpoint, version.ref)
-            if counted is not None:
-                with counted:
-                    version, answer = await self.router.call(version, ref, payload)
-                return Predicted(version, answer, [])
-        if hears:
-            tokens, prompt, audio_ms = await self._sound(key, version, ref, payload)
-        else:
-            tokens = prompt = await self._text_tokens(key, version, ref, payload)
-            audio_ms = 0
-        await self._freshen(key)
-        with self.ledger.reserve(
-            key,
-            request_id=request_id,
-            endpoint=endpoint,
-            model=version.ref,
-            tokens=tokens,
-            prompt_tokens=prompt,
-            audio_ms=audio_ms,
-        ) as reservation:
-            version, answer = await self.router.call(version, ref, payload)
-            if answer.tokens or answer.audio_s:
-                reservation.usage = Usage(
-                    answer.tokens, answer.new_tokens, audio_ms=round(answer.audio_s * 1000)
-                )
-        return Predicted(version, answer, reservation.headers)
-
-    async def _freshen(self, key: KeyRecord) -> None:
-        """Have what bounds `key` in memory."""
-        if self.ledger.stale(key):
-            needed = ("ledger", key.id, self.registry.data_version())
-            await self.aside.share(needed, self.ledger.freshen, key)
-
-    async def _bounded(self, key: KeyRecord, version: ModelVersion) -> bool:
-        """Whether anything bounds what `key` may use. Raises what `Ledger.check` raises."""
-        await self._freshen(key)
-        return self.ledger.check(key, version.ref)
-
-    async def _text_tokens(
-        self, key: KeyRecord, version: ModelVersion, ref: str, payload: Payload
-    ) -> int:
-        """Tokens of the texts, counted only for keys with limits: others need not wait for it."""
-        if version.manifest.signature.language is None or not await self._bounded(key, version):
-            return 0
-        counting = msgspec.structs.replace(payload, count_only=True)
-        return (await self.router.call(version, ref, counting))[1].tokens
-
-    async def _sound(
-        self, key: KeyRecord, version: ModelVersion, ref: str, payload: Payload
-    ) -> tuple[int, int, int]:
-        """The most tokens that a sound becomes, those of a prompt (none), and its milliseconds.
-
-        Measured only for keys with limits: others need not wait for it.
-        """
-        if not await self._bounded(key, version):
-            return 0, 0, 0
-        measuring = msgspec.structs.replace(payload, count_only=True)
-        told = (await self.router.call(version, ref, measuring))[1]
-        return told.new_tokens, 0, round(told.audio_s * 1000)
-
-    async def transcribe(
-        self,
-        key: KeyRecord,
-        ref: str,
-        request: TranscribeRequest,
-        *,
-        endpoint: str,
-        request_id: str,
-    ) -> Transcription:
-        """What a model hears in a sound: once its first piece is there, or all of it.
-
-        `endpoint` and `request_id` name the request in the usage ledger. Raises as `generate` does.
-        """
-        version = await self.find(key.tenant, ref)
-        check_hears(version)
-        request = _as_able(version, request)
-        payload = payload_of(request)
-        kept_as = body = None
-        if version.name in self.settings.cached_models:
-            variant = await self.pool.variant_name(version)
-            kept_as = await asyncio.to_thread(sound_key, version, variant, request)
-            body = await self.cache.get_bytes(kept_as)
-        most, prompt, audio_ms = 0, 0, 0
-        if body is None:
-            most, prompt, audio_ms = await self._sound(key, version, ref, payload)
-        await self._freshen(key)
-        reservation = self.ledger.reserve(
-            key,
-            request_id=request_id,
-            endpoint=endpoint,
-            model=version.ref,
-            tokens=most,
-            prompt_tokens=prompt,
-            audio_ms=audio_ms,
-        )
-        transcription = Transcription(
-            version,
-            reservation.end,
-            self.metrics,
-            reservation.delivered,
-            None if kept_as is None else partial(self._keep_bytes, kept_as),
-        )
-        transcription.headers += reservation.headers
-        if kept_as is not None:
-            self.metrics.cached(version.ref, hit=body is not None)
-            told = b"miss" if body is None else b"hit"
-            transcription.headers.append((b"x-lmaas-cache", told))
-        if body is not None:
-            transcription.replay(body)
-        else:
-            await transcription.start(lambda to: self.router.call(version, ref, payload, to))
-        return transcription
-
-    async def transcribe_here(
-        self, tenant: str, ref: str, request: TranscribeRequest
-    ) -> Transcription:
-        """As `transcribe`, for whoever owns this home: without a key and without accounts."""
-        version = await self.router.find(tenant, ref)
-        check_hears(version)
-        payload = payload_of(_as_able(version, request))
-        transcription = Transcription(
-            version, lambda usage, status, error: None, self.metrics, lambda prompt, tokens: None
-        )
-        await transcription.start(lambda to: self.router.call(version, ref, payload, to))
-        return transcription
-
-    def _keep_bytes(self, key: bytes, body: bytes) -> None:
-        self._hold(self.cache.put_bytes(key, body))
-
-    async def predict_here(self, tenant: str, ref: str, payload: Payload) -> Answer:
-        """Run one request of whoever owns this home, without a key and without accounts."""
-        version = await self.router.find(tenant, ref)
-        return (await self.router.call(version, ref, payload))[1]
-
-    async def generate(
-        self,
-        key: KeyRecord,
-        ref: str,
-        request: GenerateRequest,
-        *,
-        endpoint: str,
-        request_id: str,
-        cache: bool | None = None,
-    ) -> Generation:
-        """The answer of a language model, once its first token is there.
-
-        `endpoint` and `request_id` name the request in the usage ledger. Raises InvalidInput,
-        ModelNotFound, RateLimited, InsufficientQuota and whatever the model's worker raises.
-        """
-        version = await self.find(key.tenant, ref)
-        check_language(version)
-        check_parts(version, request)
-        payload = Payload(media_type=GENERATE, body=encode_request(request))
-        kept_as = await self._cache_key(version, request, cache)
-        ended = None if kept_as is None else await self.cache.get(kept_as)
-        prompt, most = (0, 0) if ended else await self._most_tokens(key, ref, version, request)
-        await self._freshen(key)
-        reservation = self.ledger.reserve(
-            key,
-            request_id=request_id,
-            endpoint=endpoint,
-            model=version.ref,
-            tokens=most,
-            prompt_tokens=prompt,
-        )
-        generation = Generation(
-            version,
-            reservation.end,
-            self.metrics,
-            reservation.delivered,
-            None if kept_as is None else partial(self._keep, request),
-        )
-        generation.headers += reservation.headers
-        if kept_as is not None:
-            self.metrics.cached(version.ref, hit=ended is not None)
-            generation.headers.append((b"x-lmaas-cache", b"hit" if ended else b"miss"))
-        if ended is not None:
-            generation.replay(ended)
-            return generation
-        await generation.start(lambda to: self.router.generate(version, ref, payload, to))
-        return generation
-
-    async def _most_tokens(
-        self, key: KeyRecord, ref: str, version: ModelVersion, request: GenerateRequest
-    ) -> tuple[int, int]:
-        """Tokens of the prompt, and the most that the request can use with its answers.
-
-        Counted only for keys with limits: the others need not wait for it.
-        """
-        if not await self._bounded(key, version):
-            return 0, 0
-        prompt = await self._prompt_tokens(version, ref, request)
-        answer, spec = request.sampling.max_tokens, version.manifest.signature.language
-        room = max(0, spec.context_length - prompt) if spec is not None else 0
-        if answer is None:
-            answer = room
-        elif request.messages and spec is not None:
-            answer = min(answer, room)
-        return prompt, prompt + answer * request.choices
-
-    async def _cache_key(
-        self, version: ModelVersion, request: GenerateRequest, wanted: bool | None
-    ) -> bytes | None:
-        """Under which key the answer is kept; None when it is not."""
-        if wanted is None:
-            wanted = version.name in self.settings.cached_models and request.deterministic
-        if not wanted:
-            return None
-        if not request.deterministic:
-            raise InvalidInput(
-                "Only deterministic answers can be cached.",
-                hint="Set temperature to 0, or give a seed.",
-                param="cache",
-            )
-        return key_of(version, await self.pool.variant_name(version), request)
-
-    def _keep(self, request: GenerateRequest, answered: Answered, deltas: list[Delta]) -> None:
-        # Not under the key that was looked for: since then, another variant may have taken over.
-        key = key_of(answered.version, answered.variant_name, request)
-        self._hold(self.cache.put(key, answered.ended, deltas))
-
-    def _hold(self, keeping: Coroutine[None, None, None]) -> None:
-        """Run it beside the answer."""
-        task = asyncio.ensure_future(keeping)
-        self._keeping.add(task)
-        task.add_done_callback(self._keeping.discard)
-
-    async def count_tokens(
-        self, key: KeyRecord, ref: str, request: GenerateRequest, *, endpoint: str, request_id: str
-    ) -> CountedTokens:
-        """How many tokens the prompt of a request has for this model.
-
-        It is a request like others for limits and the ledger, of no tokens. Raises InvalidInput for
-        a model of another service: only that can count.
-        """
-        version = await self.find(key.tenant, ref)
-        check_language(version)
-        check_parts(version, request)
-        if version.manifest.upstream is not None:
-            raise InvalidInput(
-                f"{version.ref} runs at another service, which alone can count its tokens.",
-                param="model",
-            )
-        await self._freshen(key)
-        with self.ledger.reserve(
-            key,
-            request_id=request_id,
-            endpoint=endpoint,
-            model=version.ref,
-            tokens=0,
-            prompt_tokens=0,
-        ) as reservation:
-            tokens = await self._prompt_tokens(version, ref, request)
-        return CountedTokens(version, tokens, reservation.headers)
-
-    async def _prompt_tokens(
-        self, version: ModelVersion, ref: str, request: GenerateRequest
-    ) -> int:
-        body = encode_request(msgspec.structs.replace(request, count_only=True))
-        _, answer = await self.router.call(version, ref, Payload(media_type=GENERATE, body=body))
-        return int(answer.body)
-
-    async def speak(
-        self,
-        key: KeyRecord,
-        ref: str,
-        request: SpeakRequest,
-        *,
-        endpoint: str,
-        request_id: str,
-    ) -> Speech:
-        """The sound of a text, once its first bytes are there. It costs its characters and seconds.
-
-        `endpoint` and `request_id` name the request in the usage ledger. Raises InvalidInput,
-        ModelNotFound, RateLimited, InsufficientQuota and whatever the model's worker raises.
-        """
-        version = await self.find(key.tenant, ref)
-        audio_ms = most_audio_ms(version, request)
-        await self._freshen(key)
-        chars = len(request.text)
-        reservation = self.ledger.reserve(
-            key,
-            request_id=request_id,
-            endpoint=endpoint,
-            model=version.ref,
-            tokens=chars,
-            prompt_tokens=chars,
-            audio_ms=audio_ms,
-        )
-        speech = Speech(version, reservation.end, self.metrics, reservation.delivered)
-        speech.headers += reservation.headers
-        payload = Payload(media_type=SPEAK, body=encode_speech(request))
-        await speech.start(lambda to: self.router.speak(version, ref, payload, to))
-        return speech
-
     # Workers
 
     def ps(self, tenant: str) -> list[WorkerStatus]:
@@ -570,13 +225,13 @@ class Service:
     async def authenticate(self, text: str) -> KeyRecord:
         """The key that `text` is. Raises Unauthorized."""
         if not self.keys.fresh():
-            await self.aside.share(("keys", self.registry.data_version()), self.keys.refresh)
+            await self.aside.share(("keys", self.keys.revision()), self.keys.refresh)
         return self.keys.known(text)
 
     async def confirm(self, key: KeyRecord) -> None:
         """Raises Unauthorized if `key` has been revoked since it was looked at."""
         if not self.keys.fresh():
-            await self.aside.share(("keys", self.registry.data_version()), self.keys.refresh)
+            await self.aside.share(("keys", self.keys.revision()), self.keys.refresh)
         self.keys.confirm(key.id)
 
     def create_key(
@@ -651,10 +306,3 @@ class Service:
         report = self.registry.check(repair=repair)
         downloads = leftovers(self.home, remove=repair)
         return msgspec.structs.replace(report, downloads=downloads)
-
-
-def _as_able(version: ModelVersion, request: TranscribeRequest) -> TranscribeRequest:
-    """A model that writes all at once has one piece to stream: the whole text."""
-    if version.manifest.signature.sequence is None:
-        return msgspec.structs.replace(request, stream=False)
-    return request

@@ -18,7 +18,9 @@ import psutil
 from lmaas.aside import refuse_in_loop
 from lmaas.config import Settings
 from lmaas.errors import FULL, StorageFull
-from lmaas.placement import left, sandbox
+from lmaas.placement import left
+from lmaas.placement.base import ChildBounds, Placement
+from lmaas.placement.local import LocalPlacement
 from lmaas.placement.waiting import to_end
 
 T = TypeVar("T")
@@ -33,8 +35,9 @@ MOST_CHILDREN: Final = 4
 class Workshop:
     """The scratch folders and children of one home."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, placement: Placement | None = None) -> None:
         self._settings = settings
+        self._placement = placement or LocalPlacement(settings.home_path)
         self._folder = settings.home_path / "tmp"
         # Of its own: children may take minutes, and whoever else needs a thread must not wait.
         self._threads = ThreadPoolExecutor(MOST_CHILDREN, "child")
@@ -119,16 +122,18 @@ class Workshop:
     ) -> bytes:
         """The same in this thread, until `stop` is set."""
         try:
-            return sandbox.run_child(
+            return self._placement.run_child(
                 module,
                 msgspec.json.encode(request),
                 scratch=scratch,
-                timeout_s=self._settings.compile_timeout_s,
-                memory_bytes=memory_bytes or self._settings.compile_memory_bytes,
-                disk_bytes=self._settings.compile_disk_bytes,
-                reads=reads,
-                required=self._settings.isolation == "required",
-                work=work,
+                bounds=ChildBounds(
+                    reads=tuple(str(path.absolute()) for path in reads),
+                    memory_bytes=memory_bytes or self._settings.compile_memory_bytes,
+                    disk_bytes=self._settings.compile_disk_bytes,
+                    timeout_s=self._settings.compile_timeout_s,
+                    work=work,
+                    required=self._settings.isolation == "required",
+                ),
                 stop=stop,
                 heard=heard,
             )

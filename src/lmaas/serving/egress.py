@@ -29,10 +29,12 @@ class EgressPolicy:
     """Which addresses are outside.
 
     `allowed` are hosts by name, and addresses or networks (10.0.0.0/8), that may be reached
-    although they are inside. Raises ConfigError for an entry that is neither.
+    although they are inside; `setting` is where they were said. Raises ConfigError for an entry
+    that is neither.
     """
 
-    def __init__(self, allowed: Sequence[str] = ()) -> None:
+    def __init__(self, allowed: Sequence[str] = (), setting: str = "webhook_allow") -> None:
+        self._setting = setting
         self._networks: list[Network] = []
         self._names: set[str] = set()
         for entry in allowed:
@@ -41,9 +43,9 @@ class EgressPolicy:
             except ValueError as error:
                 if not NAME.fullmatch(entry) or entry.replace(".", "").isdecimal():
                     raise ConfigError(
-                        f"webhook_allow names hosts, addresses and networks; received {entry!r}: "
+                        f"{setting} names hosts, addresses and networks; received {entry!r}: "
                         f"{error}.",
-                        param="webhook_allow",
+                        param=setting,
                     ) from None
                 self._names.add(entry.lower())
 
@@ -62,7 +64,7 @@ class EgressPolicy:
             if not allowed and not is_public(address):
                 raise InvalidInput(
                     f"{text} is an internal address.",
-                    hint="The setting webhook_allow names hosts and networks that may be reached.",
+                    hint=f"The setting {self._setting} names what may be reached nevertheless.",
                     param="url",
                 )
 

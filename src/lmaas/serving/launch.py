@@ -1,103 +1,72 @@
-"""Our own worker process: started, connected, loaded, and in the end gone."""
+"""Our own worker: started by a placement, connected, told its model, loaded."""
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from lmaas.config import Settings
 from lmaas.errors import BY_CODE, LMaaSError, TimedOut, Unavailable
-from lmaas.placement import left
-from lmaas.placement.local import kill_worker, start_worker
-from lmaas.placement.survivors import end_all, namespace_of
-from lmaas.runtime.journal import read_journal
+from lmaas.placement.base import Placement, WorkerHandle
+from lmaas.placement.waiting import to_end
 from lmaas.runtime.messages import AnyMessage, Expect, Failed, Load, Loaded, ServeRecord
-from lmaas.serving.plan import machine_budget_bytes
-from lmaas.serving.worker_connection import WorkerConnection
 
 log = logging.getLogger(__name__)
 
-JOURNAL_SUFFIX = ".journal"
-SPARE_SUFFIX = ".tmp"
 MISSED_BEATS: Final = 3
 
 
-class LocalWorkerProcess:
-    """A process that has loaded its model, and the connection to it."""
+class LoadedWorker:
+    """A worker that has loaded its model."""
 
-    def __init__(
-        self,
-        process: asyncio.subprocess.Process,
-        connection: WorkerConnection,
-        loaded: Loaded,
-        journal: Path,
-        patience_s: float,
-    ) -> None:
+    def __init__(self, worker: WorkerHandle, loaded: Loaded, patience_s: float) -> None:
         self.loaded = loaded
         self.patience_s = patience_s
-        self._process = process
-        self._connection = connection
-        self._journal = journal
-        self._namespace = namespace_of(process.pid)
+        self._worker = worker
+        self._channel = worker.channel
 
     @property
     def pid(self) -> int:
         """The worker."""
-        return self._process.pid
+        return self._worker.pid
 
     @property
     def code(self) -> int | None:
         """How it ended."""
-        return self._process.returncode
+        return self._worker.code
 
     @property
     def closed(self) -> asyncio.Future[None]:
-        """Its end of the socket is closed."""
-        return self._connection.closed
+        """Its end of the channel is closed."""
+        return self._channel.closed
 
     @property
     def last_seen(self) -> float:
         """When it sent something."""
-        return self._connection.last_seen
+        return self._channel.last_seen
 
     def send(self, message: AnyMessage) -> None:
         """Send it."""
-        self._connection.send(message)
+        self._channel.send(message)
 
     def kill(self) -> None:
         """End the process now."""
-        kill_worker(self._process)
+        self._worker.kill()
 
     async def end(self) -> set[int]:
         """Reap the process; the ids of the requests it was working on."""
-        kill_worker(self._process)
-        await self._process.wait()
-        return await asyncio.to_thread(self._clear)
-
-    def _clear(self) -> set[int]:
-        """Who was at work; what it has left goes."""
-        end_all(self._namespace)
-        ids = read_journal(self._journal)
-        self._journal.unlink(missing_ok=True)
-        left.remove(self._journal.with_suffix(SPARE_SUFFIX))
-        return ids
-
-
-def _make(folders: Sequence[Path]) -> None:
-    """The folders of files that are on their way: a worker can only be given what is there."""
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
+        return await self._worker.end()
 
 
 async def launch(
     record: ServeRecord,
     settings: Settings,
-    socket_path: Path,
+    placement: Placement,
     on_message: Callable[[AnyMessage], None],
     files: asyncio.Future[None],
-) -> LocalWorkerProcess:
-    """Start a worker on `socket_path` and have it load the model once its `files` are there.
+) -> LoadedWorker:
+    """Start a worker of `placement` and have it load the model once its `files` are there.
 
     Raises the worker's own error when it cannot load, what `files` raises, TimedOut when it takes
     too long, and Unavailable when it dies meanwhile.
@@ -116,32 +85,17 @@ async def launch(
     folders = [Path(record.folder)]
     if record.options is not None and record.options.draft is not None:
         folders.append(Path(record.options.draft))
-    journal = socket_path.with_suffix(JOURNAL_SUFFIX)
-    spare = socket_path.with_suffix(SPARE_SUFFIX)
-    await asyncio.to_thread(_make, (*folders, spare))
-    connection = WorkerConnection(receive)
-    # To listen waits for the loop: who is cancelled there must still close the socket.
-    server = await loop.create_unix_server(
-        lambda: connection, str(socket_path), start_serving=False
+    worker = await placement.start_worker(
+        folders,
+        receive,
+        memory_bytes=settings.worker_memory_bytes or placement.node.memory_bytes,
+        required=settings.isolation == "required",
     )
-    try:
-        await server.start_serving()
-        process = await start_worker(
-            socket_path,
-            journal,
-            folders,
-            spare,
-            memory_bytes=settings.worker_memory_bytes or machine_budget_bytes(),
-            required=settings.isolation == "required",
-        )
-    except BaseException:
-        server.close()
-        raise
-    died = asyncio.ensure_future(process.wait())
+    died = asyncio.ensure_future(worker.wait())
     try:
         async with asyncio.timeout(settings.load_timeout_s) as limit:
-            await _first(connection.connected, died, record.model)
-            connection.send(
+            await _first(worker.channel.connected, died, record.model)
+            worker.channel.send(
                 Expect(
                     record=record,
                     heartbeat_s=settings.heartbeat_s,
@@ -152,15 +106,11 @@ async def launch(
             await _first(files, died, record.model)
             files.result()
             limit.reschedule(loop.time() + settings.load_timeout_s)
-            connection.send(Load())
+            worker.channel.send(Load())
             await _first(outcome, died, record.model)
         loaded = outcome.result()
     except BaseException as error:
-        namespace = namespace_of(process.pid)
-        kill_worker(process)
-        connection.close()
-        await died
-        end_all(namespace)
+        await to_end(worker.end())
         if isinstance(error, TimeoutError):
             raise TimedOut(
                 f"{record.model} was not loaded within {settings.load_timeout_s:g} s.",
@@ -169,15 +119,7 @@ async def launch(
         raise
     finally:
         died.cancel()
-        server.close()
-        socket_path.unlink(missing_ok=True)
-    return LocalWorkerProcess(
-        process,
-        connection,
-        loaded,
-        journal,
-        MISSED_BEATS * settings.heartbeat_s,
-    )
+    return LoadedWorker(worker, loaded, MISSED_BEATS * settings.heartbeat_s)
 
 
 async def _first(

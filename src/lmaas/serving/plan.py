@@ -125,15 +125,3 @@ def language_plan(
 
 def _gb(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 5e7 else f"{count / 1e6:.1f} MB"
-
-
-def machine_budget_bytes(share: float = 0.7) -> int:
-    """`share` of the machine's memory, or of this control group's bound where that is lower."""
-    from pathlib import Path
-
-    import psutil
-
-    total = int(psutil.virtual_memory().total)
-    bound = Path("/sys/fs/cgroup/memory.max")
-    text = bound.read_text().strip() if bound.exists() else "max"
-    return int(min(total, int(text)) * share) if text.isdigit() else int(total * share)

@@ -4,25 +4,22 @@ Runs in the server's event loop. What a single worker does is `serving.worker`'s
 """
 
 import asyncio
-import itertools
 import logging
-import os
-import shutil
-import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
-import psutil
-
 from lmaas.config import Settings
 from lmaas.errors import DoesNotFit, NotFound, Unavailable
+from lmaas.placement.base import Placement, Shipment
+from lmaas.placement.local import LocalPlacement
 from lmaas.serving.backend import Backend
 from lmaas.serving.generation import Answered, Receiver
 from lmaas.serving.launch import renewed
 from lmaas.serving.loaded import Key, Loaded, key_of
 from lmaas.serving.metrics import Metrics
 from lmaas.serving.pins import Pins
-from lmaas.serving.plan import MIB, LoadedModel, machine_budget_bytes, make_plan
+from lmaas.serving.plan import MIB, LoadedModel, make_plan
 from lmaas.serving.prepare import Need, need_of, served_variant_name
 from lmaas.serving.quarantine import Quarantine
 from lmaas.serving.renewal import Renewal
@@ -35,8 +32,6 @@ from lmaas.types import Answer, FileRole, ModelVersion, Payload, WorkerStatus
 log = logging.getLogger(__name__)
 
 ROOM_POLL_S: Final = 0.05
-LONGEST_SOCKET_FOLDER: Final = 70
-"""Systems bound a unix socket's whole path to about 100 bytes."""
 
 
 class Store(Protocol):
@@ -46,8 +41,8 @@ class Store(Protocol):
         """The version that `ref` names now."""
         ...
 
-    def data_version(self) -> int:
-        """Changes whenever any process commits."""
+    def revision(self) -> int:
+        """Rises when any process has changed a model, a version or an alias. Costs little."""
         ...
 
     def unpack(
@@ -66,39 +61,31 @@ class Pool:
         registry: Store,
         metrics: Metrics,
         supervisor: Supervisor | None = None,
+        placement: Placement | None = None,
     ) -> None:
         self._settings = settings
         self._supervisor = supervisor or Supervisor()
         self._registry = registry
         self._metrics = metrics
         self._quarantine = Quarantine()
-        self._budget = settings.memory_budget_bytes or machine_budget_bytes()
-        self._files = settings.home_path / "run" / str(os.getpid())
-        self._folders = itertools.count(1)
-        self._unpacking: dict[Path, asyncio.Future[None]] = {}
-        self._sockets: Path | None = None
+        self._placement = placement or LocalPlacement(settings.home_path)
+        self._budget = settings.memory_budget_bytes or self._placement.node.memory_bytes
+        self._shipments: dict[WorkerBackend, Shipment] = {}
         self._loaded = Loaded()
         self._pins = Pins(settings.pinned, registry, self._loaded, self._worker)
         self._renewal = Renewal(settings, registry, self._loaded, self._start)
         self._planning = asyncio.Lock()
         self._ticker: asyncio.Task[None] | None = None
+        self._open = False
         self._closing = False
 
     async def start(self) -> None:
         """Clear what a killed server left, begin to watch, and begin to load what is pinned."""
-        await asyncio.to_thread(_clear, self._files)
-        self._sockets = self._socket_folder()
+        await self._placement.open()
+        self._open = True
         self._metrics.watch(self._depths)
         await self._pins.keep()
         self._ticker = self._supervisor.keep("pool", self._tick)
-
-    def _socket_folder(self) -> Path:
-        """Beside the files, where the next start clears it, unless that path is too long."""
-        folder = self._files / "sockets"
-        if len(os.fsencode(folder)) > LONGEST_SOCKET_FOLDER:
-            return Path(tempfile.mkdtemp(prefix="lmaas-"))
-        folder.mkdir(mode=0o700, parents=True)
-        return folder
 
     async def close(self, deadline_s: float) -> None:
         """Refuse new calls, let running ones finish for `deadline_s`, then end every worker."""
@@ -111,9 +98,7 @@ class Pool:
         await asyncio.gather(*(worker.stop(deadline) for worker in self._loaded.all()))
         while self._loaded.leaving:
             await asyncio.sleep(ROOM_POLL_S)
-        await asyncio.to_thread(shutil.rmtree, self._files, ignore_errors=True)
-        if self._sockets:
-            await asyncio.to_thread(shutil.rmtree, self._sockets, ignore_errors=True)
+        await self._placement.close()
 
     async def call(
         self, version: ModelVersion, payload: Payload, receiver: Receiver | None = None
@@ -190,7 +175,7 @@ class Pool:
 
     def _worker(self, version: ModelVersion) -> Backend:
         """The worker of `version`; a new one, loading, at first. All first calls share it."""
-        if self._closing or self._sockets is None:
+        if self._closing or not self._open:
             raise Unavailable("The server is not taking requests now.", hint="Send it again soon.")
         key = key_of(version)
         if there := self._loaded.current.get(key) or self._loaded.coming.get(key):
@@ -209,17 +194,13 @@ class Pool:
         return worker
 
     def _start(self, version: ModelVersion) -> WorkerBackend:
-        assert self._sockets is not None
         worker = WorkerBackend(
-            version, self._settings, self._sockets, self._quarantine, self._metrics
+            version, self._settings, self._placement, self._quarantine, self._metrics
         )
-        folder = self._files / str(next(self._folders))
-        worker.start(
-            lambda: self._prepare(worker, folder), lambda ended: self._ended(ended, folder)
-        )
+        worker.start(lambda: self._prepare(worker), self._ended)
         return worker
 
-    async def _prepare(self, worker: WorkerBackend, folder: Path) -> Prepared:
+    async def _prepare(self, worker: WorkerBackend) -> Prepared:
         """Room and the record for `worker`; its files are on their way."""
         version = worker.version
         # In a thread: it may have to ask another Python what that has.
@@ -231,9 +212,9 @@ class Pool:
             lambda ref: self._registry.resolve(version.tenant, ref),
         )
         await self._make_room(worker, need.memory_bytes)
-        files = asyncio.ensure_future(asyncio.to_thread(self._unpack, need, folder))
-        self._unpacking[folder] = files
-        return need.record(folder), files
+        shipment = self._placement.ship(partial(self._unpack, need))
+        self._shipments[worker] = shipment
+        return need.record(shipment.folder), shipment.arrived
 
     def _unpack(self, need: Need, folder: Path) -> None:
         for part, role, name in need.files:
@@ -274,11 +255,10 @@ class Pool:
             pinned=worker.pinned and coming is None,
         )
 
-    def _ended(self, worker: WorkerBackend, folder: Path) -> None:
-        files = self._unpacking.pop(folder, None)
-        if files is not None:
-            # A worker may end before its thread has unpacked everything.
-            files.add_done_callback(lambda done: _remove(folder, done))
+    def _ended(self, worker: WorkerBackend) -> None:
+        shipment = self._shipments.pop(worker, None)
+        if shipment is not None:
+            shipment.remove()
         key = key_of(worker.version)
         if self._loaded.current.get(key) is not worker:
             return
@@ -317,20 +297,3 @@ class Pool:
             shown = depth + worker.depth, max(cache_used, worker.cache_used)
             depths[worker.version.ref] = shown
         return depths
-
-
-def _remove(folder: Path, unpacked: asyncio.Future[None]) -> None:
-    if not unpacked.cancelled():
-        unpacked.exception()  # the worker that waited for it has told it, or is gone
-    asyncio.get_running_loop().run_in_executor(None, _rmtree, folder)
-
-
-def _rmtree(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _clear(own: Path) -> None:
-    """Remove what processes left that are no more, and what one of our own number left."""
-    for folder in own.parent.glob("*"):
-        if folder == own or not psutil.pid_exists(int(folder.name) if folder.name.isdigit() else 0):
-            shutil.rmtree(folder, ignore_errors=True)

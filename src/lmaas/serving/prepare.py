@@ -14,8 +14,9 @@ from lmaas.codecs.limits import Limits
 from lmaas.config import Settings
 from lmaas.errors import ConfigError
 from lmaas.runtime.cpu import gains_from_bf16, has_bf16
-from lmaas.runtime.engine import require_engine
+from lmaas.runtime.engine import ENGINES, require_engine
 from lmaas.runtime.engine_spec import EngineSpec
+from lmaas.runtime.language.embedded import vision_bytes
 from lmaas.runtime.language.engine import EngineOptions
 from lmaas.runtime.messages import ServeRecord
 from lmaas.serving.engines import (
@@ -33,7 +34,7 @@ from lmaas.types import FileRole, LanguageSpec, ModelVersion, Precision, Variant
 
 
 class ServedVariant(NamedTuple):
-    """What a language model is served with, and why; `role` is that of its files."""
+    """What a model is served with, and why; `role` is that of its files."""
 
     engine: EngineSpec
     variant: VariantName | None
@@ -67,33 +68,37 @@ def need_of(
     if tasks.spec(version.manifest.task).generates:
         return _language(version, settings, budget, resolve)
     engine = require_engine(version.manifest.engine, version.ref)
-    if "bf16" in engine.precisions:
-        precision, reason = _precision(version, settings)
-    else:
-        precision, reason = "f32", f"as {engine.name} computes: {version.manifest.engine_reason}"
-    memory, options = needed_bytes(version.compiled_bytes, engine.memory.overhead_bytes), None
+    chosen = _served(version, settings, engine)
+    precision, top = chosen.precision, chosen.top
+    weights = sum(file.size_bytes for file in version.files if file.path.startswith(f"{top}/"))
+    memory, options = needed_bytes(weights, engine.memory.overhead_bytes), None
     if engine.worker == "sequences":
         options = _sequence_options(version, settings, budget, precision)
         memory += options.cache_bytes
     return Need(
         memory,
-        ((version, engine.files, "model"),),
+        ((version, chosen.role, "model"),),
         lambda folder: ServeRecord(
             model=version.ref,
             task=version.manifest.task,
             signature=version.manifest.signature,
-            folder=str(folder / "model" / engine.folder),
+            folder=str(folder / "model" / top),
             precision=precision,
-            reason=reason,
+            reason=chosen.reason,
+            variant=chosen.variant,
             max_batch_size=settings.max_batch_size,
             engine=engine,
             options=options,
-            limits=Limits(
-                max_image_pixels=settings.max_image_pixels,
-                max_media_bytes=settings.max_body_bytes,
-                max_audio_s=settings.max_audio_s,
-            ),
+            limits=_limits(settings),
         ),
+    )
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        max_image_pixels=settings.max_image_pixels,
+        max_media_bytes=settings.max_body_bytes,
+        max_audio_s=settings.max_audio_s,
     )
 
 
@@ -130,15 +135,35 @@ def choose_served_variant(version: ModelVersion, settings: Settings) -> ServedVa
 
 def has_variants(version: ModelVersion) -> bool:
     """Whether a version can get another variant than it is loaded in: compression makes them."""
-    return tasks.spec(version.manifest.task).generates and version.manifest.upstream is None
+    if version.manifest.upstream is not None:
+        return False
+    return tasks.spec(version.manifest.task).generates or ENGINES[version.manifest.engine].variants
 
 
 def served_variant_name(version: ModelVersion, settings: Settings) -> str:
-    """The name of the variant that a language model has when it is loaded now."""
+    """The name of the variant that a model has when it is loaded now."""
     if version.manifest.upstream is not None:
         return "upstream"
-    chosen = choose_served_variant(version, settings)
+    if tasks.spec(version.manifest.task).generates:
+        chosen = choose_served_variant(version, settings)
+    else:
+        chosen = _served(version, settings, ENGINES[version.manifest.engine])
     return variant_name(version, chosen.engine.name, chosen.precision, chosen.variant)
+
+
+def _served(version: ModelVersion, settings: Settings, engine: EngineSpec) -> ServedVariant:
+    """What a model that is no language model is served with."""
+    if "bf16" in engine.precisions:
+        precision, reason = _precision(version, settings)
+    else:
+        precision, reason = "f32", f"as {engine.name} computes: {version.manifest.engine_reason}"
+    variant: VariantName | None = None
+    role: FileRole = engine.files
+    if engine.variants and version.variants:
+        variant, why = choose_variant(version, settings.variant, needed=False)
+        role = "variant" if variant else engine.files
+        reason = f"{variant or 'source'} weights: {why}; {precision}: {reason}"
+    return ServedVariant(engine, variant, precision, role, on_gpu=False, reason=reason)
 
 
 def _language(
@@ -171,12 +196,13 @@ def _language(
             reason=f"{chosen.reason}; {plan}",
             max_batch_size=settings.max_batch_size,
             engine=engine,
+            limits=_limits(settings),
             variant=variant,
             options=EngineOptions(
                 precision=precision,
                 cache_bytes=cache,
                 max_sequences=settings.max_sequences,
-                lookup=settings.prompt_lookup if engine.drafts else 0,
+                lookup=settings.prompt_lookup if engine.drafts and spec.vision is None else 0,
                 draft=str(folder / "draft" / "compiled") if draft is not None else None,
             ),
         ),
@@ -198,6 +224,8 @@ def _cpu_plan(
         token_bytes = token_bytes // 2 * ELEMENT_BYTES[precision]
     sized = msgspec.structs.replace(spec, kv_bytes_per_token=token_bytes)
     cache = cache_bytes(sized, settings.kv_cache_bytes, settings.max_sequences, budget)
+    if spec.vision is not None:
+        overhead += vision_bytes(spec.vision, cache // max(1, token_bytes))
     plan = language_plan(
         version.ref,
         weights_bytes=weights,
@@ -249,6 +277,10 @@ def _draft(
     if not engine.drafts or settings.prompt_lookup:
         other = "prompt_lookup" if settings.prompt_lookup else f"engine={engine.name}"
         raise ConfigError(f"A draft model and {other} cannot be combined.", param="drafts")
+    if spec.vision is not None:
+        raise ConfigError(
+            f"{version.ref} takes images: no draft model guesses for it.", param="drafts"
+        )
     draft = resolve(ref)
     other_spec = draft.manifest.signature.language
     if other_spec is None or other_spec.vocabulary_size != spec.vocabulary_size:

@@ -22,8 +22,8 @@ class Versions(Protocol):
         """The version that `ref` names now."""
         ...
 
-    def data_version(self) -> int:
-        """Changes whenever any process commits."""
+    def revision(self) -> int:
+        """Rises when any process has changed a model, a version or an alias. Costs little."""
         ...
 
 
@@ -52,7 +52,7 @@ class Renewal:
 
     async def look(self) -> None:
         """Begin to replace what has a better variant, where anything may have changed."""
-        changed = await asyncio.to_thread(self._versions.data_version)
+        changed = await asyncio.to_thread(self._versions.revision)
         if changed != self._seen or self._not_before:
             # Variants change with the database alone; one that failed to load is tried again.
             self._seen = changed

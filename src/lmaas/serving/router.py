@@ -14,7 +14,7 @@ from lmaas.errors import CorruptBlob, InvalidInput
 from lmaas.serving.generation import Answered, Receiver
 from lmaas.serving.pool import Pool
 from lmaas.serving.speech import Listener
-from lmaas.tasks.text_generation.serving import HOW
+from lmaas.tasks.generating import HOW
 from lmaas.tasks.text_to_speech.serving import HOW as HOW_TO_HEAR
 from lmaas.types import GENERATE, Answer, ModelVersion, Payload
 
@@ -35,8 +35,8 @@ class Versions(Protocol):
         """All versions of a model."""
         ...
 
-    def data_version(self) -> int:
-        """Changes whenever any process commits. Costs microseconds."""
+    def revision(self) -> int:
+        """Rises when any process has changed a model, a version or an alias. Costs little."""
         ...
 
 
@@ -48,22 +48,22 @@ class Router:
         self._aside = aside or Aside()
         self._pool = pool
         self._known: dict[tuple[str, str], ModelVersion] = {}
-        self._data_version = -1
+        self._revision = -1
         self._reported: set[tuple[str, str]] = set()
 
     async def find(self, tenant: str, ref: str) -> ModelVersion:
         """The version that `ref` names for `tenant`. Raises ModelNotFound, InvalidInput."""
-        data_version = self._registry.data_version()
-        if data_version != self._data_version:
+        revision = self._registry.revision()
+        if revision != self._revision:
             self._known.clear()
-            self._data_version = data_version
+            self._revision = revision
         version = self._known.get((tenant, ref))
         if version is None:
-            needed = ("version", tenant, ref, data_version)
+            needed = ("version", tenant, ref, revision)
             version = await self._aside.share(needed, self._registry.resolve, tenant, ref)
             if len(self._known) >= KEEP_MOST:
                 self._known.clear()
-            if data_version == self._data_version:  # else it may be another by now
+            if revision == self._revision:  # else it may be another by now
                 self._known[tenant, ref] = version
         return version
 

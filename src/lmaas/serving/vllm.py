@@ -18,6 +18,7 @@ import msgspec
 from lmaas.config import Settings
 from lmaas.errors import TimedOut, Unavailable
 from lmaas.generation_types import Ended, GenerateRequest, Sampling
+from lmaas.placement.base import Placement, ProgramHandle
 from lmaas.runtime.messages import (
     AnyMessage,
     Beat,
@@ -34,7 +35,7 @@ from lmaas.serving.upstream_api import Api
 from lmaas.serving.vllm_answer import Heard, as_asked
 from lmaas.serving.vllm_command import command, environment
 from lmaas.serving.vllm_install import check_python, read_install
-from lmaas.serving.vllm_process import VllmProcess
+from lmaas.serving.vllm_log import Tail
 from lmaas.serving.vllm_request import Requests
 from lmaas.types import Answer, UpstreamSpec
 
@@ -49,6 +50,8 @@ SOUND_S: Final = 10.0
 LAST_S: Final = 1.0
 """How long one that is not well may take to end by itself, so that its code is told."""
 SPARE_CONNECTIONS: Final = 4
+LOG_END_S: Final = 1.0
+"""How long the end of what it wrote may be on its way."""
 FIRST: Final = GenerateRequest(prompt=(0,), sampling=Sampling(max_tokens=1, temperature=0))
 """What proves that it answers before it is called ready."""
 
@@ -61,7 +64,8 @@ class VllmLife:
 
     def __init__(
         self,
-        process: VllmProcess,
+        program: ProgramHandle,
+        tail: Tail,
         api: Api,
         requests: Requests,
         loaded: Loaded,
@@ -71,11 +75,12 @@ class VllmLife:
         loop = asyncio.get_running_loop()
         self.loaded = loaded
         self.patience_s = max(settings.request_timeout_s, 2 * LOOK_S)
-        self.pid = process.pid
+        self.pid = program.pid
         self.closed: asyncio.Future[None] = loop.create_future()
         self.last_seen = loop.time()
         self._loop = loop
-        self._process = process
+        self._program = program
+        self._tail = tail
         self._api = api
         self._requests = requests
         self._on_message = on_message
@@ -83,12 +88,12 @@ class VllmLife:
         self._at_work: set[int] = set()
         self._stopping = False
         self._looking = loop.create_task(self._look())
-        process.ended.add_done_callback(lambda _: self.kill())
+        program.ended.add_done_callback(lambda _: self.kill())
 
     @property
     def code(self) -> int | None:
         """How it ended."""
-        return self._process.code
+        return self._program.code
 
     def send(self, message: AnyMessage) -> None:
         """Do what a worker would."""
@@ -119,13 +124,13 @@ class VllmLife:
         for task in self._running.values():
             task.cancel()
         self._api.client.close()
-        self._process.kill()
+        self._program.kill()
 
     async def end(self) -> set[int]:
         """Wait until all its processes are gone; the ids of the requests it was working on."""
-        await self._process.end()
+        await self._program.end()
         if not self._stopping:
-            log.error("vLLM wrote last: %s", await self._process.told())
+            log.error("vLLM wrote last: %s", await _told(self._program, self._tail))
         return self._at_work
 
     def _tell(self, message: AnyMessage) -> None:
@@ -138,7 +143,8 @@ class VllmLife:
         try:
             asked = self._requests.checked(request)
             if request.count_only:
-                count = await self._api.count(asked)
+                plain, images = self._requests.images(asked)
+                count = images + await self._api.count(plain)
                 self._tell(Done(id=id_, answer=Answer(body=b"%d" % count)))
                 return
             grammar = None
@@ -154,7 +160,7 @@ class VllmLife:
             if await self._sound():
                 self._tell(failed(id_, error))
             else:
-                await asyncio.wait((self._process.ended,), timeout=LAST_S)
+                await asyncio.wait((self._program.ended,), timeout=LAST_S)
                 self.kill()
         except Exception as error:  # noqa: BLE001 - becomes the answer to this one request
             self._tell(failed(id_, error))
@@ -171,7 +177,7 @@ class VllmLife:
         """Ask now and then how it is: that is its sign of life."""
         while True:
             shown = await self._api.read("/metrics")
-            memory = await asyncio.to_thread(self._process.memory_bytes)
+            memory = await asyncio.to_thread(self._program.memory_bytes)
             if shown is not None:
                 self.last_seen = self._loop.time()
                 self._api.client.trim(self.last_seen)
@@ -190,11 +196,11 @@ class VllmLife:
 async def launch(
     record: ServeRecord,
     settings: Settings,
-    socket_path: Path,
+    placement: Placement,
     on_message: Callable[[AnyMessage], None],
     files: asyncio.Future[None],
 ) -> VllmLife:
-    """Start vLLM on `socket_path` once the model's `files` are there; wait for its first token.
+    """Start vLLM in `placement` once the model's `files` are there; wait for its first token.
 
     Its home is a folder beside the model's files, and goes with them. Raises ConfigError when
     `vllm_python` has no vLLM, TimedOut when it takes too long, and Unavailable, with the end of its
@@ -209,8 +215,9 @@ async def launch(
     requests = await asyncio.to_thread(Requests, folder, spec)
     home = folder.with_name("vllm")
     home.mkdir(mode=0o700, exist_ok=True)
-    key = secrets.token_hex(32)
-    process = await VllmProcess.start(
+    key, socket_path = secrets.token_hex(32), placement.socket_path()
+    tail = Tail(key)
+    program = await placement.start_program(
         command(
             record,
             python,
@@ -219,7 +226,7 @@ async def launch(
             tools=requests.parser,
         ),
         environment(home, key, python, socket_path, gpu=install.gpu, environ=os.environ),
-        key,
+        tail,
     )
     api = Api(
         UpstreamSpec(
@@ -234,45 +241,57 @@ async def launch(
         socket_path=str(socket_path),
     )
     try:
-        await _ready(process, api, record.model, requests, settings.vllm_start_timeout_s)
+        await _ready(program, tail, api, record.model, requests, settings.vllm_start_timeout_s)
     except BaseException:
         api.client.close()
-        await process.end()
+        await program.end()
         raise
     loaded = Loaded(
         precision=record.precision,
         reason=record.reason,
-        memory_bytes=await asyncio.to_thread(process.memory_bytes),
+        memory_bytes=await asyncio.to_thread(program.memory_bytes),
         load_s=asyncio.get_running_loop().time() - start,
     )
-    return VllmLife(process, api, requests, loaded, settings, on_message)
+    return VllmLife(program, tail, api, requests, loaded, settings, on_message)
 
 
 async def _ready(
-    process: VllmProcess, api: Api, model: str, requests: Requests, timeout_s: float
+    program: ProgramHandle,
+    tail: Tail,
+    api: Api,
+    model: str,
+    requests: Requests,
+    timeout_s: float,
 ) -> None:
     """Wait for its first token."""
     first = asyncio.ensure_future(_first(api, requests))
     try:
         await asyncio.wait(
-            (first, process.ended), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+            (first, program.ended), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
         )
-        if process.ended.done():
+        if program.ended.done():
             raise Unavailable(
-                f"vLLM ended with code {process.code} while loading {model}. It wrote last: "
-                f"{await process.told()}",
+                f"vLLM ended with code {program.code} while loading {model}. It wrote last: "
+                f"{await _told(program, tail)}",
                 hint="With log_level=debug the server's log holds all that it writes.",
             )
         if not first.done():
             raise TimedOut(
                 f"vLLM did not load {model} within {timeout_s:g} s. It wrote last: "
-                f"{await process.told()}",
+                f"{await _told(program, tail)}",
                 hint="Raise vllm_start_timeout_s.",
             )
         first.result()
     finally:
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
+
+
+async def _told(program: ProgramHandle, tail: Tail) -> str:
+    """What it wrote last, as one line."""
+    if program.ended.done():
+        await asyncio.wait((tail.closed,), timeout=LOG_END_S)
+    return tail.told()
 
 
 async def _first(api: Api, requests: Requests) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from lmaas.generation_types import MAX_TOP_LOGPROBS
+from lmaas.generation_types import MAX_FILES, MAX_TOP_LOGPROBS
 from lmaas.runtime.language.engine import EngineOptions
 from lmaas.runtime.messages import ServeRecord
 from lmaas.serving.vllm_install import ISOLATED, SERVER
@@ -63,6 +63,8 @@ def command(
         argv += ["--kv-cache-memory-bytes", str(options.cache_bytes)]
     else:
         argv += ["--gpu-memory-utilization", f"{gpu_memory:g}"]
+    if spec.vision is not None:
+        argv += ["--limit-mm-per-prompt", f'{{"image": {MAX_FILES}}}']
     if tools is not None:
         argv += ["--enable-auto-tool-choice", "--tool-call-parser", tools]
     return argv

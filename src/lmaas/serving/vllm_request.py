@@ -12,7 +12,7 @@ import msgspec
 
 from lmaas.errors import InvalidInput
 from lmaas.generation_types import GenerateRequest, LanguageSpec
-from lmaas.runtime.language import schema_grammar
+from lmaas.runtime.language import schema_grammar, tiles
 from lmaas.runtime.language.calls import THINK
 from lmaas.runtime.language.pattern_grammar import Unfit
 from lmaas.runtime.language.template import RESERVED, Template
@@ -83,6 +83,7 @@ class Requests:
         if request.tool_choice == "none":
             # vLLM would show the model tools that it may not call.
             request = msgspec.structs.replace(request, tools=(), tool_choice="auto")
+        self._check_files(request)
         self._check_text(request)
         self._check_tokens(request)
         self._check_chat(request)
@@ -105,6 +106,37 @@ class Requests:
             raise InvalidInput(
                 f"The schema cannot be used: {str(error)[:300]}.", param="response_format"
             ) from None
+
+    def images(self, request: GenerateRequest) -> tuple[GenerateRequest, int]:
+        """A request to be counted, without its images, and the tokens that these are.
+
+        vLLM counts an image as the one placeholder that stands for it in the prompt.
+        """
+        vision = self._spec.vision
+        if not request.files or vision is None:
+            return request, 0
+        messages = tuple(
+            msgspec.structs.replace(message, content="\n".join(message.texts))
+            if message.files
+            else message
+            for message in request.messages
+        )
+        plain = msgspec.structs.replace(request, messages=messages)
+        return plain, tiles.most_tokens(vision) * len(request.files)
+
+    def _check_files(self, request: GenerateRequest) -> None:
+        for file in request.files:
+            if file.kind != "image" or self._spec.vision is None:
+                raise InvalidInput(
+                    f"{file.place} is of the type {file.kind!r}, which this model does not take.",
+                    param=file.place,
+                )
+            if file.detail not in ("auto", "high"):
+                raise InvalidInput(
+                    f"The detail {file.detail!r} is not supported by the engine vllm.",
+                    hint="Leave it out, or send auto or high.",
+                    param=f"{file.place}.detail",
+                )
 
     def _check_text(self, request: GenerateRequest) -> None:
         if self._special is None:

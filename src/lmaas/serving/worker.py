@@ -9,7 +9,6 @@ import itertools
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
@@ -17,6 +16,7 @@ import msgspec
 from lmaas.config import Settings
 from lmaas.errors import LMaaSError, QueueFull, TimedOut, Unavailable
 from lmaas.generation_types import Ended
+from lmaas.placement.base import Placement
 from lmaas.runtime.messages import (
     AnyMessage,
     Beat,
@@ -83,7 +83,7 @@ class WorkerBackend:
         self,
         version: ModelVersion,
         settings: Settings,
-        sockets: Path,
+        placement: Placement,
         quarantine: Quarantine,
         metrics: Metrics,
     ) -> None:
@@ -98,7 +98,7 @@ class WorkerBackend:
         self.variant_name = ""
         self._loop = asyncio.get_running_loop()
         self._settings = settings
-        self._sockets = sockets
+        self._placement = placement
         self._quarantine = quarantine
         self._metrics = metrics
         self._held: dict[int, InFlight] = {}
@@ -323,9 +323,8 @@ class WorkerBackend:
             self._fail(LMaaSError(f"{self.version.ref} cannot be served: {error}."))
 
     async def _launch(self, record: ServeRecord, files: asyncio.Future[None]) -> WorkerProcess:
-        path = self._sockets / f"{id(self):x}-{self._restarts}.sock"
         start = LAUNCHES.get(record.engine.name, launch)
-        process = await start(record, self._settings, path, self._receive, files)
+        process = await start(record, self._settings, self._placement, self._receive, files)
         self._memory_bytes = process.loaded.memory_bytes
         if not self._stopping:
             self.state = "ready"

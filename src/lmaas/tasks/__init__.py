@@ -6,27 +6,35 @@ half imports nothing of the training half. Knows no engines and no transport.
 """
 
 import importlib
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from lmaas.errors import InvalidInput
-from lmaas.tasks.spec import Checkpoint, Spec, Training
+from lmaas.tasks.spec import Checkpoint, Judge, Spec, Training
 
 if TYPE_CHECKING:
     from lmaas.tasks.base import Batch, Task, Tensors
 
 TASKS: Final = (
     "image-classification",
+    "object-detection",
     "tensor",
     "text-generation",
     "text-to-speech",
+    "image-text-to-text",
     "embedding",
     "text-ranking",
     "text-classification",
     "token-classification",
+    "zero-shot-classification",
+    "zero-shot-image-classification",
+    "question-answering",
     "tabular",
     "automatic-speech-recognition",
+    "translation",
     "summarization",
+    "image-to-text",
 )
 """Every task. Its folder has its name, with underscores."""
 
@@ -41,6 +49,7 @@ __all__ = [
     "checkpoints",
     "get",
     "home",
+    "judge",
     "spec",
     "specs",
     "trained",
@@ -75,6 +84,15 @@ def trained() -> dict[str, Training]:
 def checkpoints() -> dict[str, Checkpoint]:
     """How a Hugging Face checkpoint becomes a model of each task that takes one, by its name."""
     return {each.name: each.checkpoint for each in specs() if each.checkpoint is not None}
+
+
+def judge(how: Judge) -> Callable[[Sequence[str], Sequence[str]], dict[str, float]]:
+    """What measures answers against the right ones."""
+    module, _, attribute = how.measures.partition(":")
+    return cast(
+        "Callable[[Sequence[str], Sequence[str]], dict[str, float]]",
+        getattr(importlib.import_module(module), attribute),
+    )
 
 
 def home(name: str) -> str:

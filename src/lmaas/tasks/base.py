@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 import numpy as np
 
 from lmaas.codecs import media, tensor
 from lmaas.codecs.limits import Limits
+from lmaas.codecs.marks import Mark
 from lmaas.errors import InvalidInput
 from lmaas.tasks.spec import Spec
 from lmaas.types import Answer, Payload, Signature
@@ -90,6 +91,24 @@ class Task(Protocol):
 
     def records(self, result: Any) -> list[dict[str, Any]]:
         """The JSON `result` of a call with `collect`ed inputs: for each row its new values."""
+        ...
+
+
+@runtime_checkable
+class Orderless(Protocol):
+    """A task with models whose outputs are sets: their rows come in an order of no meaning."""
+
+    def aligned(self, want: Tensors, have: Tensors, signature: Signature) -> Tensors:
+        """`have` in the order of `want`; both are views that `Task.compare` gave."""
+        ...
+
+
+@runtime_checkable
+class Drawable(Protocol):
+    """A task whose results can be drawn on the image that was asked about."""
+
+    def marks(self, result: Any) -> list[Mark]:
+        """The JSON `result` of a call for one image, as what is drawn on it."""
         ...
 
 

@@ -53,7 +53,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     left_open: tuple[str, ...] = ()
     only_in: Mapping[str, str] = {}
     several: Several | None = None
-    augments: Literal["image", "text", "audio"] | None = None
+    augments: Literal["image", "boxes", "text", "audio"] | None = None
     base_task: str | None = None
     library: str | None = None
 
@@ -66,8 +66,10 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
 
     `builder` is a function `(folder, options, target) -> Manifest`, as "module:function". An
     encoder is loaded by transformers' class `loads` and gives a `vector` or a `score` for each
-    text, or with
-    `token-scores` one of each label for each token. It reads texts, or `pairs` of them.
+    text, or with `class-scores` one of each label, with `token-scores` one of each label for each
+    token, with `spans` two for each token: how likely an answer begins and ends there. It reads
+    texts, or `pairs` of them. Of several tasks with one ending it is the one whose `label` begins
+    a label of the model.
     """
 
     endings: tuple[str, ...]
@@ -75,8 +77,22 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     files: tuple[str, ...] = ()
     certain: bool = False
     loads: str = "AutoModel"
-    gives: Literal["vector", "score", "token-scores"] = "vector"
+    gives: Literal["vector", "score", "class-scores", "token-scores", "spans"] = "vector"
     pairs: bool = False
+    label: str | None = None
+
+
+class Judge(msgspec.Struct, frozen=True, kw_only=True):
+    """How answers are judged against the right ones: for compressed models.
+
+    `measures` is a function `(answers, expected) -> metrics` of texts or labels, as
+    "module:function". The task's primary metric `falls` where models get better, or else rises to
+    `most`.
+    """
+
+    measures: str
+    falls: bool = False
+    most: float = 1.0
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,7 +111,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     doors, token by token. One that `transcribes` takes sounds, which are metered by their length.
     `infers_outputs_are`: whether a classifier's outputs are logits or
     probabilities is seen in the sample's answers where nobody says it. Without `training` the task
-    is not trained, without `checkpoint` no Hugging Face checkpoint becomes a model of it.
+    is not trained, without `checkpoint` no Hugging Face checkpoint becomes a model of it, without
+    `judge` its models are not compressed (language models are, by their perplexity).
     """
 
     name: str
@@ -115,6 +132,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     infers_outputs_are: bool = False
     training: Training | None = None
     checkpoint: Checkpoint | None = None
+    judge: Judge | None = None
 
     @property
     def trained(self) -> Training:

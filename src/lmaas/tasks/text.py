@@ -53,6 +53,16 @@ class Located(msgspec.Struct, frozen=True):
     added: Sequence[bool]
 
 
+class Second(msgspec.Struct, frozen=True):
+    """A tokenised pair of texts, and for each token whether it is of the second one, and where in
+    that the word stands that it is a part of.
+    """
+
+    tokens: Tokens
+    inside: Sequence[bool]
+    spans: Sequence[tuple[int, int]]
+
+
 class Tokenizer:
     """A model's `tokenizer.json`; what texts spell is never taken for a special token."""
 
@@ -88,6 +98,28 @@ class Tokenizer:
             for encoding, text in zip(encodings, texts, strict=True)
         ]
 
+    def locate_second(
+        self, pairs: Sequence[tuple[str, str]], spec: LanguageSpec, *, param: str
+    ) -> list[Second]:
+        """As `encode`, with the place of each token of a pair's second text."""
+        encodings, ours = self._encodings(pairs, spec, param, self._raw.encode_batch)
+        return [self._second(encoding, ours) for encoding in encodings]
+
+    def _second(self, encoding: Any, ours: int) -> Second:
+        inside = [place == 1 for place in encoding.sequence_ids]
+        words: dict[int, tuple[int, int]] = {}
+        for mine, word, (start, end) in zip(
+            inside, encoding.word_ids, encoding.offsets, strict=True
+        ):
+            if mine and word is not None:
+                first, last = words.get(word, (start, end))
+                words[word] = min(first, start), max(last, end)
+        spans = [
+            words[word] if mine and word is not None else tuple(span)
+            for mine, word, span in zip(inside, encoding.word_ids, encoding.offsets, strict=True)
+        ]
+        return Second(self._plain(encoding, ours), inside, spans)
+
     def joined(self, words: Sequence[str]) -> str:
         """The text of tokens that follow each other, by what they read as."""
         decoder = self._raw.decoder
@@ -103,7 +135,7 @@ class Tokenizer:
         for index, text in enumerate(texts):
             size = len(text) if isinstance(text, str) else sum(map(len, text))
             if size > CHARS_PER_TOKEN * spec.context_length:
-                raise _too_long(f"{param}[{index}] has {size} characters", spec, param)
+                raise too_long(f"{param}[{index}] has {size} characters", spec, param)
         try:
             encodings = encode(list(texts))
         except (TypeError, ValueError, UnicodeError) as error:
@@ -231,7 +263,7 @@ def read_tensors(payload: Payload, signature: Signature, limits: Limits) -> Batc
         raise InvalidInput(f"All inputs must have one shape; received {sorted(shapes)}.")
     length = next(iter(shapes))[1]
     if length > spec.context_length:
-        raise _too_long(f"{IDS} has {length} tokens", spec, IDS)
+        raise too_long(f"{IDS} has {length} tokens", spec, IDS)
     for name, below in ((IDS, spec.vocabulary_size), (MASK, 2), (TYPES, 2)):
         array = batch.arrays.get(name)
         if array is not None and (array.min() < 0 or array.max() >= below):
@@ -280,7 +312,7 @@ def batch(
     lengths = [len(each.ids) for each in tokens]
     for index, length in enumerate(lengths):
         if length > spec.context_length:
-            raise _too_long(f"{param}[{index}] has {length} tokens", spec, param)
+            raise too_long(f"{param}[{index}] has {length} tokens", spec, param)
     total = sum(lengths)
     if total > limits.max_elements:
         raise PayloadTooLarge(
@@ -335,7 +367,8 @@ def in_order(rows: np.ndarray, batch: Batch) -> np.ndarray:
     return ordered
 
 
-def _too_long(what: str, spec: LanguageSpec, param: str) -> ContextLengthExceeded:
+def too_long(what: str, spec: LanguageSpec, param: str) -> ContextLengthExceeded:
+    """What tells that a text has more tokens than the model reads."""
     return ContextLengthExceeded(
         f"{what}; the model takes at most {spec.context_length} tokens.",
         hint="Split the text: texts are never cut.",

@@ -43,7 +43,14 @@ class TextLayout(Record, frozen=True, kw_only=True):
     after: tuple[int, ...] = ()
     target: Literal["none", "after-start", "is-start"] = "none"
     pair: tuple[str, str] | None = None
-    prompts: dict[str, Prompt] = {}
+    prompts: dict[str, Prompt] = msgspec.field(default_factory=dict)
+
+    @property
+    def directions(self) -> tuple[tuple[str, str], ...]:
+        """The languages, from and to, that a model without tokens of languages translates."""
+        found = [(each.source, each.target) for each in self.prompts.values()]
+        told = [(own, other) for own, other in found if own is not None and other is not None]
+        return tuple(dict.fromkeys([*([self.pair] if self.pair else []), *told]))
 
 
 def read(folder: Path) -> TextLayout:

@@ -42,13 +42,15 @@ class Feed(msgspec.Struct, kw_only=True):
     """Samples as the model takes them: inputs and targets by name, batch axis first.
 
     `size` is how many samples (or pairs), `weight` what the summed loss is divided by: samples, or
-    for next-token the labels that are not ignored.
+    for next-token the labels that are not ignored. With `any_length` the second axis of each array
+    differs from feed to feed.
     """
 
     inputs: Tensors
     targets: Tensors
     size: int
     weight: float
+    any_length: bool = False
 
 
 class Meter(Protocol):
@@ -96,6 +98,15 @@ class Problem(Protocol):
 
     def facts(self) -> dict[str, Any]:
         """What the data was: its digest, sizes, labels, overlap; goes into lineage and card."""
+        ...
+
+
+@runtime_checkable
+class Lengthy(Protocol):
+    """A problem whose samples differ in length: those of a batch are to be alike."""
+
+    def lengths(self) -> np.ndarray:
+        """How long each sample to train on is, (N,), in any unit."""
         ...
 
 

@@ -17,9 +17,10 @@ from lmaas.errors import FULL, Cancelled, InvalidInput
 from lmaas.job import CONTROL_FILE, JobEvent
 from lmaas.recipe import Recipe
 from lmaas.training import checkpoint, learners
-from lmaas.training.base import Diverged, Feed, Group, Learner, Problem, Split
+from lmaas.training.base import Diverged, Feed, Group, Learner, Lengthy, Problem, Split
 from lmaas.training.checkpoint import State
 from lmaas.training.group import ALONE
+from lmaas.training.ordering import order_of
 from lmaas.training.pruning import Pruner
 from lmaas.training.schedule import factor
 from lmaas.training.shrinking import Shrinker
@@ -110,6 +111,7 @@ class _Run:
         self._began = 0
         self._last = (0, 0.0, 0.0)
         self._order = np.arange(0)
+        self._lengths = problem.lengths() if isinstance(problem, Lengthy) else None
         for name, wanted in (
             ("early_stopping", recipe.early_stopping is not None),
             ("schedule", recipe.schedule.name == "plateau"),
@@ -180,7 +182,9 @@ class _Run:
         epoch, at = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             self._epoch = epoch
-            self._order = np.random.default_rng([self.recipe.seed, epoch]).permutation(self.rows)
+            self._order = order_of(
+                self.rows, self.recipe.seed, epoch, self.per_epoch, self._lengths
+            )
         # Equal but for one sample: a rest of one would be no batch to normalise over.
         first, after = (self.rows * i // self.per_epoch for i in (at, at + 1))
         rows = self._order[first:after]

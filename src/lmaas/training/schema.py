@@ -10,12 +10,13 @@ from typing import Any, Final
 import msgspec
 
 from lmaas import tasks
-from lmaas.data.augmentation import audio, image, text
+from lmaas.data.augmentation import audio, boxes, image, text
 from lmaas.recipe import Recipe
 from lmaas.tasks import Spec
 
 STEPS: Final[Mapping[str | None, Mapping[str, type[msgspec.Struct]]]] = {
     "image": image.STEPS,
+    "boxes": boxes.STEPS,
     "text": text.STEPS,
     "audio": audio.STEPS,
     None: {},

@@ -5,6 +5,7 @@ writes. Weights keep the precision that they are stored in.
 """
 
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from lmaas.errors import ModelRefused
 from lmaas.frameworks import checkpoint
-from lmaas.frameworks.sequence import families
+from lmaas.frameworks.sequence import families, marian_tokens
 from lmaas.frameworks.sequence.compile import compile_network
 from lmaas.frameworks.sequence.network import Network
 from lmaas.frameworks.sequence.sample import write_sample
@@ -34,11 +35,14 @@ from lmaas.types import (
 )
 
 BESIDE: Final = ("config.json", "generation_config.json", "preprocessor_config.json",
-                 "tokenizer_config.json", "special_tokens_map.json")  # fmt: skip
+                 "tokenizer_config.json", "special_tokens_map.json",
+                 text_layout.TARGET_TOKENIZER)  # fmt: skip
 """Files that serving may read beside the graphs and the tokenizer."""
 SPARE: Final = ("embed_positions", "final_logits_bias", "embed_tokens", "lm_head", "proj_out",
                 "pooler", "output_projection")  # fmt: skip
 """Parts of names of tensors that older checkpoints have or lack: tied, or computed."""
+BILINEAR: Final = 2
+"""Pillow's number of it."""
 LOADS: Final = {"tokens": "AutoModelForSeq2SeqLM", "audio": "AutoModelForSpeechSeq2Seq",
                 "image": "VisionEncoderDecoderModel"}  # fmt: skip
 
@@ -57,6 +61,8 @@ def build(folder: Path, options: PushOptions, target: Path) -> Manifest:
     merged = {**config, "alignment_heads": generation.get("alignment_heads")}
     stored = Stored(folder)
     network, weights = families.read(merged, stored)
+    if marian_tokens.is_marian(folder):
+        marian_tokens.convert(folder)
     tokenizer = checkpoint.load_tokenizer(folder)
     model = _load(folder, network)
     generation = {**_legacy(config), **model.generation_config.to_dict(), **generation}
@@ -72,6 +78,7 @@ def build(folder: Path, options: PushOptions, target: Path) -> Manifest:
     layout = TextLayout()
     if network.source == "tokens":
         layout = layout_of(tokenizer, config, spec, _json(folder / "tokenizer_config.json"))
+        spec = msgspec.structs.replace(spec, directions=layout.directions)
         text_layout.write(layout, compiled)
     sample = target / "sample.safetensors"
     write_sample(
@@ -217,6 +224,11 @@ def _image(folder: Path) -> ImageSpec:
         raise ModelRefused("preprocessor_config.json tells no height and width of an image.")
     if told.get("do_resize", True) is False or told.get("do_center_crop"):
         raise ModelRefused("Only images that are resized to the encoder's size are read.")
+    if told.get("resample", BILINEAR) != BILINEAR:
+        raise ModelRefused(
+            f"preprocessor_config.json has resample {told['resample']!a}; images are scaled "
+            f"bilinearly here, which is {BILINEAR}."
+        )
     normal = told.get("do_normalize", True)
     return ImageSpec(
         height=height,
@@ -252,7 +264,8 @@ def _tower(model: Any, image: ImageSpec) -> Any:
 
     shape = (2, image.channels, image.height, image.width)
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # tracing warns of itself and of every Python branch
             tower = ov.load().convert_model(Tower().eval(), example_input=torch.zeros(shape))
     except Exception as error:  # noqa: BLE001 - OpenVINO wraps whatever tracing raised
         raise ModelRefused(

@@ -33,6 +33,9 @@ def write_sample(
     `prompts` take turns. `shape` is that of a sound's features or an image; of texts no token is
     one to `avoid`, and each has around it what the `layout` says.
     """
+    from transformers import GenerationConfig
+
+    model.generation_config = GenerationConfig()  # else it fills in what is not set below
     told = [
         _reference(model, spec, source, prompts[number % len(prompts)], beams)
         for number, source in enumerate(_sources(spec, shape, avoid, layout))

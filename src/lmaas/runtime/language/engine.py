@@ -7,14 +7,17 @@ into sequences and tokens into text. Every engine passes the kit in tests/confor
 import importlib
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Final, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Final, Literal, Protocol, cast
 
 import msgspec
 
 from lmaas.errors import InvalidInput, LMaaSError
-from lmaas.generation_types import FilePart, Finish, LanguageSpec
+from lmaas.generation_types import Finish, LanguageSpec
 from lmaas.runtime.engine_spec import MIB, EngineMemory, EngineSpec
 from lmaas.types import Precision, Record
+
+if TYPE_CHECKING:
+    from lmaas.runtime.language.pictures import Picture
 
 
 class EngineOptions(Record, frozen=True, kw_only=True):
@@ -125,11 +128,12 @@ class LanguageEngine(Protocol):
         sequence: int,
         prompt: Sequence[int],
         sampling: TokenSampling,
-        files: Sequence[FilePart] = (),
+        pictures: "Sequence[Picture]" = (),
     ) -> None:
-        """Begin to continue `prompt`, in which each of `files` has a placeholder, in their order.
+        """Begin to continue `prompt`, in which each of `pictures` has its placeholders, in order.
 
-        Raises InvalidInput, also for files that its spec does not accept; then nothing was added.
+        Raises InvalidInput, also for pictures that its spec does not accept; nothing was added
+        then.
         """
         ...
 
@@ -170,7 +174,7 @@ ENGINES: Final[dict[str, EngineSpec]] = {
             made_by="lmaas.runtime.language.openvino_genai:OpenVINOGenAI",
             files="compiled",
             memory=EngineMemory(overhead_bytes=128 * MIB),
-            accepts=("text",),
+            accepts=("text", "image"),
             worker="text",
             needs=("openvino_genai",),
             extra="language",
@@ -198,7 +202,7 @@ ENGINES: Final[dict[str, EngineSpec]] = {
             memory=EngineMemory(
                 overhead_bytes=2048 * MIB, typed_weights=True, typed_cache=True, on_gpu=True
             ),
-            accepts=("text",),
+            accepts=("text", "image"),
             worker="text",
             precisions=("f32", "bf16"),
         ),
@@ -207,16 +211,13 @@ ENGINES: Final[dict[str, EngineSpec]] = {
 """Every engine that generates text; its class is imported when it is chosen."""
 
 
-def check_files(engine: str, files: Sequence[FilePart]) -> None:
-    """Raise InvalidInput naming the first file that the engine of this name does not accept."""
-    accepts = ENGINES[engine].accepts
-    for file in files:
-        if file.kind not in accepts:
-            raise InvalidInput(
-                f"{file.place} is of the type {file.kind!r}; the engine {engine} takes "
-                f"{' and '.join(accepts)} only.",
-                param=file.place,
-            )
+def refuse_pictures(engine: str, pictures: "Sequence[Picture]") -> None:
+    """Raise InvalidInput where there are images, for an engine or a model that takes none."""
+    if pictures:
+        raise InvalidInput(
+            f"The engine {engine} takes text only for this model; received {len(pictures)} images.",
+            param="messages",
+        )
 
 
 def make_language_engine(name: str) -> LanguageEngine:

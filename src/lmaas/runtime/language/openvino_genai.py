@@ -1,18 +1,20 @@
 """OpenVINO GenAI: continuous batching, paged and shared KV cache, on CPUs (and Intel GPUs).
 
-The pipeline takes and gives token ids; its own text handling is not used. A grammar that its
-matcher cannot compile breaks the whole pipeline, so `runtime.language.grammar` proves each grammar
-in another process before it comes here.
+The pipeline takes token ids, or for models that take images a row of numbers for each token
+(`runtime.language.embedded`), and gives token ids; its own handling of texts and images is not
+used. A grammar that its matcher cannot compile breaks the whole pipeline, so
+`runtime.language.grammar` proves each grammar in another process before it comes here.
 """
 
 import importlib
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from lmaas.errors import InvalidInput, LMaaSError
-from lmaas.generation_types import FilePart, Finish, LanguageSpec
+from lmaas.generation_types import Finish, LanguageSpec
+from lmaas.runtime.language.embedded import Rows, told_apart
 from lmaas.runtime.language.engine import (
     EngineOptions,
     EngineStats,
@@ -20,10 +22,11 @@ from lmaas.runtime.language.engine import (
     Scores,
     TokenSampling,
     TokenScore,
-    check_files,
+    refuse_pictures,
 )
 from lmaas.runtime.language.grammar_openvino import structured
 from lmaas.runtime.language.pattern_grammar import Unfit
+from lmaas.runtime.language.pictures import Picture
 from lmaas.runtime.language.prefixes import Prefixes
 from lmaas.runtime.language.scoring import Scorer, Text, score
 
@@ -45,12 +48,17 @@ class OpenVINOGenAI:
         self._pipe: Any = None
         self._handles: dict[int, tuple[Any, bool]] = {}
         # With split prompts the scheduler does not bound how many sequences run: we do.
-        self._waiting: dict[int, tuple[Any, Any, bool]] = {}
+        self._waiting: dict[int, _Waiting] = {}
+        self._room = 0
+        self._begun: dict[int, int] = {}
+        """Tokens of prompts whose rows the pipeline holds."""
         self._prefixes = Prefixes(BLOCK_TOKENS, 0)
         self._max_sequences = self._max_tokens = 0
         self._idle = self._settled = True
         self._lookup = 0
         self._vocabulary = 0
+        self._rows: Rows | None = None
+        self._placeholder = -1
         self._scorer: Scorer | None = None
         self._scored: dict[int, _Scored] = {}
 
@@ -74,6 +82,11 @@ class OpenVINOGenAI:
             properties["INFERENCE_NUM_THREADS"] = options.threads
         if options.exact_cache:
             properties["KV_CACHE_PRECISION"] = options.precision
+        if spec.vision is not None:
+            if options.lookup or options.draft:
+                raise LMaaSError("Nothing is guessed ahead for a model that takes images.")
+            self._rows = Rows(folder, spec.vision)
+            self._placeholder = spec.vision.token_id
         if options.lookup:
             properties["prompt_lookup"] = True
         if options.draft:
@@ -85,11 +98,12 @@ class OpenVINOGenAI:
         self._max_sequences = options.max_sequences
         self._max_tokens = scheduler.max_num_batched_tokens
         self._prefixes = Prefixes(BLOCK_TOKENS, scheduler.num_kv_blocks)
+        self._room = scheduler.num_kv_blocks * BLOCK_TOKENS
         self._lookup = options.lookup or (5 if options.draft else 0)
         self._by_lookup = bool(options.lookup)
         self._vocabulary = spec.vocabulary_size
         self._scorer = Scorer(
-            folder, self._vocabulary, spec.kv_bytes_per_token, lambda: not self._handles
+            folder, self._vocabulary, spec.kv_bytes_per_token, lambda: not self._handles, self._rows
         )
 
     def add(
@@ -97,16 +111,18 @@ class OpenVINOGenAI:
         sequence: int,
         prompt: Sequence[int],
         sampling: TokenSampling,
-        files: Sequence[FilePart] = (),
+        pictures: Sequence[Picture] = (),
     ) -> None:
         """Begin to continue `prompt`. Raises InvalidInput for what it cannot do."""
         import numpy as np
-        import openvino as ov
 
-        check_files(self.name, files)
         config = self._config(sampling)
         self._check_prompt(prompt)
         ids = np.asarray(prompt, np.int64)
+        if self._rows is None:
+            refuse_pictures(self.name, pictures)
+        else:
+            self._rows.check(ids, pictures)
         try:
             config.validate()
         except RuntimeError as error:
@@ -114,12 +130,12 @@ class OpenVINOGenAI:
         self._idle = False
         scored = sampling.logprobs is not None
         if sampling.logprobs:
-            text = Text(prompt, sampling.logprobs, first=len(ids))
+            text = Text(prompt, sampling.logprobs, first=len(ids), pictures=pictures)
             assert self._scorer is not None
             self._scorer.add(text, len(ids) + min(sampling.max_tokens, LIKELY_TOKENS))
             self._scored[sequence] = _Scored(text)
-        self._waiting[sequence] = ov.Tensor(ids[None, :]), config, scored
-        self._prefixes.add(sequence, ids)
+        self._waiting[sequence] = _Waiting(ids, tuple(pictures), config, scored)
+        self._prefixes.add(sequence, told_apart(ids, self._placeholder, pictures))
 
     def step(self) -> list[Output]:
         """One forward pass for all running sequences."""
@@ -167,13 +183,29 @@ class OpenVINOGenAI:
 
     def _begin(self) -> None:
         """Give the pipeline what there is room for, but no two that begin alike at once."""
+        import openvino as ov
+
         for sequence in list(self._waiting):
             if len(self._handles) >= self._max_sequences:
                 return
-            if self._prefixes.ready(sequence):
-                ids, config, scored = self._waiting.pop(sequence)
-                self._handles[sequence] = self._pipe.add_request(sequence, ids, config), scored
-                self._prefixes.begin(sequence)
+            if not self._prefixes.ready(sequence):
+                continue
+            if self._rows is not None and not self._make_room(self._waiting[sequence]):
+                return
+            waiting = self._waiting.pop(sequence)
+            ids, scored = waiting.ids, waiting.scored
+            given = ids[None, :] if self._rows is None else self._rows.of(ids, waiting.pictures)
+            handle = self._pipe.add_request(sequence, ov.Tensor(given), waiting.config)
+            self._handles[sequence] = handle, scored
+            self._begun[sequence] = len(ids)
+            self._prefixes.begin(sequence)
+
+    def _make_room(self, waiting: "_Waiting") -> bool:
+        """Whether one more prompt's rows may be there: as many as the cache has tokens."""
+        if len(self._begun) > len(self._handles):
+            self._begun = {key: self._begun[key] for key in self._handles}
+        held = sum(self._begun.values())
+        return not held or held + len(waiting.ids) <= self._room
 
     def cancel(self, sequence: int) -> None:
         """Drop a sequence; its blocks are free after the next step."""
@@ -253,6 +285,13 @@ class OpenVINOGenAI:
 
         if sampling.logit_bias:
             raise _cannot("logit_bias")
+        if self._rows is not None and sampling.repetition_penalty != 1:
+            raise InvalidInput(
+                "repetition_penalty is not supported for models that take images: the engine does "
+                "not see the tokens of their prompts.",
+                hint="Send presence_penalty or frequency_penalty, which count the answer's tokens.",
+                param="repetition_penalty",
+            )
         config = genai.GenerationConfig()
         config.max_new_tokens = sampling.max_tokens
         config.min_new_tokens = min(sampling.min_tokens, sampling.max_tokens)
@@ -292,6 +331,15 @@ class OpenVINOGenAI:
             except Unfit as error:
                 raise InvalidInput(f"The schema cannot be used: {error}.") from None
         return config
+
+
+class _Waiting(NamedTuple):
+    """A sequence that the pipeline does not have yet."""
+
+    ids: Any
+    pictures: tuple[Picture, ...]
+    config: Any
+    scored: bool
 
 
 class _Scored:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+from PIL import Image
 
+from lmaas.codecs.limits import Limits
 from lmaas.errors import LMaaSError, ParityFailed
 from lmaas.runtime.cpu import has_bf16
 from lmaas.runtime.language import references
@@ -21,6 +23,7 @@ from lmaas.runtime.language.engine import (
     TokenSampling,
     make_language_engine,
 )
+from lmaas.runtime.language.pictures import Picture, Pictures
 from lmaas.runtime.language.references import Reference
 from lmaas.runtime.parity import NOT_COMPARABLE
 from lmaas.types import LanguageSpec, ParityCheck, ParityReport, Precision
@@ -127,6 +130,9 @@ def _run(
             exact_cache=exact,
         ),
     )
+    pictures = None
+    if spec.vision is not None:
+        pictures = Pictures(folder, spec.vision, precision, Limits())
     bound = BF16_ABS if precision == "bf16" else F32_ABS if exact else SERVED_ABS
     groups = [[reference] for reference in stored] if exact else []
     if name == "torch":
@@ -137,13 +143,19 @@ def _run(
     try:
         for group in groups:
             worst = Worst()
-            _compare(engine, group, bound, precision, worst)
-            what = f"{group[0].length} tokens" if len(group) == 1 else f"{len(group)} at once"
+            _compare(engine, pictures, group, bound, precision, worst)
+            what = _told(group[0]) if len(group) == 1 else f"{len(group)} at once"
             cache = "" if exact or precision == "bf16" else ", 16-bit cache"
             checks.append(_check(f"{name}: {what}{cache}", precision, len(group), worst))
     finally:
         engine.close()
     return checks
+
+
+def _told(reference: Reference) -> str:
+    seen = len(reference.pictures)
+    images = f", {seen} image{'s' if seen > 1 else ''}" if seen else ""
+    return f"{reference.length} tokens{images}"
 
 
 def _check(name: str, precision: Precision, batch_size: int, worst: Worst) -> ParityCheck:
@@ -160,6 +172,7 @@ def _check(name: str, precision: Precision, batch_size: int, worst: Worst) -> Pa
 
 def _compare(
     engine: LanguageEngine,
+    pictures: Pictures | None,
     group: Sequence[Reference],
     bound: float,
     precision: Precision,
@@ -174,7 +187,8 @@ def _compare(
         asked = dict(enumerate(waiting))
         for number, (reference, row) in asked.items():
             sampling = TokenSampling(max_tokens=reference.rows - row, temperature=0.0, logprobs=0)
-            engine.add(number, reference.ids[: reference.length + row].tolist(), sampling)
+            prompt = reference.ids[: reference.length + row].tolist()
+            engine.add(number, prompt, sampling, _seen(pictures, reference))
         waiting = []
         for number, output in _answers(engine, len(asked)).items():
             reference, row = asked[number]
@@ -182,6 +196,15 @@ def _compare(
             again = _judge(reference, row, output, max(allowed, 1e-6), worst)
             if again is not None:
                 waiting.append((reference, again))
+
+
+def _seen(pictures: Pictures | None, reference: Reference) -> list[Picture]:
+    assert pictures is not None or not reference.pictures
+    return (
+        []
+        if pictures is None
+        else [pictures.see(Image.fromarray(pixels)) for pixels in reference.pictures]
+    )
 
 
 def _answers(engine: LanguageEngine, count: int) -> dict[int, Output]:

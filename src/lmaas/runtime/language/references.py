@@ -18,6 +18,10 @@ from lmaas.types import LanguageSpec
 TOP: Final = 64
 """Most probable tokens that are kept of each row."""
 NOTES: Final = "not_compared"
+MOST_PICTURES: Final = 4
+"""Images of one prompt."""
+MOST_PIXELS: Final = 4096
+"""Their longest side."""
 
 
 class Reference(msgspec.Struct, frozen=True, eq=False):
@@ -26,12 +30,14 @@ class Reference(msgspec.Struct, frozen=True, eq=False):
     `ids` (L + R - 1) int64: the prompt's L tokens and the greedy ones between the R rows. `tokens`
     (R, TOP) int64 are the most probable ones of each row in descending order, `logprobs` (R, TOP)
     float32 theirs. `spread` is the standard deviation of the source's log probabilities.
+    `pictures` (H, W, 3) uint8 are the images whose placeholders the prompt has.
     """
 
     ids: np.ndarray
     tokens: np.ndarray
     logprobs: np.ndarray
     spread: float
+    pictures: tuple[np.ndarray, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -54,6 +60,8 @@ def write(path: Path, references: Sequence[Reference], notes: Sequence[str]) -> 
         tensors[f"tokens.{number}"] = reference.tokens.astype(np.int64)
         tensors[f"logprobs.{number}"] = reference.logprobs.astype(np.float32)
         tensors[f"spread.{number}"] = np.array([reference.spread], np.float32)
+        for place, picture in enumerate(reference.pictures):
+            tensors[f"picture.{number}.{place}"] = np.ascontiguousarray(picture, np.uint8)
     save_file(tensors, path, metadata={NOTES: json.dumps(list(notes))})
 
 
@@ -63,7 +71,8 @@ def read(path: Path, spec: LanguageSpec) -> tuple[list[Reference], tuple[str, ..
 
     try:
         with safe_open(path, "np") as file:
-            count = sum(name.startswith("ids.") for name in file.keys())  # noqa: SIM118 - no dict
+            names = set(file.keys())
+            count = sum(name.startswith("ids.") for name in names)
             notes = json.loads((file.metadata() or {}).get(NOTES, "[]"))
             references = [
                 Reference(
@@ -71,6 +80,11 @@ def read(path: Path, spec: LanguageSpec) -> tuple[list[Reference], tuple[str, ..
                     tokens=file.get_tensor(f"tokens.{number}"),
                     logprobs=file.get_tensor(f"logprobs.{number}"),
                     spread=float(file.get_tensor(f"spread.{number}")[0]),
+                    pictures=tuple(
+                        file.get_tensor(f"picture.{number}.{place}")
+                        for place in range(MOST_PICTURES)
+                        if f"picture.{number}.{place}" in names
+                    ),
                 )
                 for number in range(count)
             ]
@@ -94,6 +108,12 @@ def _check(reference: Reference, spec: LanguageSpec) -> None:
         raise InvalidInput("The package's sample has no log-probabilities for its tokens.")
     if reference.length < 1 or len(ids) + 1 > spec.context_length + 1:
         raise InvalidInput("The package's sample has prompts that are no prompts of the model.")
+    for picture in reference.pictures:
+        shape = picture.shape
+        if picture.dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or not picture.size:
+            raise InvalidInput("The package's sample has pictures that are none.")
+        if max(shape) > MOST_PIXELS or spec.vision is None:
+            raise InvalidInput("The package's sample has pictures that the model does not take.")
     for array in (ids, tokens):
         if array.dtype != np.int64 or not ((array >= 0) & (array < spec.vocabulary_size)).all():
             raise InvalidInput("The package's sample has tokens outside the vocabulary.")

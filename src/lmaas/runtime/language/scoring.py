@@ -13,8 +13,10 @@ import numpy as np
 import psutil
 
 from lmaas.errors import DoesNotFit, LMaaSError
+from lmaas.runtime.language.embedded import Rows
 from lmaas.runtime.language.engine import Scores, TokenScore
-from lmaas.runtime.language.stateful import Stateful
+from lmaas.runtime.language.pictures import Picture
+from lmaas.runtime.language.stateful import Stateful, weights_of
 
 PIECE_BYTES: Final = 64 << 20
 """Of logits, at most, in one piece."""
@@ -27,9 +29,15 @@ MEMORY_PER_WEIGHTS: Final = 2.2
 
 
 class Text:
-    """A text that is scored as it grows: its tokens from the place `first` on."""
+    """A text that is scored as it grows: its tokens from the place `first` on.
 
-    def __init__(self, prompt: Sequence[int], top: int, *, first: int) -> None:
+    `pictures` are those whose placeholders the prompt has.
+    """
+
+    def __init__(
+        self, prompt: Sequence[int], top: int, *, first: int, pictures: Sequence[Picture] = ()
+    ) -> None:
+        self.pictures = pictures
         self.tokens = list(prompt)
         self.top = top
         self.fed = 0
@@ -54,12 +62,19 @@ class Scorer:
     """Scores texts with the compiled model in `folder`, one after the other. One thread calls it.
 
     `kv_bytes` is the size of one token's keys and values at 2 bytes an element; `idle` says whether
-    nothing else is to be done, so that waiting for the model holds nobody up.
+    nothing else is to be done, so that waiting for the model holds nobody up. A model that takes
+    images is fed rows of its `table`.
     """
 
     def __init__(
-        self, folder: Path, vocabulary_size: int, kv_bytes: int, idle: Callable[[], bool]
+        self,
+        folder: Path,
+        vocabulary_size: int,
+        kv_bytes: int,
+        idle: Callable[[], bool],
+        table: Rows | None = None,
     ) -> None:
+        self._table = table
         self._folder = folder
         self._piece = max(1, min(MOST_TOKENS, PIECE_BYTES // (4 * vocabulary_size)))
         self._kv_bytes = kv_bytes
@@ -72,7 +87,7 @@ class Scorer:
         """Score this text in its turn; it will have at most `longest` tokens. Raises DoesNotFit."""
         needed = COPIES * self._kv_bytes * longest
         if self._model is None:
-            weights = sum(file.stat().st_size for file in self._folder.glob("openvino_model.bin"))
+            weights = weights_of(self._folder).stat().st_size
             needed += int(MEMORY_PER_WEIGHTS * weights) + PIECE_BYTES
         _check_room(needed)
         self._texts.append(text)
@@ -112,7 +127,11 @@ class Scorer:
             self._model = None
             raise
         piece = text.piece(self._piece)
-        text.take(model.feed(np.array([piece], np.int64))[0])
+        fed = np.array([piece], np.int64)
+        if self._table is not None:
+            ids = np.array(text.tokens, np.int64)
+            fed = self._table.of(ids, text.pictures, text.fed, text.fed + len(piece))
+        text.take(model.feed(fed)[0])
 
     def close(self) -> None:
         """Release the model."""

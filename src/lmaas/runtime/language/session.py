@@ -5,17 +5,20 @@ Knows no socket: the worker gives it requests and sends what it returns. One thr
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
 
 from lmaas.errors import ContextLengthExceeded, InvalidInput
 from lmaas.generation_types import (
+    ChatMessage,
     Delta,
     Ended,
+    FilePart,
     GenerateRequest,
     LanguageSpec,
+    TextPart,
     TokenLogprob,
     Usage,
 )
@@ -27,6 +30,7 @@ from lmaas.runtime.language.engine import (
     Scores,
     TokenSampling,
 )
+from lmaas.runtime.language.pictures import Picture, Pictures
 from lmaas.runtime.language.template import Template
 from lmaas.runtime.language.text import Writer
 from lmaas.runtime.language.tokens import Tokens, free_mark, texts_of
@@ -35,11 +39,15 @@ Reasoning = Literal["none", "opened", "may"]
 
 
 class Prepared(msgspec.Struct, kw_only=True, frozen=True):
-    """A request as the engine takes it. `thinking`: the prompt has opened the reasoning."""
+    """A request as the engine takes it. `thinking`: the prompt has opened the reasoning.
+
+    `prompt` has the placeholders of all images, whose rows are `pictures`.
+    """
 
     request: GenerateRequest
     prompt: tuple[int, ...]
     sampling: TokenSampling
+    pictures: tuple[Picture, ...] = ()
     thinking: bool = False
 
 
@@ -84,8 +92,11 @@ class Session:
         template: Template | None,
         spec: LanguageSpec,
         context_length: int,
+        pictures: Pictures | None = None,
     ) -> None:
         self._engine = engine
+        self._pictures = pictures
+        self._parts: bool | None = None
         self._spec = spec
         self._context = context_length
         self._tokens = tokens
@@ -110,14 +121,21 @@ class Session:
 
     # Into the engine
 
-    def prepare(self, request: GenerateRequest) -> Prepared:
-        """Render and encode a request. Thread-safe. Raises InvalidInput."""
+    def prepare(
+        self, request: GenerateRequest, wanted: Callable[[], bool] = lambda: True
+    ) -> Prepared:
+        """Render and encode a request, and see its images, as long as it is `wanted`.
+
+        Thread-safe for requests without files; those with files take one thread. Raises
+        InvalidInput.
+        """
         thinking = False
         reasoning: Reasoning = "none"
+        self._check_files(request.files)
         if request.messages:
             text, mark = self._render(request)
             self._check_prompt(self._tokens.at_least(text), request)
-            prompt = self._tokens.encode_prompt(text, mark)
+            prompt = self._with_places(self._tokens.encode_prompt(text, mark), request)
             thinking = self._spec.reasoning and text.rstrip().endswith(THINK)
             reasoning = "opened" if thinking else self._may_reason(text)
         elif isinstance(request.prompt, str):
@@ -126,12 +144,55 @@ class Session:
         else:
             prompt = list(request.prompt or ())
             self._check_ids(prompt)
+        sampling = self._sampling(request, len(prompt), reasoning)
         return Prepared(
             request=request,
             prompt=tuple(prompt),
-            sampling=self._sampling(request, len(prompt), reasoning),
+            sampling=sampling,
+            pictures=() if request.count_only else self._seen(request.files, wanted),
             thinking=thinking,
         )
+
+    def _check_files(self, files: Sequence[FilePart]) -> None:
+        for file in files:
+            if self._pictures is None or file.kind != "image":
+                raise InvalidInput(
+                    f"{file.place} is of the type {file.kind!r}, which this model does not take "
+                    f"where the engine {self._engine.name} runs it.",
+                    param=file.place,
+                )
+
+    def _with_places(self, ids: list[int], request: GenerateRequest) -> list[int]:
+        """The prompt with as many placeholders for each image as it has tokens.
+
+        The only ones that are there come from the template, one for each image: what a caller
+        spells is none.
+        """
+        files = request.files
+        if self._pictures is None:
+            return ids
+        placeholder = self._pictures.spec.token_id
+        if ids.count(placeholder) != len(files):
+            raise InvalidInput(
+                f"The model's chat template shows {ids.count(placeholder)} of the {len(files)} "
+                "images.",
+                hint="Put the images into messages of the user.",
+                param=files[0].place if files else "messages",
+            )
+        sizes = map(self._pictures.count, files)
+        told: list[int] = []
+        for id_ in ids:
+            told += [id_] * next(sizes) if id_ == placeholder else [id_]
+        return told
+
+    def _seen(self, files: Sequence[FilePart], wanted: Callable[[], bool]) -> tuple[Picture, ...]:
+        seen: list[Picture] = []
+        for file in files:
+            if not wanted():
+                break
+            assert self._pictures is not None
+            seen.append(self._pictures.read(file))
+        return tuple(seen)
 
     def begin(self, id_: int, prepared: Prepared) -> None:
         """Run it. Raises InvalidInput; then nothing runs."""
@@ -171,8 +232,10 @@ class Session:
                 if sampling.seed is not None and index:
                     sampling = msgspec.structs.replace(sampling, seed=sampling.seed + index)
                 sequence = next(self._ids)
-                self._engine.add(sequence, prepared.prompt, sampling, prepared.request.files)
+                self._engine.add(sequence, prepared.prompt, sampling, prepared.pictures)
                 running.sequences[sequence] = index
+            # The engine has them: they are not held any longer than it needs them.
+            running.prepared = msgspec.structs.replace(prepared, pictures=())
         except BaseException:
             for sequence in running.sequences:
                 self._engine.cancel(sequence)
@@ -204,13 +267,14 @@ class Session:
         self._template.check_named(request.named)
         asked = self._tokens.guard_chat(request.messages, tools, request.template)
         if not request.continued:
-            return self._template.render(asked.messages, asked.tools, asked.more), asked.mark
+            messages = self._shaped(asked.messages)
+            return self._template.render(messages, asked.tools, asked.more), asked.mark
         # What a template puts after a turn is cut off: the turn goes on.
         messages = list(asked.messages)
         end = free_mark(texts_of(messages))
         begun = "\n".join(messages[-1].texts) + end
         messages[-1] = msgspec.structs.replace(messages[-1], content=begun)
-        text = self._template.render(messages, asked.tools, asked.more, complete=True)
+        text = self._template.render(self._shaped(messages), asked.tools, asked.more, complete=True)
         place = text.rfind(end)
         if place < 0:
             raise InvalidInput(
@@ -219,6 +283,21 @@ class Session:
                 param="messages",
             )
         return text[:place], asked.mark
+
+    def _shaped(self, messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+        """The messages as the template reads them: some read parts only, and drop a text."""
+        if self._pictures is None or self._template is None:
+            return list(messages)
+        if self._parts is None:
+            self._parts = self._template.wants_parts()
+        if not self._parts:
+            return list(messages)
+        return [
+            msgspec.structs.replace(message, content=(TextPart(text=message.content),))
+            if isinstance(message.content, str)
+            else message
+            for message in messages
+        ]
 
     def _may_reason(self, prompt: str) -> Reasoning:
         """Whether a model that has learned to think first may do so before a structured answer."""
@@ -285,6 +364,13 @@ class Session:
         if prompt and not 0 <= min(prompt) <= max(prompt) < size:
             raise InvalidInput(
                 f"The prompt must hold token ids from 0 to {size - 1}.", param="prompt"
+            )
+        if self._pictures is not None and self._pictures.spec.token_id in prompt:
+            raise InvalidInput(
+                f"The token {self._pictures.spec.token_id} stands for an image, which a prompt "
+                "has not.",
+                hint="Send messages with images.",
+                param="prompt",
             )
 
     def _check_length(self, prompt: int, request: GenerateRequest) -> None:

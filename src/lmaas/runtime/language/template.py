@@ -23,6 +23,7 @@ MAX_TEMPLATE_CHARS: Final = 1 << 20
 MEMORY_BYTES: Final = 256 << 20
 """What a rendering may take beside what its process has at its beginning."""
 RESERVED: Final = ("messages", "tools", "add_generation_prompt")
+PROBE: Final = "Is this text shown?"
 HELPER: Final = "lmaas.runtime.language.template_helper"
 NAMED_TOKENS: Final = tuple(
     f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
@@ -171,6 +172,18 @@ class Template:
             raise _refused(told.problem)
         assert isinstance(told, Rendered)
         return told.text
+
+    def wants_parts(self) -> bool:
+        """Whether it shows the text of a message that has parts, and not that of a plain one."""
+        plain = ChatMessage(role="user", content=PROBE)
+        parts = ChatMessage(role="user", content=(TextPart(text=PROBE),))
+        return self._shows(parts) and not self._shows(plain)
+
+    def _shows(self, message: ChatMessage) -> bool:
+        try:
+            return PROBE in self.render([message])
+        except InvalidInput:
+            return False
 
     def close(self) -> None:
         """End the process that renders."""

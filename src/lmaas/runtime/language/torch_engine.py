@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lmaas.errors import ContextLengthExceeded, InvalidInput, LMaaSError
-from lmaas.generation_types import FilePart, Finish, LanguageSpec
+from lmaas.generation_types import Finish, LanguageSpec
 from lmaas.runtime.language.engine import (
     EngineOptions,
     EngineStats,
@@ -20,9 +20,10 @@ from lmaas.runtime.language.engine import (
     Scores,
     TokenSampling,
     TokenScore,
-    check_files,
+    refuse_pictures,
 )
 from lmaas.runtime.language.grammar_torch import Grammars, Matcher
+from lmaas.runtime.language.pictures import Picture
 from lmaas.runtime.language.sampling import Sampler, choose, scores_of
 from lmaas.runtime.language.torch_cache import Slab
 from lmaas.runtime.language.torch_model import TorchModel
@@ -94,11 +95,11 @@ class TorchEngine:
         sequence: int,
         prompt: Sequence[int],
         sampling: TokenSampling,
-        files: Sequence[FilePart] = (),
+        pictures: Sequence[Picture] = (),
     ) -> None:
         """Begin to continue `prompt`. Raises InvalidInput for what it cannot do."""
         assert self._grammars is not None
-        check_files(self.name, files)
+        refuse_pictures(self.name, pictures)
         self._check_prompt(prompt)
         size = self._vocabulary
         for token in sampling.logit_bias:

@@ -24,6 +24,7 @@ from lmaas.runtime.heartbeat import Heartbeat, resident_bytes
 from lmaas.runtime.journal import SLOT_IDS, RequestJournal
 from lmaas.runtime.language.engine import make_language_engine
 from lmaas.runtime.language.grammar import Prover
+from lmaas.runtime.language.pictures import Pictures
 from lmaas.runtime.language.session import Prepared, Session
 from lmaas.runtime.language.template import Template
 from lmaas.runtime.language.tokens import Tokens
@@ -49,6 +50,8 @@ log = logging.getLogger(__name__)
 READ_BYTES: Final = 1 << 20
 INLINE_BODY_BYTES: Final = 1 << 14
 """Longer requests are rendered and encoded beside the loop, so that running answers go on."""
+FILE: Final = b"\xa4type\xa4file"
+"""How a request with a file has the tag of its part. A text may look so, too, and loses little."""
 ENGINE_SLOT, INLINE_SLOT, SIDE_SLOT = 0, 1, 2
 SLOTS: Final = 3
 
@@ -83,6 +86,7 @@ class LanguageWorker:
         self._wake_read, self._wake_write = os.pipe()
         self._prover: Prover | None = None
         self._session: Session | None = None
+        self._pictures: Pictures | None = None
 
     def warm(self) -> None:
         """Import what loading takes."""
@@ -97,12 +101,17 @@ class LanguageWorker:
         # The engine works outside of Python.
         reading = self._side.submit(lambda: (Tokens(folder), Template.load(folder)))
         self._engine.load(folder, self._spec, options)
+        vision = self._spec.vision
+        if vision is not None:
+            self._pictures = Pictures(
+                folder, vision, options.precision, record.limits, options.threads
+            )
         context = self._spec.context_length
         if self._spec.kv_bytes_per_token and options.cache_bytes:
             room = options.cache_bytes - self._spec.state_bytes
             context = max(1, min(context, room // self._spec.kv_bytes_per_token))
         tokens, template = reading.result()
-        self._session = Session(self._engine, tokens, template, self._spec, context)
+        self._session = Session(self._engine, tokens, template, self._spec, context, self._pictures)
         if record.engine.proves_grammars:
             self._prover = Prover(folder, self._spec.vocabulary_size)
         loaded = Loaded(
@@ -168,7 +177,7 @@ class LanguageWorker:
     def _take(self, id_: int, body: bytes) -> None:
         assert self._session is not None
         self._preparing.add(id_)
-        if len(body) > INLINE_BODY_BYTES:
+        if len(body) > INLINE_BODY_BYTES or (self._spec.vision is not None and FILE in body):
             self._side.submit(self._prepare_beside, id_, body)
             return
         self._journal.begin(INLINE_SLOT, [id_])
@@ -188,11 +197,14 @@ class LanguageWorker:
 
     def _prepare_beside(self, id_: int, body: bytes) -> None:
         assert self._session is not None
+        if self._pictures is not None and FILE in body:
+            self._pictures.wait(lambda: id_ in self._preparing)
         if id_ not in self._preparing:
             return
         self._journal.begin(SIDE_SLOT, [id_])
         try:
-            prepared = self._session.prepare(_decoder.decode(body))
+            request = _decoder.decode(body)
+            prepared = self._session.prepare(request, lambda: id_ in self._preparing)
         except BaseException as error:  # noqa: BLE001 - becomes the answer to this one request
             self._finish_beside(id_, lambda error=error: self._fail(id_, error))  # type: ignore[misc]
             return

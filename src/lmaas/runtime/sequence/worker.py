@@ -18,6 +18,7 @@ from typing import BinaryIO, Final, cast
 
 from lmaas import tasks
 from lmaas.errors import InvalidInput
+from lmaas.generation_types import Ended, Usage
 from lmaas.runtime.heartbeat import Heartbeat, resident_bytes
 from lmaas.runtime.journal import SLOT_IDS, RequestJournal
 from lmaas.runtime.messages import (
@@ -139,10 +140,13 @@ class SequenceWorker:
                     self._reading.add(id_)
                     self._readers.submit(self._read, id_, payload)
                 case Cancel(id=id_):
-                    self._reading.discard(id_)
                     ended = self._session.cancel(id_)
+                    if id_ in self._reading:
+                        self._reading.discard(id_)
+                        ended = Ended(usage=Usage(0))
                     if ended is not None:
                         self._note()
+                        self._measure()
                         self._send(encode(Finished(id=id_, ended=ended)))
                 case Stop(deadline_s=deadline_s):
                     self._stop_at = time.monotonic() + deadline_s
@@ -193,13 +197,18 @@ class SequenceWorker:
 
     def _step(self) -> None:
         self._heartbeat.begin()
+        running = max(1, self._engine.stats().running)
         told = self._session.step()
+        self._heartbeat.end(running)
+        self._measure()
+        self._say(told)
+
+    def _measure(self) -> None:
+        """How full the engine is, for the next beat."""
         stats = self._engine.stats()
-        self._heartbeat.end(max(1, stats.running))
         self._heartbeat.running = len(self._session)
         self._heartbeat.queued = stats.waiting
         self._heartbeat.cache_used = stats.cache_used
-        self._say(told)
 
     def _say(self, told: Told) -> None:
         """Send what a step brought, in one write."""

@@ -12,6 +12,9 @@ from lmaas.types import UNREADABLE, Record
 FILE: Final = "ctc.json"
 """Lies beside the compiled model."""
 MOST_BYTES: Final = 4 << 20
+LEAST_STEPS: Final = 4
+"""So many steps does a model make at least; shorter sounds are filled up. After a call of one step,
+OpenVINO's CPU plugin gives other answers to later ones (measured: docs/log.md)."""
 
 
 class Convolution(Record, frozen=True, kw_only=True, array_like=True):
@@ -42,6 +45,14 @@ class Alphabet(Record, frozen=True, kw_only=True):
         for each in self.convolutions:
             size = (size + 2 * each.padding - each.kernel) // each.stride + 1
         return max(0, size)
+
+    @property
+    def least(self) -> int:
+        """How many samples or frames make LEAST_STEPS steps."""
+        size = LEAST_STEPS
+        for each in reversed(self.convolutions):
+            size = (size - 1) * each.stride + each.kernel - 2 * each.padding
+        return size
 
     @property
     def stride(self) -> int:

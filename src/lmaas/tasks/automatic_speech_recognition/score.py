@@ -4,6 +4,7 @@ The Levenshtein distance by the number of words (or letters) that were said, sum
 first. Texts are compared as they are; who normalises them is who says so.
 """
 
+import unicodedata
 from collections.abc import Hashable, Sequence
 
 import numpy as np
@@ -47,6 +48,21 @@ class Tally:
             "wer": self._word_errors / self._words,
             "cer": self._letter_errors / self._letters,
         }
+
+
+def measure(heard: Sequence[str], said: Sequence[str]) -> dict[str, float]:
+    """`wer` and `cer` of texts, in lower case and without punctuation."""
+    tally = Tally()
+    for one, other in zip(heard, said, strict=True):
+        tally.add(plain(one), plain(other))
+    return tally.result()
+
+
+def plain(text: str) -> str:
+    """Words in lower case, with their apostrophes and without other punctuation, a blank between
+    two."""
+    kept = (c if c.isalnum() or c in "'’" or unicodedata.category(c) == "Mn" else " " for c in text)
+    return " ".join("".join(kept).lower().replace("’", "'").split())
 
 
 def heard(logits: np.ndarray, alphabet: Alphabet) -> str:

@@ -5,7 +5,7 @@ from typing import Literal
 import msgspec
 
 from lmaas.tasks.automatic_speech_recognition.options import ConvCtc, SpeechDataOptions
-from lmaas.tasks.spec import LOSS, Checkpoint, Spec, Training
+from lmaas.tasks.spec import LOSS, Checkpoint, Judge, Spec, Training
 
 
 class Parameters(msgspec.Struct, forbid_unknown_fields=True):
@@ -33,6 +33,7 @@ SPEC = Spec(
         "cer": "the same of letters and blanks",
     },
     primary="wer",
+    judge=Judge(measures="lmaas.tasks.automatic_speech_recognition.score:measure", falls=True),
     training=Training(
         does="writes down what is said",
         options=SpeechDataOptions,

@@ -6,25 +6,21 @@ is), or, with `parameters.pixels` true, as an array of 0-255 pixels of any size.
 Hugging Face shape: `[{"label", "score"}]`, best first.
 """
 
-import base64
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from lmaas.codecs import image, json, media, tensor
 from lmaas.codecs.limits import Limits
-from lmaas.errors import InvalidInput, LMaaSError, PayloadTooLarge
-from lmaas.tasks.base import Batch, Shown, Task, Tensors, read_tensors, texts_of
+from lmaas.errors import InvalidInput, LMaaSError
+from lmaas.tasks.base import Batch, Shown, Task, Tensors, read_tensors
 from lmaas.tasks.image_classification.spec import SPEC, Parameters
+from lmaas.tasks.images import check_count, check_image, files_of, infer_image
 from lmaas.tasks.labels import Label, apply, check_function, label_records, show_labels
-from lmaas.types import BATCH, JSON, TENSORS, Answer, ImageSpec, Payload, Signature
-
-MAX_FILE_BYTES: Final = 256 << 20
-"""How long an image that a row names may be."""
+from lmaas.types import BATCH, JSON, TENSORS, Answer, Payload, Signature
 
 
 class ImageClassification:
@@ -65,7 +61,7 @@ class ImageClassification:
         if not labels or len(set(labels)) != len(labels):
             raise InvalidInput("labels must be given, each once.", param="labels")
         spec = signature.image or infer_image(signature.inputs[0].shape)
-        _check_image(spec, signature.inputs[0].shape, signature.inputs[0].dtype)
+        check_image(spec, signature.inputs[0].shape, signature.inputs[0].dtype)
         return msgspec.structs.replace(signature, labels=labels, image=spec)
 
     def read(self, payload: Payload, signature: Signature, limits: Limits) -> Batch:
@@ -131,91 +127,11 @@ class ImageClassification:
 
     def collect(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> Any:
         """The image files that the rows name, by paths from `folder`, as base64."""
-        found = []
-        for index, path in enumerate(texts_of(rows, "image")):
-            try:
-                file = folder / path
-                usual = file.is_file() and file.stat().st_size <= MAX_FILE_BYTES
-                data = file.read_bytes() if usual else b""
-            except (OSError, ValueError) as error:
-                told = error.strerror if isinstance(error, OSError) else error
-                raise InvalidInput(f"inputs[{index}]: {path[:200]!r}: {told}.") from None
-            if not image.is_image(data):
-                # What is sent away is nothing but images, whatever a file of rows names.
-                raise InvalidInput(f"inputs[{index}]: {path[:200]!r} is no file of an image.")
-            found.append(base64.b64encode(data).decode())
-        return found
+        return files_of(rows, folder)
 
     def records(self, result: Any) -> list[dict[str, Any]]:
         """The likeliest label and its score."""
         return label_records(result)
-
-
-def infer_image(shape: tuple[int, ...]) -> ImageSpec:
-    """The image spec that an input of `shape` (batch axis first) most plausibly has.
-
-    Pixels are scaled to 0-1. Raises InvalidInput when the shape does not say height and width.
-    """
-    rest = shape[1:]
-    if BATCH not in rest:
-        if len(rest) == 1 and math.isqrt(rest[0]) ** 2 == rest[0]:
-            side = math.isqrt(rest[0])
-            return ImageSpec(height=side, width=side, channels=1, layout="flat")
-        if len(rest) == 2:
-            return ImageSpec(height=rest[0], width=rest[1], channels=1, layout="HW")
-        if len(rest) == 3 and rest[2] in (1, 3):
-            channels: Literal[1, 3] = 1 if rest[2] == 1 else 3
-            return ImageSpec(height=rest[0], width=rest[1], channels=channels, layout="HWC")
-        if len(rest) == 3 and rest[0] in (1, 3):
-            channels = 1 if rest[0] == 1 else 3
-            return ImageSpec(height=rest[1], width=rest[2], channels=channels, layout="CHW")
-    raise InvalidInput(
-        f"Cannot tell height, width and channels from the input shape {list(shape)}.",
-        hint="Give image=ImageSpec(height=…, width=…, channels=…, layout=…).",
-        param="image",
-    )
-
-
-def sample_shape(spec: ImageSpec) -> tuple[int, ...]:
-    """The shape of one sample (no batch axis) that `spec` describes."""
-    return {
-        "HWC": (spec.height, spec.width, spec.channels),
-        "CHW": (spec.channels, spec.height, spec.width),
-        "HW": (spec.height, spec.width),
-        "flat": (spec.height * spec.width * spec.channels,),
-    }[spec.layout]
-
-
-def _check_image(spec: ImageSpec, shape: tuple[int, ...], dtype: str) -> None:
-    if spec.height < 1 or spec.width < 1 or (spec.layout == "HW" and spec.channels != 1):
-        raise InvalidInput(f"This image spec describes no image: {spec}.", param="image")
-    expected = sample_shape(spec)
-    fits = len(shape) == len(expected) + 1 and all(
-        have in (want, BATCH) for have, want in zip(shape[1:], expected, strict=True)
-    )
-    if not fits:
-        raise InvalidInput(
-            f"The image spec gives samples of shape {list(expected)}; the model's input is "
-            f"{list(shape)}.",
-            param="image",
-        )
-    for name in ("mean", "std"):
-        values = getattr(spec, name)
-        if len(values) not in (1, spec.channels) or not all(map(math.isfinite, values)):
-            raise InvalidInput(
-                f"image.{name} needs 1 or {spec.channels} finite numbers; received {values}."
-            )
-    if 0 in spec.std:
-        raise InvalidInput("image.std must not be zero.", param="image")
-    if dtype == "string":
-        raise InvalidInput("An image classifier takes numbers, not texts.")
-    if np.dtype(dtype).kind != "f" and (
-        spec.scale != 1 or any(spec.mean) or any(std != 1 for std in spec.std)
-    ):
-        raise InvalidInput(
-            f"A model with {dtype} input takes pixels as they are: give scale 1, mean 0, std 1.",
-            param="image",
-        )
 
 
 def _parameters(given: dict[str, Any]) -> Parameters:
@@ -254,7 +170,7 @@ def _from_json(
         texts = [text for text in inputs if isinstance(text, str)]
         if len(texts) != len(inputs):
             raise InvalidInput("inputs mixes images and other values.", param="inputs")
-        _check_count(len(texts), signature.image, limits)
+        check_count(len(texts), signature.image, limits)
         files = (
             media.from_base64(text, limits, param=f"inputs[{index}]")
             for index, text in enumerate(texts)
@@ -269,18 +185,6 @@ def _from_json(
         array = array[np.newaxis]
     tensor.check_shape(array.shape, spec)
     return list(array), single
-
-
-def _check_count(images: int, spec: ImageSpec, limits: Limits) -> None:
-    """Bound what images become, which small files do not tell. Raises PayloadTooLarge."""
-    elements = images * spec.height * spec.width * spec.channels
-    if elements > limits.max_elements:
-        raise PayloadTooLarge(
-            f"inputs has {images} images, which become {elements} elements; at most "
-            f"{limits.max_elements} are accepted.",
-            hint="Send them in several requests.",
-            param="inputs",
-        )
 
 
 DEFAULTS = Parameters()

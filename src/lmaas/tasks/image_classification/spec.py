@@ -6,7 +6,7 @@ import msgspec
 
 from lmaas.tasks.architectures import Mlp
 from lmaas.tasks.image_classification.options import Cnn, ImageDataOptions, ResNet18, Vit
-from lmaas.tasks.spec import CLASSES, Spec, Training
+from lmaas.tasks.spec import CLASSES, Judge, Spec, Training
 
 
 class Parameters(msgspec.Struct, forbid_unknown_fields=True):
@@ -27,6 +27,7 @@ SPEC = Spec(
     parameters=Parameters,
     metrics=CLASSES,
     primary="accuracy",
+    judge=Judge(measures="lmaas.tasks.labels:accuracy"),
     infers_outputs_are=True,
     training=Training(
         does="tells which class an image belongs to",

@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from lmaas.tasks.spec import CLASSES, Several, Spec, Training
+from lmaas.tasks.spec import CLASSES, Judge, Several, Spec, Training
 from lmaas.tasks.text_classification.options import (
     COMPARED,
     Bag,
@@ -34,6 +34,7 @@ SPEC = Spec(
     parameters=Parameters,
     metrics=CLASSES,
     primary="accuracy",
+    judge=Judge(measures="lmaas.tasks.labels:accuracy"),
     training=Training(
         does="tells which class a text belongs to",
         options=TextDataOptions,

@@ -14,7 +14,14 @@ from typing import Any, Final, Literal
 from lmaas.errors import InvalidInput
 from lmaas.training.base import Loss
 
-LOSSES: Final = ("cross-entropy", "mean-squared-error", "next-token", "preference", "ctc")
+LOSSES: Final = (
+    "cross-entropy",
+    "mean-squared-error",
+    "next-token",
+    "preference",
+    "ctc",
+    "center-points",
+)
 """Every loss. Its file has its name, with underscores."""
 SUM: Final = "sum"
 

@@ -41,12 +41,19 @@ def tensorflow(loss: Loss, outputs: dict[str, Any], targets: dict[str, Any]) -> 
     if not fits or not logits.shape[:1].is_compatible_with(labels.shape[:1]):
         raise misfit(logits, labels)
     kept = labels != IGNORED
-    losses = tf.nn.ctc_loss(
-        tf.cast(tf.where(kept, labels, 0), tf.int32),
-        logits,
-        tf.math.count_nonzero(kept, axis=1, dtype=tf.int32),
-        tf.cast(targets["lengths"], tf.int32),
-        logits_time_major=False,
-        blank_index=0,
+    lengths = tf.cast(targets["lengths"], tf.int32)
+    # Of sparse labels, with the blank as the last class, TensorFlow has a kernel; of dense ones it
+    # makes a loop of operations, which takes 20 times as long (measured: docs/log.md).
+    places = tf.where(kept)
+    numbers = tf.cast(tf.gather_nd(labels, places), tf.int32) - 1
+    losses = tf.compat.v1.nn.ctc_loss(
+        tf.SparseTensor(places, numbers, tf.shape(labels, tf.int64)),
+        tf.concat([logits[..., 1:], logits[..., :1]], axis=-1),
+        lengths,
+        time_major=False,
+        ignore_longer_outputs_than_inputs=True,
     )
-    return tf.reduce_sum(losses)
+    twice = kept[:, 1:] & (labels[:, 1:] == labels[:, :-1])
+    least = tf.math.count_nonzero(kept, axis=1, dtype=tf.int32)
+    least += tf.math.count_nonzero(twice, axis=1, dtype=tf.int32)
+    return tf.reduce_sum(tf.where(least <= lengths, losses, float("inf")))

@@ -46,6 +46,10 @@ class BaseModel:
         """
         require(self._asked, self._read | own, "data.options", also=self._read)
 
+    def own_options(self) -> dict[str, Any]:
+        """What the base's recipe said in `data.options`."""
+        return dict(self._read)
+
     def fill(self, model: Any, *, head: bool) -> None:
         """Put the base's weights into `model`, a new network like it.
 

@@ -1,6 +1,7 @@
 """A network's step and evaluation as TensorFlow graphs: gradients, clipping, the update.
 
-Each is traced once for each shape of a sample, with a free batch axis, whichever batch comes first:
+Each is traced once for each shape of a sample, with a free batch axis (and, where a feed says so, a
+free length), whichever batch comes first:
 a graph for one batch size can differ in the last bits from one for all. Owns the optimizer's
 variables. It knows no files, workers or random numbers.
 """
@@ -97,7 +98,7 @@ class Steps:
     def _graphs(self, feed: Feed) -> "_Graphs":
         arrays = (feed.inputs, feed.targets)
         key = tuple(
-            (name, array.dtype.str, array.shape[1:])
+            (name, array.dtype.str, _shape(array, feed))
             for row in arrays
             for name, array in row.items()
         )
@@ -201,7 +202,7 @@ class _Graphs:
         self.outputs: list[str] = []
         names, wanted = list(like.inputs), list(like.targets)
         rows = [
-            [tf.TensorSpec([None, *a.shape[1:]], a.dtype) for a in arrays.values()]
+            [tf.TensorSpec([None, *_shape(a, like)], a.dtype) for a in arrays.values()]
             for arrays in (like.inputs, like.targets)
         ]
         numbers, random = _spec([len(Numbers.__struct_fields__)]), steps.random_specs()
@@ -234,6 +235,11 @@ class _Graphs:
         self.first = _graph(first, [*rows, numbers, random])
         self.whole = _graph(whole, [*rows, numbers, random])
         self.look = _graph(look, rows)
+
+
+def _shape(array: np.ndarray, feed: Feed) -> tuple[int | None, ...]:
+    """The shape of a sample, None where it differs from feed to feed."""
+    return (None, *array.shape[2:]) if feed.any_length and array.ndim > 1 else array.shape[1:]
 
 
 def _graph(function: Any, signature: list[Any]) -> Any:

@@ -1,41 +1,31 @@
-"""vLLM as a process of another environment: started under a guard, its log's end kept, ended.
-
-Knows nothing of models and requests.
-"""
+"""Programs of other environments as processes of this machine, each under a guard."""
 
 import asyncio
 import contextlib
 import os
 import signal
 from collections.abc import Mapping, Sequence
-from typing import Final
 
 import psutil
 
 from lmaas.placement.guard import SWEEP_S, start_guarded
-from lmaas.serving.vllm_log import Tail
-
-LOG_END_S: Final = 1.0
-"""How long the end of what a process wrote may be on its way."""
 
 
-class VllmProcess:
-    """A program, its guard, and what they write. Make it with `start`."""
+class GuardedProgram:
+    """A program and its guard. Make it with `start`."""
 
-    def __init__(self, guard: asyncio.subprocess.Process, tail: Tail) -> None:
+    def __init__(self, guard: asyncio.subprocess.Process) -> None:
         self.ended: asyncio.Future[int] = asyncio.ensure_future(guard.wait())
         self._guard = guard
-        self._tail = tail
 
     @classmethod
     async def start(
-        cls, argv: Sequence[str], environ: Mapping[str, str], secret: str
-    ) -> "VllmProcess":
-        """Start it. `secret` is never told of what it writes."""
-        tail = Tail(secret)
+        cls, argv: Sequence[str], environ: Mapping[str, str], output: asyncio.Protocol
+    ) -> "GuardedProgram":
+        """Start it; what its processes write goes to `output`."""
         source, sink = os.pipe()
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: tail, os.fdopen(source, "rb", 0)
+            lambda: output, os.fdopen(source, "rb", 0)
         )
         try:
             guard = await start_guarded(argv, environ, sink)
@@ -44,7 +34,7 @@ class VllmProcess:
             raise
         finally:
             os.close(sink)
-        return cls(guard, tail)
+        return cls(guard)
 
     @property
     def pid(self) -> int:
@@ -71,12 +61,6 @@ class VllmProcess:
                     owned += memory.rss - common
                     shared = max(shared, common)
         return owned + shared
-
-    async def told(self) -> str:
-        """What it wrote last, as one line."""
-        if self.ended.done():
-            await asyncio.wait((self._tail.closed,), timeout=LOG_END_S)
-        return self._tail.told()
 
     def kill(self) -> None:
         """Have its guard end all of it now."""

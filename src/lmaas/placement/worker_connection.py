@@ -16,7 +16,7 @@ class WorkerConnection(asyncio.Protocol):
         self.closed: asyncio.Future[None] = loop.create_future()
         self.last_seen = loop.time()
         self._loop = loop
-        self._on_message = on_message
+        self.on_message = on_message
         self._decoder = Decoder()
         self._out: list[bytes] = []
         self._transport: asyncio.WriteTransport | None = None
@@ -31,7 +31,7 @@ class WorkerConnection(asyncio.Protocol):
         """Whatever came is a sign of life too."""
         self.last_seen = self._loop.time()
         for message in self._decoder.feed(data):
-            self._on_message(message)
+            self.on_message(message)
 
     def connection_lost(self, error: Exception | None) -> None:
         """The worker is gone, or `close` was called."""

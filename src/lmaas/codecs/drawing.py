@@ -1,0 +1,64 @@
+"""What a model found in an image, drawn on it: for people to look at."""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from typing import Final
+
+from PIL import Image, ImageDraw, ImageFont
+
+from lmaas.codecs.image import decode
+from lmaas.codecs.limits import Limits
+from lmaas.codecs.marks import Mark
+from lmaas.types import ImageSpec
+
+FORMATS: Final = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+WHOLE: Final = ImageSpec(height=1 << 16, width=1 << 16, channels=3)
+"""No part of a JPEG is left out."""
+LIGHT: Final = 128 * 1000
+LONGEST_TEXT: Final = 60
+
+
+def draw(data: bytes, marks: Sequence[Mark], suffix: str) -> bytes:
+    """The image, upright, with the marks on it, in the format of a file name's `suffix`.
+
+    Raises InvalidInput, PayloadTooLarge for what is no image that is read.
+    """
+    picture = decode(data, WHOLE, Limits())
+    pen = ImageDraw.Draw(picture)
+    width = max(1, round(max(picture.size) / 400))
+    font = ImageFont.load_default(max(10, round(max(picture.size) / 50)))
+    # The largest first, so that none hides another.
+    for mark in sorted(marks, key=_area, reverse=True):
+        colour = _colour(mark.kind)
+        left, top, right, bottom = mark.box
+        pen.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), None, colour, width)
+    for mark in marks:
+        text = mark.text[:LONGEST_TEXT]
+        if not text:
+            continue
+        left, top = mark.box[:2]
+        wide, high = pen.textbbox((0, 0), text, font)[2:]
+        x = max(0.0, min(left, picture.width - wide))
+        y = top - high if top >= high else top
+        colour = _colour(mark.kind)
+        pen.rectangle((x, y, x + wide, y + high), colour)
+        red, green, blue = colour
+        light = 299 * red + 587 * green + 114 * blue > LIGHT
+        pen.text((x, y), text, (0, 0, 0) if light else (255, 255, 255), font)
+    file = io.BytesIO()
+    picture.save(file, FORMATS[suffix.lower()])
+    return file.getvalue()
+
+
+def _area(mark: Mark) -> float:
+    left, top, right, bottom = mark.box
+    return (right - left) * (bottom - top)
+
+
+def _colour(kind: str) -> tuple[int, int, int]:
+    """A clear colour that a kind has in every picture."""
+    hue = int.from_bytes(hashlib.blake2b(kind.encode(), digest_size=2).digest()) * 360 >> 16
+    picked = Image.new("HSV", (1, 1), (hue * 255 // 360, 220, 235)).convert("RGB").getpixel((0, 0))
+    assert isinstance(picked, tuple)
+    return int(picked[0]), int(picked[1]), int(picked[2])

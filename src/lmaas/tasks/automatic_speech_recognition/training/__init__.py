@@ -1,0 +1,1 @@
+"""How models that hear are trained."""

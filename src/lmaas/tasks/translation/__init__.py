@@ -1,0 +1,1 @@
+"""A text in one language in, the same in another out."""

@@ -1,0 +1,1 @@
+"""How translation is trained."""

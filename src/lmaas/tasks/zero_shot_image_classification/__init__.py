@@ -1,0 +1,1 @@
+"""An image and labels that nobody trained on in, how well each label fits out."""

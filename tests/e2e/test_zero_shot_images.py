@@ -1,0 +1,155 @@
+"""A CLIP on a real server: labels that nobody trained on, for images, as the checkpoint says."""
+
+import asyncio
+import base64
+import io
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from llava import make_clip
+from lmaas.config import Settings
+from lmaas.service import Service
+from lmaas.types import TENANT, PushOptions
+from servers import Running, photo, serving
+
+LABELS = ["a cat", "the weather", "x", "a house by the sea"]
+CAT, DOG = photo(1), photo(2, (64, 33))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_clip(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, source: Path) -> Iterator[Running]:
+    home = tmp_path_factory.mktemp("home")
+    with closing(Service(Settings(home=str(home)))) as service:
+        version = asyncio.run(service.catalog.push(TENANT, source, PushOptions(name="clip")))
+        assert version.manifest.task == "zero-shot-image-classification"
+        assert version.parity.passed("f32")
+        assert {check.name for check in version.parity.checks} >= {"images 2, labels 5"}
+    with serving(home, max_image_pixels=1_000_000) as running:
+        yield running
+
+
+def encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def ask(server: Running, inputs: Any, **parameters: Any) -> httpx.Response:
+    return httpx.post(
+        f"{server.url}/models/clip",
+        json={"inputs": inputs, "parameters": parameters},
+        headers=server.caller,
+        timeout=60,
+    )
+
+
+def expected(source: Path, images: list[bytes], texts: list[str]) -> np.ndarray:
+    """Probabilities (images, texts), straight from the source."""
+    import torch
+    from transformers import AutoTokenizer, CLIPModel
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    model = CLIPModel.from_pretrained(source).eval()
+    processor = CLIPImageProcessorPil(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    )
+    opened = [Image.open(io.BytesIO(data)).convert("RGB") for data in images]
+    pixels = processor(opened, return_tensors="pt")["pixel_values"]
+    tokens = AutoTokenizer.from_pretrained(source)
+    columns = []
+    with torch.inference_mode():
+        for text in texts:
+            ids = tokens(text, return_tensors="pt").input_ids
+            columns.append(model(pixel_values=pixels, input_ids=ids).logits_per_image[:, 0])
+    return np.asarray(torch.stack(columns, 1).softmax(-1))
+
+
+@pytest.mark.parametrize("template", [None, "An image: {}"])
+def test_scores_are_the_source_s(server: Running, source: Path, template: str | None) -> None:
+    more = {} if template is None else {"hypothesis_template": template}
+    answer = ask(server, [encoded(CAT), encoded(DOG)], candidate_labels=LABELS, **more)
+    assert answer.status_code == 200, answer.text
+    texts = [(template or "This is a photo of {}.").replace("{}", label) for label in LABELS]
+    for told, wanted in zip(answer.json(), expected(source, [CAT, DOG], texts), strict=True):
+        scores = {each["label"]: each["score"] for each in told}
+        assert [scores[label] for label in LABELS] == pytest.approx(wanted.tolist(), abs=1e-4)
+        assert [each["score"] for each in told] == sorted(scores.values(), reverse=True)
+    one = ask(server, encoded(CAT), candidate_labels=",".join(LABELS), **more).json()
+    assert [each["label"] for each in one] == [each["label"] for each in answer.json()[0]]
+    assert answer.json()[0] != answer.json()[1]
+
+
+def test_the_stock_client_reads_the_answer(server: Running) -> None:
+    from huggingface_hub import InferenceClient
+
+    client = InferenceClient(model=f"{server.url}/models/clip", token=server.call_key)
+    told = client.zero_shot_image_classification(CAT, LABELS)
+    wanted = ask(server, encoded(CAT), candidate_labels=LABELS).json()
+    assert [each.label for each in told] == [each["label"] for each in wanted]
+    assert sum(each.score for each in told) == pytest.approx(1, abs=1e-4)
+
+
+def test_tensors_are_compared(server: Running) -> None:
+    pixels = np.zeros((2, 3, 32, 32), np.float32)
+    inputs = [
+        {"name": "pixel_values", "shape": [2, 3, 32, 32], "datatype": "FP32",
+         "data": pixels.ravel().tolist()},
+        {"name": "input_ids", "shape": [3, 4], "datatype": "INT64", "data": [1, 9, 8, 2] * 3},
+        {"name": "attention_mask", "shape": [3, 4], "datatype": "INT64", "data": [1] * 12},
+    ]  # fmt: skip
+    url = f"{server.url}/v2/models/clip/infer"
+    answer = httpx.post(url, json={"inputs": inputs}, headers=server.caller, timeout=60)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["outputs"][0]["shape"] == [2, 3]
+    inputs[1]["data"] = [1, 9, 100_000, 2] * 3
+    answer = httpx.post(url, json={"inputs": inputs}, headers=server.caller, timeout=60)
+    assert answer.status_code == 400
+
+
+def large() -> bytes:
+    file = io.BytesIO()
+    Image.new("1", (1001, 1000)).save(file, "PNG")
+    return file.getvalue()
+
+
+BAD: list[tuple[Any, dict[str, Any], str]] = [
+    (encoded(CAT), {}, "candidate_labels"),
+    (encoded(CAT), {"candidate_labels": ["a", "a"]}, "each once"),
+    (encoded(CAT), {"candidate_labels": ["a"], "hypothesis_template": "none"}, "{}"),
+    (encoded(CAT), {"candidate_labels": ["a "  * 60]}, "at most 32"),
+    (encoded(CAT), {"candidate_labels": [str(n) for n in range(2049)]}, "2049 labels"),
+    (encoded(CAT), {"candidate_labels": ["a"], "top_k": 2}, "top_k"),
+    (encoded(CAT)[:-5], {"candidate_labels": ["a"]}, "not base64"),
+    (encoded(CAT[:300]), {"candidate_labels": ["a"]}, "damaged"),
+    (encoded(b"<svg/>"), {"candidate_labels": ["a"]}, "inputs[0]"),
+    ([encoded(CAT), 3], {"candidate_labels": ["a"]}, "inputs[1]"),
+    ([encoded(CAT)] * 33, {"candidate_labels": ["a"]}, "up to 32"),
+    ([], {"candidate_labels": ["a"]}, "up to 32"),
+    (encoded(large()), {"candidate_labels": ["a"]}, "1001 x 1000"),
+    ("https://images.example.com/a.png", {"candidate_labels": ["a"]}, "not base64"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("inputs", "parameters", "told"), BAD)
+def test_what_is_not_served_is_refused_by_name(
+    server: Running, inputs: Any, parameters: dict[str, Any], told: str
+) -> None:
+    answer = ask(server, inputs, **parameters)
+    assert answer.status_code in (400, 413), answer.text
+    assert told in answer.json()["error"]
+
+
+def test_bytes_need_labels(server: Running) -> None:
+    answer = httpx.post(f"{server.url}/models/clip", content=CAT, headers=server.caller)
+    assert answer.status_code == 400
+    assert "candidate_labels" in answer.json()["error"]
