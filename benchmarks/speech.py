@@ -306,12 +306,13 @@ def main() -> None:
     parser.add_argument("--home", type=Path, help="a home that has the model already")
     parser.add_argument("--servers", nargs="*", default=list(SERVERS), choices=list(SERVERS))
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--requests", type=int, default=64, help="of all callers together")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="lmaas-speech-") as scratch:
         home = asked.home or Path(scratch) / "home"
         has_int8 = make_home(home)
         servers = [each for each in asked.servers if has_int8 or each != "lmaas int8"]
-        repeats, times, requests = (1, 2, 16) if asked.quick else (asked.repeats, 7, 64)
+        repeats, times, requests = (1, 2, 16) if asked.quick else (asked.repeats, 7, asked.requests)
         report = run(home, servers, repeats, times, requests)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "speech.json").write_bytes(msgspec.json.format(msgspec.json.encode(report)))

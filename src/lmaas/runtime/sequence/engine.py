@@ -83,7 +83,7 @@ class SequenceEngine:
                 hint="Publish the model again.",
             ) from error
         self._spec, self._options = spec, options
-        self._encoder = Encoder(encoder, spec)
+        self._encoder = Encoder(encoder, spec, halves=options.precision == "bf16")
         self._aligns = any("attention" in port.get_names() for port in self._decoder.outputs)
 
     def add(self, sequence: int, call: SequenceCall) -> None:

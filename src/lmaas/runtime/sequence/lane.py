@@ -192,10 +192,17 @@ class Lane(Generic[M]):
             return
         count = len(self.members)
         for name, array in zip(self._names, self._cross, strict=True):
-            request.set_tensor(name, tensor(array[:count], shared_memory=True))
+            request.set_tensor(name, self._wrapped(array[:count]))
         if self._masks_sources:
             request.set_tensor("source_mask", tensor(self._source_mask[:count], shared_memory=True))
         self._stale = False
+
+    def _wrapped(self, array: np.ndarray) -> Any:
+        """Keys or values as the graph takes them, in the array's own memory."""
+        if array.dtype != np.uint16:
+            return self._tensor(array, shared_memory=True)
+        openvino = ov.load()
+        return self._tensor(array, openvino.Shape(array.shape), openvino.Type.bf16)
 
     def _grow(self, rows: int, columns: int) -> None:
         """Have room for so many rows and columns."""
@@ -231,7 +238,7 @@ class Lane(Generic[M]):
         length = max(length, self._cross[0].shape[2] if self._cross else 0)
         for number, layer in enumerate(source.layers):
             heads, _, width = layer.shape
-            array = np.zeros((members, heads, length, width), np.float32)
+            array = np.zeros((members, heads, length, width), layer.dtype)
             if number < len(self._cross):
                 before = self._cross[number]
                 array[:kept, :, : before.shape[2]] = before[:kept]

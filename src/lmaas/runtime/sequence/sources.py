@@ -3,6 +3,7 @@
 Knows the encoder's graph and its inputs; nothing of decoding.
 """
 
+import re
 import weakref
 from typing import Any, Final
 
@@ -12,6 +13,8 @@ import numpy as np
 from lmaas.runtime import ov
 from lmaas.types import SequenceSpec
 
+CROSS: Final = re.compile(r"(key|value)_\d+")
+"""Inputs of a decoder that are an encoder's outputs."""
 MOST_TOKENS: Final = 4096
 """Of a batch of texts, padding included: longer ones would hold up the running sequences."""
 MOST_BUSY: Final = {"tokens": 32, "audio": 1, "image": 2}
@@ -84,8 +87,9 @@ class Sources:
 class Encoder:
     """Runs the encoder's graph for sources of one kind."""
 
-    def __init__(self, compiled: Any, spec: SequenceSpec) -> None:
+    def __init__(self, compiled: Any, spec: SequenceSpec, *, halves: bool = False) -> None:
         self._request = compiled.create_infer_request()
+        self._halves = halves
         self._kind = spec.source
         self._pad = spec.pad_token_id
         names = sorted(
@@ -117,7 +121,8 @@ class Encoder:
         """Encode them together."""
         inputs = self._inputs(sources)
         outputs = self._request.infer(inputs)
-        found = [np.array(outputs[name]) for name in self._outputs]
+        kept = as_bfloat16 if self._halves else np.array
+        found = [kept(outputs[name]) for name in self._outputs]
         for number, source in enumerate(sources):
             length = source.length if self._kind == "tokens" else found[0].shape[2]
             layers = [array[number, :, :length] for array in found]
@@ -138,6 +143,9 @@ class Encoder:
 
 def compile_graph(path: Any, precision: str, threads: int) -> Any:
     """A graph on the CPU. Keys and values are kept in the precision of the products."""
+    model = ov.core().read_model(path)
+    if precision == "bf16":
+        model = _taking_halves(model)
     config: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": precision,
         "KV_CACHE_PRECISION": precision,
@@ -146,4 +154,27 @@ def compile_graph(path: Any, precision: str, threads: int) -> Any:
     }
     if threads:
         config["INFERENCE_NUM_THREADS"] = threads
-    return ov.core().compile_model(path, "CPU", config)
+    return ov.core().compile_model(model, "CPU", config)
+
+
+def as_bfloat16(array: np.ndarray) -> np.ndarray:
+    """The upper halves of float32, rounded to the nearest: what bfloat16 is, as uint16."""
+    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+    rounded: np.ndarray = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return rounded
+
+
+def _taking_halves(model: Any) -> Any:
+    """The graph with keys and values of sources as bfloat16.
+
+    Where they come as float32, the plugin would turn all of them to bfloat16 in every step.
+    """
+    openvino = ov.load()
+    names = [port.get_any_name() for port in model.inputs]
+    names = [name for name in names if CROSS.fullmatch(name)]
+    if not names:
+        return model
+    changes = openvino.preprocess.PrePostProcessor(model)
+    for name in names:
+        changes.input(name).tensor().set_element_type(openvino.Type.bf16)
+    return changes.build()
