@@ -206,3 +206,75 @@ def _save(kind: Any, config: Any, folder: Path, size: dict[str, int], **more: An
         "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225],
     }  # fmt: skip
     (folder / "preprocessor_config.json").write_text(json.dumps(told))
+
+
+def export_ssd(path: Path) -> np.ndarray:
+    """Write a TFLite file with offsets (N, A, 4) and class scores (N, A, 1 + 4), the last one of a
+    class that is never there; its anchors, as cx, cy, width and height in shares.
+
+    Pixels are from -1 to 1. An anchor is a cell of 16 pixels, moved left by half of itself, so that
+    the offsets have something to do.
+    """
+    import tensorflow as tf
+
+    cells = boxes()[:, (SIDE // 8) ** 2 : (SIDE // 8) ** 2 + (SIDE // 16) ** 2].T / SIDE
+    anchors = cells.copy()
+    anchors[:, 0] -= 0.5 * anchors[:, 2]
+    offsets = np.tile(np.array([0, 0.5 / 0.1, 0, 0], np.float32), (len(anchors), 1))
+    mix = (1.5 * np.eye(3) - 0.5).astype(np.float32)
+
+    class Ssd(tf.Module):  # type: ignore[misc]
+        @tf.function(input_signature=[tf.TensorSpec([1, SIDE, SIDE, 3], tf.float32)])  # type: ignore[untyped-decorator]
+        def __call__(self, pixels: Any) -> Any:
+            shares = tf.nn.conv2d((pixels + 1) / 2, mix[None, None], 1, "SAME")
+            pooled = tf.reshape(tf.nn.avg_pool2d(shares, 16, 16, "VALID"), [1, -1, 3])
+            scores = 12 * pooled - 6
+            none = -tf.reduce_max(scores, axis=2, keepdims=True)
+            moved = tf.reduce_max(pooled, axis=2, keepdims=True) * 0 + offsets
+            never = tf.zeros_like(none) - 6
+            return {"boxes": moved, "scores": tf.concat([none, scores, never], 2)}
+
+    model = Ssd()
+    concrete = model.__call__.get_concrete_function()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], model)
+    path.write_bytes(converter.convert())
+    return anchors
+
+
+TITLE = (150, 70, 757, 115)
+FIGURE = (200, 480, 800, 780)
+
+
+def page() -> bytes:
+    """A drawn page with a title, two columns of text and a picture between them."""
+    from PIL import ImageFont
+
+    whole = Image.new("RGB", (1000, 1300), "white")
+    pen = ImageDraw.Draw(whole)
+    pen.text((150, 60), "A Study of Drawn Documents", "black", ImageFont.load_default(46))
+    words = [
+        "lorem",
+        "ipsum",
+        "dolor",
+        "sit",
+        "amet",
+        "consectetur",
+        "adipiscing",
+        "elit",
+        "sed",
+        "do",
+        "eiusmod",
+        "tempor",
+    ]
+    font = ImageFont.load_default(20)
+    for top, count in ((170, 10), (860, 12)):
+        for line in range(count):
+            text = " ".join(words[(7 * line + place) % len(words)] for place in range(11))
+            pen.text((100, top + 26 * line), text, "black", font)
+    noise = np.random.default_rng(0).integers(0, 255, (12, 20, 3), np.uint8)
+    left, top, right, bottom = FIGURE
+    size = (right - left, bottom - top)
+    whole.paste(Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC), (left, top))
+    file = io.BytesIO()
+    whole.save(file, "PNG")
+    return file.getvalue()

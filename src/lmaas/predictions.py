@@ -100,11 +100,13 @@ def samples_of(
     found: list[CompressSample] = []
     for row in rows(path, None):
         right = row.values.get(expected)
+        if isinstance(right, list):
+            right = msgspec.json.encode(right).decode()
         if not isinstance(right, str | int):
             told = "nothing" if right is None else type(right).__name__
             raise InvalidInput(
-                f"{row.place}: the column {expected!r} must hold a text or a label; received "
-                f"{told}.",
+                f"{row.place}: the column {expected!r} must hold a text, a label or a list; "
+                f"received {told}.",
                 param="expected",
             )
         if len(found) == MAX_SAMPLES:

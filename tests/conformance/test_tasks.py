@@ -155,7 +155,7 @@ def tagger(folder: Path) -> None:
 FLAT = Signature(inputs=(spec("x", -1, 16),), outputs=(spec("y", -1, 3),), outputs_are="logits")
 FINDS = Signature(
     inputs=(spec("x", -1, 3, 4, 4),),
-    outputs=(spec("y", -1, 8, 6),),
+    outputs=(spec("y", -1, 64, 6),),
     labels=("cat", "dog", "owl"),
 )
 PAIR = Signature(
@@ -232,7 +232,7 @@ EXAMPLES = [
         "object-detection",
         FINDS,
         json.dumps({"inputs": np.zeros((3, 4, 4)).tolist()}).encode(),
-        msgspec.structs.replace(FINDS, outputs=(spec("y", -1, 8, 5),)),
+        msgspec.structs.replace(FINDS, outputs=(spec("y", -1, 64, 5),)),
         rows=("rows.csv", "id,image\n1,a.png\n2,a.png\n3,a.png\n"),
         made=scenes,
     ),
@@ -674,6 +674,8 @@ def predict(
 def test_predict_prints_every_task(
     example: Example, task: Task, tmp_path: Path, predict: Callable[..., tuple[int, str, str]]
 ) -> None:
+    if task.spec.transcribes:
+        return  # the command takes sounds for such a task: tests/e2e/test_speech.py
     file = tmp_path / "call.json"
     file.write_bytes(example.body)
     stub = Stub(example, task)

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lmaas.errors import InvalidInput
 from lmaas.tasks.object_detection.average_precision import AveragePrecision
 from lmaas.tasks.object_detection.boxes import corners
+from lmaas.tasks.object_detection.judged import measure
 
 NONE = np.zeros((0, 4))
 
@@ -135,3 +137,15 @@ def test_what_one_can_reckon() -> None:
 def test_without_true_boxes_there_is_no_number() -> None:
     nothing = {**image(TRUE, [0.9, 0.8]), "true": NONE, "kinds": np.zeros(0, int)}
     assert measured([nothing], 1) == {}
+
+
+def test_answers_are_judged_by_the_right_boxes() -> None:
+    right = '[{"label": "cat", "box": [0, 0, 10, 10]}]'
+    answer = (
+        '[{"label": "cat", "score": 0.5, "box": {"xmin": 0, "ymin": 0, "xmax": 10, "ymax": 10}}]'
+    )
+    assert measure([answer, "[]"], [right, "[]"]) == {"map": 1.0, "map50": 1.0}
+    assert measure(["[]"], [right]) == {"map": 0.0, "map50": 0.0}
+    for bad in ("cat", '[{"label": "cat", "box": [1, 2]}]', '[{"label": "cat", "box": {"x": 1}}]'):
+        with pytest.raises(InvalidInput, match=r"samples\[0\]: the right answer"):
+            measure([answer], [bad])

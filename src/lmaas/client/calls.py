@@ -81,10 +81,11 @@ class Calls:
     def predict(self, /, model: str, given: Any, **parameters: Any) -> Call[Any]:
         """The model's answer to `given`.
 
-        An image file's path or bytes, a PIL image or uint8 pixels give labels with scores; other
-        arrays and nested lists go in as the model's own input; a mapping of arrays by input name
-        gives a mapping of output arrays. A list of texts gives labels for each; a row of named
-        values (`{"age": 31, "job": "nurse"}`), or a list of rows, gives labels or a number.
+        An image file's path or bytes, a PIL image or uint8 pixels give labels with scores, or
+        objects with boxes; other arrays and nested lists go in as the model's own input; a mapping
+        of arrays by input name gives a mapping of output arrays. A list of texts gives labels for
+        each; a row of named values (`{"age": 31, "job": "nurse"}`), or a list of rows, gives labels
+        or a number.
         """
         payload = to_payload(given, parameters)
         return read_answer((yield from Calls.answer.call(self, model, payload)))

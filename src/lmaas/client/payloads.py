@@ -14,7 +14,7 @@ from PIL import Image
 from lmaas.codecs import strings
 from lmaas.codecs.tensor import DATATYPES, DTYPES, to_bytes
 from lmaas.errors import InvalidInput
-from lmaas.tasks.labels import Label
+from lmaas.tasks.labels import Detection, Label
 from lmaas.types import (
     JSON,
     TENSORS,
@@ -62,8 +62,10 @@ def read_answer(answer: Answer) -> Any:
     result = msgspec.json.decode(answer.body)
     if isinstance(result, dict):
         return result.get("value", result.get("outputs", result))
-    several = bool(result) and isinstance(result[0], list) and bool(result[0])
-    first = result[0][0] if several else next(iter(result), None)
+    several = bool(result) and all(isinstance(each, list) for each in result) and any(result)
+    first = next(each for each in result if each)[0] if several else next(iter(result), None)
+    if isinstance(first, dict) and "box" in first:
+        return msgspec.convert(result, list[list[Detection]] if several else list[Detection])
     if isinstance(first, dict) and "label" in first:
         return msgspec.convert(result, list[list[Label]] if several else list[Label])
     if isinstance(first, dict) and "value" in first:

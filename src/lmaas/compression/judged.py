@@ -172,11 +172,12 @@ def _ask(
 
 
 def _told(task: Task, result: Any) -> str:
-    """The first new value that an answer gives: a text, or the likeliest label."""
+    """The first new value that an answer gives: a text, the likeliest label, or boxes as JSON."""
     records = task.records(result)
     if len(records) != 1:
         raise InvalidInput("A sample is one call with one input.", param="samples")
-    return str(next(iter(records[0].values())))
+    value = next(iter(records[0].values()))
+    return msgspec.json.encode(value).decode() if isinstance(value, list) else str(value)
 
 
 def _by_references(request: JudgeRequest, folder: Path, tell: Callable[[float], None]) -> _Trial:

@@ -17,6 +17,7 @@ FRAMEWORKS: dict[FrameworkName, str] = {
     "pytorch": "lmaas.frameworks.pytorch",
     "tensorflow": "lmaas.frameworks.tensorflow",
     "onnx": "lmaas.frameworks.onnx",
+    "openvino": "lmaas.frameworks.openvino_ir",
     "tflite": "lmaas.frameworks.tflite",
     "lightgbm": "lmaas.frameworks.lightgbm",
     "xgboost": "lmaas.frameworks.xgboost",

@@ -58,13 +58,13 @@ KIND_OF: Final = {
     ".py": "python", ".ipynb": "python",
 }  # fmt: skip
 TAKEN: Final[dict[str, FrameworkName]] = {
-    ".keras": "keras", ".onnx": "onnx", ".tflite": "tflite", ".pb": "tensorflow",
-    ".ubj": "xgboost", ".json": "xgboost", ".txt": "lightgbm",
+    ".keras": "keras", ".onnx": "onnx", ".xml": "openvino", ".tflite": "tflite",
+    ".pb": "tensorflow", ".ubj": "xgboost", ".json": "xgboost", ".txt": "lightgbm",
 }  # fmt: skip
 """Files that are taken by their name; TorchScript is told by what is in it."""
 ACCEPTED: Final = (
-    ".keras, .onnx, .tflite, TorchScript, frozen .pb, XGBoost's .json or .ubj, LightGBM's .txt, "
-    "SavedModel folders and checkpoints"
+    ".keras, .onnx, OpenVINO's .xml with its .bin, .tflite, TorchScript, frozen .pb, XGBoost's "
+    ".json or .ubj, LightGBM's .txt, SavedModel folders and checkpoints"
 )
 
 
@@ -77,7 +77,8 @@ def of_path(path: Path) -> tuple[FrameworkName, Path]:
     if path.is_dir():
         if (path / "saved_model.pb").is_file():
             return "tensorflow", path
-        found = [p for p in sorted(path.iterdir()) if p.suffix in TAKEN and p.suffix != ".json"]
+        beside = (".json", ".txt") if any(path.glob("*.xml")) else (".json",)
+        found = [p for p in sorted(path.iterdir()) if p.suffix in TAKEN and p.suffix not in beside]
         if len(found) != 1:
             raise ModelRefused(
                 f"{path.name}/ holds no model that is known: expected saved_model.pb, or one "

@@ -22,6 +22,23 @@ class Label(msgspec.Struct, frozen=True):
     score: float
 
 
+class Box(msgspec.Struct, frozen=True):
+    """A box in pixels of the upright image."""
+
+    xmin: float
+    ymin: float
+    xmax: float
+    ymax: float
+
+
+class Detection(msgspec.Struct, frozen=True):
+    """One object that was found."""
+
+    label: str
+    score: float
+    box: Box
+
+
 def check_function(function: str | None, signature: Signature) -> None:
     """Raise InvalidInput for a function that is not to be had of the model's outputs."""
     if signature.outputs_are == "probabilities" and function == "sigmoid":

@@ -9,6 +9,7 @@ from lmaas.errors import InvalidInput
 from lmaas.tasks.images import infer_image
 from lmaas.types import BATCH, DetectionSpec, ImageSpec, Signature, TensorSpec
 
+ALL_STRIDES: Final = (8, 16, 32, 64)
 USUAL: Final[dict[str, dict[str, Any]]] = {
     "centers": {
         "scores": "sigmoid", "background": "none", "boxes": "cxcywh", "normalized": False,
@@ -32,7 +33,7 @@ USUAL: Final[dict[str, dict[str, Any]]] = {
     },
     "distributions": {
         "scores": "probabilities", "background": "none", "boxes": "xyxy", "normalized": False,
-        "strides": (8, 16, 32, 64), "nms": 0.5, "threshold": 0.4,
+        "strides": ALL_STRIDES, "nms": 0.5, "threshold": 0.4,
     },
 }  # fmt: skip
 """What each head has where nobody says otherwise."""
@@ -104,6 +105,9 @@ def guessed(signature: Signature) -> DetectionSpec:
             return DetectionSpec(head="rows")
         if SIDES < first < last and last == _cells(signature):
             return DetectionSpec(head="grid")
+    if _are_distributions(signature):
+        levels = len(outputs) // 2
+        return DetectionSpec(head="distributions", strides=ALL_STRIDES[:levels])
     if {spec.name for spec in outputs} == RF_DETR:
         return DetectionSpec(head="queries", outputs=("dets", "labels"))
     raise InvalidInput(
@@ -116,8 +120,27 @@ def guessed(signature: Signature) -> DetectionSpec:
 
 def _cells(signature: Signature) -> int:
     """So many cells the usual strides make of the input."""
+    return sum(_cells_of(signature, STRIDES))
+
+
+def _cells_of(signature: Signature, strides: Sequence[int]) -> list[int]:
     image = signature.image or infer_image(signature.inputs[0].shape)
-    return sum(-(-image.height // s) * -(-image.width // s) for s in STRIDES)
+    return [-(-image.height // s) * -(-image.width // s) for s in strides]
+
+
+def _are_distributions(signature: Signature) -> bool:
+    """Whether the outputs are scores and then distributions for the cells of several strides."""
+    levels, odd = divmod(len(signature.outputs), 2)
+    shapes = [spec.shape[1:] for spec in signature.outputs]
+    if odd or not 2 <= levels <= len(ALL_STRIDES) or any(len(shape) != 2 for shape in shapes):
+        return False
+    cells = _cells_of(signature, ALL_STRIDES[:levels])
+    scores, sides = shapes[:levels], shapes[levels:]
+    return (
+        [shape[0] for shape in scores] == [shape[0] for shape in sides] == cells
+        and len({shape[1] for shape in scores}) == len({shape[1] for shape in sides}) == 1
+        and sides[0][1] % SIDES == 0
+    )
 
 
 def filled(given: DetectionSpec, outputs: Sequence[TensorSpec]) -> DetectionSpec:

@@ -21,6 +21,7 @@ from lmaas.codecs.marks import Mark
 from lmaas.errors import InvalidInput
 from lmaas.tasks.base import Batch, Shown, Task, Tensors, read_tensors
 from lmaas.tasks.images import ANCHORS_FILE, check_count, check_image, files_of
+from lmaas.tasks.labels import Box, Detection
 from lmaas.tasks.object_detection import guess, heads, matching
 from lmaas.tasks.object_detection.average_precision import AveragePrecision
 from lmaas.tasks.object_detection.spec import SPEC, Parameters
@@ -28,23 +29,6 @@ from lmaas.types import BATCH, JSON, TENSORS, Answer, ImageSpec, Payload, Signat
 
 MEASURED_FROM: Final = 0.01
 """Average precision counts boxes from this score on: surer ones decide it."""
-
-
-class Box(msgspec.Struct, frozen=True):
-    """A box in pixels."""
-
-    xmin: float
-    ymin: float
-    xmax: float
-    ymax: float
-
-
-class Detection(msgspec.Struct, frozen=True):
-    """One object that was found."""
-
-    label: str
-    score: float
-    box: Box
 
 
 class Placed(msgspec.Struct, frozen=True):

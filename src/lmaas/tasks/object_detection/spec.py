@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from lmaas.tasks.object_detection.options import CenterNet, DetectionDataOptions
-from lmaas.tasks.spec import Checkpoint, Spec, Training
+from lmaas.tasks.spec import Checkpoint, Judge, Spec, Training
 
 METRICS = {
     "loss": "what training makes smaller, a mean over the images",
@@ -35,6 +35,7 @@ SPEC = Spec(
     parameters=Parameters,
     metrics=METRICS,
     primary="map",
+    judge=Judge(measures="lmaas.tasks.object_detection.judged:measure"),
     training=Training(
         does="tells where in an image which objects are",
         options=DetectionDataOptions,
