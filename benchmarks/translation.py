@@ -5,7 +5,7 @@ both, and asked for answers of a fixed length by 1, 8 and 32 callers at once, gr
 beams. CTranslate2 gets the callers' sentences as one batch; ours are added one by one. Both run in
 f32 on all cores; rounds take turns. Tokens of both are compared.
 
-    python -m benchmarks.translation --out benchmarks/results/translation.json
+    make bench BENCH=translation
 """
 
 import argparse
@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,7 @@ VOCABULARY, WIDTH, LAYERS = 58_101, 512, 6
 END, PAD = 0, 58_100
 CALLERS = (1, 8, 32)
 SOURCE_TOKENS = 20
+OUT = Path(__file__).parent / "results" / "translation.json"
 
 
 def make(folder: Path) -> None:
@@ -150,13 +152,52 @@ def measure(folder: Path, tokens: int, rounds: int) -> list[dict[str, object]]:
     return found
 
 
+def report(told: dict[str, Any]) -> str:
+    """The results as a page."""
+    machine, versions = told["machine"], told["versions"]
+    lines = [
+        "# Translation beside CTranslate2",
+        "",
+        f"{machine['cores']} cores, {machine['processor'] or 'x86-64'}; "
+        + ", ".join(f"{name} {number}" for name, number in versions.items())
+        + f". {told['network']}; {told['tokens_per_answer']} tokens an answer. f32 on both sides, "
+        "engines in process, turns in one run. `make bench BENCH=translation`.",
+        "",
+        told.get("remark", ""),
+        "",
+        "| beams | callers | LMaaS, tokens/s | CTranslate2 | ratio of medians | of best rounds | "
+        "same answers |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in told["rows"]:
+        speed = row["tokens_per_s"]
+        lines.append(
+            f"| {row['beams']} | {row['callers']} | {speed['lmaas']:.0f} | "
+            f"{speed['ctranslate2']:.0f} | {row['ratio']:.2f} | {row['ratio_of_best']:.2f} | "
+            f"{row['same_answers']} |"
+        )
+    goals = {1: 1.0, 32: 1.5}
+    missed = [
+        f"{row['callers']} callers: {row['ratio']:.2f} of {goals[row['callers']]}"
+        for row in told["rows"]
+        if row["beams"] == 1 and row["ratio"] < goals.get(row["callers"], 0)
+    ]
+    lines += ["", "Goals: at least 1 times its tokens/s at 1 caller, 1.5 times at 32. "
+              + (f"Missed: {'; '.join(missed)}." if missed else "Both are met.")]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Measure, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--quick", action="store_true", help="one round of few tokens")
+    parser.add_argument("--out", type=Path, default=OUT)
     asked = parser.parse_args()
+    if asked.quick:
+        asked.tokens, asked.rounds = 8, 1
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder))
         rows = measure(Path(folder), asked.tokens, asked.rounds)
@@ -166,10 +207,11 @@ def main() -> None:
         "network": f"Marian-shaped, {LAYERS}+{LAYERS} layers, width {WIDTH}, {VOCABULARY} tokens, "
         "random f32 weights",
         "tokens_per_answer": asked.tokens,
+        "remark": f"Load average before it began: {load:.1f} (what else ran here).",
         "rows": rows,
     }
-    if asked.out:
-        asked.out.write_text(json.dumps(told, indent=2) + "\n")
+    asked.out.write_text(json.dumps(told, indent=2) + "\n")
+    asked.out.with_suffix(".md").write_text(report(told))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
 """Speech to learn from: sentences of a small grammar, said by espeak-ng in many voices.
 
-    python recipes/spoken.py FOLDER [SENTENCES]
-
-writes sounds and a metadata.jsonl, as `lmaas train --task automatic-speech-recognition` reads them.
-espeak-ng and its voices come in the package espeakng-loader; nothing is installed or downloaded.
+`write` makes a folder of sounds and a metadata.jsonl, as `lmaas train --task
+automatic-speech-recognition` reads it. espeak-ng and its voices come in the package
+espeakng-loader; nothing is installed or downloaded.
 """
 
 import ctypes
 import functools
+import io
 import json
 import random
-import sys
 import wave
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -90,8 +89,6 @@ def speaker() -> Speaker:
 
 def said(text: str, voice: str = "en-us", **how: int) -> bytes:
     """A wav file of `text`."""
-    import io
-
     file = io.BytesIO()
     with wave.open(file, "wb") as writer:
         writer.setparams((1, 2, speaker().rate, 0, "NONE", ""))
@@ -100,7 +97,7 @@ def said(text: str, voice: str = "en-us", **how: int) -> bytes:
 
 
 def spoken(count: int, voices: Sequence[str], seed: int) -> Iterator[tuple[str, bytes]]:
-    """`count` sentences and how they sound, each in one of the voices, at another speed and pitch."""
+    """`count` sentences and how they sound, each in one of the voices."""
     draw = random.Random(seed)
     for _ in range(count):
         text = sentence(draw)
@@ -124,7 +121,3 @@ def write(folder: Path, count: int, voices: Sequence[str] = VOICES, seed: int = 
             (folder / name).write_bytes(sound)
             lines.write(json.dumps({"file_name": name, "text": text}) + "\n")
     return folder
-
-
-if __name__ == "__main__":
-    write(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 2000)

@@ -157,7 +157,12 @@ def prove(client: Client, folder: Path, quick: bool, *, framework: str) -> int:
             "train": save(folder / "learned.jsonl", learned),
             "validation": 0.02,
             "test": save(folder / "held.jsonl", held),
-            "options": {"vocabulary": 600, "source_language": "en", "target_language": "de"},
+            "options": {
+                "vocabulary": 600,
+                "max_length": 64,
+                "source_language": "en",
+                "target_language": "de",
+            },
         },
         model={"options": {"dropout": 0.0}},
         label_smoothing=0.1,

@@ -6,6 +6,8 @@ from typing import Any
 import checkpoints
 
 IMAGE = "<image>"
+GRIDS = ((32, 64), (64, 32), (64, 64), (96, 32))
+"""Heights and widths."""
 TEMPLATE = """\
 {%- for message in messages %}<|im_start|>{{ message.role }}
 {% if message.content is string %}{{ message.content }}{% else %}
@@ -17,8 +19,9 @@ TEMPLATE = """\
 {% endif %}"""
 
 
-def make_llava(folder: Path, **sizes: Any) -> Path:
-    """A LLaVA-shaped checkpoint of about 175,000 parameters; images of 32 pixels, 16 tokens each.
+def make_llava(folder: Path, *, tiled: bool = False, **sizes: Any) -> Path:
+    """A LLaVA-shaped checkpoint of about 175,000 parameters; images of 32 pixels, 16 tokens each,
+    or `tiled` as LLaVA-NeXT reads them.
 
     It is drawn with large weights, so that its answers depend on what it is shown.
     """
@@ -30,7 +33,12 @@ def make_llava(folder: Path, **sizes: Any) -> Path:
         LlamaConfig,
         LlavaConfig,
         LlavaForConditionalGeneration,
+        LlavaNextConfig,
+        LlavaNextForConditionalGeneration,
         LlavaProcessor,
+    )
+    from transformers.models.llava_next.image_processing_pil_llava_next import (
+        LlavaNextImageProcessorPil,
     )
 
     tokens = checkpoints.tokenizer()
@@ -54,15 +62,21 @@ def make_llava(folder: Path, **sizes: Any) -> Path:
         tie_word_embeddings=False,
         **(checkpoints.SIZES | sizes),
     )
-    config = LlavaConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_index=tokens.convert_tokens_to_ids(IMAGE),
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
-        image_seq_length=16,
-    )
-    network = LlavaForConditionalGeneration(config)
+    more: dict[str, Any] = {
+        "vision_config": vision,
+        "text_config": text,
+        "image_token_index": tokens.convert_tokens_to_ids(IMAGE),
+        "vision_feature_layer": -2,
+        "vision_feature_select_strategy": "default",
+        "image_seq_length": 16,
+    }
+    network: Any
+    if tiled:
+        network = LlavaNextForConditionalGeneration(
+            LlavaNextConfig(**more, image_grid_pinpoints=[list(grid) for grid in GRIDS])
+        )
+    else:
+        network = LlavaForConditionalGeneration(LlavaConfig(**more))
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.ndim > 1:
@@ -70,10 +84,14 @@ def make_llava(folder: Path, **sizes: Any) -> Path:
     network.generation_config.eos_token_id = tokens.eos_token_id
     network.generation_config.pad_token_id = tokens.pad_token_id
     network.eval().save_pretrained(folder)
+    edges = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    if tiled:
+        tokens.save_pretrained(folder)
+        grids = [list(grid) for grid in GRIDS]
+        LlavaNextImageProcessorPil(**edges, image_grid_pinpoints=grids).save_pretrained(folder)
+        return folder
     LlavaProcessor(
-        image_processor=CLIPImageProcessor(
-            size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
-        ),
+        image_processor=CLIPImageProcessor(**edges),
         tokenizer=tokens,
         patch_size=8,
         vision_feature_select_strategy="default",

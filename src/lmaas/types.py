@@ -169,7 +169,9 @@ class VisionSpec(Record, frozen=True, kw_only=True):
     and `tokens` times the placeholder `token_id`, each a row of `numbers` (the hidden size).
     `resize`: "stretch", or "crop": the short side
     becomes `short_side` pixels, the centre is kept; with `pad` it is first filled up to a square
-    with the mean's colour. `resample` is the filter, by Pillow's number.
+    with the mean's colour. `resample` is the filter, by Pillow's number. With `grids` (widths and
+    heights in pixels) an image is also read in tiles of `width` x `height`, in each of which the
+    tower has `side` x `side` cells; it has `tokens` and one for each cell and each row of them.
     """
 
     token_id: int
@@ -184,6 +186,8 @@ class VisionSpec(Record, frozen=True, kw_only=True):
     scale: float = 1 / 255
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    grids: Annotated[tuple[tuple[int, int], ...], msgspec.Meta(max_length=256)] = ()
+    side: int = 0
 
 
 class LanguageSpec(Record, frozen=True, kw_only=True):

@@ -24,6 +24,7 @@ from lmaas.runtime.language.engine import EngineOptions
 from lmaas.runtime.sequence import lane, references
 from lmaas.runtime.sequence.calls import Decoding, SequenceCall, SequenceResult, Written
 from lmaas.runtime.sequence.engine import Output, SequenceEngine
+from lmaas.runtime.sequence.sources import Encoder, Source
 from lmaas.types import PushOptions, SequenceSpec
 from sequence_checkpoints import END, KINDS, PAD, VOCABULARY, make, source_of
 
@@ -367,6 +368,40 @@ def test_waiting_ones_are_bounded_by_rows_and_memory(marian: Made) -> None:
     with pytest.raises(InvalidInput, match="at most 4 at once"):
         engine.add(0, SequenceCall(tag=0, source=np.array([9, END]),
                                    decoding=decoding(marian.spec, beams=5)))  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["marian", "whisper"])
+def test_an_array_is_encoded_once_however_often_it_is_asked_about(
+    kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: Made = request.getfixturevalue(kind)
+    engine = made.engine()
+    chance = np.random.default_rng(6)
+    source, other = source_of(kind, chance), source_of(kind, chance)
+    hows = [decoding(made.spec, beams=beams) for beams in (1, 3, 1)]
+    alone = [write(made.engine(), source, how).candidates for how in hows]
+    runs: list[int] = []
+    run = Encoder.run
+
+    def counted(self: Encoder, sources: list[Source]) -> None:
+        runs.append(len(sources))
+        run(self, sources)
+
+    monkeypatch.setattr(Encoder, "run", counted)
+    engine.add(9, SequenceCall(tag=9, source=other, decoding=hows[0]))
+    for number, how in enumerate(hows[:2]):
+        engine.add(number, SequenceCall(tag=number, source=source, decoding=how))
+        engine.step()
+    results = finish(engine, 3)
+    engine.add(2, SequenceCall(tag=2, source=source, decoding=hows[2]))
+    results |= finish(engine, 1)
+    assert [results[number].candidates for number in range(3)] == alone
+    assert sum(runs) == 2
+    copy = source.copy()
+    for number in range(20):
+        write(engine, copy + 0, decoding(made.spec, max_tokens=3, stop_token_ids=()))
+        assert len(engine._sources._kept) <= 4, number
+    assert not engine._holders
 
 
 def test_streamed_tokens_are_those_of_the_result(marian: Made) -> None:

@@ -674,6 +674,8 @@ def predict(
 def test_predict_prints_every_task(
     example: Example, task: Task, tmp_path: Path, predict: Callable[..., tuple[int, str, str]]
 ) -> None:
+    if task.spec.transcribes:
+        return  # the command takes sounds for such a task: tests/e2e/test_speech.py
     file = tmp_path / "call.json"
     file.write_bytes(example.body)
     stub = Stub(example, task)

@@ -7,8 +7,12 @@ from pathlib import Path
 import pytest
 
 from lmaas.errors import ModelRefused
+from lmaas.frameworks import checkpoint
 from lmaas.frameworks.sequence import marian_tokens
+from lmaas.tasks import text_layout
 from lmaas.tasks.sequence_text import SequenceTokenizer
+from lmaas.types import PushOptions
+from sequence_checkpoints import VOCABULARY, make
 
 SOURCE = {"▁the": -2.0, "▁house": -3.0, "▁": -4.0, "h": -6.0, "o": -6.0, "u": -6.0, "s": -6.0,
           "e": -6.0, "the": -5.0, "!": -5.5}  # fmt: skip
@@ -89,3 +93,24 @@ def test_damaged_files_are_refused(folder: Path, name: str, data: bytes, text: s
     (folder / name).write_bytes(data)
     with pytest.raises(ModelRefused, match=text):
         marian_tokens.convert(folder)
+
+
+def test_a_checkpoint_with_sentencepiece_models_becomes_a_package(tmp_path: Path) -> None:
+    folder = make("marian", tmp_path / "checkpoint")
+    for name in ("tokenizer.json", "special_tokens_map.json"):
+        (folder / name).unlink(missing_ok=True)
+    (folder / "source.spm").write_bytes(spm(SOURCE))
+    (folder / "target.spm").write_bytes(spm(TARGET))
+    words = ["<pad>", "x", "</s>", "<unk>", *SOURCE, *(w for w in TARGET if w not in SOURCE)]
+    words += [f"w{index}" for index in range(len(words), VOCABULARY)]
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    told = {"source_lang": "en", "target_lang": "de", "tokenizer_class": "MarianTokenizer"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(told))
+    package = tmp_path / "package"
+    manifest = checkpoint.build(folder, package, PushOptions(name="en-de"))
+    assert manifest.task == "translation"
+    layout = text_layout.read(package / "compiled")
+    assert (layout.pair, layout.after) == (("en", "de"), (2,))
+    tokenizer = SequenceTokenizer(package / "compiled")
+    assert tokenizer.encode(["the house"], param="inputs") == [[4, 5]]
+    assert tokenizer.decode([words.index("▁das"), words.index("▁Haus")]) == "das Haus"

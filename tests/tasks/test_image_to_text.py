@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,7 +18,7 @@ from lmaas.frameworks import checkpoint
 from lmaas.runtime.language.engine import EngineOptions
 from lmaas.runtime.sequence.engine import SequenceEngine
 from lmaas.runtime.sequence.session import Session
-from lmaas.types import JSON, TENSORS, Answer, Manifest, Payload, PushOptions
+from lmaas.types import JSON, TENSORS, Answer, Manifest, Payload, PushOptions, Signature
 from sequence_checkpoints import make
 
 
@@ -32,7 +33,8 @@ class Served:
         )
         compiled = folder / "package" / "compiled"
         self.task: Any = tasks.get(self.manifest.task).bind(compiled)
-        self.signature = self.task.check_signature(self.manifest.signature)
+        self.signature: Signature = self.task.check_signature(self.manifest.signature)
+        assert self.signature.sequence is not None
         engine = SequenceEngine()
         engine.load(compiled, self.signature.sequence, EngineOptions(precision="f32", threads=1))
         self.session = Session(engine)
@@ -113,7 +115,6 @@ def test_images_that_are_read_otherwise_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_signature_without_images_is_refused(served: Served) -> None:
+    other = msgspec.structs.replace(served.signature, image=None)
     with pytest.raises(InvalidInput, match="images as its source"):
-        import msgspec
-
-        served.task.check_signature(msgspec.structs.replace(served.signature, image=None))
+        served.task.check_signature(other)

@@ -73,7 +73,7 @@ def test_how_sure_one_is() -> None:
     for nothing in ("", "123 !?", " \n"):
         assert identifier.identify(nothing) == []
     among = identifier.identify(SENTENCES["da"][0], among={"da", "de"})
-    assert [guess.language for guess in among][0] == "da"
+    assert next(guess.language for guess in among) == "da"
     assert all(0 <= guess.confidence <= 100 for guess in among)
 
 

@@ -121,7 +121,9 @@ def test_a_pause_parts_segments_and_their_probabilities_are_measured() -> None:
     for each in made.segments:
         assert each.avg_logprob is not None
         assert -0.1 < each.avg_logprob < 0
-        assert each.no_speech_prob is None
+        assert each.no_speech_prob is not None
+        assert 0 < each.no_speech_prob < 1e-6
+        assert each.compression_ratio == pytest.approx(2 / 10)
     assert made.words is not None
     sure = float(np.exp(12) / (np.exp(12) + np.exp(6) + 4))
     assert made.words[0].probability == pytest.approx(sure, rel=1e-4)

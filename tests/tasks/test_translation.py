@@ -273,7 +273,7 @@ def test_how_it_is_written(pair: Bound) -> None:
         "early_stopping": True,
         "no_repeat_ngram_size": 3,
         "repetition_penalty": 1.5,
-        "min_new_tokens": 2,
+        "min_length": 3,
     }
     told = pair.ask("One. Two.", generate_parameters=given)
     assert told == [{"translation_text": "One. Two."}] * 2
@@ -298,8 +298,8 @@ def test_how_it_is_written(pair: Bound) -> None:
         ({"format": "markdown"}, "format"),
         ({"generate_parameters": {"wishes": 3}}, "wishes"),
         ({"generate_parameters": {"num_beams": 99}}, "num_beams"),
-        ({"generate_parameters": {"max_new_tokens": 80}}, "max_new_tokens"),
-        ({"generate_parameters": {"max_length": 81}}, "max_length"),
+        ({"generate_parameters": {"max_new_tokens": 80}}, "81 tokens"),
+        ({"generate_parameters": {"max_length": 81}}, "81 tokens"),
         ({"generate_parameters": {"max_length": 8, "max_new_tokens": 4}}, "max_length"),
         ({"generate_parameters": {"num_beams": 2, "do_sample": True}}, "num_beams"),
         ({"generate_parameters": {"top_p": 0.5}}, "top_p"),

@@ -114,7 +114,7 @@ def test_feeds_are_shifted_and_padded() -> None:
     assert feed.weight == 5
     np.testing.assert_array_equal(feed.inputs["attention_mask"], [[1, 1, 1, 0], [1, 1, 0, 0]])
     np.testing.assert_array_equal(
-        feed.inputs["decoder_input_ids"], [[2, 5, 6, 2], [2, 7, 2, layout.PAD]]
+        feed.inputs["decoder_input_ids"], [[2, 5, 6, layout.PAD], [2, 7, layout.PAD, layout.PAD]]
     )
     np.testing.assert_array_equal(
         feed.targets["labels"], [[5, 6, 2, IGNORED], [7, 2, IGNORED, IGNORED]]

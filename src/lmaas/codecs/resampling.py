@@ -5,6 +5,7 @@ above the lower of the two rates' halves is damped by 90 dB before samples are l
 outputs that repeats is one matrix product, so a block costs a product and no loop.
 """
 
+import functools
 from fractions import Fraction
 from typing import Final
 
@@ -77,6 +78,7 @@ class Resampler:
         return made
 
 
+@functools.lru_cache(maxsize=16)
 def _weights(ratio: Fraction, outputs: int, step: int, half: int) -> np.ndarray:
     """(inputs, outputs): what each of `outputs` samples takes of the inputs around it."""
     cutoff = CUTOFF * min(1.0, float(ratio))

@@ -10,11 +10,18 @@ from lmaas.frameworks import checkpoint, refuse_checkpoint
 
 PREPROCESSOR: Final = "preprocessor_config.json"
 PROCESSORS: Final = {
-    f"{kind}ImageProcessor": f"transformers.models.{kind.lower()}.image_processing_pil_"
-    f"{kind.lower()}:{kind}ImageProcessorPil"
-    for kind in ("CLIP", "Llava", "Siglip")
+    f"{kind}ImageProcessor": f"transformers.models.{place}.image_processing_pil_{place}:"
+    f"{kind}ImageProcessorPil"
+    for kind, place in (
+        ("CLIP", "clip"),
+        ("Llava", "llava"),
+        ("LlavaNext", "llava_next"),
+        ("Siglip", "siglip"),
+    )
 }
 """What turns images into pixels, and where transformers has it on Pillow."""
+TILED: Final = "image_grid_pinpoints"
+"""What a processor has that cuts images into tiles; its `do_pad` is about batches."""
 LARGEST_SIDE: Final = 4096
 WIDEST_CROP: Final = 8
 """Largest side of what is kept of an image, by its short side before."""
@@ -103,7 +110,7 @@ def shape_of(processor: Any) -> Shape:
         width,
         "crop" if short else "stretch",
         short,
-        bool(getattr(processor, "do_pad", False)),
+        bool(getattr(processor, "do_pad", False)) and not hasattr(processor, TILED),
         int(processor.resample),
         float(processor.rescale_factor),
         mean,

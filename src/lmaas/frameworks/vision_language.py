@@ -15,17 +15,24 @@ from PIL import Image
 from lmaas.errors import LMaaSError, ModelRefused
 from lmaas.frameworks import causal, checkpoint, vision_graphs
 from lmaas.frameworks.causal_sample import Pictured, write_sample
-from lmaas.frameworks.image_processor import CONNECT, PREPROCESSOR, load_processor, shape_of
+from lmaas.frameworks.image_processor import (
+    CONNECT,
+    PREPROCESSOR,
+    TILED,
+    load_processor,
+    shape_of,
+)
 from lmaas.generation_types import ChatMessage, FilePart, TextPart
 from lmaas.runtime import ov
-from lmaas.runtime.language import parity
+from lmaas.runtime.language import parity, tiles
+from lmaas.runtime.language.pictures import NEWLINE
 from lmaas.runtime.language.proof import prove
 from lmaas.runtime.language.template import PROBE, Template
 from lmaas.types import LanguageSpec, Lineage, Manifest, PushOptions, Signature, VisionSpec
 
 TASK: Final = "image-text-to-text"
-FAMILIES: Final = ("llava",)
-"""Values of `model_type` that are served: one image is a fixed number of rows, read in order."""
+FAMILIES: Final = ("llava", "llava_next")
+"""Values of `model_type` that are served: rows of images, in the order of the tower's cells."""
 SEED: Final = 0
 
 
@@ -36,6 +43,7 @@ def build(folder: Path, options: PushOptions, target: Path) -> Manifest:
     takes images.
     """
     import torch
+    from safetensors.numpy import save_file
     from transformers import AutoModelForImageTextToText
 
     raw = checkpoint.read_config(folder)
@@ -76,10 +84,13 @@ def build(folder: Path, options: PushOptions, target: Path) -> Manifest:
     )
     recipe = {"context": told} if (told := causal.shortened(config)) else {}
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    newline = model.model.image_newline.detach().float().numpy() if vision.grids else None
     del model
     compiled = target / "compiled"
     dtype = causal.stored_dtype(folder)
     export(checkpoint.load_model(AutoModelForImageTextToText, folder, dtype), compiled)
+    if vision.grids:
+        save_file({"row": newline}, compiled / NEWLINE)
     causal.export_tokenizer(tokenizer, compiled)
     (compiled / PREPROCESSOR).write_text(processor.to_json_string(), "utf-8")
     kv_bytes = causal.kv_bytes_per_token(compiled / vision_graphs.LANGUAGE)
@@ -118,7 +129,36 @@ def vision_spec(model: Any, processor: Any, vocabulary: int) -> VisionSpec:
         numbers=int(model.get_input_embeddings().weight.shape[1]),
         **shape_of(processor)._asdict(),
     )
+    if hasattr(processor, TILED) != (model.config.model_type == "llava_next"):
+        raise ModelRefused(
+            f"A {model.config.model_type} and a {type(processor).__name__} do not fit each other."
+        )
+    if hasattr(processor, TILED):
+        return _tiled(model, processor, spec)
     return msgspec.structs.replace(spec, tokens=_tokens(model, spec))
+
+
+def _tiled(model: Any, processor: Any, spec: VisionSpec) -> VisionSpec:
+    """How images become tiles. Raises ModelRefused where model and processor contradict."""
+    config = model.config
+    tower = config.vision_config
+    grids = tuple((int(wide), int(high)) for high, wide in getattr(processor, TILED))
+    told = tuple((int(wide), int(high)) for high, wide in config.image_grid_pinpoints)
+    square = (tower.image_size,) * 3
+    if (spec.height, spec.width, spec.short_side) != square or grids != told or not grids:
+        raise ModelRefused(
+            f"The image processor makes tiles of {spec.width} x {spec.height} pixels and grids "
+            f"{grids}; the model reads {tower.image_size} and {told}."
+        )
+    if config.vision_feature_select_strategy != "default":
+        raise ModelRefused(
+            f"vision_feature_select_strategy {config.vision_feature_select_strategy!a} is not "
+            "supported for tiles; default is."
+        )
+    side = int(tower.image_size // tower.patch_size)
+    return msgspec.structs.replace(
+        spec, tokens=side**2, side=side, grids=grids, resize="stretch", short_side=0
+    )
 
 
 def _tokens(model: Any, spec: VisionSpec) -> int:
@@ -175,16 +215,19 @@ def pictured(processor: Any, vision: VisionSpec, vocabulary: int, most: int) -> 
     made = []
     for images in ([drawn[0]], [drawn[1], drawn[0]], [drawn[1]]):
         parts = [tokens[rng.integers(0, len(tokens), 5)]]
-        for _ in images:
+        for pixels in images:
+            height, width = pixels.shape[:2]
+            size = tiles.count((width, height), vision) if vision.grids else vision.tokens
             parts += [
-                np.full(vision.tokens, vision.token_id),
+                np.full(size, vision.token_id),
                 tokens[rng.integers(0, len(tokens), 7)],
             ]
         ids = np.concatenate(parts)
         if len(ids) + 16 > most:
             continue
         inputs = processor([Image.fromarray(pixels) for pixels in images], return_tensors="pt")
-        made.append(Pictured(ids, tuple(images), {"pixel_values": inputs["pixel_values"]}))
+        given = {name: inputs[name] for name in ("pixel_values", "image_sizes") if name in inputs}
+        made.append(Pictured(ids, tuple(images), given))
     if not made:
         raise ModelRefused(
             f"An image is {vision.tokens} tokens, and the model's context {most}: none fits."

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from lmaas.errors import InvalidInput, LMaaSError
+from lmaas.errors import LMaaSError
 from lmaas.http import audio_answer, audio_form, sse
 from lmaas.http.audio_form import Asked
 from lmaas.http.exchange import Exchange
@@ -11,7 +11,6 @@ from lmaas.http.upload import receive
 from lmaas.service import Service
 from lmaas.serving.transcription import Transcription
 from lmaas.tasks.automatic_speech_recognition.languages import NAMES
-from lmaas.types import ModelVersion
 
 
 async def transcriptions(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
@@ -43,8 +42,6 @@ async def _read(
 
 async def _answer(service: Service, exchange: Exchange, asked: Asked, endpoint: str) -> None:
     assert exchange.key is not None
-    version = await service.find(exchange.tenant, asked.model)
-    _check(version, asked)
     transcription = await service.calls.transcribe(
         exchange.key, asked.model, asked.request, endpoint=endpoint, request_id=exchange.id
     )
@@ -59,19 +56,6 @@ async def _answer(service: Service, exchange: Exchange, asked: Asked, endpoint: 
     name = None if language is None else NAMES.get(language, language)
     body, kind = audio_answer.whole(transcript, asked, name)
     exchange.send(body, kind=kind)
-
-
-def _check(version: ModelVersion, asked: Asked) -> None:
-    """Refuse numbers that the model does not measure: none is invented."""
-    measures = version.manifest.signature.sequence is not None
-    whole = asked.format == "verbose_json" and not asked.request.stream
-    if whole and asked.request.segments and not measures:
-        raise InvalidInput(
-            f"{version.ref} measures no avg_logprob, compression_ratio and no_speech_prob, which "
-            "segments of verbose_json have.",
-            hint="Send timestamp_granularities[]=word, or another response_format.",
-            param="response_format",
-        )
 
 
 async def _stream(exchange: Exchange, transcription: Transcription, asked: Asked) -> None:

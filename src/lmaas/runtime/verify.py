@@ -36,6 +36,7 @@ VISION_PARTS: Final = (
 )  # fmt: skip
 """Graphs of a language model, and of one that takes images."""
 MOST_NUMBERS: Final = 1 << 16
+MOST_TILES: Final = 64
 CODE: Final = {".pkl", ".pickle", ".joblib", ".sav", ".pt", ".pth", ".ckpt", ".pt2", ".h5", ".hdf5",
                ".py", ".pyc", ".so", ".npy", ".ipynb"}  # fmt: skip
 """Pickles and code. Sources of other kinds are checked by whatever loads them."""
@@ -131,8 +132,23 @@ def _check_vision(spec: LanguageSpec, vision: VisionSpec) -> None:
         and 1 <= vision.numbers <= MOST_NUMBERS
         and all(std > 0 for std in vision.std)
         and (vision.resize == "stretch" or vision.short_side)
+        and _whole_tiles(vision)
     ):
         raise InvalidInput("The signature's vision has sizes or tokens that cannot be.")
+
+
+def _whole_tiles(vision: VisionSpec) -> bool:
+    """Whether grids are made of whole tiles, and not of many."""
+    return not vision.grids or (
+        vision.tokens == vision.side**2
+        and not vision.pad
+        and all(
+            not wide % vision.width
+            and not high % vision.height
+            and 1 <= (wide // vision.width) * (high // vision.height) <= MOST_TILES
+            for wide, high in vision.grids
+        )
+    )
 
 
 def _sequence(folder: Path, manifest: Manifest, signature: Signature) -> ParityReport:

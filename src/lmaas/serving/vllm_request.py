@@ -12,7 +12,7 @@ import msgspec
 
 from lmaas.errors import InvalidInput
 from lmaas.generation_types import GenerateRequest, LanguageSpec
-from lmaas.runtime.language import schema_grammar
+from lmaas.runtime.language import schema_grammar, tiles
 from lmaas.runtime.language.calls import THINK
 from lmaas.runtime.language.pattern_grammar import Unfit
 from lmaas.runtime.language.template import RESERVED, Template
@@ -122,7 +122,7 @@ class Requests:
             for message in request.messages
         )
         plain = msgspec.structs.replace(request, messages=messages)
-        return plain, vision.tokens * len(request.files)
+        return plain, tiles.most_tokens(vision) * len(request.files)
 
     def _check_files(self, request: GenerateRequest) -> None:
         for file in request.files:

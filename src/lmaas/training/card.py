@@ -131,6 +131,11 @@ def _data(facts: Facts) -> str:
         told = [f"{literal(label, 80)} {count}" for label, count in labels.items()]
         more = f" and {len(told) - MAX_LABELS} more" if len(told) > MAX_LABELS else ""
         lines.append(f"- training samples of each class: {', '.join(told[:MAX_LABELS])}{more}")
+    if hours := data.get("hours"):
+        heard = ", ".join(f"{split} {count:.3g} h" for split, count in hours.items())
+        lines.append(f"- sound: {heard}")
+    if rule := data.get("normaliser"):
+        lines.append(f"- texts are learned, and WER and CER measured, in this form: {rule}")
     told = [data["target"]] if "target" in data else []
     lines += [f"- {literal(text, 500)}" for text in (*told, *data.get("read", ()))]
     if left_out := data.get("left_out"):

@@ -4,7 +4,7 @@ A byte-level BPE (Sennrich et al., 2016), one for both sides; digits stand alone
 Unicode's NFC. Knows no network and no task.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -65,37 +65,49 @@ class Vocabulary:
 
 
 class Encoded:
-    """Pairs of one split as token ids."""
+    """Pairs of one split as token ids; each target is written after `prompt`, which is given."""
 
-    def __init__(self, sources: list[np.ndarray], targets: list[np.ndarray]) -> None:
+    def __init__(
+        self,
+        sources: list[np.ndarray],
+        targets: list[np.ndarray],
+        prompt: tuple[int, ...] = (EOS,),
+        pad: int = PAD,
+    ) -> None:
         self.sources, self.targets = sources, targets
+        self._prompt, self._pad = prompt, pad
 
     def __len__(self) -> int:
         return len(self.sources)
 
-    def check(self, most: int, place: Any, hint: str) -> None:
-        """Raise InvalidInput, with the line, for the first side of more than `most` tokens."""
+    def check(self, most: dict[str, int], place: Callable[[int], str], hint: str) -> None:
+        """Raise InvalidInput, with the line, for the first `source` or `target` of more tokens than
+        `most` says.
+        """
         for index, pair in enumerate(zip(self.sources, self.targets, strict=True)):
             for side, ids in zip(("source", "target"), pair, strict=True):
-                if len(ids) > most:
+                if len(ids) > most[side]:
                     raise InvalidInput(
-                        f"{place(index)}: the {side} has {len(ids)} tokens; at most {most} are "
-                        "learned.",
+                        f"{place(index)}: the {side} has {len(ids)} tokens; at most {most[side]} "
+                        "are learned.",
                         hint=hint,
                         param="data",
                     )
 
-    def feed(self, indices: np.ndarray, start: int = EOS, pad: int = PAD) -> Feed:
+    def feed(self, indices: np.ndarray) -> Feed:
         """Rows padded alike: `input_ids`, `attention_mask`, `decoder_input_ids`, and `labels`."""
         sources = [self.sources[index] for index in indices]
         targets = [self.targets[index] for index in indices]
-        ids, mask = _padded(sources, pad), _padded([np.ones_like(s) for s in sources], 0)
-        labels = _padded(targets, IGNORED)
-        given = np.where(labels == IGNORED, pad, labels)
-        given = np.concatenate([np.full((len(given), 1), start, np.int64), given[:, :-1]], 1)
+        given = [np.concatenate([self._prompt, target[:-1]]) for target in targets]
+        ignored = np.full(len(self._prompt) - 1, IGNORED)
+        labels = [np.concatenate([ignored, target]) for target in targets]
         return Feed(
-            inputs={"input_ids": ids, "attention_mask": mask, "decoder_input_ids": given},
-            targets={"labels": labels},
+            inputs={
+                "input_ids": _padded(sources, self._pad),
+                "attention_mask": _padded([np.ones_like(source) for source in sources], 0),
+                "decoder_input_ids": _padded(given, self._pad),
+            },
+            targets={"labels": _padded(labels, IGNORED)},
             size=len(indices),
             weight=float(sum(map(len, targets))),
             any_length=True,
@@ -111,9 +123,14 @@ def _padded(rows: Sequence[np.ndarray], pad: int) -> np.ndarray:
 
 
 def write_greedily(
-    coder: tuple[Any, Any], feed: Feed, most: int, start: int = EOS, stop: int = EOS
+    coder: tuple[Any, Any],
+    feed: Feed,
+    most: int,
+    prompt: tuple[int, ...] = (EOS,),
+    stops: tuple[int, ...] = (EOS,),
+    suppressed: tuple[int, ...] = (),
 ) -> list[list[int]]:
-    """The likeliest token at each step, for each row; at most `most`, without the `stop`.
+    """The likeliest token at each step, for each row; at most `most`, without prompt and stop.
 
     `coder` are functions of arrays: `encode(ids, mask) -> memory` and
     `decode(memory, mask, ids) -> logits`. What is written is read anew at each step.
@@ -121,16 +138,19 @@ def write_greedily(
     encode, decode = coder
     mask = feed.inputs["attention_mask"]
     memory = encode(feed.inputs["input_ids"], mask)
-    rows = len(mask)
-    written = np.full((rows, most + 1), PAD, np.int64)
-    written[:, 0] = start
+    rows, first = len(mask), len(prompt)
+    written = np.full((rows, first + most), PAD, np.int64)
+    written[:, :first] = prompt
     ended = np.zeros(rows, bool)
     lengths = np.full(rows, most)
     for at in range(most):
-        chosen = decode(memory, mask, written[:, : at + 1])[:, at].argmax(-1)
-        lengths[~ended & (chosen == stop)] = at
-        ended |= chosen == stop
+        logits = decode(memory, mask, written[:, : first + at])[:, first + at - 1]
+        logits[:, list(suppressed)] = -np.inf
+        chosen = logits.argmax(-1)
+        stopped = np.isin(chosen, stops)
+        lengths[~ended & stopped] = at
+        ended |= stopped
         if ended.all():
             break
-        written[:, at + 1] = np.where(ended, PAD, chosen)
-    return [row[1 : 1 + n].tolist() for row, n in zip(written, lengths.tolist(), strict=True)]
+        written[:, first + at] = np.where(ended, stops[0], chosen)
+    return [row[first : first + n].tolist() for row, n in zip(written, lengths, strict=True)]

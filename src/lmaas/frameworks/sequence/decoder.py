@@ -155,27 +155,28 @@ class _Decoder:
         rest = b.constant([-1, stack.heads, stack.head_width], np.int64)
         query = ops.reshape(query, ops.concat([sources, rest], 0), False)
         query = ops.transpose(query, b.constant([0, 2, 1, 3], np.int64))
+        # Not as one operation: the plugin would scale and turn all keys in every step.
         scale = self.network.attention_scale
-        if self.source_mask is None:
-            assert scale is None
-            seen = ops.scaled_dot_product_attention(query, key, value)
-        else:
-            seen = b.attend(query, key, value, self.source_mask)
-        self.look(query, key, number)
+        if scale is None:
+            scale = stack.head_width**-0.5
+        if scale != 1.0:
+            query = ops.multiply(query, b.constant(scale))
+        products = ops.matmul(query, key, transpose_a=False, transpose_b=True)
+        if self.source_mask is not None:
+            products = ops.add(products, self.source_mask)
+        shares = ops.softmax(products, -1)
+        seen = ops.matmul(shares, value, transpose_a=False, transpose_b=False)
+        self.look(shares, number)
         seen = ops.transpose(seen, b.constant([0, 2, 1, 3], np.int64))
         tokens = ops.gather(ops.shape_of(x), b.constant([0, 1], np.int64), b.constant(0, np.int64))
         back = ops.concat([tokens, b.constant([inner], np.int64)], 0)
         return b.linear(ops.reshape(seen, back, False), f"{name}.out", stack.width, inner)
 
-    def look(self, query: Any, key: Any, number: int) -> None:
+    def look(self, shares: Any, number: int) -> None:
         """Where the alignment heads of a layer look, (R, 1, T, S) each."""
         b, ops = self.builder, self.ops
         one = b.constant([1], np.int64)
         for layer, head in self.network.alignment:
-            if layer != number:
-                continue
-            q, k = (ops.gather(x, b.constant([head], np.int64), one) for x in (query, key))
-            products = ops.matmul(q, k, transpose_a=False, transpose_b=True)
-            scale = b.constant(self.stack.head_width**-0.5)
-            # Only asked for with one row a source: (N, 1, T, S).
-            self.looked[layer, head] = ops.softmax(ops.multiply(products, scale), -1)
+            if layer == number:
+                # Only asked for with one row a source: (N, 1, T, S).
+                self.looked[layer, head] = ops.gather(shares, b.constant([head], np.int64), one)

@@ -22,10 +22,13 @@ from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput, LMaaSError, PayloadTooLarge
 from lmaas.generation_types import FilePart
 from lmaas.runtime import ov
+from lmaas.runtime.language import tiles
 from lmaas.types import Precision, VisionSpec
 
 TOWER: Final = "vision_tower.xml"
 """From pixels (B, 3, H, W) to rows (B, tokens, hidden size)."""
+NEWLINE: Final = "newline.safetensors"
+"""The row that ends rows of tiles, as `row`."""
 KEPT_BYTES: Final = 64 << 20
 """Rows of images that were read before, kept for the next turn of a conversation."""
 WAITING_BYTES: Final = 128 << 20
@@ -63,6 +66,7 @@ class Pictures:
             told = " ".join(str(error).split())[-200:]
             raise LMaaSError(f"The model's vision tower cannot be loaded: {told}") from None
         self._request: Any = compiled.create_infer_request()
+        self._newline = read_newline(folder / NEWLINE, spec) if spec.grids else np.zeros(0)
         self._kept: OrderedDict[bytes, Picture] = OrderedDict()
         self._kept_bytes = 0
         self._alive: WeakValueDictionary[bytes, Picture] = WeakValueDictionary()
@@ -75,10 +79,17 @@ class Pictures:
         self._check_detail(file)
         data = self._bytes(file)
         try:
-            self._check_square(images.open_bounded(data, self._limits))
+            image = images.open_bounded(data, self._limits)
+            self._check_square(image)
         except (InvalidInput, PayloadTooLarge) as error:
             raise _at(file, error) from None
-        return self.spec.tokens
+        return self.tokens_of(images.upright_size(image), low=file.detail == "low")
+
+    def tokens_of(self, size: tuple[int, int], *, low: bool = False) -> int:
+        """How many tokens an image of this width and height takes."""
+        if not self.spec.grids:
+            return self.spec.tokens
+        return self.spec.tokens + 1 if low else tiles.count(size, self.spec)
 
     def wait(self, wanted: Callable[[], bool]) -> None:
         """Wait until images that were read before are answered about, as long as it is wanted."""
@@ -97,16 +108,22 @@ class Pictures:
             image = images.decode_whole(data, self._limits)
         except (InvalidInput, PayloadTooLarge) as error:
             raise _at(file, error) from None
-        return self.see(image)
+        return self.see(image, low=file.detail == "low")
 
-    def see(self, image: Image.Image) -> Picture:
-        """The rows of an upright RGB image."""
-        pixels = pixels_of(image, self.spec)
-        # What the tower is shown: its shape, too, so that no two images are taken for one.
-        digest = hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).digest()
+    def see(self, image: Image.Image, *, low: bool = False) -> Picture:
+        """The rows of an upright RGB image; `low`: of a small copy alone, where tiles are read."""
+        if self.spec.grids and not low:
+            shown = tiles.cut(image, self.spec)
+            pixels = np.stack([pixels_of(tile, self.spec) for tile in shown])
+        else:
+            pixels = pixels_of(image, self.spec)[None]
+        # What the tower is shown, and the shape of the image that it is a part of: so no two
+        # images are taken for one.
+        told = f"{pixels.shape} {image.size if self.spec.grids else ''}".encode()
+        digest = hashlib.sha256(told + pixels.tobytes()).digest()
         known = self._kept.pop(digest, None)
         if known is None:
-            known = self._alive.get(digest) or self._seen(pixels, digest)
+            known = self._alive.get(digest) or self._seen(pixels, image.size, digest, low=low)
             self._kept_bytes += known.rows.nbytes
         self._kept[digest] = known
         while self._kept_bytes > KEPT_BYTES and len(self._kept) > 1:
@@ -114,14 +131,22 @@ class Pictures:
             self._kept_bytes -= gone.rows.nbytes
         return known
 
-    def _seen(self, pixels: np.ndarray, digest: bytes) -> Picture:
-        told = self._request.infer([pixels[None]])[0]
-        rows = np.array(told, np.float32).reshape(-1, told.shape[-1])
-        if rows.shape != (self.spec.tokens, self.spec.numbers):
+    def _seen(
+        self, pixels: np.ndarray, size: tuple[int, int], digest: bytes, *, low: bool
+    ) -> Picture:
+        # One tile after the other: a batch of them would take as many times the memory.
+        told = np.stack(
+            [np.array(self._request.infer([each[None]])[0][0], np.float32) for each in pixels]
+        )
+        if told.shape[1:] != (self.spec.tokens, self.spec.numbers):
             raise LMaaSError(
-                f"The vision tower gives rows of the shape {rows.shape} for an image; the "
+                f"The vision tower gives rows of the shape {told.shape[1:]} for an image; the "
                 f"signature says {(self.spec.tokens, self.spec.numbers)}."
             )
+        rows = told[0]
+        if self.spec.grids:
+            rows = tiles.packed(told, size, self._newline, self.spec)
+        assert len(rows) == self.tokens_of(size, low=low)
         self._alive[digest] = picture = Picture(rows, digest)
         return picture
 
@@ -138,13 +163,30 @@ class Pictures:
             )
 
     def _check_detail(self, file: FilePart) -> None:
+        if file.detail == "low" and self.spec.grids:
+            return
         if file.detail not in ("auto", "high"):
             raise InvalidInput(
-                f"The detail {file.detail!r} is not supported: this model reads every image at "
-                f"{self.spec.width} x {self.spec.height} pixels.",
-                hint="Leave it out, or send auto or high.",
+                f"The detail {file.detail!r} is not supported: this model reads every image "
+                + ("in tiles of" if self.spec.grids else "at")
+                + f" {self.spec.width} x {self.spec.height} pixels.",
+                hint=f"Leave it out, or send auto{', low' * bool(self.spec.grids)} or high.",
                 param=f"{file.place}.detail",
             )
+
+
+def read_newline(path: Path, spec: VisionSpec) -> np.ndarray:
+    """The row that ends rows of tiles. Raises LMaaSError for a file that has none."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        row = load_file(path)["row"]
+    except (OSError, KeyError, SafetensorError) as error:
+        raise LMaaSError(f"The model's {path.name} cannot be read: {error}.") from None
+    if row.shape != (spec.numbers,) or not np.isfinite(row).all():
+        raise LMaaSError(f"The model's {path.name} holds no row of {spec.numbers} numbers.")
+    return np.asarray(row, np.float32)
 
 
 def _at(file: FilePart, error: LMaaSError) -> LMaaSError:

@@ -18,6 +18,7 @@ from typing import BinaryIO, Final, cast
 
 from lmaas import tasks
 from lmaas.errors import InvalidInput
+from lmaas.generation_types import Ended, Usage
 from lmaas.runtime.heartbeat import Heartbeat, resident_bytes
 from lmaas.runtime.journal import SLOT_IDS, RequestJournal
 from lmaas.runtime.messages import (
@@ -139,8 +140,10 @@ class SequenceWorker:
                     self._reading.add(id_)
                     self._readers.submit(self._read, id_, payload)
                 case Cancel(id=id_):
-                    self._reading.discard(id_)
                     ended = self._session.cancel(id_)
+                    if id_ in self._reading:
+                        self._reading.discard(id_)
+                        ended = Ended(usage=Usage(0))
                     if ended is not None:
                         self._note()
                         self._measure()

@@ -15,6 +15,7 @@ from lmaas.codecs.limits import Limits
 from lmaas.errors import LMaaSError, PayloadTooLarge
 from lmaas.tasks.automatic_speech_recognition import features, lattice, overlapping
 from lmaas.tasks.automatic_speech_recognition.alphabet import Alphabet
+from lmaas.tasks.automatic_speech_recognition.transcript import compression_ratio
 from lmaas.tasks.base import Batch, Tensors
 from lmaas.transcription_types import Segment, SpokenToken, Transcript, Word
 from lmaas.types import AudioSpec, Signature
@@ -167,7 +168,8 @@ def transcript(
     """What is said, with what was asked for. Probabilities are the model's own.
 
     A segment's `avg_logprob` is the logarithm of its text's probability by the number of its
-    letters; a word's `probability` is the mean of its letters'.
+    letters, its `no_speech_prob` the probability of no letters at all (of blanks alone); a word's
+    `probability` is the mean of its letters'.
     """
     if not outputs:
         empty = ()
@@ -213,12 +215,16 @@ def _segment(
         tokens += [letter.token for letter in each.letters]
     first, after = run[0].start, run[-1].end
     told = lattice.log_probability(scores[first:after], tokens, alphabet.blank)
+    text = lattice.join(run, alphabet)
     return Segment(
         start=_time(first, heard),
         end=_time(after, heard),
-        text=lattice.join(run, alphabet),
+        text=text,
         tokens=tuple(tokens),
+        temperature=0.0,
         avg_logprob=told / len(tokens),
+        compression_ratio=compression_ratio(text),
+        no_speech_prob=float(np.exp(scores[first:after, alphabet.blank].sum(dtype=np.float64))),
     )
 
 

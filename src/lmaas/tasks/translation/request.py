@@ -1,13 +1,14 @@
 """One request: what is asked for, in which languages, and how each sentence is to be written."""
 
 from collections.abc import Mapping
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import msgspec
 
 from lmaas.codecs import json
 from lmaas.errors import InvalidInput, PayloadTooLarge
 from lmaas.runtime.sequence.calls import Decoding
+from lmaas.tasks.sequence_decoding import decoding_of, refuse
 from lmaas.tasks.text_layout import TextLayout
 from lmaas.tasks.translation import languages
 from lmaas.tasks.translation.spec import GenerateParameters, Parameters
@@ -16,8 +17,6 @@ from lmaas.types import SequenceSpec
 MAX_CHARS: Final = 1 << 18
 """Of all texts of a request together."""
 MAX_TEXTS: Final = 2048
-SAMPLING: Final = ("temperature", "top_p", "top_k", "seed")
-BEAMS: Final = ("length_penalty", "early_stopping", "num_return_sequences")
 
 
 class Call(msgspec.Struct, forbid_unknown_fields=True):
@@ -179,72 +178,11 @@ def _listed(prompts: Mapping[tuple[str, str], str]) -> str:
 def decoding(request: Request, spec: SequenceSpec, start: tuple[int, ...]) -> Decoding:
     """How each sentence is written. Raises InvalidInput for what cannot be honoured."""
     given = request.parameters.generate_parameters or GenerateParameters()
-    samples = given.do_sample
-    if samples is None:
-        samples = bool(given.temperature)
-    beams = given.num_beams or (1 if samples else spec.beams)
-    if samples and beams > 1:
-        _refuse("num_beams", f"is {beams}; sampling writes with one beam")
-    if samples and given.temperature == 0:
-        _refuse("temperature", "is 0, which does not sample; leave do_sample out")
-    for name in SAMPLING:
-        if not samples and getattr(given, name) not in (None, 0 if name == "temperature" else None):
-            _refuse(name, "is for sampling; set do_sample to true")
-    for name in BEAMS:
-        unread = getattr(given, name) not in (None, 1 if name == "num_return_sequences" else None)
-        if beams == 1 and unread and not (samples and name == "num_return_sequences"):
-            _refuse(name, "ranks the candidates of several beams; set num_beams to 2 or more")
+    if given.max_length is None and given.max_new_tokens is None:
+        # Checkpoints tell a usual length, at which a translation would end unfinished.
+        given = msgspec.structs.replace(given, max_length=spec.most_target)
+    told = decoding_of(given, spec)
     returned = given.num_return_sequences or 1
-    if samples and returned > 1:
-        _refuse("num_return_sequences", "needs num_beams; sampling gives one text")
-    if returned > beams:
-        _refuse("num_return_sequences", f"is {returned}, more than num_beams, which is {beams}")
-    most = _most_tokens(given, spec)
-    least = spec.least_target if given.min_new_tokens is None else 1 + given.min_new_tokens
-    if given.min_new_tokens is not None and least > most:
-        _refuse("min_new_tokens", f"is {given.min_new_tokens}, more than the model may write")
-    return Decoding(
-        prompt=start,
-        counted=len(start) - 1,
-        max_tokens=most,
-        min_tokens=min(least, most),
-        beams=beams,
-        returned=returned,
-        temperature=(1.0 if given.temperature is None else given.temperature) if samples else 0.0,
-        top_p=1.0 if given.top_p is None else given.top_p,
-        top_k=given.top_k or 0,
-        seed=given.seed,
-        length_penalty=(
-            spec.length_penalty if given.length_penalty is None else given.length_penalty
-        ),
-        early_stop=(
-            beams > 1 and spec.early_stop if given.early_stopping is None else given.early_stopping
-        ),
-        repetition_penalty=(1.0 if given.repetition_penalty is None else given.repetition_penalty),
-        no_repeat_ngram=(
-            spec.no_repeat_ngram
-            if given.no_repeat_ngram_size is None
-            else given.no_repeat_ngram_size
-        ),
-        forced_last=spec.forced_last,
-        suppressed=spec.suppressed,
-        suppressed_first=spec.suppressed_first,
-        stop_token_ids=spec.stop_token_ids,
-    )
-
-
-def _most_tokens(given: GenerateParameters, spec: SequenceSpec) -> int:
-    if given.max_length is not None and given.max_new_tokens is not None:
-        _refuse("max_length", "and max_new_tokens say the same: give one")
-    most, name = spec.most_target, "max_new_tokens"
-    if given.max_new_tokens is not None:
-        most = 1 + given.max_new_tokens  # the first token of all is none of them
-    elif given.max_length is not None:
-        most, name = given.max_length, "max_length"
-    if most > spec.most_target:
-        _refuse(name, f"is more than the model writes, which is {spec.most_target} tokens")
-    return most
-
-
-def _refuse(name: str, why: str) -> NoReturn:
-    raise InvalidInput(f"generate_parameters.{name} {why}.", param=f"generate_parameters.{name}")
+    if told.temperature == 0 and returned > told.beams:
+        refuse("num_return_sequences", f"it is more than num_beams, which is {told.beams}")
+    return msgspec.structs.replace(told, prompt=start, counted=len(start) - 1, returned=returned)

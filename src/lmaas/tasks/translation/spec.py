@@ -5,33 +5,17 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from lmaas.tasks import generate_parameters
 from lmaas.tasks.spec import LOSS, Checkpoint, Judge, Spec, Training
 from lmaas.tasks.translation.options import EncoderDecoder, PairDataOptions
 
-MOST_BEAMS = 16
 
-
-class GenerateParameters(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """How answers are written; each as in transformers' `generate`. Left out: the model's own.
-
-    `max_new_tokens` bounds each sentence. `num_return_sequences` gives so many candidates of a beam
-    search for each text. Sampling (`do_sample`) needs one beam.
+class GenerateParameters(generate_parameters.GenerateParameters, forbid_unknown_fields=True):
+    """How each sentence is written. `num_return_sequences` gives so many candidates of each text;
+    where no length is said, a sentence may be as long as the model writes.
     """
 
-    num_beams: Annotated[int, Meta(ge=1, le=MOST_BEAMS)] | None = None
-    num_return_sequences: Annotated[int, Meta(ge=1, le=MOST_BEAMS)] | None = None
-    max_new_tokens: Annotated[int, Meta(ge=1)] | None = None
-    max_length: Annotated[int, Meta(ge=1)] | None = None
-    min_new_tokens: Annotated[int, Meta(ge=0)] | None = None
-    length_penalty: Annotated[float, Meta(ge=-10, le=10)] | None = None
-    early_stopping: bool | None = None
-    do_sample: bool | None = None
-    temperature: Annotated[float, Meta(ge=0, le=10)] | None = None
-    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Meta(ge=0)] | None = None
-    seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
-    no_repeat_ngram_size: Annotated[int, Meta(ge=0, le=64)] | None = None
+    num_return_sequences: Annotated[int, Meta(ge=1, le=16)] | None = None
 
 
 class Parameters(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):

@@ -143,6 +143,13 @@ def _reference(ids: np.ndarray, trained: Trained, spec: SequenceSpec) -> Referen
     )
 
 
+def is_own(folder: Path) -> bool:
+    """Whether a base's network is one of ours, and no checkpoint's."""
+    told = read_manifest(folder).lineage.recipe.get("recipe")
+    model = told.get("model") if isinstance(told, dict) else None
+    return isinstance(model, dict) and model.get("architecture") == ARCHITECTURE
+
+
 def read(folder: Path) -> Own:
     """What of a base is trained on. Raises InvalidInput for what no run of ours made."""
     manifest = read_manifest(folder)

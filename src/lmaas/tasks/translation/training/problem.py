@@ -2,47 +2,43 @@
 
 import importlib
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import numpy as np
 
 from lmaas.errors import InvalidInput
 from lmaas.recipe import Recipe, TrainingFramework
-from lmaas.tasks import Tensors, text_metrics
 from lmaas.tasks.architectures import Shape
 from lmaas.tasks.text_layout import TOKENIZER, TextLayout
-from lmaas.tasks.translation.options import EncoderDecoder, PairDataOptions
-from lmaas.tasks.translation.spec import SPEC
+from lmaas.tasks.translation.options import EncoderDecoder
 from lmaas.tasks.translation.training import packaging
+from lmaas.tasks.translation.training.pair_problem import PairProblem, most_written
 from lmaas.training import encoder_decoder as layout
 from lmaas.training import pairs
-from lmaas.training.base import IGNORED, Facts, Feed, Loss, Meter, Problem, Split
+from lmaas.training.base import Facts, Feed, Problem
 from lmaas.training.problems import architectures
-from lmaas.training.problems.options import data_options
 from lmaas.training.problems.sized import SizedNetwork
-from lmaas.training.problems.splits import Splits
 
 MOST_WRITTEN: Final = 1000
 """So many held-out texts are written out at an evaluation; the loss is that of all."""
 CUT: Final = "Split the texts at sentences, raise data.options.max_length, or leave the pair out."
 
 
-class Translation(SizedNetwork):
-    """The data of one recipe, and the network that learns them."""
-
-    primary = SPEC.primary
+class Translation(PairProblem, SizedNetwork):
+    """The data of one recipe, and the new network that learns them."""
 
     def __init__(self, recipe: Recipe, folder: Path, base: Path | None) -> None:
         self._framework: TrainingFramework = (
             "pytorch" if recipe.framework == "auto" else recipe.framework
         )
-        self._recipe = recipe
-        self._options = data_options(recipe, PairDataOptions)
-        _refuse(recipe, base)
-        self._base = None if base is None else OwnBase(base, recipe, self._options)
+        if recipe.adapter is not None:
+            told = "needs a checkpoint as model.base" if base is None else "is for checkpoints"
+            raise InvalidInput(
+                f"An adapter {told}; this network learns all weights.", param="adapter"
+            )
+        super().__init__(recipe, folder)
+        self._base = None if base is None else OwnBase(base, recipe)
         name, sizes = (
             architectures.resolve(recipe.task, recipe.model)
             if self._base is None
@@ -53,18 +49,10 @@ class Translation(SizedNetwork):
         self.model = msgspec.structs.replace(
             architectures.noted(name, sizes), base=recipe.model.base
         )
-        self.loss = Loss(name="next-token", smoothing=recipe.label_smoothing)
-        self._splits = Splits(
-            recipe, folder, fields=SPEC.trained.columns, content=SPEC.trained.columns
-        )
-        self._columns = [self._splits.columns[field] for field in SPEC.trained.columns]
-        for table in {id(p.table): p.table for p in self._splits.parts.values()}.values():
-            for column in self._columns:
-                table.texts(column)
         self._path = folder / "data" / TOKENIZER
         self._take_vocabulary()
         self._vocabulary = pairs.Vocabulary(self._path)
-        self._data = {split: self._encoded(split) for split in self._splits.parts}
+        self._load({"source": self.most, "target": self.most})
         self._coder: Any = None
 
     @property
@@ -82,37 +70,14 @@ class Translation(SizedNetwork):
         texts = (text for column in self._columns for text in part.table.values(column, rows))
         pairs.learn_vocabulary(texts, self._options.vocabulary, self._path)
 
-    def _encoded(self, split: Split) -> pairs.Encoded:
-        part = self._splits.parts[split]
-        sources, targets = (part.table.values(column, part.rows) for column in self._columns)
-        found = pairs.Encoded(self._vocabulary.encode(sources), self._vocabulary.encode(targets))
-        found.check(self.most, lambda index: part.table.place(int(part.rows[index])), CUT)
-        return found
+    def _encode(self, sources: list[str], targets: list[str]) -> pairs.Encoded:
+        return pairs.Encoded(self._vocabulary.encode(sources), self._vocabulary.encode(targets))
 
-    def size(self, split: Split) -> int:
-        """How many pairs a split has."""
-        return len(self._data[split])
-
-    def lengths(self) -> np.ndarray:
-        """The tokens of each pair to train on."""
-        train = self._data["train"]
-        return np.array(
-            [len(s) + len(t) for s, t in zip(train.sources, train.targets, strict=True)]
-        )
-
-    def feed(self, split: Split, indices: np.ndarray, *, epoch: int | None) -> Feed:
-        """Token ids and masks of both sides, and what follows each token."""
-        return self._data[split].feed(indices)
-
-    def meter(self) -> Meter:
-        """Metrics of what the model writes, and of its next tokens."""
-        return _Written(self._write, self._vocabulary.decode)
+    def _decode(self, ids: list[int]) -> str:
+        return self._vocabulary.decode(ids)
 
     def _write(self, feed: Feed) -> list[list[int]]:
-        """What the network as it is now writes; a quarter more than the longest right answer has
-        ends a text.
-        """
-        most = min(self.most - 1, feed.targets["labels"].shape[1] * 5 // 4 + 8)
+        most = min(self.most - 1, most_written(feed))
         return pairs.write_greedily(self._coder, feed, most)
 
     def _shape(self) -> Shape:
@@ -154,61 +119,19 @@ class Translation(SizedNetwork):
             ),
         )
 
-    def _some(self) -> list[str]:
-        split: Split = "validation" if self.size("validation") else "train"
-        part = self._splits.parts[split]
-        return list(part.table.values(self._columns[0], part.rows[:8]))
-
     def facts(self) -> dict[str, Any]:
-        """The data's digest, sizes and overlap; what texts become."""
+        """As every pair problem's, and the vocabulary."""
         return {
-            **self._splits.facts(),
+            **super().facts(),
             "max_length": self.most,
             "vocabulary": self._vocabulary.size,
-            "tokens": int(self.lengths().sum()),
-            "measured": {
-                "bleu": text_metrics.BLEU_SIGNATURE,
-                "chrf": text_metrics.CHRF_SIGNATURE,
-                "written": f"greedily, at most {MOST_WRITTEN} texts of a split",
-            },
         }
-
-
-class _Written:
-    """Counts over the learned tokens, and over texts that are written out."""
-
-    def __init__(
-        self, write: Callable[[Feed], list[list[int]]], decode: Callable[[list[int]], str]
-    ) -> None:
-        self._write, self._decode = write, decode
-        self._counts = text_metrics.Counts()
-        self._texts = self._hits = self._tokens = 0
-
-    def add(self, outputs: Tensors, feed: Feed) -> None:
-        """Count one feed."""
-        (logits,) = outputs.values()
-        labels = feed.targets["labels"]
-        there = labels != IGNORED
-        self._hits += int((logits.argmax(-1) == labels)[there].sum())
-        self._tokens += int(there.sum())
-        if self._texts >= MOST_WRITTEN:
-            return
-        self._texts += feed.size
-        for ids, right in zip(self._write(feed), labels.tolist(), strict=True):
-            # The last label is the end's; the vocabulary loses nothing of a text.
-            wanted = [label for label in right if label != IGNORED][:-1]
-            self._counts.add(self._decode(ids), self._decode(wanted))
-
-    def result(self) -> dict[str, float]:
-        """The metrics."""
-        accuracy = self._hits / max(1, self._tokens)
-        return {**self._counts.result(), "token_accuracy": accuracy}
 
 
 class OwnBase:
     """A translation model that a run of ours made, in any framework, to be trained on."""
 
-    def __init__(self, folder: Path, recipe: Recipe, options: PairDataOptions) -> None:
+    def __init__(self, folder: Path, recipe: Recipe) -> None:
         found = packaging.read(folder)
         self.sizes, self.most, self.pair = found.sizes, found.most, found.layout.pair
         self.tokenizer = found.tokenizer
@@ -247,16 +170,6 @@ class OwnBase:
         return {name: array for name, array in found.items() if array is not None}
 
 
-def _refuse(recipe: Recipe, base: Path | None) -> None:
-    if recipe.method.type != "supervised":
-        raise InvalidInput("translation learns supervised, not by dpo.", param="method")
-    if recipe.augmentation:
-        raise InvalidInput("translation takes no augmentation.", param="augmentation")
-    if recipe.adapter is not None:
-        told = "needs a checkpoint as model.base" if base is None else "is for checkpoints"
-        raise InvalidInput(f"An adapter {told}; this network learns all weights.", param="adapter")
-
-
 def _both(pair: tuple[str | None, str | None]) -> tuple[str, str] | None:
     source, target = pair
     return None if source is None or target is None else (source, target)
@@ -271,4 +184,8 @@ def least_parameters(recipe: Recipe) -> int:
 
 def open_problem(recipe: Recipe, folder: Path, base: Path | None) -> Problem:
     """The problem of a recipe."""
+    if base is not None and not packaging.is_own(base):
+        from lmaas.tasks.translation.training.tuning import CheckpointTuning
+
+        return CheckpointTuning(recipe, folder, base)
     return Translation(recipe, folder, base)
