@@ -99,18 +99,19 @@ def said(text: str, voice: str = "en-us", **how: int) -> bytes:
     return file.getvalue()
 
 
-def spoken(
-    count: int, voices: Sequence[str], seed: int
-) -> Iterator[tuple[str, bytes]]:
+def spoken(count: int, voices: Sequence[str], seed: int) -> Iterator[tuple[str, bytes]]:
     """`count` sentences and how they sound, each in one of the voices, at another speed and pitch."""
     draw = random.Random(seed)
     for _ in range(count):
         text = sentence(draw)
-        yield text, said(
+        yield (
             text,
-            draw.choice(voices),
-            words_per_minute=draw.randint(140, 200),
-            pitch=draw.randint(35, 65),
+            said(
+                text,
+                draw.choice(voices),
+                words_per_minute=draw.randint(140, 190),
+                pitch=draw.randint(35, 65),
+            ),
         )
 
 

@@ -229,3 +229,44 @@ def word_tokenizer(folder: Path, words: str = "a b c d e") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     raw.save(str(folder / "tokenizer.json"))
     return folder
+
+
+def make_ctc(folder: Path, kind: str = "wav2vec2", norm: str = "group") -> Path:
+    """A checkpoint of a small network that hears, with an alphabet of capitals.
+
+    `norm` "group" is that of wav2vec2-base, "layer" that of the large ones.
+    """
+    import json
+
+    import torch
+    import transformers
+
+    prefix = {"wav2vec2": "Wav2Vec2", "hubert": "Hubert", "wavlm": "WavLM"}[kind]
+    tokens = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ETAOINSHR'"]
+    config = getattr(transformers, f"{prefix}Config")(
+        vocab_size=len(tokens),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=48,
+        conv_dim=(16,) * 7,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=2,
+        feat_extract_norm=norm,
+        do_stable_layer_norm=norm == "layer",
+        conv_bias=norm == "layer",
+        pad_token_id=0,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = getattr(transformers, f"{prefix}ForCTC")(config).eval()
+        torch.nn.init.normal_(model.lm_head.weight, std=1.0)
+    model.save_pretrained(folder)
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    special = {"pad_token": "<pad>", "word_delimiter_token": "|"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(special))
+    transformers.Wav2Vec2FeatureExtractor(return_attention_mask=norm == "layer").save_pretrained(
+        folder
+    )
+    return folder

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import resample_poly
 
@@ -47,6 +47,7 @@ def test_what_it_can_hold_stays() -> None:
     assert np.abs(resampled(sine(7_000, 44_100), 44_100, 16_000))[EDGE:-EDGE].max() > 0.999
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60_000), st.integers(1, 5_000), st.sampled_from([*RATES, 15_999, 44_056]))
 def test_blocks_make_no_difference(samples: int, block: int, rate: int) -> None:
     sound = np.random.default_rng(samples).standard_normal(samples).astype(np.float32)

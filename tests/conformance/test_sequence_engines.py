@@ -349,7 +349,7 @@ def test_waiting_ones_are_bounded_by_rows_and_memory(marian: Made) -> None:
             marian.spec, max_tokens=12, beams=beams))  # fmt: skip
         engine.add(number, call)
     seen = 0
-    results = {}
+    results: dict[int, SequenceResult] = {}
     for _ in range(MOST_STEPS):
         results |= {o.sequence: o.result for o in engine.step() if o.result is not None}
         stats = engine.stats()

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import sounds
 from checkpoints import make_encoder, word_tokenizer
 from llava import make_clip
 from lmaas import tasks
@@ -29,12 +30,14 @@ from lmaas.frameworks import checkpoint
 from lmaas.recipe import recipe_of
 from lmaas.runtime import verify
 from lmaas.tasks import Batch, Task
+from lmaas.tasks.automatic_speech_recognition.alphabet import Alphabet, Convolution
 from lmaas.tasks.tabular.columns import Category, Columns, Number
 from lmaas.training import run as training
 from lmaas.types import (
     JSON,
     TENSORS,
     Answer,
+    AudioSpec,
     ImageSpec,
     LanguageSpec,
     Payload,
@@ -75,6 +78,33 @@ def images(folder: Path) -> dict[str, Any]:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((4, 4), 250 * (index % 2) + index % 5, np.uint8)).save(path)
     return {"data": {"train": str(folder)}, "model": {"architecture": "mlp"}}
+
+
+def scenes(folder: Path) -> dict[str, Any]:
+    """Images with a white square each, and where it is."""
+    folder.mkdir()
+    lines = []
+    for index in range(12):
+        pixels = np.full((32, 32, 3), index, np.uint8)
+        pixels[8:20, index : index + 12] = 255
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+        box = {"label": "square", "box": [index, 8, index + 12, 20]}
+        lines.append(json.dumps({"image": f"{index}.png", "boxes": [box]}))
+    (folder / "boxes.jsonl").write_text("\n".join(lines))
+    options = {"widths": [8, 8, 8, 8], "head": 8}
+    return {"data": {"train": str(folder)}, "model": {"options": options}}
+
+
+def speech(folder: Path) -> dict[str, Any]:
+    folder.mkdir()
+    for index in range(12):
+        tone = sounds.tone(0.3, 300 * (1 + index % 2))
+        (folder / f"{index}.wav").write_bytes(sounds.wav(tone))
+        (folder / f"{index}.txt").write_text(("low", "high")[index % 2])
+    return {
+        "data": {"train": str(folder)},
+        "model": {"options": {"width": 16, "depth": 1, "kernel": 3}},
+    }
 
 
 def table(folder: Path) -> dict[str, Any]:
@@ -123,6 +153,11 @@ def tagger(folder: Path) -> None:
 
 
 FLAT = Signature(inputs=(spec("x", -1, 16),), outputs=(spec("y", -1, 3),), outputs_are="logits")
+FINDS = Signature(
+    inputs=(spec("x", -1, 3, 4, 4),),
+    outputs=(spec("y", -1, 8, 6),),
+    labels=("cat", "dog", "owl"),
+)
 PAIR = Signature(
     inputs=(spec("a", -1, 2), spec("b", -1, dtype="int64")), outputs=(spec("y", -1, 2),)
 )
@@ -159,7 +194,7 @@ JUDGES = Signature(
     outputs_are="logits",
     language=READS,
 )
-FINDS = Signature(inputs=(*TOKENS, TYPES), outputs=(spec("logits", -1, -1, 2),), language=READS)
+QUOTES = Signature(inputs=(*TOKENS, TYPES), outputs=(spec("logits", -1, -1, 2),), language=READS)
 SEES = Signature(
     inputs=(
         msgspec.structs.replace(spec("pixel_values", -1, 3, 4, 4), axes=("images", "", "", "")),
@@ -178,6 +213,12 @@ TABLE = Signature(
 )
 VALUE = Signature(inputs=(spec("features", -1, 4),), outputs=(spec("y", -1, 1),))
 PICTURE = base64.b64encode(png()).decode()
+HEARS = Signature(
+    inputs=(spec("features", -1, -1, 40), spec("mask", -1, -1, dtype="int64")),
+    outputs=(spec("y", -1, -1, 4),),
+    audio=AudioSpec(features="log-mel", mel_bins=40),
+)
+BEEP = base64.b64encode(sounds.wav(sounds.tone(0.3))).decode()
 EXAMPLES = [
     Example(
         "image-classification",
@@ -186,6 +227,14 @@ EXAMPLES = [
         msgspec.structs.replace(FLAT, labels=("just one",)),
         rows=("rows.csv", "id,image\n1,a.png\n2,a.png\n3,a.png\n"),
         made=images,
+    ),
+    Example(
+        "object-detection",
+        FINDS,
+        json.dumps({"inputs": np.zeros((3, 4, 4)).tolist()}).encode(),
+        msgspec.structs.replace(FINDS, outputs=(spec("y", -1, 8, 5),)),
+        rows=("rows.csv", "id,image\n1,a.png\n2,a.png\n3,a.png\n"),
+        made=scenes,
     ),
     Example(
         "tensor",
@@ -239,9 +288,9 @@ EXAMPLES = [
     ),
     Example(
         "question-answering",
-        FINDS,
+        QUOTES,
         json.dumps({"inputs": {"question": "a", "context": "b c"}}).encode(),
-        msgspec.structs.replace(FINDS, labels=("start", "end")),
+        msgspec.structs.replace(QUOTES, labels=("start", "end")),
         rows=("rows.csv", "id,question,context\n1,a,b c\n2,c,a\n3,a,d e\n"),
         made=finder,
     ),
@@ -268,9 +317,20 @@ EXAMPLES = [
         rows=("rows.tsv", "query\tdocument\na\tb c\na\tc\nb\ta\n"),
         made=reranker,
     ),
+    Example(
+        "automatic-speech-recognition",
+        HEARS,
+        json.dumps({"inputs": BEEP}).encode(),
+        msgspec.structs.replace(HEARS, audio=None),
+        rows=("rows.csv", "id,audio\n1,a.wav\n2,a.wav\n3,a.wav\n"),
+        made=speech,
+    ),
 ]
+OF_IMAGES = ("image-classification", "object-detection")
+"""Tasks that take an image file."""
 WITHOUT_ARRAYS = {
     "image-text-to-text",
+    "image-to-text",
     "summarization",
     "text-generation",
     *(example.task for example in SEQUENCES),
@@ -297,6 +357,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     age = Number(name="age", mean=40, std=10, missing=True)
     job = Category(name="job", values=("nurse",))
     Columns(columns=(age, job), target="ill").save(folder)
+    halves = (Convolution(kernel=3, stride=2, padding=1),) * 2
+    Alphabet(tokens=("", "|", "a", "b"), delimiter=1, convolutions=halves, pads=True).save(folder)
     return folder
 
 
@@ -477,13 +539,18 @@ def test_a_file_is_judged_by_the_task(
     """Whatever a header says of it: a task takes the files that it reads, and names the others."""
     signature = task.check_signature(example.signature)
     payload = Payload(media_type=said, body=picture() if kind == "image/png" else b"fLaC" * 9)
-    if (example.task, kind) == ("image-classification", "image/png"):
+    if example.task in OF_IMAGES and kind == "image/png":
         assert task.read(payload, signature, Limits()).size == 1
+        return
+    if (example.task, kind) == ("automatic-speech-recognition", "audio/flac"):
+        with pytest.raises(InvalidInput, match="The sound is damaged"):
+            task.read(payload, signature, Limits())
         return
     with pytest.raises(InvalidInput, match=kind) as caught:
         task.read(payload, signature, Limits())
     taken = {
-        "image-classification": "not an image",
+        **dict.fromkeys(OF_IMAGES, "not an image"),
+        "automatic-speech-recognition": "not a sound",
         "tensor": "takes arrays",
         "tabular": "takes rows of named values",
         "zero-shot-image-classification": "takes an image and labels",
@@ -631,11 +698,9 @@ def test_predict_takes_rows_and_gives_them_back_for_every_task(
     example: Example, task: Task, tmp_path: Path, predict: Callable[..., tuple[int, str, str]]
 ) -> None:
     name, content = example.rows
-    file, image = tmp_path / name, io.BytesIO()
-    raw = content.encode()
+    file, raw = tmp_path / name, content.encode()
     file.write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
-    Image.fromarray(np.zeros((4, 4), np.uint8)).save(image, "PNG")
-    (tmp_path / "a.png").write_bytes(image.getvalue())
+    write_named(tmp_path)
     stub = Stub(example, task)
     wanted = json.loads(example.body).get("parameters", {})
     more = [f"--parameter={name}={json.dumps(value)}" for name, value in wanted.items()]
@@ -660,6 +725,12 @@ def test_predict_takes_rows_and_gives_them_back_for_every_task(
     assert not list(tmp_path.glob(".*part"))
 
 
+def write_named(folder: Path) -> None:
+    """The files that rows name."""
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(folder / "a.png")
+    (folder / "a.wav").write_bytes(sounds.wav(sounds.tone(0.3)))
+
+
 def test_predict_refuses_a_language_model_and_says_how_to_ask_it(
     tmp_path: Path, predict: Callable[..., tuple[int, str, str]]
 ) -> None:
@@ -680,11 +751,17 @@ def test_predict_refuses_a_language_model_and_says_how_to_ask_it(
 
 
 @pytest.mark.parametrize("path", ["/dev/zero", "pipe", "secret", "..", "none.png", "a\x00b", ""])
-def test_rows_send_nothing_but_images(tmp_path: Path, path: str) -> None:
+@pytest.mark.parametrize(
+    ("task", "field"),
+    [("image-classification", "image"), ("automatic-speech-recognition", "audio")],
+)
+def test_rows_send_nothing_but_what_they_name(
+    tmp_path: Path, path: str, task: str, field: str
+) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "secret").write_text("a key")
     with pytest.raises(InvalidInput, match=r"inputs\[0\]"):
-        tasks.get("image-classification").collect([{"image": path}], tmp_path)
+        tasks.get(task).collect([{field: path}], tmp_path)
 
 
 def test_every_task_says_what_it_is(example: Example) -> None:
@@ -729,9 +806,9 @@ def test_from_a_file_of_data_or_a_checkpoint_to_an_answer(example: Example, tmp_
     file.write_text(example.rows[1])
     if example.rows[0].endswith(".gz"):
         file.write_bytes(gzip.compress(example.rows[1].encode()))
-    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "a.png")
-    asked = [row.values for row in rows(file)][:2]
+    write_named(tmp_path)
     task = tasks.get(example.task)
+    asked = [row.values for row in rows(file)][: min(2, task.spec.rows_per_call)]
     given = task.collect(asked, tmp_path)
     call = {"inputs": given, "parameters": json.loads(example.body).get("parameters", {})}
     payload = Payload(media_type=JSON, body=json.dumps(call).encode())

@@ -9,6 +9,7 @@ import pytest
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
 PROVEN = (
     "chat_tuning", "digits", "finance_table", "logistics_table", "medical_table", "sentiment",
+    "translation",
 )  # fmt: skip
 
 

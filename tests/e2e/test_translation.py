@@ -270,7 +270,9 @@ def test_tokens_are_in_the_usage(server: Running) -> None:
     answer = httpx.post(f"{server.url}/models/many", json=body, headers=headers)
     assert answer.status_code == 200
     assert len(answer.json()) == 2
-    report = httpx.get(f"{server.url}/v1/usage", params={"by": "key"}, headers=server.admin).json()
+    report = httpx.get(
+        f"{server.url}/v1/usage", params={"group_by": "key"}, headers=server.admin
+    ).json()
     (row,) = [row for row in report["data"] if row["key"] == made["record"]["id"]]
     assert row["prompt_tokens"] == 3 + 2 * 2  # the words, and a language and an end for each text
     assert row["completion_tokens"] > 0
@@ -280,9 +282,8 @@ def test_tokens_are_in_the_usage(server: Running) -> None:
         json={"name": "tight", "scopes": ["call"], "limits": {"tokens_per_minute": 10}},
         headers=server.admin,
     ).json()
-    refused = httpx.post(
-        f"{server.url}/models/many",
-        json=body,
-        headers={"authorization": f"Bearer {tight['key']}"},
-    )
-    assert refused.status_code == 429
+    headers = {"authorization": f"Bearer {tight['key']}"}
+    asked = {"q": "w10", "source": "en", "target": "de"}
+    for path, given in (("/models/many", body), ("/translate", asked)):
+        refused = httpx.post(f"{server.url}{path}", json=given, headers=headers)
+        assert refused.status_code == 429

@@ -36,7 +36,8 @@ CALLS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """The routes that run a model: under which name the ledger keeps them, and a body."""
 RERANK = "needs a model for text-ranking; tests/e2e/test_embeddings.py exhausts its limit"
-ELSEWHERE = {"/v1/rerank": RERANK, "/rerank": RERANK}
+TRANSLATE = "needs a model for translation; tests/e2e/test_translation.py exhausts its limit"
+ELSEWHERE = {"/v1/rerank": RERANK, "/rerank": RERANK, "/translate": TRANSLATE}
 FREE = {
     "/v1/responses/{id}": "a row that was kept is read or removed",
     "/v1/responses/{id}/input_items": "a row that was kept is read",
@@ -60,6 +61,8 @@ FREE = {
     "/api/ps": "numbers in memory are read",
     "/api/show": "a row is read",
     "/api/version": "the same text for all",
+    "/languages": "rows are read",
+    "/detect": "runs of letters are looked up in a table of the server's",
 }
 """Routes for who calls models that run none, and why they need no reservation."""
 

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ from lmaas.config import Settings
 from lmaas.errors import ContextLengthExceeded, DoesNotFit, InvalidInput
 from lmaas.frameworks import checkpoint
 from lmaas.generation_types import Delta, Usage
+from lmaas.placement.local import LocalPlacement
+from lmaas.registry.store import Registry
 from lmaas.serving.metrics import Metrics
 from lmaas.serving.plan import MIB
 from lmaas.serving.pool import Pool
@@ -21,10 +22,6 @@ from lmaas.serving.prepare import need_of
 from lmaas.types import (
     JSON,
     TENANT,
-    FileRef,
-    FileRole,
-    Manifest,
-    ModelVersion,
     ParityCheck,
     ParityReport,
     Payload,
@@ -33,42 +30,20 @@ from lmaas.types import (
 from sequence_checkpoints import make
 
 
-class Store:
-    """One version, whose files are those of a package."""
+class Store(Registry):
+    """A registry with one model, whose package was built as a push builds it."""
 
     def __init__(self, folder: Path) -> None:
-        self.package = folder / "package"
+        super().__init__(folder / "home")
+        package = folder / "package"
         make("bart", folder / "checkpoint")
         options = PushOptions(name="short", task="summarization")
-        manifest: Manifest = checkpoint.build(folder / "checkpoint", self.package, options)
-        files = [file for file in (self.package / "compiled").iterdir()]
+        manifest = checkpoint.build(folder / "checkpoint", package, options)
         check = ParityCheck(
             precision="f32", batch_size=1, max_abs_error=0, max_scaled_error=0, passed=True
         )
-        self.version = ModelVersion(
-            tenant=TENANT,
-            name="short",
-            version=1,
-            manifest=manifest,
-            parity=ParityReport(tolerance={}, checks=(check,)),
-            files=tuple(
-                FileRef(path=f"compiled/{file.name}", role="compiled", sha256="0" * 64,
-                        size_bytes=file.stat().st_size)
-                for file in files
-            ),
-            created_at=0.0,
-        )  # fmt: skip
-
-    def resolve(self, tenant: str, ref: str) -> ModelVersion:
-        return self.version
-
-    def data_version(self) -> int:
-        return 1
-
-    def unpack(self, version: ModelVersion, folder: Path, roles: tuple[FileRole, ...] = ()) -> Path:
-        for role in roles:
-            shutil.copytree(self.package / role, folder / role, dirs_exist_ok=True)
-        return folder
+        parity = ParityReport(tolerance={}, checks=(check,))
+        self.version = self.add(TENANT, manifest, parity, package)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +81,8 @@ class Heard:
 
 def run(store: Store, home: Path, test: Any, **settings: Any) -> None:
     async def whole() -> None:
-        pool = Pool(Settings(home=str(home), heartbeat_s=0.2, **settings), store, Metrics())
+        told = Settings(home=str(home), heartbeat_s=0.2, **settings)
+        pool = Pool(told, store, Metrics(), placement=LocalPlacement(home))
         await pool.start()
         try:
             await test(pool)

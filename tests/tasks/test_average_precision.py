@@ -55,7 +55,8 @@ def by_pycocotools(images: list[dict[str, Any]], classes: int) -> dict[str, floa
         left, top, right, bottom = corners.tolist()
         return [left, top, right - left, bottom - top]
 
-    true, found = [], []
+    true: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
     for number, image in enumerate(images, 1):
         crowd = image.get("crowd", np.zeros(len(image["true"]), bool))
         for corner, kind, many in zip(image["true"], image["kinds"], crowd, strict=True):

@@ -137,7 +137,7 @@ def command(
         if draw is not None:
             _check_drawing(file, draw)
         with _asked(flags, name) as (task, ask, hear):
-            if tasks.spec(task).transcribes:
+            if tasks.spec(task).transcribes and file.suffix.lower() != ".json":
                 if given or draw is not None:
                     option = "--parameter" if given else "--draw"
                     raise click.UsageError(f"{option} does not work with models that hear.")

@@ -7,6 +7,7 @@ source.
 """
 
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -56,9 +57,11 @@ def build(folder: Path, options: PushOptions, target: Path) -> Manifest:
     audio = _audio(folder)
     alphabet = _alphabet(folder, model.config)
     sounds = _sounds(audio)
-    pads = config.get("feat_extract_norm") != "group" and _mask_hides(model, sounds)
-    alphabet = msgspec.structs.replace(alphabet, pads=pads)
-    compared = list(_cases(model, sounds, alphabet))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # transformers' WavLM warns of its own masks
+        pads = config.get("feat_extract_norm") != "group" and _mask_hides(model, sounds)
+        alphabet = msgspec.structs.replace(alphabet, pads=pads)
+        compared = list(_cases(model, sounds, alphabet))
     graph = _converted(model, compared[-1])
     signature = tasks.get("automatic-speech-recognition").check_signature(
         _signature(alphabet, audio, pads=pads)
@@ -240,8 +243,6 @@ def _converted(model: Any, case: cases.Case) -> Any:
     A network is called as a whole, or, where what makes its mask does not trace, part by part.
     Which way gives the source's answers is seen in them. Raises InvalidInput where none does.
     """
-    import warnings
-
     import torch
 
     class Reader(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here

@@ -58,7 +58,7 @@ class Translation(msgspec.Struct, kw_only=True, omit_defaults=True, rename="came
 
     translated_text: str | list[str]
     detected_language: Detected | list[Detected] | None = None
-    alternatives: list[str] | list[list[str]] | None = None
+    alternatives: list[str | list[str]] | None = None
 
 
 class Language(msgspec.Struct, kw_only=True):
@@ -100,7 +100,7 @@ async def translate(service: Service, exchange: Exchange, path: dict[str, str]) 
         found = Detected(confidence=told.detected.confidence, language=told.detected.language)
         answer.detected_language = found if single else [found] * len(told.texts)
     if request.alternatives:
-        answer.alternatives = told.alternatives[0] if single else told.alternatives
+        answer.alternatives = [*(told.alternatives[0] if single else told.alternatives)]
     exchange.send_json(answer)
 
 

@@ -55,6 +55,8 @@ async def translate(service: Service, key: KeyRecord, wanted: Wanted, *, request
     """Translate. Raises InvalidInput for languages that no model has, ModelNotFound."""
     if wanted.model is None:
         versions = await translators(service, key.tenant)
+        if not versions:
+            raise ModelNotFound("No translation model is registered.", hint=HINT)
     else:
         version = await service.find(key.tenant, wanted.model)
         if version.manifest.task != TASK:
@@ -71,7 +73,7 @@ async def translate(service: Service, key: KeyRecord, wanted: Wanted, *, request
     if wanted.model is None:
         version = choose(versions, source, wanted.target)
     payload = Payload(media_type=JSON, body=_body(wanted, source, version))
-    version, answer, headers = await service.predict(
+    version, answer, headers = await service.calls.predict(
         key,
         wanted.model or version.ref,
         payload,
@@ -98,12 +100,9 @@ async def detect(text: str) -> list[Guess]:
 
 
 async def translators(service: Service, tenant: str) -> list[ModelVersion]:
-    """The latest version of each translation model. Raises ModelNotFound where there is none."""
+    """The latest version of each translation model."""
     known = await service.read(service.catalog.latest, tenant)
-    found = [version for version in known if version.manifest.task == TASK]
-    if not found:
-        raise ModelNotFound("No translation model is registered.", hint=HINT)
-    return found
+    return [version for version in known if version.manifest.task == TASK]
 
 
 def choose(versions: Sequence[ModelVersion], source: str, target: str) -> ModelVersion:

@@ -33,6 +33,7 @@ TASKS: Final = (
     "automatic-speech-recognition",
     "translation",
     "summarization",
+    "image-to-text",
 )
 """Every task. Its folder has its name, with underscores."""
 

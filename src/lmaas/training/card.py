@@ -184,6 +184,8 @@ def _evaluation(manifest: Manifest, facts: Facts) -> str:
     table = "\n".join(("| samples | metric | value |", "|---|---|---|", *rows))
     compared = facts.data.get("compared")
     more = f"\n\n{literal(compared, 1000)}" if compared else ""
+    if how := facts.data.get("measured"):
+        more += "\n\n" + "\n".join(f"- {name}: {literal(text)}" for name, text in how.items())
     return f"On {sizes} samples that were not trained on:\n\n{table}{more}"
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from lmaas.errors import ModelRefused
 from lmaas.frameworks import checkpoint
-from lmaas.frameworks.sequence import families
+from lmaas.frameworks.sequence import families, marian_tokens
 from lmaas.frameworks.sequence.compile import compile_network
 from lmaas.frameworks.sequence.network import Network
 from lmaas.frameworks.sequence.sample import write_sample
@@ -35,11 +35,14 @@ from lmaas.types import (
 )
 
 BESIDE: Final = ("config.json", "generation_config.json", "preprocessor_config.json",
-                 "tokenizer_config.json", "special_tokens_map.json")  # fmt: skip
+                 "tokenizer_config.json", "special_tokens_map.json",
+                 text_layout.TARGET_TOKENIZER)  # fmt: skip
 """Files that serving may read beside the graphs and the tokenizer."""
 SPARE: Final = ("embed_positions", "final_logits_bias", "embed_tokens", "lm_head", "proj_out",
                 "pooler", "output_projection")  # fmt: skip
 """Parts of names of tensors that older checkpoints have or lack: tied, or computed."""
+BILINEAR: Final = 2
+"""Pillow's number of it."""
 LOADS: Final = {"tokens": "AutoModelForSeq2SeqLM", "audio": "AutoModelForSpeechSeq2Seq",
                 "image": "VisionEncoderDecoderModel"}  # fmt: skip
 
@@ -58,6 +61,8 @@ def build(folder: Path, options: PushOptions, target: Path) -> Manifest:
     merged = {**config, "alignment_heads": generation.get("alignment_heads")}
     stored = Stored(folder)
     network, weights = families.read(merged, stored)
+    if marian_tokens.is_marian(folder):
+        marian_tokens.convert(folder)
     tokenizer = checkpoint.load_tokenizer(folder)
     model = _load(folder, network)
     generation = {**_legacy(config), **model.generation_config.to_dict(), **generation}
@@ -219,6 +224,11 @@ def _image(folder: Path) -> ImageSpec:
         raise ModelRefused("preprocessor_config.json tells no height and width of an image.")
     if told.get("do_resize", True) is False or told.get("do_center_crop"):
         raise ModelRefused("Only images that are resized to the encoder's size are read.")
+    if told.get("resample", BILINEAR) != BILINEAR:
+        raise ModelRefused(
+            f"preprocessor_config.json has resample {told['resample']!a}; images are scaled "
+            f"bilinearly here, which is {BILINEAR}."
+        )
     normal = told.get("do_normalize", True)
     return ImageSpec(
         height=height,

@@ -20,7 +20,7 @@ from lmaas.runtime.sequence.lane import Lane
 from lmaas.runtime.sequence.limits import MOST_ROWS_EACH, SLACK
 from lmaas.runtime.sequence.rules import Rules
 from lmaas.runtime.sequence.search import Beams, Sampled, candidates, share_of
-from lmaas.runtime.sequence.sources import Encoder, Source, Sources, compile_graph
+from lmaas.runtime.sequence.sources import Encoded, Encoder, Source, Sources, compile_graph
 from lmaas.types import SequenceSpec
 
 
@@ -62,6 +62,7 @@ class SequenceEngine:
         self._known: dict[int, Running] = {}
         self._waiting: list[Running] = []
         self._sources = Sources()
+        self._holders: dict[int, list[Running]] = {}
         self._rows = 0
         self._bytes = 0
 
@@ -169,24 +170,37 @@ class SequenceEngine:
             chosen.append(running)
         if not chosen:
             return
-        waiting = {id(r.source): r.source for r in chosen if r.source.encoded is None}
+        waiting = {r.source.key: r.source for r in chosen if not self._known_source(r.source)}
         if waiting:
             self._encoder.run(self._encoder.fit(list(waiting.values()), busy=self._rows > 0))
         for running in chosen:
-            if running.source.encoded is None:
+            if not self._known_source(running.source):
                 break
             self._waiting.remove(running)
             self._begin(running)
 
+    def _known_source(self, source: Source) -> bool:
+        """Whether a source need not be encoded any more."""
+        return source.encoded is not None or source.key in self._holders
+
+    def _read_back(self, source: Source) -> Encoded:
+        """What was encoded, from the lane of a sequence that is written about it."""
+        holder = self._holders[source.key][0]
+        assert holder.lane is not None
+        return holder.lane.source_of(holder)
+
     def _begin(self, running: Running) -> None:
         assert self._encoder is not None
-        assert running.source.encoded is not None
+        source = running.source
+        encoded = source.encoded or self._read_back(source)
         width = running.search.width
         lane = self._lanes.get(width)
         if lane is None:
             lane = self._lanes[width] = Lane(self._decoder, self._encoder.names, width)
         running.lane = lane
-        lane.join(running, running.call.decoding.prompt, running.source.encoded)
+        lane.join(running, running.call.decoding.prompt, encoded)
+        source.encoded = None
+        self._holders.setdefault(source.key, []).append(running)
         self._rows += width
         self._bytes += running.cost
 
@@ -195,6 +209,12 @@ class SequenceEngine:
         if running.lane is None:
             self._waiting.remove(running)
         else:
+            holders = self._holders[running.source.key]
+            if len(holders) == 1:
+                running.source.encoded = running.lane.source_of(running)
+                del self._holders[running.source.key]
+            else:
+                holders.remove(running)
             running.lane.leave(running)
             self._rows -= running.search.width
             self._bytes -= running.cost
@@ -327,10 +347,9 @@ class SequenceEngine:
     def _align(self, running: Running, tokens: Sequence[int]) -> np.ndarray:
         """Where the alignment heads look for each token, in one run over all of them."""
         assert self._encoder is not None
-        assert running.source.encoded is not None
         if self._aligner is None:
             self._aligner = Lane(self._decoder, self._encoder.names, 1)
-        self._aligner.join(running, tokens, running.source.encoded)
+        self._aligner.join(running, tokens, self._read_back(running.source))
         self._aligner.run()
         found: np.ndarray = self._aligner.attention()[0]
         self._aligner.leave(running)

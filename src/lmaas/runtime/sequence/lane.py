@@ -22,6 +22,9 @@ SPARE: Final = 64
 LONG_PROMPT: Final = 8
 """A prompt of more tokens is read in one run, although the other rows wait for that."""
 
+LARGE_SOURCE: Final = 4 << 20
+"""Sources of more bytes get room one by one."""
+
 M = TypeVar("M")
 
 
@@ -37,7 +40,7 @@ class Lane(Generic[M]):
         self._masks_sources = "source_mask" in known
         self.width = width
         self.members: list[M] = []
-        self._sources: list[Encoded] = []
+        self._lengths: list[int] = []
         self._rows = np.zeros(0, np.int32)
         self._pending: list[list[int]] = []
         self._places = np.zeros(0, np.int64)
@@ -59,7 +62,7 @@ class Lane(Generic[M]):
         """Let `member` begin with `prompt` at the next run."""
         first, width = len(self._pending), self.width
         self.members.append(member)
-        self._sources.append(source)
+        self._lengths.append(source.length)
         # A new row goes on from any old one, of which it sees nothing.
         self._rows = np.concatenate([self._rows, np.zeros(width, np.int32)])
         self._pending += [list(prompt) for _ in range(width)]
@@ -73,7 +76,7 @@ class Lane(Generic[M]):
         width, gone, last = self.width, self.members.index(member), len(self.members) - 1
         if gone != last:
             here, there = slice(gone * width, gone * width + width), slice(last * width, None)
-            self.members[gone], self._sources[gone] = self.members[last], self._sources[last]
+            self.members[gone], self._lengths[gone] = self.members[last], self._lengths[last]
             self._rows[here] = self._rows[there]
             self._pending[here] = self._pending[there]
             self._places[here] = self._places[there]
@@ -81,12 +84,20 @@ class Lane(Generic[M]):
             self._seen[here] = self._seen[end : end + width]
             if self._relative:
                 self._key_places[here] = self._key_places[end : end + width]
-            self._put(gone, self._sources[gone])
-        del self.members[last], self._sources[last], self._pending[last * width :]
+            for array in (*self._cross, self._source_mask):
+                array[gone] = array[last]
+        del self.members[last], self._lengths[last], self._pending[last * width :]
         self._rows, self._places = self._rows[: last * width], self._places[: last * width]
         self._stale = True
         if not self.members:
             self._empty()
+
+    def source_of(self, member: M) -> Encoded:
+        """What `member` looks at, as it was given."""
+        number = self.members.index(member)
+        length = self._lengths[number]
+        layers = [array[number, :, :length].copy() for array in self._cross]
+        return Encoded(layers=layers, length=length)
 
     def go_on(self, member: int, tokens: Sequence[int], parents: Sequence[int] | None) -> None:
         """The member of this number reads `tokens`, one a row; each row goes on from one of it."""
@@ -206,25 +217,27 @@ class Lane(Generic[M]):
         members = self._cross[0].shape[0] if self._cross else 0
         length = self._cross[0].shape[2] if self._cross else 0
         if number >= members or source.length > length:
-            self._widen(max(members, _doubled(number + 1)), source.length, number)
+            size = sum(layer.nbytes for layer in source.layers)
+            wanted = number + 1 if size > LARGE_SOURCE else _doubled(number + 1)
+            self._widen(max(members, wanted), source, number)
         for array, layer in zip(self._cross, source.layers, strict=True):
             array[number, :, : source.length] = layer
         self._source_mask[number] = HIDDEN
         self._source_mask[number, ..., : source.length] = 0
 
-    def _widen(self, members: int, length: int, kept: int) -> None:
+    def _widen(self, members: int, source: Encoded, kept: int) -> None:
         """Room for more or longer sources; those of the first `kept` members move."""
-        if self._masks_sources:
-            length = _rounded(length)
-        before, self._cross = self._cross, []
-        length = max(length, before[0].shape[2] if before else 0)
-        layers = self._sources[-1].layers
-        for number, layer in enumerate(layers):
+        length = _rounded(source.length) if self._masks_sources else source.length
+        length = max(length, self._cross[0].shape[2] if self._cross else 0)
+        for number, layer in enumerate(source.layers):
             heads, _, width = layer.shape
             array = np.zeros((members, heads, length, width), np.float32)
-            if before and kept:
-                array[:kept, :, : before[number].shape[2]] = before[number][:kept]
-            self._cross.append(array)
+            if number < len(self._cross):
+                before = self._cross[number]
+                array[:kept, :, : before.shape[2]] = before[:kept]
+                self._cross[number] = array  # one after the other: what was there goes at once
+            else:
+                self._cross.append(array)
         mask = np.full((members, 1, 1, length), HIDDEN, np.float32)
         mask[:kept, ..., : self._source_mask.shape[-1]] = self._source_mask[:kept]
         self._source_mask = mask

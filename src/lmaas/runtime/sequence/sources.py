@@ -19,8 +19,8 @@ MOST_IDLE: Final = {"tokens": 64, "audio": 4, "image": 8}
 """Sources in one run of the encoder, while sequences are running and while none are."""
 
 
-MOST_KEPT: Final = 16
-"""Encoded sources that nobody uses at the moment."""
+MOST_KEPT: Final = 4
+"""Encoded sources that nobody uses at the moment: a conversation asks again at once, or not."""
 
 
 class Encoded(msgspec.Struct, kw_only=True, eq=False):
@@ -31,7 +31,10 @@ class Encoded(msgspec.Struct, kw_only=True, eq=False):
 
 
 class Source(msgspec.Struct, kw_only=True, eq=False):
-    """An array that is read once, however many sequences are written about it. `key` is its id."""
+    """An array that is read once, however many sequences are written about it. `key` is its id.
+
+    While a sequence is written about it, its lane has what was encoded, and nobody else.
+    """
 
     key: int
     array: np.ndarray

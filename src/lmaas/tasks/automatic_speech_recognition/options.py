@@ -26,7 +26,7 @@ class SpeechDataOptions(DataOptions, frozen=True, kw_only=True):
 class ConvCtc(Architecture, frozen=True, kw_only=True):
     """Two convolutions of stride 2, then blocks of a gated dense layer, a depthwise convolution
     over `kernel` steps and a dense layer (the convolution module of Gulati et al., 2020), then
-    letters by CTC (Graves et al., 2006). A step is four frames, 40 ms.
+    letters by CTC (Graves et al., 2006). A step is four frames of 8 ms: up to 31 letters a second.
 
     `inner` are the widths of the depthwise convolutions: left out, `width`.
     """

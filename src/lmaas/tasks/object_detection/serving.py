@@ -149,18 +149,22 @@ class ObjectDetection:
         return measured.result()
 
     def shown(self, result: Any) -> Shown:
-        """A line for each box."""
+        """A line for each box, and one for an image without any."""
         several = bool(result) and isinstance(result[0], list)
-        rows = [
-            (
-                *([str(index)] if several else []),
-                str(each["label"]),
-                f"{each['score']:.4f}",
-                *(f"{each['box'][side]:.1f}" for side in Box.__struct_fields__),
-            )
-            for index, boxes in enumerate(result if several else [result])
-            for each in boxes
-        ]
+        rows: list[tuple[str, ...]] = []
+        for index, boxes in enumerate(result if several else [result]):
+            which = (str(index),) if several else ()
+            rows += [
+                (
+                    *which,
+                    str(each["label"]),
+                    f"{each['score']:.4f}",
+                    *(f"{each['box'][side]:.1f}" for side in Box.__struct_fields__),
+                )
+                for each in boxes
+            ]
+            if not boxes:
+                rows.append((*which, "nothing found", *[""] * 5))
         columns = ("label", "score", *Box.__struct_fields__)
         return Shown((*(["input"] if several else []), *columns), rows)
 

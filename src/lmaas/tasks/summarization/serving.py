@@ -7,7 +7,7 @@ lengths: nothing is left out silently.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn
 
 import msgspec
 import numpy as np
@@ -19,14 +19,14 @@ from lmaas.runtime.sequence.calls import (
     Conversation,
     Decoding,
     SequenceCall,
-    SequenceResult,
     SequenceTask,
-    Turn,
 )
 from lmaas.tasks import text_layout
 from lmaas.tasks.base import Batch, Shown, Tensors, refuse_file, texts_of
+from lmaas.tasks.generate_parameters import GenerateParameters
+from lmaas.tasks.sequence_decoding import decoding_of, refuse, write_all
 from lmaas.tasks.sequence_text import SequenceTokenizer, check_signature, spec_of
-from lmaas.tasks.summarization.spec import SPEC, GenerateParameters, Parameters
+from lmaas.tasks.summarization.spec import SPEC, Parameters
 from lmaas.tasks.text_layout import TextLayout
 from lmaas.types import JSON, Answer, Payload, SequenceSpec, Signature
 
@@ -34,10 +34,6 @@ MAX_TEXTS: Final = 64
 CHARS_PER_TOKEN: Final = 64
 """A text with more characters for each token that the encoder reads is not even tokenised."""
 PROMPT: Final = "summarization"
-T = TypeVar("T")
-
-SAMPLING: Final = ("temperature", "top_p", "top_k", "seed")
-BEAMS: Final = ("length_penalty", "early_stopping")
 
 
 class Call(msgspec.Struct, forbid_unknown_fields=True):
@@ -87,7 +83,7 @@ class Summarization:
             SequenceCall(tag=index, source=source, decoding=decoding)
             for index, source in enumerate(sources)
         ]
-        written = yield from _all(calls)
+        written = yield from write_all(calls)
         assert self._tokenizer is not None
         summaries = [Summary(self._tokenizer.decode(each.candidates[0].tokens)) for each in written]
         return Answer(
@@ -147,20 +143,6 @@ class Summarization:
         return [{"summary": each["summary_text"]} for each in result]
 
 
-def _all(calls: list[SequenceCall]) -> Any:
-    """Have all `calls` written; the results in their order. Raises what one failed with."""
-    results: dict[int, SequenceResult] = {}
-    event = yield Turn(calls=calls)
-    while True:
-        assert isinstance(event, SequenceResult)
-        if event.error is not None:
-            raise event.error
-        results[event.tag] = event
-        if len(results) == len(calls):
-            return [results[call.tag] for call in calls]
-        event = yield Turn()
-
-
 def _checked(texts: Any) -> list[str]:
     if not isinstance(texts, list) or not 1 <= len(texts) <= MAX_TEXTS:
         raise InvalidInput(
@@ -176,58 +158,10 @@ def _checked(texts: Any) -> list[str]:
 def _decoding(parameters: Parameters, spec: SequenceSpec) -> Decoding:
     """How summaries are written. Raises InvalidInput for what does not go together, by name."""
     if parameters.truncation not in (None, "do_not_truncate"):
-        _refuse("truncation", "nothing of a text is left out; send it in parts")
+        refuse("truncation", "nothing of a text is left out; send it in parts")
     if parameters.clean_up_tokenization_spaces:
-        _refuse("clean_up_tokenization_spaces", "texts are given as the tokenizer decodes them")
-    asked = parameters.generate_parameters or GenerateParameters()
-    drawn = asked.do_sample or (asked.do_sample is None and asked.temperature is not None)
-    for name in () if drawn else SAMPLING:
-        if getattr(asked, name) is not None:
-            _refuse(name, "it needs do_sample true")
-    beams = 1 if drawn and asked.num_beams is None else asked.num_beams or spec.beams
-    if drawn and beams > 1:
-        _refuse("num_beams", "beams are searched without chance; leave do_sample out")
-    for name in () if beams > 1 else BEAMS:
-        if getattr(asked, name) is not None:
-            _refuse(name, "it needs num_beams above 1")
-    if asked.max_length is not None and asked.max_new_tokens is not None:
-        _refuse("max_new_tokens", "max_length is given too")
-    most = asked.max_length or spec.usual_target or spec.most_target
-    if asked.max_new_tokens is not None:
-        most = len(spec.start) + asked.max_new_tokens
-    if not len(spec.start) < most <= spec.most_target:
-        raise InvalidInput(
-            f"A summary of {most} tokens is asked for; the model writes at most "
-            f"{spec.most_target}.",
-            param="generate_parameters",
-        )
-    return Decoding(
-        prompt=spec.start,
-        counted=len(spec.start) - 1,
-        max_tokens=most,
-        min_tokens=_or(asked.min_length, min(spec.least_target, most - 1)),
-        beams=beams,
-        length_penalty=_or(asked.length_penalty, spec.length_penalty),
-        early_stop=_or(asked.early_stopping, spec.early_stop),
-        temperature=(asked.temperature or 1.0) if drawn else 0.0,
-        top_p=_or(asked.top_p, 1.0),
-        top_k=asked.top_k or 0,
-        seed=asked.seed,
-        repetition_penalty=asked.repetition_penalty or 1.0,
-        no_repeat_ngram=_or(asked.no_repeat_ngram_size, spec.no_repeat_ngram),
-        forced_last=spec.forced_last,
-        suppressed=spec.suppressed,
-        suppressed_first=spec.suppressed_first,
-        stop_token_ids=spec.stop_token_ids,
-    )
-
-
-def _or(asked: T | None, usual: T) -> T:
-    return usual if asked is None else asked
-
-
-def _refuse(name: str, why: str) -> NoReturn:
-    raise InvalidInput(f"{name} cannot be honoured: {why}.", param=name)
+        refuse("clean_up_tokenization_spaces", "texts are given as the tokenizer decodes them")
+    return decoding_of(parameters.generate_parameters or GenerateParameters(), spec)
 
 
 def _refuse_long(index: int, size: str, most: int) -> NoReturn:

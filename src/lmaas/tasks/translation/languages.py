@@ -40,7 +40,7 @@ TWO_LETTERS: Final = {
 SAME_AS: Final = {
     "zt": "zh-Hant", "zh-tw": "zh-Hant", "zh-hk": "zh-Hant", "zh-mo": "zh-Hant",
     "zh-cn": "zh-Hans", "zh-sg": "zh-Hans", "iw": "he", "in": "id", "ji": "yi", "jw": "jv",
-    "pb": "pt-BR",
+    "pb": "pt-BR", "no": "nb",
 }  # fmt: skip
 """LibreTranslate's own codes, regions that are scripts, and codes of the past."""
 PREFERRED: Final = ("Latn", "Hans", "Cyrl", "Arab")

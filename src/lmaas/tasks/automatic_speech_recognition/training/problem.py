@@ -71,7 +71,7 @@ class SpeechRecognition(SizedNetwork):
             features="log-mel",
             mel_bins=options.mel_bins,
             window=2 * (options.sample_rate // 80),
-            hop=options.sample_rate // 100,
+            hop=options.sample_rate // 125,
         )
         if self._base is not None:
             assert self._base.manifest.signature.audio is not None

@@ -109,8 +109,10 @@ class Translation(SizedNetwork):
         return _Written(self._write, self._vocabulary.decode)
 
     def _write(self, feed: Feed) -> list[list[int]]:
-        """What the network as it is now writes; twice the longest right answer ends a text."""
-        most = min(self.most - 1, 2 * feed.targets["labels"].shape[1] + 8)
+        """What the network as it is now writes; a quarter more than the longest right answer has
+        ends a text.
+        """
+        most = min(self.most - 1, feed.targets["labels"].shape[1] * 5 // 4 + 8)
         return pairs.write_greedily(self._coder, feed, most)
 
     def _shape(self) -> Shape:
@@ -164,7 +166,7 @@ class Translation(SizedNetwork):
             "max_length": self.most,
             "vocabulary": self._vocabulary.size,
             "tokens": int(self.lengths().sum()),
-            "metrics": {
+            "measured": {
                 "bleu": text_metrics.BLEU_SIGNATURE,
                 "chrf": text_metrics.CHRF_SIGNATURE,
                 "written": f"greedily, at most {MOST_WRITTEN} texts of a split",
