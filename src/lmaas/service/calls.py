@@ -372,12 +372,21 @@ class ModelCalls:
                 hint="Set temperature to 0, or give a seed.",
                 param="cache",
             )
-        return key_of(version, await self._pool.variant_name(version), request)
+        return await self._key(version, await self._pool.variant_name(version), request)
+
+    async def _key(self, version: ModelVersion, variant: str, request: GenerateRequest) -> bytes:
+        """What a request's answer is kept under. Images take a while to be hashed."""
+        if request.files:
+            return await asyncio.to_thread(key_of, version, variant, request)
+        return key_of(version, variant, request)
 
     def _keep(self, request: GenerateRequest, answered: Answered, deltas: list[Delta]) -> None:
+        self._hold(self._put(request, answered, deltas))
+
+    async def _put(self, request: GenerateRequest, answered: Answered, deltas: list[Delta]) -> None:
         # Not under the key that was looked for: since then, another variant may have taken over.
-        key = key_of(answered.version, answered.variant_name, request)
-        self._hold(self._cache.put(key, answered.ended, deltas))
+        key = await self._key(answered.version, answered.variant_name, request)
+        await self._cache.put(key, answered.ended, deltas)
 
     def _hold(self, keeping: Coroutine[None, None, None]) -> None:
         """Run it beside the answer."""
