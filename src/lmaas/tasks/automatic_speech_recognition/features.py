@@ -64,7 +64,8 @@ def log_mel(sound: np.ndarray, spec: AudioSpec, samples: int | None = None) -> n
     heard = values[:, level > level.max() - QUIETER]
     values -= heard.mean(axis=1, keepdims=True)
     values /= heard.std(axis=1, keepdims=True) + np.float32(EPSILON)
-    return np.maximum(values, np.float32(LOWEST), out=values)
+    np.maximum(values, np.float32(LOWEST), out=values)
+    return values
 
 
 def _mel_power(sound: np.ndarray, spec: AudioSpec) -> np.ndarray:
