@@ -36,7 +36,7 @@ class Size(NamedTuple):
 
 
 FULL: Final = Size(sentences=1000, epochs=6, held_out=100, most_wer=0.08)
-QUICK: Final = Size(sentences=160, epochs=10, held_out=20, most_wer=0.5)
+QUICK: Final = Size(sentences=200, epochs=16, held_out=20, most_wer=0.75)
 RECIPE: Final[dict[str, Any]] = {
     "task": "automatic-speech-recognition",
     "batch_size": 8,
