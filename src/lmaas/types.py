@@ -223,7 +223,8 @@ class AudioSpec(Record, frozen=True, kw_only=True):
 
     "waveform": the samples (T,), with `normalize` at mean 0 and variance 1. "log-mel": (mel_bins,
     frames), windows of `window` samples (Hann) every `hop` samples, `scale` "whisper" as Radford et
-    al. 2022 scale them, "standard" natural logarithms at mean 0 and variance 1 of each bin.
+    al. 2022 scale them, "standard" natural logarithms at mean 0 and variance 1 of each bin where
+    there is sound.
     `most_s` is the longest sound that the model reads at once (None: any).
     """
 
