@@ -32,7 +32,7 @@ def ears(
     once: Callable[[str, Make], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
     home = copied(once("whisper", push_whisper), tmp_path_factory)
-    with serving(home) as running:
+    with serving(home, load_timeout_s=300.0) as running:
         yield running
 
 
