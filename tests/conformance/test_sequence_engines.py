@@ -20,11 +20,12 @@ from lmaas.frameworks.sequence import families
 from lmaas.frameworks.sequence.checkpoint import build
 from lmaas.frameworks.sequence.families import FAMILIES
 from lmaas.runtime import verify
+from lmaas.runtime.cpu import has_bf16
 from lmaas.runtime.language.engine import EngineOptions
 from lmaas.runtime.sequence import lane, references
 from lmaas.runtime.sequence.calls import Decoding, SequenceCall, SequenceResult, Written
 from lmaas.runtime.sequence.engine import Output, SequenceEngine
-from lmaas.runtime.sequence.sources import Encoder, Source
+from lmaas.runtime.sequence.sources import Encoder, Source, as_bfloat16
 from lmaas.types import PushOptions, SequenceSpec
 from sequence_checkpoints import END, KINDS, PAD, VOCABULARY, make, source_of
 
@@ -59,7 +60,7 @@ class Made:
         engine.load(
             self.package / "compiled",
             self.spec,
-            EngineOptions(precision="f32", threads=1, **({"max_sequences": 48} | options)),
+            EngineOptions(**({"precision": "f32", "threads": 1, "max_sequences": 48} | options)),
         )
         return engine
 
@@ -132,6 +133,34 @@ def write(engine: SequenceEngine, source: np.ndarray, how: Decoding) -> Sequence
 
 def test_every_family_is_in_the_kit() -> None:
     assert {kind.replace("trocr", "vision-encoder-decoder") for kind in KINDS} == set(FAMILIES)
+
+
+@pytest.mark.skipif(not has_bf16(), reason="this CPU has no bfloat16")
+def test_bfloat16_is_near_however_calls_join(made: Made) -> None:
+    """Keys and values of sources are kept as bfloat16 then: joining moves them."""
+    chance = np.random.default_rng(5)
+    exact, near = made.engine(), made.engine(precision="bf16")
+    sources = [source_of(made.kind, chance) for _ in range(5)]
+    told: dict[SequenceEngine, list[tuple[float, ...]]] = {}
+    for engine in (exact, near):
+        results: dict[int, SequenceResult] = {}
+        for number, source in enumerate(sources):
+            how = decoding(made.spec, max_tokens=12 + number, watched=tuple(range(VOCABULARY)))
+            engine.add(number, SequenceCall(tag=number, source=source, decoding=how))
+            results |= {o.sequence: o.result for o in engine.step() if o.result is not None}
+        if len(results) < len(sources):
+            results |= finish(engine, len(sources) - len(results))
+        told[engine] = [results[number].watched for number in range(len(sources))]
+        engine.close()
+    np.testing.assert_allclose(told[near], told[exact], atol=0.05)
+
+
+def test_rounding_to_bfloat16_is_to_the_nearest() -> None:
+    values = np.array([1.0, -2.5, 1.00390625, 1.01171875, 1e38, 0.0], np.float32)
+    back = (as_bfloat16(values).astype(np.uint32) << 16).view(np.float32)
+    np.testing.assert_allclose(back[:5], values[:5], rtol=2**-8)
+    assert back[2] == 1.0  # half way: to the even one
+    assert back[3] == 1.015625
 
 
 def test_tokens_are_those_of_generate_however_calls_join(made: Made) -> None:
