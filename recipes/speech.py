@@ -35,11 +35,11 @@ class Size(NamedTuple):
     most_wer: float
 
 
-FULL: Final = Size(sentences=2000, epochs=10, held_out=100, most_wer=0.08)
-QUICK: Final = Size(sentences=240, epochs=16, held_out=20, most_wer=0.75)
+FULL: Final = Size(sentences=1000, epochs=6, held_out=100, most_wer=0.08)
+QUICK: Final = Size(sentences=200, epochs=16, held_out=20, most_wer=0.75)
 RECIPE: Final[dict[str, Any]] = {
     "task": "automatic-speech-recognition",
-    "batch_size": 32,
+    "batch_size": 8,
     "optimizer": {"learning_rate": 0.002},
     "schedule": {"name": "cosine", "warmup": 0.05},
     "clip_norm": 5.0,

@@ -87,12 +87,16 @@ def speaker() -> Speaker:
     return Speaker()
 
 
-def said(text: str, voice: str = "en-us", **how: int) -> bytes:
-    """A wav file of `text`."""
+def said(
+    text: str, voice: str = "en-us", before_s: float = 0.0, after_s: float = 0.0, **how: int
+) -> bytes:
+    """A wav file of `text`, with so much silence around it."""
+    rate = speaker().rate
+    before, after = (bytes(2 * int(seconds * rate)) for seconds in (before_s, after_s))
     file = io.BytesIO()
     with wave.open(file, "wb") as writer:
-        writer.setparams((1, 2, speaker().rate, 0, "NONE", ""))
-        writer.writeframes(speaker().say(text, voice, **how))
+        writer.setparams((1, 2, rate, 0, "NONE", ""))
+        writer.writeframes(before + speaker().say(text, voice, **how) + after)
     return file.getvalue()
 
 
@@ -106,6 +110,9 @@ def spoken(count: int, voices: Sequence[str], seed: int) -> Iterator[tuple[str, 
             said(
                 text,
                 draw.choice(voices),
+                # Who learns only sentences that begin at once does not know them after a pause.
+                before_s=draw.uniform(0, 0.6),
+                after_s=draw.uniform(0, 0.6),
                 words_per_minute=draw.randint(140, 190),
                 pitch=draw.randint(35, 65),
             ),

@@ -146,8 +146,8 @@ def save(path: Path, pairs: list[Pair]) -> str:
 
 def prove(client: Client, folder: Path, quick: bool, *, framework: str) -> int:
     """Train, ask through stock clients, and check."""
-    learned = write_pairs(1500 if quick else 8000, seed=1)
-    held = write_pairs(60 if quick else 200, seed=2, but=frozenset(learned))
+    learned = write_pairs(500 if quick else 8000, seed=1)
+    held = write_pairs(20 if quick else 200, seed=2, but=frozenset(learned))
     job = train(
         client,
         name=NAME,
@@ -166,7 +166,7 @@ def prove(client: Client, folder: Path, quick: bool, *, framework: str) -> int:
         },
         model={"options": {"dropout": 0.0}},
         label_smoothing=0.1,
-        epochs=2 if quick else 10,
+        epochs=1 if quick else 10,
         batch_size=64,
         optimizer={"learning_rate": 3e-3},
         schedule={"name": "cosine", "warmup": 0.1},

@@ -145,3 +145,39 @@ def make_clip(folder: Path) -> Path:
         size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
     ).save_pretrained(folder)
     return folder
+
+
+def make_siglip(folder: Path) -> Path:
+    """A SigLIP of about 60,000 parameters: images of 32 pixels, texts of 16 tokens."""
+    import torch
+    from tokenizers.processors import TemplateProcessing
+    from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel
+
+    tokens = checkpoints.tokenizer()
+    tokens.backend_tokenizer.post_processor = TemplateProcessing(
+        single="$A <|im_end|>", special_tokens=[("<|im_end|>", 2)]
+    )
+    tokens.pad_token = "<|im_start|>"
+    torch.manual_seed(0)
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    text = {"vocab_size": len(tokens), "max_position_embeddings": 16, "projection_size": 32}
+    network = SiglipModel(
+        SiglipConfig(
+            text_config=sizes | text, vision_config=sizes | {"image_size": 32, "patch_size": 8}
+        )
+    )
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 1.0 / parameter.shape[-1] ** 0.5)
+        network.logit_scale.fill_(1.0)
+        network.logit_bias.fill_(-0.5)
+    network.eval().save_pretrained(folder)
+    tokens.save_pretrained(folder)
+    SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder

@@ -100,6 +100,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Maximum time for a client to send the head of a request, or to resume a stalled body."""
     max_connections: Count = 2048
     """Maximum number of open connections; above it: 503."""
+    max_sessions: Count = 16
+    """Maximum number of live sessions (WebSockets) of one key; above it: 429."""
+    session_timeout_s: Positive = 3600.0
+    """Maximum time of a live session (WebSocket)."""
     load_timeout_s: Positive = 120.0
     """Maximum time for a worker to load a model."""
     heartbeat_s: Positive = 1.0

@@ -8,6 +8,7 @@ LMaaSError
 │   ├── ContextLengthExceeded  a text has more tokens than the model accepts
 │   ├── TooSlow           the client sends its request too slowly
 │   ├── MethodNotAllowed  the route exists, but not for this HTTP method
+│   ├── UpgradeRequired   the route is a WebSocket, which the request does not open
 │   ├── ConfigError       a setting is unknown or has a bad value
 │   └── ModelRefused      the model file is unsafe or of a kind that is not accepted
 ├── ParityFailed          compiled outputs differ from the source's
@@ -96,6 +97,12 @@ class MethodNotAllowed(InvalidInput):
     """The route exists, but not for this HTTP method."""
 
     code = "method_not_allowed"
+
+
+class UpgradeRequired(InvalidInput):
+    """The route is a WebSocket, which the request does not open."""
+
+    code = "upgrade_required"
 
 
 class ConfigError(InvalidInput):
@@ -254,7 +261,7 @@ BY_CODE: dict[str, type[LMaaSError]] = {
         LMaaSError, InvalidInput, ThreadUnsupported, PayloadTooLarge, HeadTooLarge,
         ContextLengthExceeded, TooSlow, MethodNotAllowed, ConfigError, ModelRefused, ParityFailed,
         NotFound, ModelNotFound,
-        Unauthorized, Forbidden, Conflict, AlreadyRunning, QueueFull, RateLimited,
+        UpgradeRequired, Unauthorized, Forbidden, Conflict, AlreadyRunning, QueueFull, RateLimited,
         InsufficientQuota, Quarantined, StorageFull,
         CorruptBlob, DoesNotFit, MissingExtra, Unavailable, BadGateway, TimedOut, Cancelled,
     )

@@ -27,9 +27,11 @@ FrameworkName = Literal[
     "ngrams",
     "upstream",
 ]
-EngineName = Literal["openvino", "encoder-decoder", "torch", "tensorflow", "keras", "onnxruntime"]
+EngineName = Literal[
+    "openvino", "encoder-decoder", "speech", "torch", "tensorflow", "keras", "onnxruntime"
+]
 """What runs a model that is not a language model. `openvino` and the native engines answer arrays
-with arrays; `encoder-decoder` writes tokens."""
+with arrays; `encoder-decoder` writes tokens, `speech` speaks texts."""
 FileRole = Literal["source", "compiled", "native", "sample", "variant", "curves"]
 VariantName = Literal["bf16", "int8", "int4"]
 PartKind = Literal["text", "image", "audio"]
@@ -55,6 +57,7 @@ TENSORS: Final = "application/vnd.lmaas.tensors"
 TEXTS: Final = "application/vnd.lmaas.texts+msgpack"
 GENERATE: Final = "application/vnd.lmaas.generate+msgpack"
 TRANSCRIBE: Final = "application/vnd.lmaas.transcribe+msgpack"
+SPEAK: Final = "application/vnd.lmaas.speak+msgpack"
 """Media types of a `Payload`."""
 
 UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -220,7 +223,8 @@ class AudioSpec(Record, frozen=True, kw_only=True):
 
     "waveform": the samples (T,), with `normalize` at mean 0 and variance 1. "log-mel": (mel_bins,
     frames), windows of `window` samples (Hann) every `hop` samples, `scale` "whisper" as Radford et
-    al. 2022 scale them, "standard" natural logarithms at mean 0 and variance 1 of each bin.
+    al. 2022 scale them, "standard" natural logarithms at mean 0 and variance 1 of each bin where
+    there is sound.
     `most_s` is the longest sound that the model reads at once (None: any).
     """
 
@@ -272,6 +276,21 @@ class SequenceSpec(Record, frozen=True, kw_only=True):
     cache_bytes_per_source: int = 0
 
 
+class SpeechSpec(Record, frozen=True, kw_only=True):
+    """What is fixed about a model that speaks; part of its version's signature.
+
+    Its sound is mono, at `sample_rate` Hz. `voices` are the names that it knows, the first of them
+    the default. It is given at most `most_chars` characters at once; longer texts are cut. A token
+    of text (a character; one before and one after each piece) is at most `most_s_per_token` long.
+    """
+
+    architecture: str
+    sample_rate: int
+    voices: tuple[str, ...]
+    most_chars: int
+    most_s_per_token: float
+
+
 class Signature(Record, frozen=True, kw_only=True):
     """What goes in and out of a version, and how the task reads it.
 
@@ -297,6 +316,7 @@ class Signature(Record, frozen=True, kw_only=True):
     sequence: SequenceSpec | None = None
     audio: AudioSpec | None = None
     detection: DetectionSpec | None = None
+    speech: SpeechSpec | None = None
 
 
 class ParityCheck(Record, frozen=True, kw_only=True):
@@ -607,7 +627,8 @@ class Payload(Record, frozen=True, kw_only=True):
     `JSON` is `{"inputs": …, "parameters": …}`. Our own doors send `GENERATE` (a
     `generation_types.GenerateRequest` in msgpack), `TEXTS` (a `TextsCall` in msgpack, answered by
     raw float32 numbers), `TRANSCRIBE` (a `transcription_types.TranscribeRequest` in msgpack,
-    answered by a `Transcript`) and `TENSORS` (an Open Inference Protocol v2 body; with the binary
+    answered by a `Transcript`), `SPEAK` (a `speech_types.SpeakRequest` in msgpack, answered by a
+    file of sound) and `TENSORS` (an Open Inference Protocol v2 body; with the binary
     extension, `json_bytes` is the length of its JSON part). Anything else is a file: whether it is
     one that the model takes is its task's to judge, by its bytes, since stock clients send no media
     type.

@@ -333,6 +333,7 @@ WITHOUT_ARRAYS = {
     "image-to-text",
     "summarization",
     "text-generation",
+    "text-to-speech",
     *(example.task for example in SEQUENCES),
 }
 """Tasks with a path of their own, on which no arrays travel; for some there is another kit."""

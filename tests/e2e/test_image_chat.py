@@ -218,6 +218,15 @@ def test_options_of_language_models_hold_with_images(eyes: Running) -> None:
             assert answer.json()["error"]["param"] == param
 
 
+def test_answers_are_kept_by_their_images(eyes: Running) -> None:
+    first = ask(eyes, user(image(CAT), text("kept?")), cache=True)
+    again = ask(eyes, user(image(CAT), text("kept?")), cache=True)
+    other = ask(eyes, user(image(DOG), text("kept?")), cache=True)
+    told = [answer.headers["x-lmaas-cache"] for answer in (first, again, other)]
+    assert told == ["miss", "hit", "miss"]
+    assert said(first) == said(again)
+
+
 def png_of(width: int, height: int) -> bytes:
     """A PNG that claims a size and has no pixels."""
     import struct

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llava import make_clip
+from llava import make_clip, make_siglip
 from lmaas.config import Settings
 from lmaas.service import Service
 from lmaas.types import TENANT, PushOptions
@@ -114,6 +114,40 @@ def test_tensors_are_compared(server: Running) -> None:
     inputs[1]["data"] = [1, 9, 100_000, 2] * 3
     answer = httpx.post(url, json={"inputs": inputs}, headers=server.caller, timeout=60)
     assert answer.status_code == 400
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_siglip(tmp_path_factory.mktemp("siglip"))
+
+
+def test_each_label_by_itself(server: Running, other: Path) -> None:
+    """SigLIP: its scores are each label's own, and do not add up to 1."""
+    import torch
+    from transformers import AutoTokenizer, SiglipModel
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    with closing(Service(Settings(home=str(server.home)))) as service:
+        asyncio.run(service.catalog.push(TENANT, other, PushOptions(name="siglip")))
+    model, tokens = SiglipModel.from_pretrained(other).eval(), AutoTokenizer.from_pretrained(other)
+    processor = SiglipImageProcessorPil(size={"height": 32, "width": 32})
+    pixels = processor([Image.open(io.BytesIO(CAT)).convert("RGB")], return_tensors="pt")
+    texts = [f"An image: {label}" for label in LABELS]
+    ids = tokens(texts, padding="max_length", max_length=16, return_tensors="pt").input_ids
+    with torch.inference_mode():
+        wanted = model(**pixels, input_ids=ids).logits_per_image.sigmoid()[0].tolist()
+    answer = httpx.post(
+        f"{server.url}/models/siglip",
+        json={
+            "inputs": encoded(CAT),
+            "parameters": {"candidate_labels": LABELS, "hypothesis_template": "An image: {}"},
+        },
+        headers=server.caller,
+        timeout=60,
+    )
+    assert answer.status_code == 200, answer.text
+    scores = {each["label"]: each["score"] for each in answer.json()}
+    assert [scores[label] for label in LABELS] == pytest.approx(wanted, abs=1e-4)
 
 
 def large() -> bytes:

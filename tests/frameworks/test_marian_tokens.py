@@ -74,6 +74,8 @@ def test_sources_and_answers_have_the_ids_of_the_vocabulary(folder: Path) -> Non
     assert ids["</s>"] not in tokenizer.encode(["the </s>"], param="inputs")[0]
     answer = [ids[word] for word in ("▁das", "▁Haus", "!", "</s>", "<pad>")]
     assert tokenizer.decode(answer) == "das Haus!"
+    written = marian_tokens.target_reader(folder).encode("das Haus!", add_special_tokens=False)
+    assert written.ids == answer[:3]
     told = json.loads((folder / "tokenizer_config.json").read_text())
     assert (told["source_lang"], told["target_lang"]) == ("en", "de")
 

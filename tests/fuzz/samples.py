@@ -15,6 +15,7 @@ from checkpoints import CHATML
 from lmaas.accounts.journal import Begun, line_of
 from lmaas.runtime.language.template import Rendering
 from lmaas.runtime.messages import Cancel, Stop, encode
+from speech_checkpoint import spm_char
 
 
 def images() -> list[bytes]:
@@ -150,6 +151,18 @@ SAMPLES: Final[dict[str, list[bytes]]] = {
         + gzip.compress(b"a", mtime=0),
         b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",
     ],
+    "websocket": [
+        b"\x81\x85\x00\x00\x00\x00hello\x89\x80abcd\x88\x82\x00\x00\x00\x00\x03\xe8",
+        b"\x01\x83\x01\x02\x03\x04`ca\x00\x80\x00\x00\x00\x00\x80\x82\x00\x00\x00\x00\xc3\xa9",
+        b"\x82\xfe\x00\x80\x00\x00\x00\x00" + bytes(128),
+    ],
+    "realtime": [
+        b'{"type": "session.update", "session": {"type": "transcription", "audio": {"input": '
+        b'{"transcription": {"model": "a"}, "turn_detection": null, "format": '
+        b'{"type": "audio/pcmu"}}}, "include": []}}\n{"type": "input_audio_buffer.commit"}',
+        b'{"type": "input_audio_buffer.append", "audio": "AAA=", "event_id": "e"}',
+    ],
+    "pieces": [spm_char()],
     "compressed": [gzip.compress(b"a" * 500, mtime=0), zlib.compress(b"b" * 200_000)],
     "events": ["a\u2028b\u2029\x85\r\n".encode()],
     "accounts": accounts(),

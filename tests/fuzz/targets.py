@@ -27,13 +27,17 @@ from lmaas.codecs import json as json_codec
 from lmaas.codecs.limits import Limits
 from lmaas.config import Settings
 from lmaas.errors import LMaaSError
+from lmaas.frameworks.sentencepiece import read_tokenizer
 from lmaas.generation_types import ChatMessage, Format, GenerateRequest, Tool, check
 from lmaas.http import body as http_body
+from lmaas.http.bounds import SocketBounds
 from lmaas.http.compression import inflate
-from lmaas.http.connection import Connections
+from lmaas.http.connections import Connections
 from lmaas.http.exchange import Exchange
+from lmaas.http.realtime_body import BadEvent, SessionConfig, SessionUpdate, read_event, updated
 from lmaas.http.routes import ROUTES
 from lmaas.http.sse import unbroken
+from lmaas.http.websocket import SocketClosed, WebSocket
 from lmaas.runtime.language.pattern_grammar import Unfit, pattern
 from lmaas.runtime.language.schema_grammar import call_grammar, calls_grammar, grammar
 from lmaas.runtime.language.template import Loaded, Refused, Rendered, Rendering, Sources
@@ -330,6 +334,62 @@ def break_events(data: bytes) -> None:
     assert len(told.decode().splitlines()) <= 1
 
 
+def read_websocket(data: bytes) -> None:
+    """Bytes on an open WebSocket: messages within bounds, or a goodbye."""
+    asyncio.run(_websocket(data))
+
+
+class Peer(Wire):
+    """A connection that takes everything."""
+
+    def want_more(self) -> None:
+        pass
+
+    def hold(self) -> None:
+        pass
+
+    async def flowing(self) -> None:
+        return
+
+    def hang_up(self) -> None:
+        self.close()
+
+
+async def _websocket(data: bytes) -> None:
+    bounds = SocketBounds(message_bytes=1000, waiting_bytes=100_000, frames_per_s=10**6)
+    found = []
+    for size in (len(data) or 1, 3):
+        socket = WebSocket(Peer(), asyncio.get_running_loop(), bounds)
+        for start in range(0, len(data), size):
+            socket.received(data[start : start + size])
+        socket.lost()
+        messages = []
+        with contextlib.suppress(SocketClosed):
+            while True:
+                messages.append(await socket.receive())
+        assert all(len(message) <= 1000 for message in messages)
+        found.append(messages)
+    assert found[0] == found[1]
+
+
+def read_realtime(data: bytes) -> None:
+    """Messages of a live session, one a line."""
+    config = SessionConfig()
+    for line in data.decode("utf-8", "replace").splitlines()[:50]:
+        with contextlib.suppress(BadEvent, LMaaSError):
+            event = read_event(line)
+            if isinstance(event, SessionUpdate):
+                config = updated(config, event.session)
+    assert config.type == "transcription"
+
+
+def read_pieces(data: bytes) -> None:
+    """A SentencePiece model, as a checkpoint may bring it."""
+    path = Path(SCRATCH.name) / "spm_char.model"
+    path.write_bytes(data)
+    read_tokenizer(path).encode("a b")
+
+
 def read_accounts(data: bytes) -> None:
     """Files of the accounts as a kill may leave them."""
     path = Path(SCRATCH.name) / "delivered"
@@ -357,5 +417,8 @@ TARGETS: Final[dict[str, Target]] = {
     "connection": read_connection,
     "compressed": read_compressed,
     "events": break_events,
+    "websocket": read_websocket,
+    "realtime": read_realtime,
+    "pieces": read_pieces,
     "accounts": read_accounts,
 }

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from lmaas.http.bounds import BOUNDS
+from lmaas.http.bounds import BOUNDS, SOCKET_BOUNDS
 from servers import Running, serving
 
 CONNECTIONS = 500
@@ -69,6 +70,25 @@ def host(server: Running) -> Iterator[bytes]:
     yield request(server).replace(whose.encode(), b"x" * (BOUNDS.host_bytes + 1) + b".com")
 
 
+HANDSHAKE = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13",
+             "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")  # fmt: skip
+
+
+def ahead(server: Running) -> Iterator[bytes]:
+    yield request(server, *HANDSHAKE)  # of a route that is no WebSocket
+    for _ in range(64):
+        yield bytes(BOUNDS.ahead_bytes)
+
+
+def message(server: Running) -> Iterator[bytes]:
+    """One message that is as long as it may be, without its end; of a key with other sessions."""
+    yield request(server, *HANDSHAKE, path="/v1/realtime")
+    size = SOCKET_BOUNDS.message_bytes
+    yield b"\x01\xff" + struct.pack("!Q", size) + bytes(4)
+    for _ in range(size >> 16):
+        yield bytes(1 << 16)
+
+
 PUSHED: dict[str, Callable[[Running], Iterator[bytes]]] = {
     "head_bytes": head,
     "headers": headers,
@@ -78,6 +98,7 @@ PUSHED: dict[str, Callable[[Running], Iterator[bytes]]] = {
     "kept_routes": many_routes,
     "route_chars": routes,
     "host_bytes": host,
+    "ahead_bytes": ahead,
 }
 REFUSED = {"head_bytes": b" 431 ", "headers": b" 431 ", "trailer_bytes": b" 431 ",
            "host_bytes": b" 403 "}  # fmt: skip
@@ -120,8 +141,9 @@ def test_what_is_beyond_is_refused_or_dropped(server: Running, name: str) -> Non
         assert REFUSED[name] in got.split(b"\r\n", 1)[0]
 
 
-@pytest.mark.parametrize("name", BOUNDS._fields)
+@pytest.mark.parametrize("name", [*BOUNDS._fields, "message_bytes"])
 def test_memory_holds_on_many_connections(server: Running, name: str) -> None:
+    pushes = PUSHED | {"message_bytes": message}
     process = psutil.Process(server.pid)
     parts = urlsplit(server.url)
     assert parts.port
@@ -134,7 +156,7 @@ def test_memory_holds_on_many_connections(server: Running, name: str) -> None:
         for connection in open_ones:
             connection.setblocking(False)
             with contextlib.suppress(OSError):
-                for part in PUSHED[name](server):
+                for part in pushes[name](server):
                     connection.send(part)
         deadline = time.monotonic() + 1.5
         most = 0

@@ -15,7 +15,7 @@ import pytest
 
 from lmaas.config import Settings
 from lmaas.http.bounds import BOUNDS
-from lmaas.http.connection import Connections
+from lmaas.http.connections import Connections
 from lmaas.http.exchange import Exchange
 from servers import Running, png, serving
 
@@ -108,6 +108,21 @@ def test_nonsense_after_a_request_does_not_cost_its_answer(server: Running) -> N
     ((status, _, body),) = ask(server, chunked + b"5\r\nhello\r\nnonsense\r\n")
     assert status == 400
     assert "HTTP" in json.loads(body)["error"]
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_an_offer_of_another_protocol_is_not_taken(server: Running, chunked: bool) -> None:
+    """As Java's client makes it with its first request: the body and other requests follow."""
+    image = png()
+    length = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(image)}"
+    offer = ("Connection: Upgrade, HTTP2-Settings", length, "Upgrade: h2c", "HTTP2-Settings: AAEA")
+    body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(image), image) if chunked else image
+    post = head(server, "POST", "/models/digits", *offer) + body
+    get = head(server, "GET", "/v1/models", offer[0], *offer[2:])
+    last = head(server, "GET", "/v1/models", "Connection: close")
+    first, second, third = ask(server, post + get + last)
+    assert (first[0], second[0], third[0]) == (200, 200, 200)
+    assert json.loads(first[2])[0]["score"] > 0
 
 
 def test_head_has_no_body(server: Running) -> None:

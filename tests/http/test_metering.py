@@ -36,7 +36,7 @@ CALLS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """The routes that run a model: under which name the ledger keeps them, and a body."""
 RERANK = "needs a model for text-ranking; tests/e2e/test_embeddings.py exhausts its limit"
-TRANSLATE = "needs a model for translation; tests/e2e/test_translation.py exhausts its limit"
+TRANSLATE = "needs a model for translation; tests/e2e/test_translation_server.py exhausts its limit"
 ELSEWHERE = {"/v1/rerank": RERANK, "/rerank": RERANK, "/translate": TRANSLATE}
 FREE = {
     "/v1/responses/{id}": "a row that was kept is read or removed",

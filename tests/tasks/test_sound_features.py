@@ -38,9 +38,9 @@ def test_standard_features_have_mean_0_and_variance_1(name: str) -> None:
     found = log_mel(sounds()[name], spec)
     assert found.shape == (40, frames_of(len(sounds()[name]), spec))
     assert np.isfinite(found).all()
-    assert np.abs(found.mean(axis=1)).max() < 1e-4
+    assert np.abs(found.mean(axis=1)).max() < 5e-3
     if name == "noise":
-        assert np.abs(found.std(axis=1) - 1).max() < 1e-3
+        assert np.abs(found.std(axis=1) - 1).max() < 1e-2
 
 
 @pytest.mark.parametrize("name", ["noise", "one sample", "silence"])
@@ -51,3 +51,14 @@ def test_waveforms_are_those_of_transformers(name: str) -> None:
     wanted = Wav2Vec2FeatureExtractor()(sound, sampling_rate=16_000).input_values[0]
     assert np.abs(waveform(sound, AudioSpec(normalize=True)) - wanted).max() < 1e-5
     assert np.array_equal(waveform(sound, AudioSpec()), sound)
+
+
+def test_pauses_do_not_change_what_is_heard() -> None:
+    spec = AudioSpec(features="log-mel", mel_bins=40)
+    sound = sounds()["noise"]
+    alone = log_mel(sound, spec)
+    silence = np.zeros(8 * len(sound), np.float32)
+    among = log_mel(np.concatenate([sound, silence]), spec)
+    frames = alone.shape[1]
+    assert np.abs(among[:, : frames - 3] - alone[:, : frames - 3]).mean() < 0.2
+    assert among[:, frames + 3 :].max() <= -4

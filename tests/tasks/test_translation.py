@@ -264,6 +264,23 @@ def test_prompts_before_every_sentence(folder: Path) -> None:
         bound.ask("One.")
 
 
+def test_a_tag_before_every_sentence(tmp_path: Path) -> None:
+    from tokenizers import AddedToken, Tokenizer
+
+    learn_vocabulary(["plain words"], 300, tmp_path / "tokenizer.json")
+    raw = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    raw.add_tokens([AddedToken(">>deu<<", special=False, normalized=False)])
+    raw.save(str(tmp_path / "tokenizer.json"))
+    bound = Bound(tmp_path, TextLayout(after=(EOS,)))
+    assert bound.text(">>deu<< One. Two.").count(">>deu<<") == 2  # what is echoed has it too
+    assert sorted(_decoded(bound, call) for call in bound.calls) == [
+        ">>deu<< One.",
+        ">>deu<< Two.",
+    ]
+    bound.text(">>fra<< One.")
+    assert len(bound.calls) == 1
+
+
 def test_how_it_is_written(pair: Bound) -> None:
     given = {
         "num_beams": 4,

@@ -96,6 +96,12 @@ class Keys:
             )
         return record
 
+    def confirm(self, key_id: str) -> None:
+        """Raises Unauthorized unless the key still counts, as of the last `refresh`."""
+        known = self._known.get(key_id)
+        if known is None or known[0].revoked_at is not None:
+            raise Unauthorized("The API key was revoked.")
+
     def list(self, tenant: str) -> list[KeyRecord]:
         """All keys of a tenant, oldest first, revoked ones too."""
         records = [record for record, _ in self._rows().values() if record.tenant == tenant]

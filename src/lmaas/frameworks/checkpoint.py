@@ -9,13 +9,13 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import msgspec
 
 from lmaas import tasks
 from lmaas.errors import InvalidInput, ModelRefused
-from lmaas.frameworks import quantized, refuse_checkpoint, refuse_quantized
+from lmaas.frameworks import quantized, refuse_checkpoint, refuse_quantized, voices
 from lmaas.types import Manifest, PushOptions
 
 VOCABULARIES = (
@@ -32,8 +32,11 @@ KEPT = (
     "additional_chat_templates/*.jinja", "modules.json",
     "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json",
     "preprocessor_config.json", "processor_config.json", "README.md", "LICENSE*",
+    "spm_char.model", "vocoder/config.json", "vocoder/model.safetensors",
 )  # fmt: skip
 """What of a checkpoint is kept beside its weights; all else in its folder is left behind."""
+KOKORO: Final = {"istftnet", "plbert"}
+"""What Kokoro's config.json has, which names no architecture."""
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -58,6 +61,11 @@ def build(
     ):  # fmt: skip
         if getattr(options, field) is not None:
             raise InvalidInput(f"A checkpoint takes no {field}.", param=field)
+    if read_config(path).keys() >= KOKORO:
+        raise ModelRefused(
+            "Kokoro checkpoints are not served: they are pickles, and no export of one is proven.",
+            hint="SpeechT5 checkpoints speak.",
+        )
     refuse_checkpoint.check(path)
     if (path / VOCABULARIES[0]).is_file():
         check_tokenizer(path / VOCABULARIES[0])
@@ -70,6 +78,7 @@ def build(
     )
     target.mkdir(parents=True, exist_ok=True)
     told = keep(path, target / "source") or weights
+    voices.keep(path, target / "source")
     check_config(target / "source")
     manifest = builder(target / "source", options, target)
     if told is not None:

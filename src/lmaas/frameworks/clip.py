@@ -1,7 +1,9 @@
-"""Models that compare images with texts: from a CLIP checkpoint to a package.
+"""Models that compare images with texts: from a CLIP or SigLIP checkpoint to a package.
 
 One graph has both towers: pixels (images, 3, H, W) and token ids (labels, tokens) in, the likeness
-of each image to each text out, in the model's own temperature.
+of each image to each text out, in the model's own temperature. SigLIP has learned texts of one
+length, padding included, and each pair by itself: so its tokens are padded to that length, and what
+it gives are probabilities (Zhai et al., 2023).
 """
 
 import shutil
@@ -32,7 +34,7 @@ from lmaas.types import (
 )
 
 TASK: Final = "zero-shot-image-classification"
-FAMILIES: Final = ("clip",)
+FAMILIES: Final = ("clip", "siglip")
 """Values of `model_type` that are served."""
 PIXELS, LOGITS = "pixel_values", "logits_per_image"
 MOST_IMAGES, MOST_LABELS = 32, 2048
@@ -78,9 +80,13 @@ def build(folder: Path, options: PushOptions, target: Path) -> Manifest:
     compiled.mkdir(parents=True)
     for name in ("tokenizer.json", "config.json"):
         shutil.copyfile(folder / name, compiled / name)
-    told = references(model, processor, image, spec, compiled)
-    graph = convert(model, told[1].inputs, spec.context_length)
-    signature = _signature(spec, image)
+    alone = raw["model_type"] == "siglip"
+    pad = tokenizer.pad_token_id if alone else 0
+    if pad is None:
+        raise ModelRefused("The tokenizer has no token to pad with, which SigLIP reads.")
+    told = references(model, processor, image, spec, compiled, pad=pad if alone else None)
+    graph = convert(model, told[1].inputs, spec.context_length, pad=pad if alone else None)
+    signature = _signature(spec, image, alone=alone)
     for ports, specs in ((graph.inputs, signature.inputs), (graph.outputs, signature.outputs)):
         for port, one in zip(ports, specs, strict=True):
             port.get_tensor().set_names({one.name})
@@ -120,9 +126,17 @@ def _image_spec(processor: Any) -> ImageSpec:
 
 
 def references(
-    model: Any, processor: Any, image: ImageSpec, spec: LanguageSpec, compiled: Path
+    model: Any,
+    processor: Any,
+    image: ImageSpec,
+    spec: LanguageSpec,
+    compiled: Path,
+    *,
+    pad: int | None,
 ) -> list[cases.Case]:
-    """Images and labels, and the source's own answers: each label alone, unpadded."""
+    """Images and labels, and the source's own answers: each label alone, unpadded, or with `pad`
+    filled up to the whole length.
+    """
     import torch
 
     rng = np.random.default_rng(SEED)
@@ -140,21 +154,26 @@ def references(
         ]
         pixels = processor(shown, return_tensors="np")[PIXELS].astype(np.float32)
         longest = max(len(each.ids) for each in tokens[:labels])
+        longest = longest if pad is None else spec.context_length
         inputs = {PIXELS: pixels, **text.pad(tokens[:labels], longest, types=False)}
         columns = []
         with torch.inference_mode():
             for each in tokens[:labels]:
-                ids = torch.tensor([each.ids])
-                given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-                told = model(pixel_values=torch.from_numpy(pixels), **given)
-                columns.append(told.logits_per_image[:, 0].numpy())
+                filled = [] if pad is None else [pad] * (longest - len(each.ids))
+                ids = torch.tensor([[*each.ids, *filled]])
+                given = {} if pad is not None else {"attention_mask": torch.ones_like(ids)}
+                told = model(pixel_values=torch.from_numpy(pixels), input_ids=ids, **given)
+                likeness = told.logits_per_image[:, 0]
+                columns.append((likeness if pad is None else likeness.sigmoid()).numpy())
         outputs = {LOGITS: np.stack(columns, 1).astype(np.float32)}
         name = f"images {images}, labels {labels}"
         made.append(cases.Case(name=name, inputs=inputs, outputs=outputs))
     return made
 
 
-def convert(model: Any, example: dict[str, np.ndarray], context_length: int) -> Any:
+def convert(
+    model: Any, example: dict[str, np.ndarray], context_length: int, *, pad: int | None
+) -> Any:
     """Both towers as an `openvino.Model`. Raises ModelRefused for what cannot be exported."""
     import torch
 
@@ -166,13 +185,19 @@ def convert(model: Any, example: dict[str, np.ndarray], context_length: int) -> 
             self.model = model
 
         def forward(self, pixels: Any, ids: Any, mask: Any) -> Any:
-            """Logits (images, labels)."""
+            """Logits (images, labels), or probabilities."""
+            if pad is not None:
+                ids = ids * mask + (1 - mask) * pad
+                likeness = self.model(pixel_values=pixels, input_ids=ids).logits_per_image
+                return likeness.sigmoid()
             told = self.model(pixel_values=pixels, input_ids=ids, attention_mask=mask)
             return told.logits_per_image
 
     dim = torch.export.Dim
     images, labels = dim("images", min=1, max=MOST_IMAGES), dim("labels", min=1, max=MOST_LABELS)
-    texts = {0: labels, 1: dim("tokens", min=2, max=context_length)}
+    texts = {0: labels}
+    if pad is None:
+        texts[1] = dim("tokens", min=2, max=context_length)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -190,8 +215,10 @@ def convert(model: Any, example: dict[str, np.ndarray], context_length: int) -> 
         ) from None
 
 
-def _signature(spec: LanguageSpec, image: ImageSpec) -> Signature:
-    tokens = {"dtype": "int64", "shape": (BATCH, BATCH), "axes": ("labels", "tokens")}
+def _signature(spec: LanguageSpec, image: ImageSpec, *, alone: bool) -> Signature:
+    """`alone`: texts have one length, and each pair a probability by itself."""
+    length, axis = (spec.context_length, "") if alone else (BATCH, "tokens")
+    tokens = {"dtype": "int64", "shape": (BATCH, length), "axes": ("labels", axis)}
     return Signature(
         inputs=(
             TensorSpec(
@@ -212,8 +239,9 @@ def _signature(spec: LanguageSpec, image: ImageSpec) -> Signature:
         axes={
             "images": (1, MOST_IMAGES),
             "labels": (1, MOST_LABELS),
-            "tokens": (2, spec.context_length),
+            **({} if alone else {"tokens": (2, spec.context_length)}),
         },
+        outputs_are="probabilities" if alone else "logits",
         language=spec,
         image=image,
     )

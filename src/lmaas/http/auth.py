@@ -8,6 +8,7 @@ import binascii
 import ipaddress
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import Final
 from urllib.parse import urlsplit
 
 from lmaas.config import Settings
@@ -17,6 +18,8 @@ from lmaas.service import Service
 from lmaas.types import KeyRecord, Scope
 
 Headers = list[tuple[bytes, bytes]]
+SUBPROTOCOL: Final = "openai-insecure-api-key."
+"""How OpenAI's client in a browser, where a WebSocket has no headers, sends its key."""
 HINT = "Send `Authorization: Bearer sk-lmaas-…`; `lmaas keys create` makes a key."
 
 
@@ -39,10 +42,14 @@ async def identify(service: Service, headers: Headers, method: str, needed: Scop
 
 
 def _keys(headers: Headers, method: str) -> Iterable[str]:
-    """Keys from the carriers that count: Bearer, x-api-key, and Basic for a browser's GET."""
+    """Keys from what may carry them: Bearer, x-api-key, a browser's Basic or subprotocol."""
     for name, value in headers:
         if name == b"x-api-key":
             yield value.decode("latin-1").strip()
+        elif name == b"sec-websocket-protocol" and method == "GET":
+            for offered in value.decode("latin-1").split(","):
+                if offered.strip().startswith(SUBPROTOCOL):
+                    yield offered.strip().removeprefix(SUBPROTOCOL)
         elif name == b"authorization":
             kind, _, rest = value.decode("latin-1").strip().partition(" ")
             if kind.lower() == "bearer":

@@ -26,6 +26,28 @@ class Bounds(NamedTuple):
     """The longest path that is remembered."""
     host_bytes: int = 300
     """The longest Host and Origin: a name has 253 bytes at most."""
+    ahead_bytes: int = 65_536
+    """What comes after a request to open a WebSocket, before that is answered."""
+
+
+class SocketBounds(NamedTuple):
+    """Of each WebSocket. A peer that is beyond is disconnected, or has to wait."""
+
+    message_bytes: int = 4_194_304
+    """The longest message, all its fragments together."""
+    waiting_bytes: int = 1_048_576
+    """So much of messages waits for its handler; then the peer has to wait too."""
+    frames_per_s: int = 1_000
+    """Frames that are taken in a second; then the peer has to wait."""
+    pause_s: float = 0.1
+    """How long it waits then."""
+    ping_s: float = 20.0
+    """After so long a silence the peer is asked for a sign of life, and has as long to give it."""
+    idle_s: float = 300.0
+    """How long a peer may send no message."""
+    close_s: float = 5.0
+    """How long a peer has to answer a goodbye."""
 
 
 BOUNDS: Final = Bounds()
+SOCKET_BOUNDS: Final = SocketBounds()

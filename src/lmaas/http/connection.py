@@ -2,93 +2,51 @@
 
 Parsing is httptools'. One object a connection, one task a request, one write an answer: between the
 socket and a handler there is nothing else, because for small models everything between is most of
-what a request costs (docs/log.md). Knows no routes: it hands each request to `Connections.app`.
+what a request costs (docs/log.md). Knows no routes: it hands each request to `Shared.app`.
 """
 
 import asyncio
-import contextlib
 import select
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 import httptools
+from wsproto.frame_protocol import CloseReason
 
-from lmaas.config import Settings
 from lmaas.errors import HeadTooLarge, InvalidInput, LMaaSError, TooSlow, Unavailable
 from lmaas.http import errors
 from lmaas.http.bounds import BOUNDS
 from lmaas.http.exchange import Exchange
+from lmaas.http.websocket import WebSocket
 
 MIN_BODY_BYTES_PER_S: Final = 1024
 KEEP_ALIVE_S: Final = 75.0
 LINGER_S: Final = 2.0
 """How long the rest of a refused body is read and dropped: closing at once would reset the
 connection before the client has read why."""
-FRESH_S: Final = 0.25
 STUCK_WRITE_S: Final = 60.0
-TICK_S: Final = 0.5
 
 App = Callable[[Exchange], Coroutine[Any, Any, None]]
 
 
-class Connections:
-    """All connections of one server."""
+class Shared(Protocol):
+    """What all connections of a server share."""
 
-    def __init__(self, app: App, settings: Settings) -> None:
-        self.app = app
-        self.header_timeout_s = settings.header_timeout_s
-        self.max_connections = settings.max_connections
-        self.open: set[Connection] = set()
-        self.draining = False
-        self._emptied = asyncio.Event()
-
-    def make(self) -> "Connection":
-        """A protocol for a connection that was just accepted."""
-        return Connection(self)
+    app: App
+    header_timeout_s: float
+    max_connections: int
+    open: "set[Connection]"
+    draining: bool
 
     def left(self, connection: "Connection") -> None:
         """A connection has ended."""
-        self.open.discard(connection)
-        if not self.open:
-            self._emptied.set()
-
-    async def watch(self) -> None:
-        """End connections that do not move. Runs until it is cancelled."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(TICK_S)
-            now = loop.time()
-            for connection in list(self.open):
-                connection.check(now)
-
-    async def drain(self, timeout_s: float) -> None:
-        """Close idle connections now and the others after their answer; abort what is left.
-
-        A connection that was just made may have a request on its way: it is left a moment.
-        """
-        self.draining = True
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        for connection in list(self.open):
-            connection.close_if_idle(fresh=False)
-        await asyncio.sleep(min(FRESH_S, timeout_s))
-        for connection in list(self.open):
-            connection.close_if_idle(fresh=True)
-        await self._until_empty(deadline - asyncio.get_running_loop().time())
-        for connection in list(self.open):
-            connection.abort()
-
-    async def _until_empty(self, timeout_s: float) -> None:
-        self._emptied.clear()
-        if self.open and timeout_s > 0:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._emptied.wait(), timeout_s)
 
 
 class Connection(asyncio.Protocol):
     """One connection. Requests that a client sends ahead wait until the one before is answered."""
 
-    def __init__(self, shared: Connections) -> None:
+    def __init__(self, shared: Shared) -> None:
         self._shared = shared
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
@@ -101,6 +59,9 @@ class Connection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._reading: Exchange | None = None
         self._waiting: deque[Exchange] = deque()
+        self._again = False
+        self._ahead: bytearray | None = None
+        self._socket: WebSocket | None = None
         self._paused = False
         self._flowing = asyncio.Event()
         self._flowing.set()
@@ -128,30 +89,51 @@ class Connection(asyncio.Protocol):
         """Parse what came; the callbacks below do the rest."""
         if self._linger_until or self._broken:
             return
+        if self._socket is not None:
+            self._socket.received(data)
+            return
+        if self._ahead is not None:
+            self._come_ahead(data)
+            return
         if not self._in_head and self._reading is None and not self._running:
             self._since = self._loop.time()
         self._head_bytes += len(data)
+        self._feed(data)
+        if self._in_head and self._head_bytes > BOUNDS.head_bytes:
+            self._refuse(_head_too_large())
+
+    def _feed(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # The request itself was parsed and is answered in HTTP/1.1; nothing follows it.
-            for exchange in (self._running, *self._waiting):
-                if exchange is not None:
-                    exchange.keep_alive = False
+        except httptools.HttpParserUpgrade as upgrade:
+            rest = data[upgrade.args[0] :]
+            if self._reading is not None:
+                # Another protocol than HTTP/1.1 was offered, and is not taken: the request's body
+                # follows, and other requests. The parser would read neither.
+                self._parser = httptools.HttpRequestParser(self)
+                self._again = True
+                self._feed(_same_body(self._reading) + rest)
+                return
+            # A WebSocket is asked for: no other request follows.
+            last = self._waiting[-1] if self._waiting else self._running
+            if last is not None:
+                last.keep_alive = False
+            self._ahead = bytearray()
+            self._come_ahead(rest)
         except httptools.HttpParserError as error:
             cause = error.__context__
             if isinstance(cause, LMaaSError):
                 self._refuse(cause)
             else:
                 self._refuse(InvalidInput(f"This is not an HTTP request: {error}."))
-        if self._in_head and self._head_bytes > BOUNDS.head_bytes:
-            self._refuse(_head_too_large())
 
     def connection_lost(self, error: Exception | None) -> None:
         """The client is gone: what runs for it is cancelled."""
         self._waiting.clear()
         if self._task is not None and self._running is not None:
             self._task.cancel()
+        if self._socket is not None:
+            self._socket.lost()
         self._running = self._reading = None
         self._shared.left(self)
 
@@ -159,6 +141,8 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """A request's first byte."""
+        if self._again:
+            return
         self._url, self._headers, self._in_head = b"", [], True
         self._trailer_bytes = 0
         if self._running is not None or self._served:
@@ -166,12 +150,16 @@ class Connection(asyncio.Protocol):
 
     def on_url(self, url: bytes) -> None:
         """A piece of the request's target."""
+        if self._again:
+            return
         self._url += url
         if len(self._url) > BOUNDS.head_bytes:
             raise _head_too_large()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header."""
+        if self._again:
+            return
         if self._in_head:
             if len(self._headers) >= BOUNDS.headers:
                 raise HeadTooLarge(f"A request may have {BOUNDS.headers} headers.")
@@ -184,6 +172,9 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """The head is there: the handler may start."""
+        if self._again:
+            self._again = False
+            return
         self._in_head = False
         if len(self._url) + sum(len(n) + len(v) for n, v in self._headers) > BOUNDS.head_bytes:
             raise _head_too_large()
@@ -203,16 +194,20 @@ class Connection(asyncio.Protocol):
             if len(self._waiting) >= BOUNDS.pipelined:
                 raise InvalidInput(f"{BOUNDS.pipelined} requests wait on this connection already.")
             self._waiting.append(exchange)
-            self._pause()
+            self.hold()
 
     def on_body(self, part: bytes) -> None:
         """A piece of the body."""
         exchange = self._reading
         if exchange is not None and exchange.feed(part) > BOUNDS.body_buffer_bytes:
-            self._pause()
+            self.hold()
 
     def on_message_complete(self) -> None:
         """The request is all there."""
+        if self._reading is not None and self._parser.should_upgrade():
+            asked = self._reading.headers.get(b"upgrade", b"").lower()
+            if b"websocket" not in asked:
+                return
         if self._reading is not None:
             self._reading.feed_end()
             if self._reading is self._running:
@@ -230,6 +225,12 @@ class Connection(asyncio.Protocol):
             self._paused = False
             self._transport.resume_reading()
 
+    def hold(self) -> None:
+        """Read nothing for now."""
+        if not self._paused and self._transport is not None and not self._transport.is_closing():
+            self._paused = True
+            self._transport.pause_reading()
+
     def write(self, data: bytes) -> None:
         """Send bytes; a client that is gone drops them."""
         if self._transport is not None and not self._transport.is_closing():
@@ -238,10 +239,14 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The client reads more slowly than is sent."""
         self._flowing.clear()
+        if self._socket is not None:
+            self._socket.flows(False)
 
     def resume_writing(self) -> None:
         """The client has caught up."""
         self._flowing.set()
+        if self._socket is not None:
+            self._socket.flows(True)
 
     async def flowing(self) -> None:
         """Wait while the client has not read what was sent."""
@@ -253,14 +258,35 @@ class Connection(asyncio.Protocol):
             return
         self._running = self._task = None
         self._since = self._loop.time()
-        if not exchange.complete:
+        if self._socket is not None:
+            self._socket.close(CloseReason.NORMAL_CLOSURE)
+            return
+        if not exchange.complete or self._ahead:
             self._linger()
         elif not exchange.keep_alive or self._shared.draining:
-            self._close()
+            self.hang_up()
         elif self._waiting:
             self._start(self._waiting.popleft())
         if not self._waiting:
             self.want_more()
+
+    def switch(self, exchange: Exchange, head: bytes) -> WebSocket:
+        """Send the `head` of the answer to `exchange`; from here on this is a WebSocket."""
+        assert self._running is exchange
+        self.write(head)
+        self._socket = WebSocket(self, self._loop)
+        ahead, self._ahead = bytes(self._ahead or b""), None
+        self.want_more()
+        if self._transport is None or self._transport.is_closing():
+            self._socket.lost()
+        else:
+            self._socket.received(ahead)
+        return self._socket
+
+    def hang_up(self) -> None:
+        """End the connection after what was written."""
+        if self._transport is not None:
+            self._transport.close()
 
     @property
     def draining(self) -> bool:
@@ -272,13 +298,18 @@ class Connection(asyncio.Protocol):
     def check(self, now: float) -> None:
         """End what does not move: heads and bodies that dribble, answers that nobody reads."""
         transport, timeout_s = self._transport, self._shared.header_timeout_s
-        if transport is None or transport.is_closing():
+        if transport is None:
             return
         pending = transport.get_write_buffer_size()
         if not pending or pending != self._stuck[0]:
             self._stuck = (pending, now)
         elif now - self._stuck[1] > STUCK_WRITE_S:
             transport.abort()
+            return
+        if transport.is_closing():
+            return
+        if self._socket is not None:
+            self._socket.check(now)
             return
         waited = now - self._since
         if self._linger_until:
@@ -295,9 +326,12 @@ class Connection(asyncio.Protocol):
 
     def close_if_idle(self, *, fresh: bool) -> None:
         """End the connection unless a request is in it; `fresh`: also if there was none yet."""
+        if self._socket is not None:
+            self._socket.close(CloseReason.GOING_AWAY, "The server ends.")
+            return
         idle = self._running is None and not self._in_head and (fresh or self._served)
         if idle and not self._has_unread():
-            self._close()
+            self.hang_up()
 
     def abort(self) -> None:
         """End the connection at once."""
@@ -316,10 +350,12 @@ class Connection(asyncio.Protocol):
         self._running = exchange
         self._task = self._loop.create_task(self._shared.app(exchange))
 
-    def _pause(self) -> None:
-        if not self._paused and self._transport is not None and not self._transport.is_closing():
-            self._paused = True
-            self._transport.pause_reading()
+    def _come_ahead(self, data: bytes) -> None:
+        """Keep what comes before the answer to a request to open a WebSocket."""
+        assert self._ahead is not None
+        self._ahead += data
+        if len(self._ahead) > BOUNDS.ahead_bytes:
+            self.hold()
 
     def _refuse(self, error: LMaaSError) -> None:
         """Answer what is no request, after the request before it, and hang up."""
@@ -345,9 +381,12 @@ class Connection(asyncio.Protocol):
         if self._transport is not None and self._transport.can_write_eof():
             self._transport.write_eof()
 
-    def _close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
+
+def _same_body(exchange: Exchange) -> bytes:
+    """A head after which a parser reads the body of this request."""
+    kept = (b"content-length", b"transfer-encoding")
+    lines = [b"%b: %b\r\n" % pair for pair in exchange.pairs if pair[0] in kept]
+    return b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(lines)
 
 
 def _head_too_large() -> LMaaSError:

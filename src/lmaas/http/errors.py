@@ -13,6 +13,7 @@ STATUS: dict[type[errors.LMaaSError], int] = {
     errors.PayloadTooLarge: 413,
     errors.TooSlow: 408,
     errors.MethodNotAllowed: 405,
+    errors.UpgradeRequired: 426,
     errors.InvalidInput: 400,
     errors.ParityFailed: 422,
     errors.NotFound: 404,
@@ -63,6 +64,8 @@ def headers_of(error: errors.LMaaSError) -> list[tuple[bytes, bytes]]:
             return [(b"retry-after", b"1")]
         case errors.Unauthorized():
             return [(b"www-authenticate", b'Bearer, Basic realm="lmaas"')]
+        case errors.UpgradeRequired():
+            return [(b"upgrade", b"websocket"), (b"sec-websocket-version", b"13")]
         case _:
             return []
 
@@ -98,18 +101,17 @@ def body_of(
     elif door == "huggingface":
         body |= {"error_type": _generation_type(status), "code": error.code}
     elif door == "openai":
-        kind = TYPES.get(status, _other(status, "server_error"))
-        if isinstance(error, errors.InsufficientQuota):
-            kind = error.code
-        body = {
-            "error": {
-                "message": str(error),
-                "type": kind,
-                "param": error.param,
-                "code": error.code,
-            }
-        }
+        body = {"error": openai_error(error)}
     return msgspec.json.encode(body), b"application/json"
+
+
+def openai_error(error: errors.LMaaSError) -> dict[str, Any]:
+    """The error in OpenAI's words."""
+    status = status_of(error)
+    kind = TYPES.get(status, _other(status, "server_error"))
+    if isinstance(error, errors.InsufficientQuota):
+        kind = error.code
+    return {"message": str(error), "type": kind, "param": error.param, "code": error.code}
 
 
 def _other(status: int, ours: str) -> str:

@@ -15,6 +15,7 @@ import msgspec
 
 from lmaas.errors import LMaaSError, PayloadTooLarge
 from lmaas.http import compression
+from lmaas.http.websocket import WebSocket
 from lmaas.types import KeyRecord
 
 JSON = b"application/json"
@@ -44,6 +45,9 @@ class Sender(Protocol):
 
     def answered(self, exchange: "Exchange") -> None:
         """The answer is written."""
+
+    def switch(self, exchange: "Exchange", head: bytes) -> WebSocket:
+        """Send the `head` of an answer after which a WebSocket follows."""
 
 
 class Exchange:
@@ -204,6 +208,33 @@ class Exchange:
     def break_off(self) -> None:
         """End an answer that cannot be completed, so that the client sees that it is cut."""
         self.keep_alive = False
+        self._sender.answered(self)
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server ends."""
+        return self._sender.draining
+
+    def switch(self, accept: bytes, protocol: bytes | None) -> WebSocket:
+        """Open the WebSocket that was asked for; `accept` answers its challenge (RFC 6455, 4.2.2).
+
+        Whoever calls it calls `hang_up` at the end.
+        """
+        self.started = True
+        self.status = HTTPStatus.SWITCHING_PROTOCOLS
+        self.keep_alive = False
+        lines = [
+            _status_line(self.status),
+            b"upgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: %b\r\n" % accept,
+            b"sec-websocket-protocol: %b\r\n" % protocol if protocol is not None else b"",
+            b"x-request-id: %b\r\n" % self.id.encode(),
+            *(b"%b: %b\r\n" % header for header in self.extra),
+            b"\r\n",
+        ]
+        return self._sender.switch(self, b"".join(lines))
+
+    def hang_up(self) -> None:
+        """The WebSocket's handler has ended."""
         self._sender.answered(self)
 
     def send_json(self, value: Any, *, status: int = 200) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 from lmaas import tasks
 from lmaas.codecs import media
 from lmaas.errors import InvalidInput
-from lmaas.http import huggingface_text, huggingface_vqa
+from lmaas.http import huggingface_text, huggingface_vqa, speech
 from lmaas.http.exchange import Exchange
 from lmaas.service import Service
 from lmaas.tasks.base import refuse_file
@@ -35,7 +35,11 @@ async def infer(service: Service, exchange: Exchange, path: dict[str, str]) -> N
         raise InvalidInput(f"{ref} is a model for {task}, not for {asked[:100]}.", param="task")
     try:
         payload = Payload(media_type=media_type_of(exchange.headers, body), body=body)
-        if not spec.generates:
+        if spec.speaks:
+            if payload.media_type != JSON:
+                raise refuse_file(payload, "text", 'Send {"inputs": "a text"}.')
+            await speech.speak(service, exchange, ref, body)
+        elif not spec.generates:
             await _predict(service, exchange, ref, version, payload)
         elif payload.media_type == JSON and huggingface_vqa.is_question(body):
             await huggingface_vqa.answer(service, exchange, ref, body)

@@ -23,6 +23,7 @@ h2 { margin-top: 2rem; }
 @media (prefers-color-scheme: dark) { body { background: #111; color: #ddd; } }
 """
 _STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+SWITCHES = 101
 COMPONENT = "#/components/schemas/{name}"
 PAGE_HEADERS = [
     (
@@ -80,7 +81,7 @@ def _operation(
         ],
         "responses": {
             str(operation.status): {
-                "description": "Done.",
+                "description": "A WebSocket." if operation.status == SWITCHES else "Done.",
                 "content": _content(operation.answer, schema_of),
             },
             "default": {"description": "An error, in the shape of the route's protocol."},

@@ -19,6 +19,7 @@ class Operation(NamedTuple):
 
     `body` and `answer` are types (JSON) or media types (anything else); `query` names the query
     parameters that are read: others change nothing, since stock clients send some of their own.
+    One with the status 101 opens a WebSocket.
     What it `queues` is a job: it is waited for, or with wait=false answered at once, with 202.
     """
 

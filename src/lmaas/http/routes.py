@@ -29,8 +29,10 @@ from lmaas.http import (
     ollama_models,
     openai,
     openapi,
+    realtime,
     rerank,
     responses,
+    speech,
     upload,
     uploads,
     usage,
@@ -50,6 +52,7 @@ from lmaas.http.responses_body import ResponsesBody
 from lmaas.http.route import Operation, Route
 from lmaas.job import Job, StoredEvent, Webhook, WebhookDelivery
 from lmaas.service import Service
+from lmaas.speech_types import MEDIA_TYPES
 from lmaas.tasks.labels import Label
 from lmaas.tasks.tabular import tables
 from lmaas.types import (
@@ -65,6 +68,7 @@ from lmaas.types import (
 OCTETS = "application/octet-stream"
 EVENTS = "text/event-stream"
 LINES = "application/x-ndjson"
+SOUNDS = tuple(MEDIA_TYPES.values())
 FORM = "multipart/form-data"
 HEARD = (TranscriptionJson, TranscriptionVerbose, "text/plain", "text/vtt")
 STATISTICS = oip_models.StatisticsList
@@ -94,8 +98,20 @@ ROUTES = [
             {
                 "POST": Operation(
                     huggingface.infer,
-                    ("image/*", CallBody, huggingface_text.TextBody, tables.TableCall),
-                    (list[Label], dict[str, Any], list[huggingface_text.Generated], EVENTS),
+                    (
+                        "image/*",
+                        CallBody,
+                        huggingface_text.TextBody,
+                        tables.TableCall,
+                        speech.SpeechCall,
+                    ),
+                    (
+                        list[Label],
+                        dict[str, Any],
+                        list[huggingface_text.Generated],
+                        EVENTS,
+                        *SOUNDS,
+                    ),
                 )
             },
         )
@@ -140,6 +156,16 @@ ROUTES = [
                 embeddings.create, (embeddings.EmbeddingsBody,), (embeddings.Embeddings,)
             )
         },
+    ),
+    Route(
+        "/v1/realtime",
+        "call",
+        {"GET": Operation(realtime.connect, (), (), query=realtime.QUERY, status=101)},
+    ),
+    Route(
+        "/v1/audio/speech",
+        "call",
+        {"POST": Operation(speech.create, (speech.SpeechBody,), (*SOUNDS, EVENTS))},
     ),
     *(
         Route(

@@ -18,7 +18,7 @@ from lmaas.aside import guard_this_thread
 from lmaas.config import Settings
 from lmaas.errors import AlreadyRunning, ConfigError, MissingExtra
 from lmaas.http.app import create_app
-from lmaas.http.connection import Connections
+from lmaas.http.connections import Connections
 from lmaas.registry.lock import HomeLock
 from lmaas.service import Service
 from lmaas.types import TENANT

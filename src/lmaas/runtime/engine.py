@@ -72,6 +72,15 @@ ENGINES: Final[dict[str, EngineSpec]] = {
             variants=True,
         ),
         EngineSpec(
+            name="speech",
+            made_by="lmaas.runtime.speech.engine:SpeechEngine",
+            files="compiled",
+            memory=EngineMemory(overhead_bytes=192 * MIB),
+            accepts=("text",),
+            worker="speech",
+            needs=("openvino_genai",),
+        ),
+        EngineSpec(
             name="encoder-decoder",
             made_by="lmaas.runtime.sequence.engine:SequenceEngine",
             files="compiled",

@@ -7,10 +7,10 @@ from lmaas.types import FileRole, InputKind, Precision, Record
 
 MIB = 1 << 20
 
-WorkerKind = Literal["arrays", "text", "sequences"]
+WorkerKind = Literal["arrays", "text", "sequences", "speech"]
 """What a worker's main loop runs: a `runtime.engine.Engine`, which answers arrays with arrays; a
-`runtime.language.engine.LanguageEngine`, which continues texts; or the `runtime.sequence` engine,
-which writes about sources."""
+`runtime.language.engine.LanguageEngine`, which continues texts; the `runtime.sequence` engine,
+which writes about sources; or a `runtime.speech.engine.SpeechEngine`, which speaks texts."""
 
 
 class EngineMemory(Record, frozen=True, kw_only=True):

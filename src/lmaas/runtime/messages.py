@@ -112,6 +112,15 @@ class Parts(Message, frozen=True, kw_only=True):
     items: tuple[tuple[int, Delta], ...]
 
 
+class Sound(Message, frozen=True, kw_only=True):
+    """Worker to server: of request `id`, so many more characters are spoken; `body` goes on its
+    file of sound, and may be empty."""
+
+    id: int
+    chars: int
+    body: bytes = b""
+
+
 class Finished(Message, frozen=True, kw_only=True):
     """Worker to server: generation `id` is complete, or cancelled with what it used so far."""
 
@@ -146,7 +155,19 @@ class Beat(Message, frozen=True, kw_only=True):
 
 
 AnyMessage = (
-    Expect | Load | Call | Cancel | Stop | Loaded | Done | Began | Parts | Finished | Failed | Beat
+    Expect
+    | Load
+    | Call
+    | Cancel
+    | Stop
+    | Loaded
+    | Done
+    | Began
+    | Parts
+    | Sound
+    | Finished
+    | Failed
+    | Beat
 )
 
 log = logging.getLogger(__name__)

@@ -19,6 +19,7 @@ from lmaas.runtime.language.references import MOST_PIXELS
 from lmaas.runtime.language.template import Template
 from lmaas.runtime.native import script
 from lmaas.runtime.sequence import parity as sequence
+from lmaas.runtime.speech import parity as speech
 from lmaas.types import (
     UNREADABLE,
     LanguageSpec,
@@ -26,6 +27,7 @@ from lmaas.types import (
     ParityReport,
     Record,
     Signature,
+    SpeechSpec,
     TensorSpec,
     VisionSpec,
 )
@@ -75,6 +77,8 @@ def run(body: bytes) -> bytes:
     if tasks.spec(manifest.task).generates:
         assert signature.language is not None
         report = _language(folder, signature.language)
+    elif signature.speech is not None:
+        report = _speech(folder, signature.speech)
     elif manifest.engine == "encoder-decoder":
         report = _sequence(folder, manifest, signature)
     else:
@@ -193,6 +197,17 @@ def _tensors(folder: Path, manifest: Manifest, signature: Signature) -> ParityRe
     # the sample then others.
     bf16 = manifest.framework not in ("lightgbm", "stack")
     return parity.measure(folder, signature, manifest.task, engine, bf16=bf16)
+
+
+def _speech(folder: Path, spec: SpeechSpec) -> ParityReport:
+    compiled, sample = folder / "compiled", folder / SAMPLE_FILE
+    graphs = (
+        compiled / f"openvino_{part}{suffix}"
+        for part in ("encoder_model", "decoder_model", "postnet", "vocoder", "tokenizer")
+        for suffix in (".xml", ".bin")
+    )
+    _require_files(folder, *graphs, compiled / "tokenizer.json", sample)
+    return speech.measure(compiled, sample, spec)
 
 
 def _require_files(folder: Path, *paths: Path) -> None:

@@ -44,6 +44,7 @@ from lmaas.runtime.messages import (
 )
 from lmaas.runtime.padding import Padding
 from lmaas.runtime.sequence.worker import SequenceWorker
+from lmaas.runtime.speech.worker import SpeechWorker
 from lmaas.tasks.base import Batch, Tensors
 from lmaas.types import JSON, TENSORS, TEXTS, Payload, know_records
 
@@ -309,8 +310,16 @@ class PredictiveWorker:
 
 
 WORKERS: Final[
-    dict[WorkerKind, type[PredictiveWorker] | type[LanguageWorker] | type[SequenceWorker]]
-] = {"arrays": PredictiveWorker, "text": LanguageWorker, "sequences": SequenceWorker}
+    dict[
+        WorkerKind,
+        type[PredictiveWorker] | type[LanguageWorker] | type[SequenceWorker] | type[SpeechWorker],
+    ]
+] = {
+    "arrays": PredictiveWorker,
+    "text": LanguageWorker,
+    "sequences": SequenceWorker,
+    "speech": SpeechWorker,
+}
 """The main loop by the kind of the engine."""
 
 
@@ -344,7 +353,7 @@ def main(sock: socket.socket, noted: BinaryIO) -> int:
 def _run(sock: socket.socket, noted: BinaryIO) -> int:
     decoder = Decoder()
     messages: deque[AnyMessage] = deque()
-    worker: PredictiveWorker | LanguageWorker | SequenceWorker
+    worker: PredictiveWorker | LanguageWorker | SequenceWorker | SpeechWorker
     try:
         expected = _next(sock, decoder, messages)
         if expected is None:

@@ -28,10 +28,12 @@ from lmaas.serving.image_urls import ImageUrls
 from lmaas.serving.metrics import Metrics
 from lmaas.serving.pool import Pool
 from lmaas.serving.router import Router
+from lmaas.serving.speech import Speech, encode_speech, most_audio_ms
 from lmaas.serving.transcription import Transcription, check_hears, payload_of
 from lmaas.serving.transcription import key_of as sound_key
+from lmaas.speech_types import SpeakRequest
 from lmaas.transcription_types import TranscribeRequest
-from lmaas.types import GENERATE, TEXTS, Answer, KeyRecord, ModelVersion, Payload
+from lmaas.types import GENERATE, SPEAK, TEXTS, Answer, KeyRecord, ModelVersion, Payload
 
 
 class Predicted(NamedTuple):
@@ -239,6 +241,39 @@ class ModelCalls:
         await transcription.start(lambda to: self._router.call(version, ref, payload, to))
         return transcription
 
+    async def speak(
+        self,
+        key: KeyRecord,
+        ref: str,
+        request: SpeakRequest,
+        *,
+        endpoint: str,
+        request_id: str,
+    ) -> Speech:
+        """The sound of a text, once its first bytes are there. It costs its characters and seconds.
+
+        `endpoint` and `request_id` name the request in the usage ledger. Raises InvalidInput,
+        ModelNotFound, RateLimited, InsufficientQuota and whatever the model's worker raises.
+        """
+        version = await self._find(key.tenant, ref)
+        audio_ms = most_audio_ms(version, request)
+        await self._freshen(key)
+        chars = len(request.text)
+        reservation = self._ledger.reserve(
+            key,
+            request_id=request_id,
+            endpoint=endpoint,
+            model=version.ref,
+            tokens=chars,
+            prompt_tokens=chars,
+            audio_ms=audio_ms,
+        )
+        speech = Speech(version, reservation.end, self._metrics, reservation.delivered)
+        speech.headers += reservation.headers
+        payload = Payload(media_type=SPEAK, body=encode_speech(request))
+        await speech.start(lambda to: self._router.speak(version, ref, payload, to))
+        return speech
+
     def _keep_bytes(self, key: bytes, body: bytes) -> None:
         self._hold(self._cache.put_bytes(key, body))
 
@@ -337,12 +372,21 @@ class ModelCalls:
                 hint="Set temperature to 0, or give a seed.",
                 param="cache",
             )
-        return key_of(version, await self._pool.variant_name(version), request)
+        return await self._key(version, await self._pool.variant_name(version), request)
+
+    async def _key(self, version: ModelVersion, variant: str, request: GenerateRequest) -> bytes:
+        """What a request's answer is kept under. Images take a while to be hashed."""
+        if request.files:
+            return await asyncio.to_thread(key_of, version, variant, request)
+        return key_of(version, variant, request)
 
     def _keep(self, request: GenerateRequest, answered: Answered, deltas: list[Delta]) -> None:
+        self._hold(self._put(request, answered, deltas))
+
+    async def _put(self, request: GenerateRequest, answered: Answered, deltas: list[Delta]) -> None:
         # Not under the key that was looked for: since then, another variant may have taken over.
-        key = key_of(answered.version, answered.variant_name, request)
-        self._hold(self._cache.put(key, answered.ended, deltas))
+        key = await self._key(answered.version, answered.variant_name, request)
+        await self._cache.put(key, answered.ended, deltas)
 
     def _hold(self, keeping: Coroutine[None, None, None]) -> None:
         """Run it beside the answer."""

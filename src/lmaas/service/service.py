@@ -13,6 +13,7 @@ from lmaas.accounts.keys import Keys
 from lmaas.accounts.ledger import Ledger
 from lmaas.accounts.limits_store import LimitsStore
 from lmaas.accounts.records import NO_LIMITS, Limits, ModelPrice, Price, UsageReport
+from lmaas.accounts.sessions import Sessions
 from lmaas.aside import Aside
 from lmaas.config import Settings
 from lmaas.errors import (
@@ -72,6 +73,7 @@ class Service:
         self.limits_store = LimitsStore(self.registry.database)
         self.supervisor = Supervisor()
         self.ledger = Ledger(self.registry, self.supervisor)
+        self.sessions = Sessions(settings.max_sessions)
         self.responses = Responses(self.registry.database)
         self.metrics = Metrics(self.supervisor.failures)
         placement = LocalPlacement(self.home)
@@ -225,6 +227,12 @@ class Service:
         if not self.keys.fresh():
             await self.aside.share(("keys", self.keys.revision()), self.keys.refresh)
         return self.keys.known(text)
+
+    async def confirm(self, key: KeyRecord) -> None:
+        """Raises Unauthorized if `key` has been revoked since it was looked at."""
+        if not self.keys.fresh():
+            await self.aside.share(("keys", self.keys.revision()), self.keys.refresh)
+        self.keys.confirm(key.id)
 
     def create_key(
         self, tenant: str, name: str, scopes: Sequence[Scope], limits: Limits = NO_LIMITS

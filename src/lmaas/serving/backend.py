@@ -5,6 +5,7 @@ from typing import Protocol
 from lmaas.errors import LMaaSError
 from lmaas.generation_types import Ended
 from lmaas.serving.generation import Receiver
+from lmaas.serving.speech import Listener
 from lmaas.types import Answer, ModelVersion, Payload, WorkerStatus
 
 
@@ -54,6 +55,9 @@ class Backend(Protocol):
 
     async def generate(self, payload: Payload, receiver: Receiver) -> Ended:
         """Run a generation. Cancelling the caller cancels it."""
+
+    async def speak(self, payload: Payload, listener: Listener) -> Answer:
+        """Speak a text. Cancelling the caller cancels it."""
 
     def tick(self, now: float, *, late: bool) -> None:
         """Once a heartbeat."""

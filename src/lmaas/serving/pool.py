@@ -23,6 +23,7 @@ from lmaas.serving.plan import MIB, LoadedModel, make_plan
 from lmaas.serving.prepare import Need, need_of, served_variant_name
 from lmaas.serving.quarantine import Quarantine
 from lmaas.serving.renewal import Renewal
+from lmaas.serving.speech import Listener
 from lmaas.serving.upstream import Upstream
 from lmaas.serving.worker import Prepared, WorkerBackend
 from lmaas.supervision import Supervisor
@@ -119,6 +120,11 @@ class Pool:
             worker = self._worker(version)
             ended = await worker.generate(payload, receiver)
         return Answered(version, worker.variant_name, ended)
+
+    async def speak(self, version: ModelVersion, payload: Payload, listener: Listener) -> Answer:
+        """Have a model speak; `listener` hears of its pieces. As `call` otherwise."""
+        with self._metrics.statistics.timing(version):
+            return await self._worker(version).speak(payload, listener)
 
     async def variant_name(self, version: ModelVersion) -> str:
         """The name of the variant of a language model that answers, or will once it is loaded.

@@ -13,7 +13,9 @@ from lmaas.aside import Aside
 from lmaas.errors import CorruptBlob, InvalidInput
 from lmaas.serving.generation import Answered, Receiver
 from lmaas.serving.pool import Pool
+from lmaas.serving.speech import Listener
 from lmaas.tasks.generating import HOW
+from lmaas.tasks.text_to_speech.serving import HOW as HOW_TO_HEAR
 from lmaas.types import GENERATE, Answer, ModelVersion, Payload
 
 log = logging.getLogger(__name__)
@@ -85,6 +87,10 @@ class Router:
                 hint=HOW,
                 param="model",
             )
+        if tasks.spec(version.manifest.task).speaks:
+            raise InvalidInput(
+                f"{version.ref} speaks: it is not called this way.", hint=HOW_TO_HEAR, param="model"
+            )
         return await self._first(version, ref, lambda v: self._pool.call(v, payload, receiver))
 
     async def generate(
@@ -95,6 +101,14 @@ class Router:
             version, ref, lambda each: self._pool.generate(each, payload, receiver)
         )
         return answered
+
+    async def speak(
+        self, version: ModelVersion, ref: str, payload: Payload, listener: Listener
+    ) -> tuple[ModelVersion, Answer]:
+        """The end of a speech by `version`, which `ref` named. Raises as `call` does."""
+        return await self._first(
+            version, ref, lambda each: self._pool.speak(each, payload, listener)
+        )
 
     async def _first(
         self, version: ModelVersion, ref: str, ask: Callable[[ModelVersion], Awaitable[T]]

@@ -18,6 +18,7 @@ from lmaas.errors import InvalidInput, LMaaSError, QueueFull, TimedOut, Unavaila
 from lmaas.generation_types import Ended, GenerateRequest
 from lmaas.serving.generation import Receiver
 from lmaas.serving.prepare import served_variant_name
+from lmaas.serving.speech import Listener
 from lmaas.serving.upstream_api import Api
 from lmaas.serving.upstream_body import estimated_tokens
 from lmaas.serving.upstream_vectors import estimated_tokens as tokens_of_texts
@@ -153,6 +154,10 @@ class Upstream:
             self.last_used = self._loop.time()
             self._running.discard(over)
             over.set_result(None)
+
+    async def speak(self, payload: Payload, listener: Listener) -> Answer:
+        """Never: no other service's model is connected for it."""
+        raise InvalidInput(f"{self.version.ref} does not speak.", param="model")
 
     def tick(self, now: float, *, late: bool) -> None:
         """Once a heartbeat: idle connections do not stay for ever."""

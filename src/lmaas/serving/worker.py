@@ -28,6 +28,7 @@ from lmaas.runtime.messages import (
     Finished,
     Parts,
     ServeRecord,
+    Sound,
     Stop,
 )
 from lmaas.serving import vllm
@@ -35,6 +36,7 @@ from lmaas.serving.generation import Receiver
 from lmaas.serving.launch import error_of, launch, renewed
 from lmaas.serving.metrics import Metrics
 from lmaas.serving.quarantine import Quarantine
+from lmaas.serving.speech import Listener
 from lmaas.serving.variant import variant_name
 from lmaas.serving.worker_process import WorkerProcess
 from lmaas.types import Answer, ModelVersion, Payload, Precision, WorkerStatus
@@ -67,6 +69,7 @@ class InFlight(msgspec.Struct, kw_only=True, eq=False):
     future: asyncio.Future[Answer | Ended]
     deadline: float
     receiver: Receiver | None = None
+    listener: Listener | None = None
     deaths: int = 0
     sent: bool = False
     streamed: bool = False
@@ -99,7 +102,7 @@ class WorkerBackend:
         self._quarantine = quarantine
         self._metrics = metrics
         self._held: dict[int, InFlight] = {}
-        self._cancelled: dict[int, Receiver] = {}
+        self._cancelled: dict[int, Receiver | Listener] = {}
         self._ids = itertools.count(1)
         self._process: WorkerProcess | None = None
         self._open = False
@@ -168,7 +171,15 @@ class WorkerBackend:
         assert isinstance(ended, Ended)
         return ended
 
-    async def _run(self, payload: Payload, receiver: Receiver | None) -> Answer | Ended:
+    async def speak(self, payload: Payload, listener: Listener) -> Answer:
+        """Speak a text; `listener` hears of its pieces. Cancelling the caller cancels it."""
+        answer = await self._run(payload, None, listener)
+        assert isinstance(answer, Answer)
+        return answer
+
+    async def _run(
+        self, payload: Payload, receiver: Receiver | None, listener: Listener | None = None
+    ) -> Answer | Ended:
         model = self.version.ref
         if self.error is not None:
             raise renewed(self.error)
@@ -186,8 +197,9 @@ class WorkerBackend:
             id=next(self._ids),
             payload=payload,
             future=self._loop.create_future(),
-            deadline=now + self._timeout_s(receiver),
+            deadline=now + self._timeout_s(receiver or listener),
             receiver=receiver,
+            listener=listener,
         )
         self._held[held.id] = held
         self._requests += 1
@@ -199,8 +211,9 @@ class WorkerBackend:
             self.last_used = self._loop.time()
             if self._held.pop(held.id, None):
                 self._send_cancel(held)
-                if receiver is not None and held.sent and self.live:
-                    self._cancelled[held.id] = receiver
+                waiting = receiver or listener
+                if waiting is not None and held.sent and self.live:
+                    self._cancelled[held.id] = waiting
 
     def tick(self, now: float, *, late: bool) -> None:
         """Once a heartbeat: find a silent process and requests over their time.
@@ -220,9 +233,9 @@ class WorkerBackend:
                 held,
                 TimedOut(
                     f"{self.version.ref} did not answer within "
-                    f"{self._timeout_s(held.receiver):g} s.",
+                    f"{self._timeout_s(held.receiver or held.listener):g} s.",
                     hint="Ask for less at once, or raise "
-                    f"{'generation' if held.receiver else 'request'}_timeout_s.",
+                    f"{'generation' if held.receiver or held.listener else 'request'}_timeout_s.",
                 ),
             )
             self._send_cancel(held)
@@ -340,12 +353,18 @@ class WorkerBackend:
                     if streaming is not None and streaming.receiver is not None:
                         streaming.streamed = True
                         streaming.receiver.part(delta)
+            case Sound(id=id_, chars=chars, body=body):
+                speaking = self._held.get(id_)
+                if speaking is not None and speaking.listener is not None:
+                    speaking.streamed = speaking.streamed or bool(body)
+                    speaking.listener.sound(chars, body)
             case Began(id=id_, prompt=prompt):
                 beginning = self._held.get(id_)
                 if beginning is not None:
                     beginning.begun.set()
-                    if beginning.receiver is not None:
-                        beginning.receiver.began(prompt)
+                    waiting = beginning.receiver or beginning.listener
+                    if waiting is not None:
+                        waiting.began(prompt)
             case Finished(id=id_, ended=ended):
                 self._finish(id_, ended)
             case Failed(id=int(id_)):
@@ -432,7 +451,7 @@ class WorkerBackend:
         if not held.future.done():
             held.future.set_exception(error)
 
-    def _timeout_s(self, receiver: Receiver | None) -> float:
+    def _timeout_s(self, receiver: Receiver | Listener | None) -> float:
         settings = self._settings
         return settings.request_timeout_s if receiver is None else settings.generation_timeout_s
 

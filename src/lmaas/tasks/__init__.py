@@ -21,6 +21,7 @@ TASKS: Final = (
     "object-detection",
     "tensor",
     "text-generation",
+    "text-to-speech",
     "image-text-to-text",
     "embedding",
     "text-ranking",

@@ -46,6 +46,10 @@ class SequenceTokenizer:
             for each in encodings
         ]
 
+    def knows(self, token: str) -> bool:
+        """Whether a token is spelled so."""
+        return self._raw.token_to_id(token) is not None
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, special ones left out."""
         return str(self._target.decode(list(ids), skip_special_tokens=True))

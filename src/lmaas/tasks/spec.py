@@ -127,6 +127,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     pipeline_without_labels: str | None = None
     parameters: type[msgspec.Struct] | None = None
     generates: bool = False
+    speaks: bool = False
     transcribes: bool = False
     infers_outputs_are: bool = False
     training: Training | None = None

@@ -64,6 +64,11 @@ def convert(folder: Path) -> None:
     _writer(ids).save(str(folder / TARGET_TOKENIZER))
 
 
+def target_reader(folder: Path) -> Any:
+    """What makes ids of an answer: training needs it, serving does not. Raises ModelRefused."""
+    return _reader(read_pieces(folder / TARGET), _vocabulary(folder / VOCABULARY))
+
+
 def _reader(source: Pieces, ids: dict[str, int]) -> Any:
     """What makes ids of a source: Unigram over the source's pieces, at their places in the
     vocabulary. Pieces of the target alone are never found."""

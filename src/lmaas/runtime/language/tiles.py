@@ -46,7 +46,7 @@ def count(size: Size, spec: VisionSpec) -> int:
     """How many tokens an image of this size is in tiles."""
     rows, columns = cells_left(size, spec)
     high, wide = rows.stop - rows.start, columns.stop - columns.start
-    return spec.tokens + high * (wide + 1)
+    return int(spec.tokens + high * (wide + 1))
 
 
 def most_tokens(spec: VisionSpec) -> int:

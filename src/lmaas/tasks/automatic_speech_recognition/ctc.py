@@ -182,7 +182,7 @@ def transcript(
         )
     scores = scores_of(outputs, heard, signature)
     found = letters_of(scores, heard, alphabet)
-    spoken = lattice.words(found, alphabet)
+    spoken = lattice.words(found, alphabet, heard.step_s)
     return Transcript(
         text=lattice.join(spoken, alphabet),
         duration=heard.duration,

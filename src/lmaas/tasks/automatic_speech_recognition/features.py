@@ -16,6 +16,11 @@ BLOCK: Final = 2048
 LEAST_POWER: Final = 1e-10
 WHISPER_RANGE: Final = 8.0
 """Decades below the loudest value at which Whisper's features end."""
+QUIETER: Final = float(np.log(1e5))
+"""Frames this far (50 dB) below the loudest one are pauses."""
+LOWEST: Final = -4.0
+"""Deviations below the mean at which standard features end: in digital silence they would be far
+below all that is learned."""
 EPSILON: Final = 1e-5
 """Added to a standard deviation, so that silence stays finite."""
 
@@ -40,7 +45,8 @@ def log_mel(sound: np.ndarray, spec: AudioSpec, samples: int | None = None) -> n
     """Samples (T,) as (mel_bins, frames) float32, a frame each `spec.hop` samples.
 
     `samples` is the length to which silence is added first (Whisper's windows are of 30 s).
-    With the scale "standard", each bin has mean 0 and variance 1 over the frames.
+    With the scale "standard", each bin has mean 0 and variance 1 over the frames in which there is
+    sound, however long the pauses between them are.
     """
     sound = sound.astype(np.float32, copy=False)
     least = max(samples or 0, spec.hop, spec.window // 2 + 1)
@@ -54,8 +60,11 @@ def log_mel(sound: np.ndarray, spec: AudioSpec, samples: int | None = None) -> n
         values /= 4
         return values
     values = np.log(power, out=power)
-    values -= values.mean(axis=1, keepdims=True)
-    values /= values.std(axis=1, keepdims=True) + np.float32(EPSILON)
+    level = values.mean(axis=0)
+    heard = values[:, level > level.max() - QUIETER]
+    values -= heard.mean(axis=1, keepdims=True)
+    values /= heard.std(axis=1, keepdims=True) + np.float32(EPSILON)
+    np.maximum(values, np.float32(LOWEST), out=values)
     return values
 
 

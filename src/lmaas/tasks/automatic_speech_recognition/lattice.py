@@ -13,6 +13,9 @@ import numpy as np
 
 from lmaas.tasks.automatic_speech_recognition.alphabet import Alphabet
 
+WORD_PAUSE_S: Final = 0.4
+"""Letters that are farther apart are of two words: what was learned from single sentences has no
+gaps between them."""
 PAUSE_S: Final = 0.6
 """Words that are farther apart are in two segments."""
 LONGEST_SEGMENT_S: Final = 20.0
@@ -69,13 +72,20 @@ def letters(scores: np.ndarray, alphabet: Alphabet) -> list[Letter]:
     ]
 
 
-def words(found: Sequence[Letter], alphabet: Alphabet) -> list[Spoken]:
-    """The letters between delimiters; without a delimiter each token is a word."""
+def words(found: Sequence[Letter], alphabet: Alphabet, step_s: float | None = None) -> list[Spoken]:
+    """The letters between delimiters; without a delimiter each token is a word.
+
+    With the length of a step, letters that are WORD_PAUSE_S apart are of two words as well.
+    """
+    apart = None if step_s is None else WORD_PAUSE_S / step_s
     told: list[Spoken] = []
     run: list[Letter] = []
     for each in found:
         if each.token in alphabet.silent:
             continue
+        if run and apart is not None and each.start - run[-1].end >= apart:
+            told.append(Spoken(letters=tuple(run)))
+            run = []
         if each.token != alphabet.delimiter:
             run.append(each)
         if run and alphabet.delimiter in (None, each.token):

@@ -154,7 +154,7 @@ class SpeechRecognition:
             return
         scores = ctc.scores_of(outputs, heard, signature)
         found = ctc.letters_of(scores, heard, self.alphabet)
-        for word in lattice.words(found, self.alphabet):
+        for word in lattice.words(found, self.alphabet, heard.step_s):
             for each in word.letters:
                 times = [round(each.start * heard.step_s, 3), round(each.end * heard.step_s, 3)]
                 yield {"text": lattice.text_of([each], self.alphabet), "timestamp": times}

@@ -1,5 +1,6 @@
 """One request: what is asked for, in which languages, and how each sentence is to be written."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from lmaas.types import SequenceSpec
 MAX_CHARS: Final = 1 << 18
 """Of all texts of a request together."""
 MAX_TEXTS: Final = 2048
+TAG: Final = re.compile(r">>[\w-]{2,20}<< ?")
 
 
 class Call(msgspec.Struct, forbid_unknown_fields=True):
@@ -115,6 +117,15 @@ def direction(request: Request, layout: TextLayout, spec: SequenceSpec) -> Direc
                     param=param,
                 )
     return Direction(layout.before, layout.after, spec.start)
+
+
+def tag_of(request: Request) -> str:
+    """A target language that callers write before their texts (">>deu<< "), as Marian's models of
+    many have it: it goes before every sentence. "" where not all texts have the same one.
+    """
+    found = [TAG.match(text) for text in request.texts]
+    tags = {match.group() if match else "" for match in found}
+    return tags.pop() if len(tags) == 1 else ""
 
 
 def _by_token(

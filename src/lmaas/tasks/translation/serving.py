@@ -71,6 +71,10 @@ class Translation:
         spec = sequence_text.spec_of(signature)
         request = requests.read(payload.body)
         way = requests.direction(request, self._layout, spec)
+        if not spec.languages and not way.prefix:
+            prefix = requests.tag_of(request)
+            if prefix and tokenizer.knows(prefix.strip()):
+                way = msgspec.structs.replace(way, prefix=prefix)
         decoding = requests.decoding(request, spec, way.start)
         added = len(way.before) + len(way.after)
 

@@ -17,9 +17,9 @@ from lmaas.codecs import json, media
 from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput, LMaaSError, PayloadTooLarge
 from lmaas.tasks import base, text
-from lmaas.tasks.base import Batch, Shown, Task, Tensors, refuse_file, softmax
+from lmaas.tasks.base import Batch, Shown, Task, Tensors, refuse_file
 from lmaas.tasks.images import files_of
-from lmaas.tasks.labels import best_first, candidates, hypotheses, label_records, show_labels
+from lmaas.tasks.labels import apply, best_first, candidates, hypotheses, label_records, show_labels
 from lmaas.tasks.zero_shot_image_classification.spec import SPEC, Parameters
 from lmaas.types import BATCH, JSON, TENSORS, Answer, Payload, Signature
 
@@ -47,20 +47,23 @@ class ZeroShotImageClassification(text.TextTask):
                 "batch axis.",
                 hint="Push the Hugging Face checkpoint: its folder says all of it.",
             )
-        for field in ("labels", "outputs_are"):
-            if getattr(signature, field) is not None:
-                raise InvalidInput(f"This task takes no {field}.", param=field)
+        if signature.labels is not None:
+            raise InvalidInput("This task takes no labels: a call brings its own.", param="labels")
         told = [(t.name, t.dtype, t.shape) for t in signature.inputs]
         shape = (BATCH, 3, image.height, image.width)
+        # Where texts are read in one length, that is the longest.
+        fixed = [t for t in signature.inputs if t.shape == (BATCH, spec.context_length)]
+        texts = (BATCH, spec.context_length if fixed else BATCH)
         wanted = [
             (PIXELS, "float32", shape),
-            (text.IDS, "int64", (BATCH, BATCH)),
-            (text.MASK, "int64", (BATCH, BATCH)),
+            (text.IDS, "int64", texts),
+            (text.MASK, "int64", texts),
         ]
         outputs = [(t.dtype, t.shape) for t in signature.outputs]
         if told != wanted or outputs != [("float32", (BATCH, BATCH))] or image.channels != 3:
             raise InvalidInput(f"Expected the inputs {wanted} and scores [-1, -1]; got {told}.")
-        return signature
+        are = signature.outputs_are or "logits"
+        return msgspec.structs.replace(signature, outputs_are=are)
 
     def read_all(self, payload: Payload, signature: Signature, limits: Limits) -> Batch:
         """Images as pixels, labels as token ids."""
@@ -94,6 +97,8 @@ class ZeroShotImageClassification(text.TextTask):
             )
         spec = signature.image
         assert spec is not None
+        length = signature.inputs[1].shape[1]
+        longest = longest if length < 0 else length
         elements = len(files) * (3 * spec.height * spec.width + len(labels))
         if elements + longest * len(labels) > limits.max_elements:
             raise PayloadTooLarge(
@@ -142,7 +147,7 @@ class ZeroShotImageClassification(text.TextTask):
 
     def write_all(self, outputs: Tensors, batch: Batch, signature: Signature) -> Answer:
         """The labels of each image, best first."""
-        scores = softmax(outputs[signature.outputs[0].name])
+        scores = apply(outputs[signature.outputs[0].name], None, signature)
         if not np.isfinite(scores).all():
             raise LMaaSError("The model's scores hold NaN or infinity for this input.")
         labels = batch.parameters["labels"]
@@ -151,7 +156,7 @@ class ZeroShotImageClassification(text.TextTask):
 
     def compare(self, outputs: Tensors, signature: Signature) -> Tensors:
         """The probabilities of the labels."""
-        return {name: softmax(values) for name, values in outputs.items()}
+        return {name: apply(values, None, signature) for name, values in outputs.items()}
 
     def metrics(
         self, outputs: Tensors, targets: np.ndarray, signature: Signature

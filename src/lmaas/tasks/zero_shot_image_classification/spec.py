@@ -27,6 +27,6 @@ SPEC = Spec(
     metrics={"accuracy": "share of the images whose likeliest label is the right one"},
     primary="accuracy",
     checkpoint=Checkpoint(
-        endings=("CLIPModel",), certain=True, builder="lmaas.frameworks.clip:build"
+        endings=("CLIPModel", "SiglipModel"), certain=True, builder="lmaas.frameworks.clip:build"
     ),
 )

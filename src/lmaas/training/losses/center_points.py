@@ -1,8 +1,8 @@
 """Objects as points (Zhou et al., 2019): a focal loss on heat maps of centres, and L1 on boxes.
 
 The output has for each cell the 4 numbers of a box, then the C logits of its classes. The focal
-loss is that of Law and Deng (2018) with alpha 2 and beta 4; boxes are learned where `mask` is 1. An
-image's sum is divided by its objects, at least one.
+loss is that of Law and Deng (2018) with alpha 2 and beta 4; boxes are learned where `mask` says. An
+image's sum is divided by its objects, whose weights in `mask` are one each; at least by one.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ OUTPUTS = {"centers": "(N, h, w, 4 + C)"}
 TARGETS = {
     "heat": "(N, h, w, C) float32 from 0 to 1, 1 at a centre",
     "boxes": "(N, h, w, 4) float32",
-    "mask": "(N, h, w) float32, 1 at the centre of an object",
+    "mask": "(N, h, w) float32, the weights of cells that learn a box",
 }
 ALPHA, BETA = 2, 4
 

@@ -12,6 +12,7 @@ import numpy as np
 import lmaas
 from lmaas.errors import InvalidInput
 from lmaas.frameworks import checkpoint
+from lmaas.frameworks.sequence import marian_tokens
 from lmaas.recipe import Recipe, TrainingFramework
 from lmaas.tasks import text_layout
 from lmaas.tasks.sequence_text import SequenceTokenizer
@@ -60,12 +61,10 @@ class CheckpointTuning(PairProblem):
         self._spec: SequenceSpec = spec
         self._folder, self._source = folder, base / "source"
         self._layout = text_layout.read(base / "compiled")
-        if (base / "compiled" / text_layout.TARGET_TOKENIZER).is_file():
-            raise InvalidInput(
-                "The base has a vocabulary for each side, which is not trained on.",
-                param="model.base",
-            )
         self._tokenizer = SequenceTokenizer(base / "compiled")
+        self._targets: Any = None
+        if (base / "compiled" / text_layout.TARGET_TOKENIZER).is_file():
+            self._targets = marian_tokens.target_reader(self._source)
         self._parameters = manifest.num_parameters
         self._before, self._after, self._prompt, self._prefix = self._direction()
         self._load({"source": self._most(spec.most_source), "target": self._most(spec.most_target)})
@@ -118,7 +117,11 @@ class CheckpointTuning(PairProblem):
 
     def _encode(self, sources: list[str], targets: list[str]) -> pairs.Encoded:
         read = self._tokenizer.encode([self._prefix + text for text in sources], param="data")
-        written = self._tokenizer.encode(targets, param="data")
+        if self._targets is None:
+            written = self._tokenizer.encode(targets, param="data")
+        else:
+            encodings = self._targets.encode_batch(targets, add_special_tokens=False)
+            written = [each.ids for each in encodings]
         stop = self._spec.stop_token_ids[0]
         return pairs.Encoded(
             [np.array([*self._before, *ids, *self._after], np.int32) for ids in read],

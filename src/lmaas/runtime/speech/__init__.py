@@ -1,0 +1,1 @@
+"""Inside a worker: models that speak."""
