@@ -58,11 +58,8 @@ class Made:
 
     def engine(self, **options: Any) -> SequenceEngine:
         engine = SequenceEngine()
-        engine.load(
-            self.package / "compiled",
-            self.spec,
-            EngineOptions(**({"precision": "f32", "threads": 1, "max_sequences": 48} | options)),
-        )
+        given: dict[str, Any] = {"precision": "f32", "threads": 1, "max_sequences": 48} | options
+        engine.load(self.package / "compiled", self.spec, EngineOptions(**given))
         return engine
 
     def inputs(self, source: np.ndarray) -> dict[str, Any]:
