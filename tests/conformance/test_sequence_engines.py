@@ -5,6 +5,7 @@ The checkpoints are tiny and random. A new family is tested by adding its name t
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from lmaas.frameworks.sequence import families
 from lmaas.frameworks.sequence.checkpoint import build
 from lmaas.frameworks.sequence.families import FAMILIES
 from lmaas.runtime import verify
+from lmaas.runtime.cpu import has_bf16
 from lmaas.runtime.language.engine import EngineOptions
 from lmaas.runtime.sequence import lane, references
 from lmaas.runtime.sequence.calls import Decoding, SequenceCall, SequenceResult, Written
 from lmaas.runtime.sequence.engine import Output, SequenceEngine
-from lmaas.runtime.sequence.sources import Encoder, Source
+from lmaas.runtime.sequence.sources import Encoder, Source, as_bfloat16
 from lmaas.types import PushOptions, SequenceSpec
 from sequence_checkpoints import END, KINDS, PAD, VOCABULARY, make, source_of
 
@@ -56,11 +58,8 @@ class Made:
 
     def engine(self, **options: Any) -> SequenceEngine:
         engine = SequenceEngine()
-        engine.load(
-            self.package / "compiled",
-            self.spec,
-            EngineOptions(precision="f32", threads=1, **({"max_sequences": 48} | options)),
-        )
+        given: dict[str, Any] = {"precision": "f32", "threads": 1, "max_sequences": 48} | options
+        engine.load(self.package / "compiled", self.spec, EngineOptions(**given))
         return engine
 
     def inputs(self, source: np.ndarray) -> dict[str, Any]:
@@ -132,6 +131,38 @@ def write(engine: SequenceEngine, source: np.ndarray, how: Decoding) -> Sequence
 
 def test_every_family_is_in_the_kit() -> None:
     assert {kind.replace("trocr", "vision-encoder-decoder") for kind in KINDS} == set(FAMILIES)
+
+
+@pytest.mark.skipif(not has_bf16(), reason="this CPU has no bfloat16")
+def test_sources_in_bfloat16_change_nothing_that_bfloat16_does_not(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plugin rounds them in every step where they come as float32: the same numbers."""
+    chance = np.random.default_rng(5)
+    found = [source_of(made.kind, chance) for _ in range(5)]
+
+    def told(engine: SequenceEngine) -> list[tuple[float, ...]]:
+        results: dict[int, SequenceResult] = {}
+        for number, source in enumerate(found):
+            how = decoding(made.spec, max_tokens=12 + number, watched=tuple(range(VOCABULARY)))
+            engine.add(number, SequenceCall(tag=number, source=source, decoding=how))
+            results |= {o.sequence: o.result for o in engine.step() if o.result is not None}
+        if len(results) < len(found):
+            results |= finish(engine, len(found) - len(results))
+        engine.close()
+        return [results[number].watched for number in range(len(found))]
+
+    ours = told(made.engine(precision="bf16"))
+    monkeypatch.setattr("lmaas.runtime.sequence.sources.CROSS", re.compile("none"))
+    np.testing.assert_allclose(ours, told(made.engine(precision="bf16")), atol=0.02)
+
+
+def test_rounding_to_bfloat16_is_to_the_nearest() -> None:
+    values = np.array([1.0, -2.5, 1.00390625, 1.01171875, 1e38, 0.0], np.float32)
+    back = (as_bfloat16(values).astype(np.uint32) << 16).view(np.float32)
+    np.testing.assert_allclose(back[:5], values[:5], rtol=2**-8)
+    assert back[2] == 1.0  # half way: to the even one
+    assert back[3] == 1.015625
 
 
 def test_tokens_are_those_of_generate_however_calls_join(made: Made) -> None:

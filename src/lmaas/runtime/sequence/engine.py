@@ -20,7 +20,14 @@ from lmaas.runtime.sequence.lane import Lane
 from lmaas.runtime.sequence.limits import MOST_ROWS_EACH, SLACK
 from lmaas.runtime.sequence.rules import Rules
 from lmaas.runtime.sequence.search import Beams, Sampled, candidates, share_of
-from lmaas.runtime.sequence.sources import Encoded, Encoder, Source, Sources, compile_graph
+from lmaas.runtime.sequence.sources import (
+    Encoded,
+    Encoder,
+    Source,
+    Sources,
+    compile_graph,
+    takes_halves,
+)
 from lmaas.types import SequenceSpec
 
 
@@ -83,7 +90,7 @@ class SequenceEngine:
                 hint="Publish the model again.",
             ) from error
         self._spec, self._options = spec, options
-        self._encoder = Encoder(encoder, spec, halves=options.precision == "bf16")
+        self._encoder = Encoder(encoder, spec, halves=takes_halves(self._decoder))
         self._aligns = any("attention" in port.get_names() for port in self._decoder.outputs)
 
     def add(self, sequence: int, call: SequenceCall) -> None:

@@ -157,6 +157,15 @@ def compile_graph(path: Any, precision: str, threads: int) -> Any:
     return ov.core().compile_model(model, "CPU", config)
 
 
+def takes_halves(decoder: Any) -> bool:
+    """Whether a compiled decoder takes keys and values of sources as bfloat16."""
+    half = ov.load().Type.bf16
+    return any(
+        CROSS.fullmatch(port.get_any_name()) and port.get_element_type() == half
+        for port in decoder.inputs
+    )
+
+
 def as_bfloat16(array: np.ndarray) -> np.ndarray:
     """The upper halves of float32, rounded to the nearest: what bfloat16 is, as uint16."""
     bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
