@@ -1,6 +1,5 @@
 """What a model found in an image, drawn on it: for people to look at."""
 
-import hashlib
 import io
 from collections.abc import Sequence
 from typing import Final
@@ -28,11 +27,13 @@ def draw(data: bytes, marks: Sequence[Mark], suffix: str) -> bytes:
     pen = ImageDraw.Draw(picture)
     width = max(1, round(max(picture.size) / 400))
     font = ImageFont.load_default(max(10, round(max(picture.size) / 50)))
+    colours = _colours(marks)
     # The largest first, so that none hides another.
     for mark in sorted(marks, key=_area, reverse=True):
-        colour = _colour(mark.kind)
+        colour = colours[mark.kind]
         left, top, right, bottom = mark.box
-        pen.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), None, colour, width)
+        corners = (left, top, max(left, right - 1), max(top, bottom - 1))
+        pen.rectangle(corners, None, colours[mark.kind], width)
     for mark in marks:
         text = mark.text[:LONGEST_TEXT]
         if not text:
@@ -41,7 +42,7 @@ def draw(data: bytes, marks: Sequence[Mark], suffix: str) -> bytes:
         wide, high = pen.textbbox((0, 0), text, font)[2:]
         x = max(0.0, min(left, picture.width - wide))
         y = top - high if top >= high else top
-        colour = _colour(mark.kind)
+        colour = colours[mark.kind]
         pen.rectangle((x, y, x + wide, y + high), colour)
         red, green, blue = colour
         light = 299 * red + 587 * green + 114 * blue > LIGHT
@@ -56,9 +57,13 @@ def _area(mark: Mark) -> float:
     return (right - left) * (bottom - top)
 
 
-def _colour(kind: str) -> tuple[int, int, int]:
-    """A clear colour that a kind has in every picture."""
-    hue = int.from_bytes(hashlib.blake2b(kind.encode(), digest_size=2).digest()) * 360 >> 16
-    picked = Image.new("HSV", (1, 1), (hue * 255 // 360, 220, 235)).convert("RGB").getpixel((0, 0))
-    assert isinstance(picked, tuple)
-    return int(picked[0]), int(picked[1]), int(picked[2])
+def _colours(marks: Sequence[Mark]) -> dict[str, tuple[int, int, int]]:
+    """A clear colour for each kind, as far apart as so many can be."""
+    kinds = sorted({mark.kind for mark in marks})
+    found = {}
+    for number, kind in enumerate(kinds):
+        hue = round(255 * number / len(kinds))
+        picked = Image.new("HSV", (1, 1), (hue, 220, 235)).convert("RGB").getpixel((0, 0))
+        assert isinstance(picked, tuple)
+        found[kind] = (int(picked[0]), int(picked[1]), int(picked[2]))
+    return found
