@@ -12,7 +12,7 @@ from lmaas.service import Service
 from lmaas.service.catalog import check_compressible
 from lmaas.serving.engines import choose_engine
 from lmaas.serving.prepare import need_of
-from lmaas.types import TENANT, ModelVersion
+from lmaas.types import TENANT, CompressOptions, ModelVersion
 
 BUDGET = 4 << 30
 
@@ -63,4 +63,4 @@ def test_nothing_guesses_for_it(eyes: ModelVersion) -> None:
 
 def test_it_is_not_compressed(eyes: ModelVersion) -> None:
     with pytest.raises(InvalidInput, match="takes images: compressed are models"):
-        check_compressible(eyes)
+        check_compressible(eyes, CompressOptions(to="int8"))
