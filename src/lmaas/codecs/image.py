@@ -166,7 +166,7 @@ def to_array(
     elif spec.resize == "letterbox":
         image = _letterboxed(image, spec, size or image.size)
     elif image.size != target:
-        image = image.resize(target, Image.Resampling.BILINEAR)
+        image = image.resize(target, Image.Resampling(spec.resample))
     pixels = np.asarray(image)
     if spec.invert:
         pixels = 255 - pixels
