@@ -148,7 +148,7 @@ def make_clip(folder: Path) -> Path:
 
 
 def make_siglip(folder: Path) -> Path:
-    """A SigLIP of about 60,000 parameters: images of 32 pixels, texts of 16 tokens."""
+    """A SigLIP of about 60,000 parameters: images of 32 pixels, texts of 32 tokens."""
     import torch
     from tokenizers.processors import TemplateProcessing
     from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel
@@ -165,7 +165,7 @@ def make_siglip(folder: Path) -> Path:
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
     }
-    text = {"vocab_size": len(tokens), "max_position_embeddings": 16, "projection_size": 32}
+    text = {"vocab_size": len(tokens), "max_position_embeddings": 32, "projection_size": 32}
     network = SiglipModel(
         SiglipConfig(
             text_config=sizes | text, vision_config=sizes | {"image_size": 32, "patch_size": 8}

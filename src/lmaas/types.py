@@ -107,7 +107,8 @@ class ImageSpec(Record, frozen=True, kw_only=True):
     `resize`: "stretch" to height x width; "crop": short side resized, centre kept; "short": the
     short side becomes `short_side` pixels, of which the centre is kept; "letterbox":
     the whole image in the middle, around it pixels of the value `fill`. `order` is that of the
-    colours in the model's input. `resample` is the filter of "short", by Pillow's number.
+    colours in the model's input. `resample` is the filter of "stretch" and "short", by
+    Pillow's number.
     """
 
     height: int
@@ -119,7 +120,7 @@ class ImageSpec(Record, frozen=True, kw_only=True):
     std: tuple[float, ...] = (1.0,)
     resize: Literal["stretch", "crop", "short", "letterbox"] = "stretch"
     short_side: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0
-    resample: Annotated[int, msgspec.Meta(ge=0, le=5)] = 3
+    resample: Annotated[int, msgspec.Meta(ge=0, le=5)] = 2
     invert: bool = False
     fill: Annotated[int, msgspec.Meta(ge=0, le=255)] = 114
     order: Literal["RGB", "BGR"] = "RGB"

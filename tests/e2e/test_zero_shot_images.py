@@ -133,7 +133,7 @@ def test_each_label_by_itself(server: Running, other: Path) -> None:
     processor = SiglipImageProcessorPil(size={"height": 32, "width": 32})
     pixels = processor([Image.open(io.BytesIO(CAT)).convert("RGB")], return_tensors="pt")
     texts = [f"An image: {label}" for label in LABELS]
-    ids = tokens(texts, padding="max_length", max_length=16, return_tensors="pt").input_ids
+    ids = tokens(texts, padding="max_length", max_length=32, return_tensors="pt").input_ids
     with torch.inference_mode():
         wanted = model(**pixels, input_ids=ids).logits_per_image.sigmoid()[0].tolist()
     answer = httpx.post(

@@ -87,12 +87,6 @@ def decode_sized(
     )
 
 
-def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height of an opened image once it is upright; nothing is decoded."""
-    width, height = image.size
-    return (height, width) if image.getexif().get(ORIENTATION) in TURNED else (width, height)
-
-
 def decode_whole(data: bytes, limits: Limits) -> Image.Image:
     """The first frame of an image file, upright, "RGB", in its own size. Raises as `decode`."""
     return _upright(open_bounded(data, limits), "RGB", None)[0]
@@ -172,7 +166,7 @@ def to_array(
     elif spec.resize == "letterbox":
         image = _letterboxed(image, spec, size or image.size)
     elif image.size != target:
-        image = image.resize(target, Image.Resampling.BILINEAR)
+        image = image.resize(target, Image.Resampling(spec.resample))
     pixels = np.asarray(image)
     if spec.invert:
         pixels = 255 - pixels

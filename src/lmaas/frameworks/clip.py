@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from lmaas import tasks
+from lmaas.codecs import image as images_codec
 from lmaas.errors import ModelRefused
 from lmaas.frameworks import checkpoint
 from lmaas.frameworks.image_processor import load_processor, shape_of
@@ -39,6 +40,8 @@ FAMILIES: Final = ("clip", "siglip")
 PIXELS, LOGITS = "pixel_values", "logits_per_image"
 MOST_IMAGES, MOST_LABELS = 32, 2048
 SEED: Final = 0
+PIXEL_ERROR: Final = 1e-3
+"""Of pixels that are scaled and normalised."""
 LABELS: Final = (
     "a cat.",
     "a dog",
@@ -119,7 +122,7 @@ def _image_spec(processor: Any) -> ImageSpec:
         scale=shape.scale,
         mean=shape.mean,
         std=shape.std,
-        resize="short",
+        resize="short" if shape.resize == "crop" else "stretch",
         short_side=shape.short_side,
         resample=shape.resample,
     )
@@ -153,6 +156,11 @@ def references(
             for place in range(images)
         ]
         pixels = processor(shown, return_tensors="np")[PIXELS].astype(np.float32)
+        own = np.stack([images_codec.to_array(each, image, "float32") for each in shown])
+        if own.shape != pixels.shape or np.abs(own - pixels).max() > PIXEL_ERROR:
+            raise ModelRefused(
+                f"{type(processor).__name__} makes other pixels of an image than are made here."
+            )
         longest = max(len(each.ids) for each in tokens[:labels])
         longest = longest if pad is None else spec.context_length
         inputs = {PIXELS: pixels, **text.pad(tokens[:labels], longest, types=False)}

@@ -72,18 +72,20 @@ class Pictures:
         self._alive: WeakValueDictionary[bytes, Picture] = WeakValueDictionary()
 
     def count(self, file: FilePart) -> int:
-        """How many tokens an image takes; its head is read, and nothing is decoded.
+        """How many tokens an image takes. Raises InvalidInput, PayloadTooLarge naming the part.
 
-        Raises InvalidInput, PayloadTooLarge naming the part.
+        Only its head is read, unless its size counts: which side is up may stand at a file's end.
         """
         self._check_detail(file)
         data = self._bytes(file)
         try:
             image = images.open_bounded(data, self._limits)
             self._check_square(image)
+            if self.spec.grids and file.detail != "low":
+                image = images.decode_whole(data, self._limits)
         except (InvalidInput, PayloadTooLarge) as error:
             raise _at(file, error) from None
-        return self.tokens_of(images.upright_size(image), low=file.detail == "low")
+        return self.tokens_of(image.size, low=file.detail == "low")
 
     def tokens_of(self, size: tuple[int, int], *, low: bool = False) -> int:
         """How many tokens an image of this width and height takes."""
