@@ -44,7 +44,7 @@ PORT: Final = 8461
 CALLERS: Final = 8
 SERVERS: Final = {
     "lmaas f32": {"LMAAS_PRECISION": "f32", "LMAAS_VARIANT": "source"},
-    "lmaas bf16": {"LMAAS_PRECISION": "bf16", "LMAAS_VARIANT": "source"},
+    "lmaas auto": {"LMAAS_PRECISION": "auto", "LMAAS_VARIANT": "source"},
     "lmaas int8": {"LMAAS_PRECISION": "f32", "LMAAS_VARIANT": "int8"},
     "faster-whisper float32": {},
     "faster-whisper int8": {},
