@@ -599,6 +599,31 @@ def test_a_package_that_writes_something_else_fails(marian: Made) -> None:
         parity.require(report)
 
 
+@pytest.mark.skipif(not has_bf16(), reason="the CPU has no bf16")
+def test_bf16_is_measured_token_by_token(marian: Made) -> None:
+    from lmaas.runtime.sequence import parity
+
+    sample = marian.package / "sample.safetensors"
+    told = references.read(sample)
+    greedy = [each for each in told if each.how.beams == 1]
+    report = parity.measure(marian.package / "compiled", sample, marian.spec, bf16=True)
+    checks = [check for check in report.checks if check.precision == "bf16"]
+    assert len(checks) == len(greedy)
+    assert any(check.max_abs_error > 0 for check in checks)
+    # Another token that is as good is no error, and one that is not is.
+    longest = max(range(len(told)), key=lambda n: (told[n].how.beams == 1) * len(told[n].tokens))
+    case = told[longest]
+    for error, passed in ((0.0, True), (3.0, False)):
+        tokens = (*case.tokens[:1], (case.tokens[1] + 1) % VOCABULARY, *case.tokens[2:])
+        scores = case.scores - error * np.eye(len(case.scores), dtype=np.float32)[1]
+        copy = sample.with_name("bf16.safetensors")
+        case_told = msgspec.structs.replace(case, tokens=tokens[:2], scores=scores[:2])
+        references.write(copy, [case_told])
+        report = parity.measure(marian.package / "compiled", copy, marian.spec, bf16=True)
+        (check,) = [each for each in report.checks if each.precision == "bf16"]
+        assert check.passed is passed, check
+
+
 def test_unknown_families_are_refused_by_name() -> None:
     with pytest.raises(ModelRefused, match=r"'longt5' cannot be built here; known: .*marian"):
         families.read({"model_type": "longt5"}, {})

@@ -173,7 +173,7 @@ def _sequence(folder: Path, manifest: Manifest, signature: Signature) -> ParityR
               for end in (".xml", ".bin"))  # fmt: skip
     _require_files(folder, sample, *graphs)
     tasks.get(manifest.task).bind(compiled)
-    report = sequence.measure(compiled, sample, spec)
+    report = sequence.measure(compiled, sample, spec, bf16=True)
     sequence.require(report)
     return report
 
