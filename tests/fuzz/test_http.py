@@ -30,7 +30,17 @@ from lmaas.service import Service
 from lmaas.types import TENANT
 from servers import Running, serving
 
-SCHEMA = schemathesis.openapi.from_dict(document(ROUTES))
+
+def described() -> dict[str, Any]:
+    """The server's own description, without what a recipe's task says of its other keys: these are
+    more conditions side by side than schemathesis draws from."""
+    whole = document(ROUTES)
+    for part in whole["components"]["schemas"].values():
+        part.pop("allOf", None)
+    return whole
+
+
+SCHEMA = schemathesis.openapi.from_dict(described())
 OPERATIONS: dict[str, Any] = {
     one.ok().label: one.ok() for one in cast(Any, SCHEMA).get_all_operations()
 }

@@ -23,8 +23,10 @@ from lmaas.types import AudioSpec, Signature
 MASK: Final = "mask"
 """The input that hides what is filled up: 1 for what counts, 0 for what does not."""
 QUIET: Final = 10 ** (-70 / 20)
-AROUND_S: Final = 0.3
-"""Letters this near to sound are heard: models write them a little late or early."""
+AFTER_S: Final = 0.3
+BEFORE_S: Final = 2.0
+"""Letters so long after sound, or before it, are heard: models write them late, and the first ones
+of a sentence often at the beginning of the pause before it."""
 WINDOWS_AT_ONCE: Final = 4
 """So many windows of one sound run together; between them others have their turn."""
 EVEN_FRAMES: Final = 32
@@ -143,16 +145,24 @@ def scores_of(outputs: Tensors, heard: Heard, signature: Signature) -> np.ndarra
 
 
 def letters_of(scores: np.ndarray, heard: Heard, alphabet: Alphabet) -> list[lattice.Letter]:
-    """The letters that are heard where there is sound."""
+    """The letters that are heard where there is sound.
+
+    One that is written in a pause is of the sound that is nearest, and that it begins with.
+    """
     assert heard.loud is not None
-    around = int(AROUND_S / heard.step_s)
-    counts = np.concatenate([[0], np.cumsum(heard.loud)])
-
-    def near(each: lattice.Letter) -> bool:
-        low = min(max(0, each.start - around), len(counts) - 1)
-        return bool(counts[min(each.end + around, len(counts) - 1)] > counts[low])
-
-    return [each for each in lattice.letters(scores, alphabet) if near(each)]
+    steps = np.flatnonzero(heard.loud)
+    after, before = AFTER_S / heard.step_s, BEFORE_S / heard.step_s
+    found = []
+    for each in lattice.letters(scores, alphabet):
+        place = int(np.searchsorted(steps, each.start))
+        since = each.start - int(steps[place - 1]) if place else np.inf
+        ahead = int(steps[place]) - each.start if place < len(steps) else np.inf
+        if ahead < each.end - each.start or (since <= after and since <= ahead):
+            found.append(each)
+        elif ahead <= before:
+            onset = each.start + int(ahead)
+            found.append(msgspec.structs.replace(each, start=onset, end=onset + 1))
+    return found
 
 
 def transcript(
