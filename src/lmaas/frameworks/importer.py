@@ -21,7 +21,6 @@ from lmaas.frameworks import (
     tensorflow,
 )
 from lmaas.frameworks.base import Framework
-from lmaas.runtime.lean_transformers import import_generation
 from lmaas.tasks.images import ANCHORS_FILE
 from lmaas.types import Anchor, Lineage, Manifest, PushOptions, Record, TensorSpec
 
@@ -133,7 +132,6 @@ def _import_adapter(request: ImportRequest, base: Path) -> Manifest:
 def _import_checkpoint(request: ImportRequest, weights: str | None = None) -> Manifest:
     path = Path(request.path)
     try:
-        import_generation()
         return checkpoint.build(path, Path(request.folder), request.options, weights=weights)
     except ModuleNotFoundError as error:
         raise MissingExtra(
