@@ -174,7 +174,7 @@ def told_by(door: str, response: httpx.Response) -> str:
         ("/v1/chat/completion", "openai", "/v1/chat/completions"),
         ("/chat/completions", "openai", "/v1/chat/completions"),
         ("/v1/v1/chat/completions", "openai", "/v1/chat/completions"),
-        ("/v1/audio/speech", "openai", "base_url"),
+        ("/v1/audio/voices", "openai", "base_url"),
         ("/v1/v1/messages", "openai", "/v1/messages"),
         ("/v1/messages/batches", "anthropic", "base_url"),
         ("/models/digits/classify", "huggingface", "/models/NAME"),

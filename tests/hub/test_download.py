@@ -169,7 +169,7 @@ def test_the_task_is_told_by_the_configs(
 
 
 def test_without_a_task_no_weights_are_downloaded(hub: Hub, model: Path, pull: Pull) -> None:
-    (model / "config.json").write_text('{"architectures": ["WhisperForConditionalGeneration"]}')
+    (model / "config.json").write_text('{"architectures": ["DecisionTransformerModelX"]}')
     hub.add(REPO, model)
     with pytest.raises(InvalidInput, match="No task is known"):
         pull()

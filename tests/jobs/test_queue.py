@@ -266,6 +266,8 @@ def test_an_older_home_gets_the_tables(tmp_path: Path) -> None:
             "webhook_deliveries", "webhooks", "job_checkpoints", "job_events", "jobs", "revisions",
         ):  # fmt: skip
             connection.execute(sa.text(f"DROP TABLE {table}"))
+        for table, column in (("usage", "audio_ms"), ("prices", "audio_minute_micro")):
+            connection.execute(sa.text(f"ALTER TABLE {table} DROP COLUMN {column}"))
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '0002'"))
     database.close()
     again = Queue(tmp_path)

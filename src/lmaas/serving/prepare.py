@@ -70,7 +70,9 @@ def need_of(
     engine = require_engine(version.manifest.engine, version.ref)
     chosen = _served(version, settings, engine)
     precision, top = chosen.precision, chosen.top
-    weights = sum(file.size_bytes for file in version.files if file.path.startswith(f"{top}/"))
+    weights = version.compiled_bytes
+    if chosen.variant is not None:
+        weights = sum(file.size_bytes for file in version.files if file.path.startswith(f"{top}/"))
     memory, options = needed_bytes(weights, engine.memory.overhead_bytes), None
     if engine.worker == "sequences":
         options = _sequence_options(version, settings, budget, precision)
