@@ -78,33 +78,29 @@ def followed(
             if detach:
                 show_queued(job, as_json, lives=True)
                 return None
-            with progress_at() as heard:
-                job = wait_at(client, job, heard)
+            with interruptible(job, lives=True), progress_at() as heard:
+                job = client.wait_for_job(job.id, heard)
             return None if paused(job, as_json) else client.model(str(job.model))
     with service_of(flags) as service:
         job = here(service)
         if detach:
             show_queued(job, as_json, lives=lives(flags))
             return None
-        with progress_at() as heard:
-            job = wait_here(flags, service, job, heard)
+        with interruptible(job, lives=lives(flags)), progress_at() as heard:
+            job = see_through(service, job, heard)
         return None if paused(job, as_json) else service.catalog.get(TENANT, str(job.model))
 
 
-def wait_at(client: "Client", job: "Job", heard: "Heard") -> "Job":
-    """The job once a server has done it. Raises what it failed with."""
-    with interruptible(job, lives=True):
-        return client.wait_for_job(job.id, heard)
+def see_through(service: "Service", job: "Job", heard: "Heard") -> "Job":
+    """The job once it is done, by this home's server or in this process.
 
-
-def wait_here(flags: dict[str, Any], service: "Service", job: "Job", heard: "Heard") -> "Job":
-    """The job once it is done, by this home's server or in this process. Raises as `wait_at`."""
+    Raises what it failed with.
+    """
     import asyncio
 
     from lmaas.job import raise_error
 
-    with interruptible(job, lives=lives(flags)):
-        job = asyncio.run(service.model_jobs.see_through(job, heard))
+    job = asyncio.run(service.model_jobs.see_through(job, heard))
     raise_error(job)
     return job
 
