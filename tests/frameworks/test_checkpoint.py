@@ -148,7 +148,7 @@ def test_an_architecture_that_does_not_compile_is_kept_as_it_is(tmp_path: Path) 
 
 
 def test_another_task_than_the_architecture_has_is_refused(copy: Path, tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="cannot be 'tensor'; its tasks are .*text-generation"):
+    with pytest.raises(InvalidInput, match=r"cannot be 'tensor'; its tasks are .*text-generation"):
         push(tmp_path, copy, task="tensor")
     with pytest.raises(InvalidInput, match="takes no labels"):
         push(tmp_path, copy, labels=("a",))
