@@ -8,7 +8,8 @@ a zip) as points with sizes, in PyTorch, Keras and TensorFlow; with --quick 640 
 Each model is registered, served, and asked for 200 scenes that no run saw by Hugging Face's own
 client, with raw bytes and as JSON. The mean average precision is that of the answers. A picture
 with the boxes that were found is written for each framework. Exit code 0 only when each reaches
-0.75 (0.03 with --quick, which proves the way and not the result). Needs `lmaas[train,keras,tensorflow]`.
+0.75 (0.03 with --quick, which proves the way and not the result). Needs
+`lmaas[train,keras,tensorflow]`.
 """
 
 import io
