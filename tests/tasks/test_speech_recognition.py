@@ -165,6 +165,25 @@ def test_what_a_model_makes_up_of_silence_is_left_out() -> None:
     assert json.loads(TASK.write(outputs, batch, SIGNATURE, "m:1").body) == {"text": "ab"}
 
 
+@pytest.mark.parametrize("pause_s", [0.0, 0.4, 1.0, 1.8])
+def test_a_letter_that_is_written_in_the_pause_before_it_is_kept(pause_s: float) -> None:
+    """Networks write the first letter where a file begins, or where a sentence before it ends."""
+    pause = np.zeros(int(pause_s * 16_000), np.float32)
+    sound = np.concatenate([pause, beeps("ab")])
+    batch = TASK.read(Payload(body=sounds.wav(sound), parameters={}), SIGNATURE, Limits())
+    batch.parameters["chunks"] = "word"
+    outputs = model(batch.arrays)
+    outputs["y"][:, :, 1] = 0
+    first = int(pause_s / STEP_S)
+    outputs["y"][:, first : first + 5] = [6, 0, 0, 0, 0, 0]
+    outputs["y"][:, 0, 2] = 20
+    told = json.loads(TASK.write(outputs, batch, SIGNATURE, "m:1").body)
+    assert told["text"] == "ab"
+    ((start, end),) = [each["timestamp"] for each in told["chunks"]]
+    assert start == pytest.approx(pause_s, abs=2 * STEP_S)
+    assert end > start
+
+
 def test_usage_is_the_length_of_the_sound() -> None:
     batch = TASK.read(Payload(body=sounds.wav(beeps("abc"))), SIGNATURE, Limits())
     told = TASK.write(model(batch.arrays), batch, SIGNATURE, "m:1")

@@ -129,7 +129,8 @@ async def compress(service: Service, exchange: Exchange, path: dict[str, str]) -
     It is a job, which goes on when its caller goes away; with wait=false the answer is the job.
     """
     jobs.check_wait(exchange)
-    options = read(await exchange.body(service.settings.max_body_bytes), CompressOptions)
+    body = await exchange.body(service.settings.max_body_bytes)
+    options = await service.read(read, body, CompressOptions)  # samples may be many megabytes
     assert exchange.key is not None
     job = await service.write(
         service.model_jobs.compress,
