@@ -4,11 +4,9 @@ Knows neither engines nor protocols. Whoever holds a `Generation` reads it to it
 closing it early cancels the request and still accounts for what it used.
 """
 
-import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -16,12 +14,8 @@ from lmaas import tasks
 from lmaas.errors import InvalidInput
 from lmaas.generation_types import Delta, Ended, GenerateRequest, TokenLogprob, Usage
 from lmaas.serving.metrics import Metrics
+from lmaas.serving.streamed import Note, Settle, Streamed
 from lmaas.types import ModelVersion
-
-Status = Literal["ok", "failed", "cancelled"]
-Settle = Callable[[Usage | None, Status, BaseException | None], None]
-Note = Callable[[int, int], None]
-"""What is told, as a stream goes on, how many tokens of prompt and answer have gone out."""
 
 
 class Receiver(Protocol):
@@ -51,7 +45,7 @@ Run = Callable[[Receiver], Awaitable[Answered]]
 """What runs a request: a worker, or another service. Cancelling it cancels the request."""
 
 
-class Generation:
+class Generation(Streamed[Delta, Answered]):
     """The answer of `version` to one request, as an async iterator of deltas.
 
     `usage` and `prompt_logprobs` are complete after the last delta. Make it with `start`.
@@ -65,63 +59,25 @@ class Generation:
         note: Note,
         keep: Keep | None = None,
     ) -> None:
-        self.version = version
-        self.headers: list[tuple[bytes, bytes]] = []
+        super().__init__(version, settle, metrics, note)
         self.usage = Usage(0)
         self.prompt_logprobs: tuple[TokenLogprob, ...] = ()
-        self._settle: Settle | None = settle
-        self._metrics = metrics
-        self._note = note
         self._asked = time.perf_counter()
         self._keep = keep
-        self._kept: list[Delta] = []
-        self._deltas: deque[Delta] = deque()
-        self._streamed = 0
-        self._woken = asyncio.Event()
-        self._task: asyncio.Future[Answered] | asyncio.Future[None] | None = None
-        self._over_told = False
+        self._to_keep: list[Delta] = []
 
     def replay(self, ended: Ended) -> None:
         """Give an answer that was kept; nothing runs, and nothing is used."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        done.set_result(None)
-        self._task = done
         self._take(ended)
-        self._over_told = True
-        self._end(Usage(0), "ok", None)
+        self._kept()
 
     async def start(self, run: Run) -> None:
         """Begin, and wait for the first token or for what went wrong before it."""
-        task = self._task = asyncio.ensure_future(run(self))
-        task.add_done_callback(self._over)
-        try:
-            await self._woken.wait()
-        except asyncio.CancelledError:
-            self.close()
-            raise
-        if task.done():
-            task.result()
+        await self._begin(run(self))
 
-    def close(self) -> None:
-        """Stop the request unless it is over."""
-        if self._task is not None and not self._task.done():
-            self._task.cancel()
-
-    async def __aiter__(self) -> AsyncIterator[Delta]:
+    def __aiter__(self) -> AsyncIterator[Delta]:
         """The deltas; raises the LMaaSError that ends the request early."""
-        assert self._task is not None
-        try:
-            while True:
-                while self._deltas:
-                    yield self._deltas.popleft()
-                if self._over_told:
-                    # Not before: a task is done a moment before what it brought is taken.
-                    self._task.result()
-                    return
-                self._woken.clear()
-                await self._woken.wait()
-        finally:
-            self.close()
+        return self._each()
 
     # What a worker tells
 
@@ -133,48 +89,26 @@ class Generation:
 
     def part(self, delta: Delta) -> None:
         """A piece of the answer."""
-        self._streamed += delta.tokens
-        self._note(self.usage.prompt, self._streamed)
-        self._deltas.append(delta)
+        self._count += delta.tokens
+        self._note(self.usage.prompt, self._count)
+        self._pieces.append(delta)
         if self._keep is not None:
-            self._kept.append(delta)
+            self._to_keep.append(delta)
         self._woken.set()
 
-    def used(self, usage: Usage) -> None:
-        """The request was cancelled, after using this."""
-        self._end(usage, "cancelled", None)
-
-    def _over(self, task: asyncio.Future[Answered]) -> None:
-        if task.cancelled():
-            # The worker says what was used; if it cannot, what was sent counts.
-            loop = asyncio.get_running_loop()
-            loop.call_later(CANCEL_REPORT_S, self._end, self._sent(), "cancelled", None)
-        elif (error := task.exception()) is not None:
-            self._end(self._sent() if self._streamed else None, "failed", error)
-        else:
-            answered = task.result()
-            ended = answered.ended
-            self._take(ended)
-            if self._keep is not None:
-                self._keep(answered, [*self._kept, *ended.deltas])
-            self._end(ended.usage, "ok", None)
-        self._over_told = True
-        self._woken.set()
+    def _taken(self, result: Answered) -> Usage:
+        self._take(result.ended)
+        if self._keep is not None:
+            self._keep(result, [*self._to_keep, *result.ended.deltas])
+        return self.usage
 
     def _take(self, ended: Ended) -> None:
         self.usage = ended.usage
         self.prompt_logprobs = ended.prompt_logprobs
-        self._deltas.extend(ended.deltas)
+        self._pieces.extend(ended.deltas)
 
     def _sent(self) -> Usage:
-        return Usage(self.usage.prompt, self._streamed)
-
-    def _end(self, usage: Usage | None, status: Status, error: BaseException | None) -> None:
-        settle, self._settle = self._settle, None
-        if settle is not None:
-            settle(usage, status, error)
-            if usage is not None:
-                self._metrics.used(self.version.ref, usage)
+        return Usage(self.usage.prompt, self._count)
 
 
 def check_language(version: ModelVersion) -> None:
@@ -214,7 +148,3 @@ def encode_request(request: GenerateRequest) -> bytes:
             "The request has an integer of more than 64 bits.",
             hint="It may be in logit_bias, a schema or chat_template_kwargs.",
         ) from None
-
-
-CANCEL_REPORT_S = 2.0
-"""How long a worker has to say what a cancelled request used."""

@@ -4,9 +4,7 @@ Knows neither engines nor protocols. Whoever holds a `Speech` reads it to its en
 closing it early cancels the request and still accounts for what was spoken.
 """
 
-import asyncio
 import math
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, Protocol
 
@@ -15,8 +13,8 @@ import msgspec
 from lmaas import tasks
 from lmaas.errors import InvalidInput
 from lmaas.generation_types import Usage
-from lmaas.serving.generation import CANCEL_REPORT_S, Note, Settle, Status
 from lmaas.serving.metrics import Metrics
+from lmaas.serving.streamed import Note, Settle, Streamed
 from lmaas.speech_types import SpeakRequest
 from lmaas.tasks.text_to_speech.sentences import cut
 from lmaas.types import Answer, ModelVersion
@@ -43,7 +41,7 @@ Run = Callable[[Listener], Awaitable[tuple[ModelVersion, Answer]]]
 """What runs a request. Cancelling it cancels the request."""
 
 
-class Speech:
+class Speech(Streamed[bytes, tuple[ModelVersion, Answer]]):
     """The sound of one text, as an async iterator of the bytes of its file.
 
     Characters and seconds are accounted for; `chars` and `audio_s` are complete after the last
@@ -51,89 +49,45 @@ class Speech:
     """
 
     def __init__(self, version: ModelVersion, settle: Settle, metrics: Metrics, note: Note) -> None:
-        self.version = version
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.chars = 0
+        super().__init__(version, settle, metrics, note)
         self.audio_s = 0.0
-        self._settle: Settle | None = settle
-        self._metrics = metrics
-        self._note = note
-        self._parts: deque[bytes] = deque()
-        self._woken = asyncio.Event()
-        self._task: asyncio.Future[tuple[ModelVersion, Answer]] | None = None
-        self._over_told = False
+
+    @property
+    def chars(self) -> int:
+        """How many characters are spoken."""
+        return self._count
 
     async def start(self, run: Run) -> None:
         """Begin, and wait for the first bytes or for what went wrong before them."""
-        task = self._task = asyncio.ensure_future(run(self))
-        task.add_done_callback(self._over)
-        try:
-            await self._woken.wait()
-        except asyncio.CancelledError:
-            self.close()
-            raise
-        if task.done():
-            task.result()
+        await self._begin(run(self))
 
-    def close(self) -> None:
-        """Stop the request unless it is over."""
-        if self._task is not None and not self._task.done():
-            self._task.cancel()
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    def __aiter__(self) -> AsyncIterator[bytes]:
         """The bytes; raises the LMaaSError that ends the request early."""
-        assert self._task is not None
-        try:
-            while True:
-                while self._parts:
-                    yield self._parts.popleft()
-                if self._over_told:
-                    self._task.result()
-                    return
-                self._woken.clear()
-                await self._woken.wait()
-        finally:
-            self.close()
+        return self._each()
 
     # What a worker tells
 
     def began(self, chars: int) -> None:
         """The text is read."""
-        self.chars = 0
+        self._count = 0
 
     def sound(self, chars: int, body: bytes) -> None:
         """A sentence is spoken."""
-        self.chars += chars
+        self._count += chars
         if body:
-            self._note(self.chars, 0)
-            self._parts.append(body)
+            self._note(self._count, 0)
+            self._pieces.append(body)
             self._woken.set()
 
-    def used(self, usage: Usage) -> None:
-        """The request was cancelled, after using this."""
-        self._end(usage, "cancelled", None)
+    def _taken(self, result: tuple[ModelVersion, Answer]) -> Usage:
+        self.version, answer = result
+        self._count, self.audio_s = answer.tokens, answer.audio_s
+        if answer.body:
+            self._pieces.append(answer.body)
+        return Usage(self._count, audio_ms=round(self.audio_s * 1000))
 
-    def _over(self, task: asyncio.Future[tuple[ModelVersion, Answer]]) -> None:
-        if task.cancelled():
-            loop = asyncio.get_running_loop()
-            loop.call_later(CANCEL_REPORT_S, self._end, Usage(self.chars), "cancelled", None)
-        elif (error := task.exception()) is not None:
-            self._end(Usage(self.chars) if self.chars else None, "failed", error)
-        else:
-            self.version, answer = task.result()
-            self.chars, self.audio_s = answer.tokens, answer.audio_s
-            if answer.body:
-                self._parts.append(answer.body)
-            self._end(Usage(self.chars, audio_ms=round(self.audio_s * 1000)), "ok", None)
-        self._over_told = True
-        self._woken.set()
-
-    def _end(self, usage: Usage | None, status: Status, error: BaseException | None) -> None:
-        settle, self._settle = self._settle, None
-        if settle is not None:
-            settle(usage, status, error)
-            if usage is not None:
-                self._metrics.used(self.version.ref, usage)
+    def _sent(self) -> Usage:
+        return Usage(self._count)
 
 
 def most_audio_ms(version: ModelVersion, request: SpeakRequest) -> int:
