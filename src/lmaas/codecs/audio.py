@@ -12,6 +12,7 @@ import numpy as np
 
 from lmaas.codecs import audio_container, audio_file, media
 from lmaas.codecs.audio_source import Source
+from lmaas.codecs.audio_whole import check_whole
 from lmaas.codecs.limits import Limits
 from lmaas.codecs.resampling import Resampler
 from lmaas.errors import InvalidInput, PayloadTooLarge
@@ -69,6 +70,8 @@ def open_source(data: bytes, limits: Limits) -> Source:
             f"The sound has {len(data)} bytes; at most {limits.max_media_bytes} are decoded."
         )
     kind = media.media_type_of(data)
+    if kind is not None:
+        check_whole(data, kind)
     if kind in audio_file.KINDS:
         source = audio_file.open_file(data)
     elif kind in audio_container.KINDS:

@@ -73,6 +73,9 @@ def run(body: bytes) -> bytes:
     integers.check(options)
     compiled, target = Path(request.folder) / "compiled", Path(request.target)
     say = integers.teller(Path(request.progress))
+    judge = _by_samples if options.samples else _by_references
+    # First, so that samples that cannot be used are refused before the work.
+    source = judge(request, compiled, lambda done: say("measuring the source", done))
     target.mkdir(parents=True)
     graphs = sorted(path.name for path in compiled.glob("*.xml"))
     method: dict[str, Any] = {}
@@ -81,8 +84,6 @@ def run(body: bytes) -> bytes:
             say(f"making {options.to}", number / len(graphs))
             method = integers.shrink(options, compiled / name, target / name)
     integers.copy_rest(compiled, target, graphs)
-    judge = _by_samples if options.samples else _by_references
-    source = judge(request, compiled, lambda done: say("measuring the source", done))
     made = judge(request, target, lambda done: say(f"measuring {options.to}", done))
     metric = tasks.spec(manifest.task).primary if options.samples else AGREEMENT
     agreement = made.agreement
