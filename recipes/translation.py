@@ -189,7 +189,7 @@ def prove(client: Client, folder: Path, quick: bool, *, framework: str) -> int:
     wrong = check(
         "the served model writes as the trained one", abs(exact - measured["test_exact"]) < 0.011
     )
-    wrong += check("both clients are told the same", again == written[:20])
+    wrong += check("both clients get the same answers", again == written[:20])
     wrong += check("paragraphs stay", libre.translate(document, "en", "de") == expected)
     if not quick:
         wrong += check("at least 95 of 100 are right to the letter", exact >= 0.95)

@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -246,8 +247,7 @@ def _asked(flags: dict[str, Any], name: str) -> "Iterator[tuple[str, Ask, Hear]]
 
     with server_or_none(flags) as client:
         if client:
-            ask = lambda payload: client.answer(name, payload)  # noqa: E731
-            yield client.task(name), ask, over_http(client, name)
+            yield client.task(name), partial(client.answer, name), over_http(client, name)
             return
         with service_of(flags) as service, asyncio.Runner() as runner:
             task = service.catalog.get(TENANT, name).manifest.task

@@ -161,10 +161,12 @@ def in_process(service: Any, runner: Any, tenant: str, model: str) -> Hear:
     def hear(
         audio: bytes, options: "TranscribeOptions", told: Callable[[float], None]
     ) -> "Transcript":
+        import msgspec
+
         from lmaas.transcription_types import TranscribeRequest
 
         given = {name: value for name, value in options.items() if value is not None}
-        request = TranscribeRequest(audio=audio, stream=True, **given)  # type: ignore[arg-type]
+        request = msgspec.convert({**given, "audio": audio, "stream": True}, TranscribeRequest)
 
         async def run() -> Any:
             transcription = await service.calls.transcribe_here(tenant, model, request)

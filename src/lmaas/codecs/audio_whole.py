@@ -1,8 +1,8 @@
 """Whether a sound file is all there: decoders give what is left of one that was cut off.
 
-Told by sizes that the file's own parts have: RIFF and AIFF chunks, Ogg pages, MP4 boxes, the segment
-of a Matroska file, the Xing frame of an MP3. Who wrote one while it was recorded could not know
-them, and says so; such files are taken as they are, and so are those without sizes.
+The sizes in the file itself tell: RIFF and AIFF chunks, Ogg pages, MP4 boxes, the segment of a
+Matroska file, the Xing frame of an MP3. A file that was written while it was recorded marks its
+size as unknown; such files are accepted, and so are those without sizes.
 """
 
 from typing import Final, Literal

@@ -18,7 +18,7 @@ HINT: Final = '{"image": "1.png", "boxes": [{"label": "cat", "box": [4, 2, 30, 2
 
 
 class Object(msgspec.Struct):
-    """One box; what else a detector tells of it is not read."""
+    """One box. Other fields, such as a score, are ignored: detectors write them."""
 
     label: str
     box: list[Any] | dict[str, Any]

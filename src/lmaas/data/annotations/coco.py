@@ -21,7 +21,7 @@ class Category(msgspec.Struct):
 
 
 class Picture(msgspec.Struct):
-    """An image; sizes are numbers where they are told."""
+    """An image. Its width and height may be missing."""
 
     id: int | str
     file_name: str

@@ -102,7 +102,7 @@ def _has_alias(text: str) -> bool:
     try:
         return any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text))
     except yaml.YAMLError:
-        return False  # what is wrong is told by the reader
+        return False  # `read` reports what is wrong
 
 
 def _boxes(content: bytes, name: str, classes: list[str]) -> list[Box]:
