@@ -165,6 +165,17 @@ def test_what_a_model_makes_up_of_silence_is_left_out() -> None:
     assert json.loads(TASK.write(outputs, batch, SIGNATURE, "m:1").body) == {"text": "ab"}
 
 
+def test_who_has_limits_is_measured_and_nothing_runs() -> None:
+    sound = beeps("ab")
+    for payload in (Payload(body=sounds.wav(sound)), called(sound), asked(sound)):
+        counting = msgspec.structs.replace(payload, count_only=True)
+        batch = TASK.read(counting, SIGNATURE, Limits())
+        assert not batch.arrays
+        assert not batch.parts
+        told = TASK.write({}, batch, SIGNATURE, "m:1")
+        assert (told.body, told.audio_s) == (b"", pytest.approx(len(sound) / 16_000))
+
+
 @pytest.mark.parametrize("pause_s", [0.0, 0.4, 1.0, 1.8])
 def test_a_letter_that_is_written_in_the_pause_before_it_is_kept(pause_s: float) -> None:
     """Networks write the first letter where a file begins, or where a sentence before it ends."""

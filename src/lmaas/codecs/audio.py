@@ -87,6 +87,18 @@ def open_source(data: bytes, limits: Limits) -> Source:
     return source
 
 
+def seconds(data: bytes, limits: Limits) -> float:
+    """How long the sound is: as its head tells, or where that does not, all of it is decoded.
+
+    Raises as `open_source` and `blocks` do.
+    """
+    source = open_source(data, limits)
+    rate = source.sample_rate
+    if source.frames is not None:
+        return source.frames / rate
+    return sum(len(block) for block in blocks(data, rate, limits)) / rate
+
+
 def is_audio(data: bytes) -> bool:
     """Whether the bytes begin as a sound of a format that is read; nothing is decoded."""
     kind = media.media_type_of(data)

@@ -38,6 +38,8 @@ from lmaas.types import (
 )
 
 MAX_FILE_BYTES: Final = 1 << 30
+SECONDS: Final = "seconds"
+"""The parameter of a batch that was only measured."""
 _request_decoder = msgspec.msgpack.Decoder(TranscribeRequest)
 UNABLE: Final = {
     "language": "does not tell languages apart",
@@ -109,10 +111,14 @@ class SpeechRecognition:
     def read(self, payload: Payload, signature: Signature, limits: Limits) -> Batch:
         """Decode a sound and make the model's input of it."""
         if payload.media_type == TENSORS:
+            if payload.count_only:
+                return _measured(0.0)
             return read_tensors(payload, signature, limits)
         if payload.media_type == TRANSCRIBE:
             request = read_request(payload)
             _check_able(request)
+            if payload.count_only:
+                return _measured(audio.seconds(request.audio, limits))
             batch = ctc.read(request.audio, self.alphabet, signature, limits)
             batch.parameters |= {
                 "transcript": True, "words": request.words, "segments": request.segments,
@@ -120,6 +126,8 @@ class SpeechRecognition:
             }  # fmt: skip
             return batch
         data, parameters = read_file(payload, limits)
+        if payload.count_only:
+            return _measured(audio.seconds(data, limits))
         batch = ctc.read(data, self.alphabet, signature, limits)
         batch.parameters["chunks"] = parameters.return_timestamps or None
         return batch
@@ -128,7 +136,10 @@ class SpeechRecognition:
         """The text, with what was asked for."""
         if batch.tensors is not None:
             return tensor.write(outputs, batch.tensors, signature, model)
-        told, heard = batch.parameters, batch.parameters["heard"]
+        told = batch.parameters
+        if SECONDS in told:
+            return Answer(body=b"", audio_s=told[SECONDS])
+        heard = told["heard"]
         if told.get("transcript"):
             made = ctc.transcript(
                 outputs, heard, self.alphabet, signature,
@@ -203,6 +214,11 @@ class SpeechRecognition:
     def records(self, result: Any) -> list[dict[str, Any]]:
         """The text."""
         return [{"text": result["text"]}]
+
+
+def _measured(seconds: float) -> Batch:
+    """A batch of nothing to run, whose sound has this length."""
+    return Batch(arrays={}, size=1, single=True, parameters={SECONDS: seconds})
 
 
 def read_request(payload: Payload) -> TranscribeRequest:

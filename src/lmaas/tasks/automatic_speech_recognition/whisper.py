@@ -95,7 +95,7 @@ class Whisper:
         assert sound is not None, signature
         self._check(request, spec)
         if payload.count_only:
-            heard_s = audio_seconds(request.audio, limits)
+            heard_s = audio.seconds(request.audio, limits)
             return Answer(body=b"", new_tokens=int(heard_s * TOKENS_PER_S) + 1, audio_s=heard_s)
         samples = audio.decode(request.audio, sound.sample_rate, limits)
         duration_s = len(samples) / sound.sample_rate
@@ -233,15 +233,6 @@ def _asked(data: bytes, given: Parameters | None) -> TranscribeRequest:
         segments=times is True or times == "segment",
         previous_text=bool(options.condition_on_prev_tokens),
     )
-
-
-def audio_seconds(data: bytes, limits: Limits) -> float:
-    """How long a sound is: as its head says, or all of it is decoded where that is silent."""
-    source = audio.open_source(data, limits)
-    if source.frames is not None:
-        return source.frames / source.sample_rate
-    rate = source.sample_rate
-    return sum(len(block) for block in audio.blocks(data, rate, limits)) / rate
 
 
 def hugging_face(transcript: Transcript, *, words: bool) -> dict[str, Any]:
