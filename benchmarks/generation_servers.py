@@ -91,7 +91,7 @@ def prepare(model: str, checkpoint: Path, folder: Path, tools: Tools, names: lis
         sizes: dict[str, float] = {}
         for form in FORMS:
             compress = CompressOptions(to=form, max_drop=MAX_DROP)
-            variant = asyncio.run(service.catalog.compress(TENANT, model, compress))
+            variant = asyncio.run(service.compressor.compress(TENANT, model, compress))
             sizes["bf16"] = variant.report.source.size_bytes / 1e6
             sizes[form] = variant.report.compressed.size_bytes / 1e6
         _, key = service.create_key(TENANT, "benchmark", ("call",))

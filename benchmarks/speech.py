@@ -105,7 +105,7 @@ def make_home(home: Path) -> bool:
         version = service.catalog.get(TENANT, "whisper")
         if any(variant.name == "int8" for variant in version.variants):
             return True
-        asyncio.run(service.catalog.compress(TENANT, "whisper", CompressOptions(to="int8")))
+        asyncio.run(service.compressor.compress(TENANT, "whisper", CompressOptions(to="int8")))
     except LMaaSError as error:
         print(f"No int8 variant: {error}")
         return False

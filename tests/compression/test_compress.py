@@ -46,7 +46,7 @@ def compress(
     service: Service, to: VariantName, heard: Any = lambda _: None, **more: Any
 ) -> Variant:
     options = CompressOptions(to=to, text=TEXT, **more)
-    return asyncio.run(service.catalog.compress(TENANT, "tiny", options, heard))
+    return asyncio.run(service.compressor.compress(TENANT, "tiny", options, heard))
 
 
 @pytest.mark.parametrize(("to", "share"), [("bf16", 0.5), ("int8", 0.27), ("int4", 0.2)])
@@ -131,7 +131,9 @@ def test_what_cannot_be_honoured_is_refused(service: Service) -> None:
     with pytest.raises(InvalidInput, match="group size 48 does not divide"):
         compress(service, "int4", group_size=48)
     with pytest.raises(InvalidInput, match="The text has 1 tokens"):
-        asyncio.run(service.catalog.compress(TENANT, "tiny", CompressOptions(to="int8", text="a")))
+        asyncio.run(
+            service.compressor.compress(TENANT, "tiny", CompressOptions(to="int8", text="a"))
+        )
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({"to": "int2"}, CompressOptions)
     version = msgspec.structs.replace(service.catalog.get(TENANT, "tiny"), variants=())

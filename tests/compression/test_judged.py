@@ -74,7 +74,7 @@ def picture(seed: int) -> str:
 
 def test_an_encoder_decoder_is_judged_by_its_references_and_served(service: Service) -> None:
     options = CompressOptions(to="int8", max_drop=1.0)
-    variant = asyncio.run(service.catalog.compress(TENANT, "marian", options))
+    variant = asyncio.run(service.compressor.compress(TENANT, "marian", options))
     report = variant.report
     assert report.metric == "agreement"
     assert report.source.metrics == {"agreement": 1.0}
@@ -94,7 +94,7 @@ def test_an_encoder_decoder_is_judged_by_its_references_and_served(service: Serv
 def test_samples_judge_by_the_metric_of_the_task(service: Service) -> None:
     samples = tuple(CompressSample(inputs=text, expected="w7 w8") for text in TEXTS)
     options = CompressOptions(to="int8", samples=samples, max_drop=1.0)
-    report = asyncio.run(service.catalog.compress(TENANT, "marian", options)).report
+    report = asyncio.run(service.compressor.compress(TENANT, "marian", options)).report
     assert report.metric == "chrf"
     assert set(report.source.metrics) == {"bleu", "chrf", "exact"}
     assert report.samples == len(TEXTS)
@@ -125,7 +125,7 @@ def test_a_classifier_is_judged_by_its_labels(service: Service, home: Path, tmp_
 
 def test_what_gets_worse_than_allowed_is_refused(service: Service) -> None:
     options = CompressOptions(to="int8", max_drop=1.0)
-    report = asyncio.run(service.catalog.compress(TENANT, "marian", options)).report
+    report = asyncio.run(service.compressor.compress(TENANT, "marian", options)).report
     worse = msgspec.structs.replace(report, drop=0.2, max_drop=0.05)
     with pytest.raises(ParityFailed, match=r"agreement.*\+20.0% worse; allowed \+5.0%"):
         require_small_drop("marian:1", "int8", worse)
@@ -154,7 +154,7 @@ def test_what_does_not_go_together_is_refused(
 ) -> None:
     before = service.catalog.get(TENANT, model).variants
     with pytest.raises(InvalidInput, match=told):
-        asyncio.run(service.catalog.compress(TENANT, model, options))
+        asyncio.run(service.compressor.compress(TENANT, model, options))
     assert service.catalog.get(TENANT, model).variants == before
 
 

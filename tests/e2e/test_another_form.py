@@ -36,7 +36,9 @@ def forms(
     home = Path(shutil.copytree(language_home, folder / "home"))
     with closing(Service(Settings(home=str(home)))) as service:
         for to in FORMS:
-            asyncio.run(service.catalog.compress(TENANT, "tiny", CompressOptions(to=to, text=TEXT)))
+            asyncio.run(
+                service.compressor.compress(TENANT, "tiny", CompressOptions(to=to, text=TEXT))
+            )
         version = service.catalog.get(TENANT, "tiny")
         service.registry.unpack(version, folder, ("variant",))
         return {v.name: (v.report, folder / "variants" / v.name) for v in version.variants}

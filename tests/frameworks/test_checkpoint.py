@@ -32,7 +32,7 @@ def push(home: Path, folder: Path, **options: Any) -> ModelVersion:
 
 def compress(home: Path, to: VariantName) -> None:
     with closing(Service(load_settings({"home": str(home)}))) as service:
-        asyncio.run(service.catalog.compress(TENANT, "tiny", CompressOptions(to=to)))
+        asyncio.run(service.compressor.compress(TENANT, "tiny", CompressOptions(to=to)))
 
 
 def make_causal(folder: Path, config: Any, model: Any) -> Path:

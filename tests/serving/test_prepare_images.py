@@ -9,7 +9,7 @@ from lmaas.config import Settings
 from lmaas.errors import ConfigError, InvalidInput
 from lmaas.runtime.language.embedded import KEY_NUMBERS, vision_bytes
 from lmaas.service import Service
-from lmaas.service.catalog import check_compressible
+from lmaas.service.compressor import check_compressible
 from lmaas.serving.engines import choose_engine
 from lmaas.serving.prepare import need_of
 from lmaas.types import TENANT, CompressOptions, ModelVersion

@@ -554,7 +554,7 @@ def test_it_has_no_files_to_compress_and_no_tokens_to_count(
     async def work(gateway: Gateway) -> None:
         version = await gateway.connect("echo")
         with pytest.raises(InvalidInput, match="no files"):
-            await gateway.service.catalog.compress(TENANT, "far", CompressOptions(to="int8"))
+            await gateway.service.compressor.compress(TENANT, "far", CompressOptions(to="int8"))
         with pytest.raises(InvalidInput, match="count its tokens"):
             await gateway.service.calls.count_tokens(
                 gateway.key, "far", HELLO, endpoint="count", request_id="c1"

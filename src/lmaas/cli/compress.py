@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 @click.option(
     "--data",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Rows (JSONL, CSV, TSV, Parquet) to measure other models on, each with the right answer.",
+    help="Rows (.jsonl, .csv, .tsv, also as .gz) to measure other models on, each with the right "
+    "answer.",
 )
 @click.option("--expected", metavar="COLUMN", help="Column of --data that holds the right answer.")
 @click.option(

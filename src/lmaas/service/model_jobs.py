@@ -27,7 +27,8 @@ from lmaas.placement import left
 from lmaas.registry.lock import HomeLock, alone
 from lmaas.registry.names import check_name
 from lmaas.registry.store import Registry
-from lmaas.service.catalog import Catalog, check_compressible, check_push
+from lmaas.service.catalog import Catalog, check_push
+from lmaas.service.compressor import Compressor, check_compressible
 from lmaas.service.jobs import JobQueue
 from lmaas.service.quota import Quota
 from lmaas.supervision import Supervisor
@@ -95,6 +96,7 @@ class ModelJobs:
         rows: Jobs,
         queue: JobQueue,
         catalog: Catalog,
+        compressor: Compressor,
         quota: Quota,
     ) -> None:
         self._settings = settings
@@ -102,6 +104,7 @@ class ModelJobs:
         self._rows = rows
         self._queue = queue
         self._catalog = catalog
+        self._compressor = compressor
         self._quota = quota
         self._folder = queue.folder
         self._inputs = queue.inputs
@@ -160,7 +163,7 @@ class ModelJobs:
         )
 
     def compress(self, tenant: str, ref: str, options: CompressOptions, *, key_id: str = "") -> Job:
-        """Queue the making of a smaller variant; see `Catalog.compress`.
+        """Queue the making of a smaller variant; see `Compressor.compress`.
 
         The model is what its reference names now; a job for the same that has not ended is the one
         that is returned. Raises InvalidInput, ModelNotFound, QueueFull.
@@ -362,7 +365,7 @@ class ModelJobs:
         text = await asyncio.to_thread(self._inputs.get, job.id, TEXT)
         told = await asyncio.to_thread(self._inputs.get, job.id, SAMPLES)
         samples = msgspec.json.decode(told or "[]", type=tuple[CompressSample, ...])
-        await self._catalog.compress(
+        await self._compressor.compress(
             job.tenant,
             recipe.model,
             msgspec.structs.replace(recipe.options, text=text, samples=samples),

@@ -34,6 +34,7 @@ from lmaas.registry.responses import Responses
 from lmaas.registry.store import Registry
 from lmaas.service.calls import ModelCalls
 from lmaas.service.catalog import Catalog
+from lmaas.service.compressor import Compressor
 from lmaas.service.data import DataFiles
 from lmaas.service.jobs import JobQueue
 from lmaas.service.model_jobs import ModelJobs
@@ -99,7 +100,10 @@ class Service:
             workshop,
             placement,
         )
-        self.model_jobs = ModelJobs(settings, self.registry, queue, self.jobs, self.catalog, quota)
+        self.compressor = Compressor(settings, self.registry, self.router, workshop)
+        self.model_jobs = ModelJobs(
+            settings, self.registry, queue, self.jobs, self.catalog, self.compressor, quota
+        )
         images = ImageUrls(settings.image_hosts, EgressPolicy(settings.image_allow, "image_allow"))
         self.calls = ModelCalls(
             settings, self.find, self.router, self.pool, self.ledger, self.cache, self.metrics,
