@@ -91,8 +91,10 @@ def build(folder: Path, options: PushOptions, target: Path) -> Manifest:
         raise ModelRefused("The tokenizer has no token to pad with, which SigLIP reads.")
     told = references(model, processor, image, spec, compiled, pad=pad if alone else None)
     graph = convert(model, told[1].inputs, spec.context_length, pad=pad if alone else None)
-    spec = msgspec.structs.replace(spec, dimensions=int(told[0].outputs[TEXTS].shape[1]))
-    signature = _signature(spec, image, alone=alone)
+    assert told[0].outputs is not None
+    width = int(told[0].outputs[TEXTS].shape[1])
+    spec = msgspec.structs.replace(spec, dimensions=width)
+    signature = _signature(spec, image, width, alone=alone)
     for ports, specs in ((graph.inputs, signature.inputs), (graph.outputs, signature.outputs)):
         for port, one in zip(ports, specs, strict=True):
             port.get_tensor().set_names({one.name})
@@ -236,8 +238,10 @@ def convert(
         ) from None
 
 
-def _signature(spec: LanguageSpec, image: ImageSpec, *, alone: bool) -> Signature:
-    """`alone`: texts have one length, and each pair a probability by itself."""
+def _signature(spec: LanguageSpec, image: ImageSpec, width: int, *, alone: bool) -> Signature:
+    """Vectors have `width` numbers. `alone`: texts have one length, and each pair a probability by
+    itself.
+    """
     length, axis = (spec.context_length, "") if alone else (BATCH, "tokens")
     tokens = {"dtype": "int64", "shape": (BATCH, length), "axes": ("labels", axis)}
     return Signature(
@@ -256,9 +260,7 @@ def _signature(spec: LanguageSpec, image: ImageSpec, *, alone: bool) -> Signatur
                 name=LOGITS, dtype="float32", shape=(BATCH, BATCH), axes=("images", "labels")
             ),
             *(
-                TensorSpec(
-                    name=name, dtype="float32", shape=(BATCH, spec.dimensions), axes=(axis, "")
-                )
+                TensorSpec(name=name, dtype="float32", shape=(BATCH, width), axes=(axis, ""))
                 for name, axis in ((IMAGES, "images"), (TEXTS, "labels"))
             ),
         ),
