@@ -700,10 +700,12 @@ class Answer(Record, frozen=True, kw_only=True):
 class TextsCall(Record, frozen=True, kw_only=True):
     """Texts, or lists of token ids, for an embedding model; for a reranker, what `query` asks.
 
+    `images` are files in base64 by their places among all inputs, of which `texts` are the others.
     `dimensions` cuts embeddings to their first so many numbers, at length 1 again.
     """
 
     texts: tuple[str | tuple[int, ...], ...]
+    images: dict[int, str] = {}
     query: str | None = None
     dimensions: int | None = None
 

@@ -119,6 +119,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     `metrics` are all that are measured, with their meaning, and models are compared by `primary`.
     A task that `generates` is that of language models: requests are read and answers written by the
     doors, token by token. One that `transcribes` takes sounds, which are metered by their length.
+    `embeds` is of what it gives vectors.
     `infers_outputs_are`: whether a classifier's outputs are logits or
     probabilities is seen in the sample's answers where nobody says it. Without `training` the task
     is not trained, without `checkpoint` no Hugging Face checkpoint becomes a model of it, without
@@ -140,6 +141,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     generates: bool = False
     speaks: bool = False
     transcribes: bool = False
+    embeds: tuple[Literal["text", "image"], ...] = ()
     infers_outputs_are: bool = False
     training: Training | None = None
     checkpoint: Checkpoint | None = None
