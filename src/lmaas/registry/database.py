@@ -6,11 +6,12 @@ seconds of patience).
 """
 
 import fcntl
+import mmap
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ from lmaas.registry.storage import TOPICS, Topic
 FILE = "lmaas.db"
 BUSY_TIMEOUT_MS = 10_000
 FRESH_S = 0.001
+RETRY_S = 0.02
+MOST_LOOKED_FOR = 64
+"""Of more remains than so many, a VACUUM costs less than to look for them."""
 REVISIONS = "SELECT topic, number FROM revisions"
 CHANGED = "lmaas_changed"
 """Where a connection of a writer keeps the topics that it has changed."""
@@ -95,6 +99,25 @@ class Database:
         with self._watch_lock:
             self.looked_at = -1.0
 
+    def scrub(self, remains: Sequence[bytes]) -> None:
+        """See `storage.Storage.scrub`.
+
+        Deleted rows are overwritten (`secure_delete`), but copies of rows that SQLite has moved
+        within a page may lie in what the page does not use; a VACUUM writes the file anew.
+        """
+        refuse_in_loop("Writing the database")
+        deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+        with _explained(), closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
+            _prepare(connection, None)
+            _empty_journal(connection, deadline)
+            if len(remains) > MOST_LOOKED_FOR or self._holds(remains):
+                connection.execute("VACUUM")
+                _empty_journal(connection, deadline)
+
+    def _holds(self, remains: Sequence[bytes]) -> bool:
+        with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
+            return any(data.find(each) >= 0 for each in remains)
+
     def watch(self, topic: Topic) -> Watch:
         """Whether anything of `topic` has changed since."""
         return self._watches[topic]
@@ -134,6 +157,22 @@ def _prepare(connection: Any, _record: Any) -> None:
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute("PRAGMA secure_delete=ON")
+
+
+def _empty_journal(connection: sqlite3.Connection, deadline: float) -> None:
+    """Write the journal's pages to the database, and leave the journal without a byte."""
+    while True:
+        busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if not busy:
+            return
+        if time.monotonic() > deadline:
+            raise Unavailable(
+                "The rows are deleted, but another process reads the database, so its journal "
+                "still has them.",
+                hint="Try again.",
+            )
+        time.sleep(RETRY_S)
 
 
 def _begin(connection: sa.Connection) -> None:
