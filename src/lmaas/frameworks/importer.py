@@ -104,6 +104,7 @@ def run(body: bytes) -> bytes:
         image=options.image,
         outputs_are=options.outputs_are,
         detection=detection,
+        face=options.face,
         dynamic=options.dynamic,
         card=options.card,
         lineage=Lineage(origin="push"),

@@ -72,7 +72,7 @@ class Galleries:
 
     # Galleries
 
-    def list(self, tenant: str) -> list[Gallery]:
+    def of_tenant(self, tenant: str) -> list[Gallery]:
         """All galleries of a tenant, by name."""
         with self._database.read() as connection:
             rows = connection.execute(
