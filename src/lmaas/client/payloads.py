@@ -14,7 +14,7 @@ from PIL import Image
 from lmaas.codecs import strings
 from lmaas.codecs.tensor import DATATYPES, DTYPES, to_bytes
 from lmaas.errors import InvalidInput
-from lmaas.tasks.labels import Detection, Label
+from lmaas.tasks.labels import Classified, Detection, Label
 from lmaas.types import (
     JSON,
     TENSORS,
@@ -64,10 +64,9 @@ def read_answer(answer: Answer) -> Any:
         return result.get("value", result.get("outputs", result))
     several = bool(result) and all(isinstance(each, list) for each in result) and any(result)
     first = next(each for each in result if each)[0] if several else next(iter(result), None)
-    if isinstance(first, dict) and "box" in first:
-        return msgspec.convert(result, list[list[Detection]] if several else list[Detection])
-    if isinstance(first, dict) and "label" in first:
-        return msgspec.convert(result, list[list[Label]] if several else list[Label])
+    for kind in (Classified, Detection, Label):
+        if isinstance(first, dict) and set(first) == set(kind.__struct_fields__):
+            return msgspec.convert(result, list[list[kind]] if several else list[kind])  # type: ignore[valid-type]
     if isinstance(first, dict) and "value" in first:
         return [each["value"] for each in result]
     return result

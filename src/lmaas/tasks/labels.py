@@ -39,6 +39,16 @@ class Detection(msgspec.Struct, frozen=True):
     box: Box
 
 
+class Classified(Detection, frozen=True):
+    """An object that one model found and another named.
+
+    `detected` is what the first one took it for. `score` is the product of both scores: that
+    something is there, and that it is what `label` says.
+    """
+
+    detected: Label
+
+
 def check_function(function: str | None, signature: Signature) -> None:
     """Raise InvalidInput for a function that is not to be had of the model's outputs."""
     if signature.outputs_are == "probabilities" and function == "sigmoid":
