@@ -122,15 +122,27 @@ def _face(
         pen.line([at(*p) for p in points], fill, max(1, round(width * size)), joint="curve")
 
     tone = who[1]
-    skin = _colour(_between(0.03, 0.09, who[2]), _between(0.25, 0.6, tone), _between(0.95, 0.4, tone))
+    skin = _colour(
+        _between(0.03, 0.09, who[2]), _between(0.25, 0.6, tone), _between(0.95, 0.4, tone)
+    )
     dark = tuple(int(part * 0.72) for part in skin)
     shade = (dark[0], dark[1], dark[2])
-    hair = _colour(_between(0.0, 0.15, who[3]), _between(0.15, 0.85, who[4]), _between(0.08, 0.85, who[5]))
+    hair = _colour(
+        _between(0.0, 0.15, who[3]), _between(0.15, 0.85, who[4]), _between(0.08, 0.85, who[5])
+    )
     # Hair behind, ears, the face with its jaw, hair in front.
     oval(0, -0.12, 1.13, _between(0.9, 1.05, who[6]), hair)
     if who[6] > 0.55:
         for side in (-1, 1):
-            pen.polygon([at(side * 1.12, -0.2), at(side * 0.7, -0.2), at(side * 0.75, 0.95), at(side * 1.15, 0.9)], hair)
+            pen.polygon(
+                [
+                    at(side * 1.12, -0.2),
+                    at(side * 0.7, -0.2),
+                    at(side * 0.75, 0.95),
+                    at(side * 1.15, 0.9),
+                ],
+                hair,
+            )
     ear = _between(0.1, 0.2, who[7])
     for side in (-1, 1):
         oval(side * 0.99, 0.0, ear * 0.7, ear, shade)
@@ -143,7 +155,19 @@ def _face(
     pen.polygon(outline, skin)
     fringe = _between(-0.85, -0.45, who[9])
     parting = _between(-0.6, 0.6, who[10])
-    pen.polygon([at(-0.98, -0.35), at(-0.8, -0.75), at(-0.4, -0.98), at(0, -1.02), at(0.4, -0.98), at(0.8, -0.75), at(0.98, -0.35), at(parting, fringe)], hair)
+    pen.polygon(
+        [
+            at(-0.98, -0.35),
+            at(-0.8, -0.75),
+            at(-0.4, -0.98),
+            at(0, -1.02),
+            at(0.4, -0.98),
+            at(0.8, -0.75),
+            at(0.98, -0.35),
+            at(parting, fringe),
+        ],
+        hair,
+    )
     # Eyes, brows.
     apart = _between(0.3, 0.5, who[11])
     eye_y = _between(-0.2, 0.02, who[12])
@@ -160,7 +184,15 @@ def _face(
         oval(x, eye_y, eye_w, eye_h * openness, (245, 245, 240))
         oval(x + gaze * eye_w, eye_y, eye_h * 0.85, min(eye_h, eye_h * openness), iris)
         oval(x + gaze * eye_w, eye_y, eye_h * 0.4, min(eye_h * 0.5, eye_h * openness), (15, 12, 10))
-        line([(x - side * eye_w * 1.1, brow_y + slope), (x, brow_y - 0.02), (x + side * eye_w * 1.2, brow_y - slope)], hair, brow)
+        line(
+            [
+                (x - side * eye_w * 1.1, brow_y + slope),
+                (x, brow_y - 0.02),
+                (x + side * eye_w * 1.2, brow_y - slope),
+            ],
+            hair,
+            brow,
+        )
     # Nose, mouth.
     long, broad = _between(0.18, 0.4, who[19]), _between(0.07, 0.2, who[20])
     tip = eye_y + 0.12 + long
@@ -173,11 +205,19 @@ def _face(
     if gape:
         oval(0, mouth_y, mouth_w * 0.8, gape + lips, (60, 20, 20))
     for lip in (-1, 1):
-        line([(-mouth_w, mouth_y - smile), (0, mouth_y + lip * gape), (mouth_w, mouth_y - smile)], red, lips * 0.8)
+        line(
+            [(-mouth_w, mouth_y - smile), (0, mouth_y + lip * gape), (mouth_w, mouth_y - smile)],
+            red,
+            lips * 0.8,
+        )
     # Beard and glasses are somebody's, as the rest.
     if who[8] * 13 % 1 > 0.68:
         for x in np.linspace(-0.6, 0.6, 9):
-            line([(x * jaw, 0.62 + 0.25 * (1 - abs(x))), (x * jaw, 0.8 + 0.2 * (1 - abs(x)))], hair, 0.03)
+            line(
+                [(x * jaw, 0.62 + 0.25 * (1 - abs(x))), (x * jaw, 0.8 + 0.2 * (1 - abs(x)))],
+                hair,
+                0.03,
+            )
     if who[11] * 17 % 1 > 0.6:
         frame = _colour(who[12] * 5 % 1, 0.7, 0.25)
         wide_rim = max(1, round(0.014 * size))
@@ -189,7 +229,13 @@ def _face(
     if random.random() < 0.15:
         # A hand, a cup, a scarf: it hides a part of the face.
         x, y = random.uniform(-0.8, 0.8), random.choice([-0.8, 0.75])
-        oval(x, y, random.uniform(0.15, 0.35), random.uniform(0.1, 0.25), tuple(random.integers(0, 256, 3).tolist()))
+        oval(
+            x,
+            y,
+            random.uniform(0.15, 0.35),
+            random.uniform(0.1, 0.25),
+            tuple(random.integers(0, 256, 3).tolist()),
+        )
     canvas.paste(layer, (0, 0), layer)
     mask = Image.new("L", canvas.size)
     ImageDraw.Draw(mask).polygon(outline, 255)

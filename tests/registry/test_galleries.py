@@ -40,7 +40,12 @@ def galleries(database: Database) -> Galleries:
 
 def gallery(name: str, model: str = MODEL) -> Gallery:
     return Gallery(
-        name=name, model=model, dimensions=SIZE, threshold=0.5, false_accept_rate=0.01, created_at=1.0
+        name=name,
+        model=model,
+        dimensions=SIZE,
+        threshold=0.5,
+        false_accept_rate=0.01,
+        created_at=1.0,
     )
 
 
@@ -133,9 +138,9 @@ def test_a_deleted_subject_leaves_nothing(
     home: Path, database: Database, galleries: Galleries
 ) -> None:
     """Rows, indexes, journals, pages that SQLite has moved rows in, and memory."""
-    drawn = vectors(2, 900)
+    drawn = vectors(2, 450)
     names = [f"Person Number {number:03d} of many" for number in range(90)]
-    order = np.random.default_rng(3).permutation(900).tolist()
+    order = np.random.default_rng(3).permutation(450).tolist()
     for number in order:
         galleries.enrol("acme", "key", "staff", names[number % 90], drawn[number], MODEL)
     row = galleries.row("acme", "staff")
@@ -149,7 +154,7 @@ def test_a_deleted_subject_leaves_nothing(
     # One after the other, so that pages become empty, are merged and used anew.
     for number in range(0, 90, 2):
         galleries.delete_subjects("acme", "key", "staff", [names[number]])
-    gone = [n for n in range(900) if (n % 90) % 2 == 0]
+    gone = [n for n in range(450) if (n % 90) % 2 == 0]
     data = b"".join(path.read_bytes() for path in home.glob(f"{FILE}*"))
     for number in gone:
         assert drawn[number].tobytes()[-24:] not in data
@@ -228,7 +233,6 @@ def test_a_gallery_is_bounded_in_rows_and_memory(database: Database) -> None:
         small.enrol("acme", "key", "a", "ada", vector, MODEL)
     with pytest.raises(InsufficientQuota, match="max_gallery_photos"):
         small.enrol("acme", "key", "a", "ada", drawn[2], MODEL)
-    assert small.used_bytes("acme") == 2 * SIZE * 4
     with pytest.raises(DoesNotFit, match="gallery_cache_bytes"):
         search_of(database, small, 64).nearest(small.row("acme", "a"), drawn[:1], 1)
     for name in "bc":

@@ -311,7 +311,9 @@ class Galleries:
         with self._database.read() as connection:
             for start in range(0, len(wanted), ASKED_AT_ONCE):
                 part = own.id.in_(wanted[start : start + ASKED_AT_ONCE])
-                rows = connection.execute(sa.select(own.id, own.last_photo, own.removals).where(part))
+                rows = connection.execute(
+                    sa.select(own.id, own.last_photo, own.removals).where(part)
+                )
                 found |= {row.id: (row.last_photo, row.removals) for row in rows}
         return found
 
@@ -346,13 +348,6 @@ class Galleries:
     def audit(self, tenant: str, *, before: int | None, limit: int) -> list[AuditLine]:
         """The newest lines, or those before a line's id, the newest first."""
         return audit.lines(self._database, tenant, before=before, limit=limit)
-
-    def used_bytes(self, tenant: str) -> int:
-        """What the vectors of a tenant take."""
-        size = sa.func.sum(galleries.c.dimensions * 4)
-        every = sa.select(size).join(gallery_photos, gallery_photos.c.gallery == galleries.c.id)
-        with self._database.read() as connection:
-            return int(connection.scalar(every.where(galleries.c.tenant == tenant)) or 0)
 
     def _subject(
         self, connection: sa.Connection, tenant: str, key_id: str, row: Row, subject: str
@@ -493,9 +488,7 @@ def _remove_photos(connection: sa.Connection, ids: Sequence[str]) -> None:
 
 def _count_removal(connection: sa.Connection, row: Row) -> None:
     own = galleries.c
-    connection.execute(
-        galleries.update().where(own.id == row.id).values(removals=own.removals + 1)
-    )
+    connection.execute(galleries.update().where(own.id == row.id).values(removals=own.removals + 1))
 
 
 def _tail(vector: bytes) -> bytes:

@@ -98,7 +98,9 @@ def warped(image: Image.Image, matrix: np.ndarray, size: tuple[int, int]) -> Ima
     # Pillow asks where each pixel comes from: input = (back @ (output - shift) - corner) / times.
     shift = -back @ matrix[:, 2] - np.array(box[:2])
     a, b, c, d, e, f = np.column_stack([back, shift]).ravel() / times
-    return part.transform(size, Image.Transform.AFFINE, (a, b, c, d, e, f), Image.Resampling.BILINEAR)
+    return part.transform(
+        size, Image.Transform.AFFINE, (a, b, c, d, e, f), Image.Resampling.BILINEAR
+    )
 
 
 def cropped(image: Image.Image, box: Sequence[float], face: FaceSpec) -> Image.Image:

@@ -1,0 +1,464 @@
+"""Faces: who is in which gallery, and whose face an image shows.
+
+Models find faces and make vectors of them; what is compared, kept and deleted is vectors.
+"""
+
+import asyncio
+import base64
+import binascii
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+import numpy as np
+
+from lmaas.aside import Aside
+from lmaas.config import Settings
+from lmaas.errors import InvalidInput, NoFace, NotFound, SeveralFaces
+from lmaas.face_types import (
+    AuditLine,
+    Deleted,
+    Face,
+    FaceBox,
+    Gallery,
+    GalleryBody,
+    Identification,
+    Identified,
+    Match,
+    Photo,
+    Verification,
+)
+from lmaas.registry.galleries import Galleries, Row, as_unit, check_subject
+from lmaas.registry.store import Registry
+from lmaas.service.calls import ModelCalls
+from lmaas.service.catalog import Catalog
+from lmaas.service.quota import Quota
+from lmaas.serving.face_search import FaceSearch
+from lmaas.supervision import Supervisor
+from lmaas.types import JSON, FaceSpec, KeyRecord, ModelVersion, Payload
+
+TASK: Final = "face-recognition"
+DEFAULT: Final = "default"
+"""The gallery of clients that know none."""
+USUAL_RATE: Final = 0.001
+LEAST_SIDE: Final = 16
+"""A face with fewer pixels on a side is none: nobody is told by so few."""
+FLOAT_BYTES: Final = 4
+TIDY_S: Final = 1.0
+HINT: Final = "`lmaas faces create NAME --model MODEL` makes one."
+
+
+class Picture(NamedTuple):
+    """An image as it came: a file's bytes, or base64."""
+
+    content: bytes | str
+
+
+class Seen(NamedTuple):
+    """The faces of an image, the largest first, and the version that found them."""
+
+    faces: list[Face]
+    version: ModelVersion
+    headers: list[tuple[bytes, bytes]]
+    duration_ms: float
+
+
+class Asked(NamedTuple):
+    """How an image is looked at: the least score of a face, the most faces, the largest; and what
+    the call is called in the ledger."""
+
+    request_id: str
+    endpoint: str = "faces"
+    threshold: float | None = None
+    limit: int | None = None
+
+
+class Faces:
+    """The galleries of one home, and its models for faces."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        find: Callable[[str, str], Awaitable[ModelVersion]],
+        calls: ModelCalls,
+        catalog: Catalog,
+        quota: Quota,
+        aside: Aside,
+    ) -> None:
+        self._find = find
+        self._calls = calls
+        self._catalog = catalog
+        self._quota = quota
+        self._aside = aside
+        self.galleries = Galleries(registry.database, settings.max_gallery_photos)
+        self._changed = registry.database.watch("galleries")
+        self.search = FaceSearch(self.galleries, self._changed, settings.gallery_cache_bytes)
+
+    def start(self, supervisor: Supervisor) -> asyncio.Task[None]:
+        """Let what any process deletes leave this one's memory, whether anybody asks or not."""
+
+        async def tidy() -> None:
+            seen = -1
+            while True:
+                number = self._changed()
+                if number != seen:
+                    await self._aside.read(self.search.tidy)
+                    seen = number
+                await asyncio.sleep(TIDY_S)
+
+        return supervisor.keep("galleries", tidy)
+
+    # Galleries
+
+    async def create(self, key: KeyRecord, body: GalleryBody, *, exist_ok: bool = False) -> Gallery:
+        """A gallery for the vectors of one version. Raises ModelNotFound, Conflict, InvalidInput
+        for a model of another task and for a rate that it is not calibrated at.
+        """
+        version = await self._find(key.tenant, body.model)
+        face = face_of(version)
+        rate, threshold = body.false_accept_rate, body.threshold
+        if rate is not None and threshold is not None:
+            raise InvalidInput(
+                "Give false_accept_rate or threshold, not both.", param="false_accept_rate"
+            )
+        if threshold is None and face.rates:
+            found = _calibrated(face, rate)
+            rate, threshold = found
+        elif rate is not None:
+            raise InvalidInput(
+                f"{version.ref} is not calibrated, so no threshold is known for a rate.",
+                hint="Give a threshold, or a model that was trained here with data.validation.",
+                param="false_accept_rate",
+            )
+        gallery = Gallery(
+            name=body.name,
+            model=version.ref,
+            dimensions=face.dimensions,
+            threshold=threshold,
+            false_accept_rate=rate,
+            created_at=time.time(),
+        )
+        return await self._aside.write(
+            self.galleries.create, key.tenant, key.id, gallery, exist_ok=exist_ok
+        )
+
+    async def delete(self, key: KeyRecord, name: str) -> Deleted:
+        """A gallery with all that is in it. Raises NotFound."""
+        gone = await self._aside.write(self.galleries.delete, key.tenant, key.id, name)
+        await self._aside.read(self.search.tidy)
+        return gone
+
+    async def audit(
+        self, tenant: str, *, before: int | None = None, limit: int = 100
+    ) -> list[AuditLine]:
+        """The changes of galleries, the newest first."""
+        return await self._aside.read(self.galleries.audit, tenant, before=before, limit=limit)
+
+    async def gallery(self, key: KeyRecord, name: str | None, *, make: bool = False) -> str:
+        """The gallery that is meant: the named one, the only one, or the one called default.
+
+        With `make`, a tenant without any gets one for its only model of faces. Raises NotFound,
+        and InvalidInput where several would do.
+        """
+        if name is not None:
+            return name
+        known = [each.name for each in await self._aside.read(self.galleries.of_tenant, key.tenant)]
+        if DEFAULT in known:
+            return DEFAULT
+        if len(known) == 1:
+            return known[0]
+        if known:
+            raise InvalidInput(
+                f"There are {len(known)} galleries: name one, or call one {DEFAULT}.",
+                hint="Add ?gallery=NAME to the address.",
+                param="gallery",
+            )
+        if not make:
+            raise NotFound("There is no gallery.", hint=HINT, param="gallery")
+        model = await self._only_model(key)
+        await self.create(key, GalleryBody(name=DEFAULT, model=model), exist_ok=True)
+        return DEFAULT
+
+    # Subjects and photos
+
+    async def add_subject(self, key: KeyRecord, gallery: str, subject: str) -> None:
+        """A subject without photos. Raises NotFound, InvalidInput."""
+        await self._aside.write(self.galleries.add_subject, key.tenant, key.id, gallery, subject)
+
+    async def rename(self, key: KeyRecord, gallery: str, subject: str, new: str) -> None:
+        """Another name for a subject, joined with who is called so. Raises NotFound."""
+        await self._aside.write(self.galleries.rename, key.tenant, key.id, gallery, subject, new)
+        await self._aside.read(self.search.tidy)
+
+    async def delete_subjects(
+        self, key: KeyRecord, gallery: str, subjects: Sequence[str] | None
+    ) -> Deleted:
+        """Subjects (None: all) with their vectors, from tables, files and memory. Raises NotFound."""
+        gone = await self._aside.write(
+            self.galleries.delete_subjects, key.tenant, key.id, gallery, subjects
+        )
+        await self._aside.read(self.search.tidy)
+        return gone
+
+    async def delete_photos(
+        self, key: KeyRecord, gallery: str, photos: Sequence[str]
+    ) -> list[Photo]:
+        """Photos by their ids, from tables, files and memory. Raises NotFound."""
+        gone = await self._aside.write(
+            self.galleries.delete_photos, key.tenant, key.id, gallery, photos
+        )
+        await self._aside.read(self.search.tidy)
+        return gone
+
+    async def enrol(
+        self, key: KeyRecord, gallery: str, subject: str, picture: Picture, asked: Asked
+    ) -> tuple[Photo, Seen]:
+        """Keep the vector of the one face in an image as a photo of `subject`.
+
+        Raises NotFound, NoFace, SeveralFaces, InsufficientQuota.
+        """
+        check_subject(subject)
+        row = await self._row(key, gallery)
+        await self._aside.read(self._quota.check, key.tenant, row.dimensions * FLOAT_BYTES)
+        seen = await self.detect(key, row.model, picture, asked)
+        face = only(seen.faces)
+        photo = await self._aside.write(
+            self.galleries.enrol,
+            key.tenant,
+            key.id,
+            gallery,
+            subject,
+            np.asarray(face.embedding),
+            seen.version.ref,
+        )
+        return photo, seen
+
+    # Questions
+
+    async def detect(
+        self, key: KeyRecord, model: str | None, picture: Picture, asked: Asked
+    ) -> Seen:
+        """The faces of an image; without a model, by that of the gallery that is meant, or the
+        only one."""
+        if model is None:
+            try:
+                model = (await self._row(key, await self.gallery(key, None))).model
+            except NotFound:
+                model = await self._only_model(key)
+        version = await self._find(key.tenant, model)
+        face_of(version)
+        started = time.perf_counter()
+        version, answer, headers = await self._calls.predict(
+            key,
+            model,
+            _payload(picture, asked),
+            endpoint=asked.endpoint,
+            request_id=asked.request_id,
+            version=version,
+        )
+        faces = msgspec.json.decode(answer.body, type=list[Face])
+        found = sorted(filter(_large_enough, faces), key=_area, reverse=True)
+        took = (time.perf_counter() - started) * 1000
+        return Seen(found[: asked.limit], version, headers, took)
+
+    async def identify(
+        self, key: KeyRecord, gallery: str, picture: Picture, asked: Asked, *, most: int = 1
+    ) -> tuple[Identification, Seen]:
+        """The faces of an image, and the `most` likeliest subjects for each. Raises NotFound."""
+        row = await self._row(key, gallery)
+        seen = await self.detect(key, row.model, picture, asked)
+        near = (
+            [[] for _ in seen.faces]
+            if not seen.faces
+            else await self._aside.read(self.search.nearest, row, _vectors(seen.faces, row), most)
+        )
+        told = tuple(
+            Identified(
+                box=face.box,
+                score=face.score,
+                landmarks=face.landmarks,
+                matches=tuple(
+                    Match(
+                        subject=one.subject,
+                        similarity=round(one.similarity, 6),
+                        same=reaches(one.similarity, row),
+                    )
+                    for one in nearest
+                ),
+            )
+            for face, nearest in zip(seen.faces, near, strict=True)
+        )
+        return (
+            Identification(
+                gallery=row.name,
+                model=row.model,
+                threshold=row.threshold,
+                false_accept_rate=row.false_accept_rate,
+                faces=told,
+            ),
+            seen,
+        )
+
+    async def verify(
+        self, key: KeyRecord, gallery: str, subject: str, picture: Picture, asked: Asked
+    ) -> tuple[Verification, Seen]:
+        """Whether the one face of an image is `subject`'s, by the nearest of the photos.
+
+        Raises NotFound for who has no photos, NoFace, SeveralFaces.
+        """
+        row = await self._row(key, gallery)
+        seen = await self.detect(key, row.model, picture, asked)
+        face = only(seen.faces)
+        similar = await self._aside.read(
+            self.search.of_subject, row, _vectors([face], row), subject
+        )
+        if similar is None:
+            raise NotFound("There is no such subject, or it has no photos.", param="subject")
+        return (
+            Verification(
+                gallery=row.name,
+                model=row.model,
+                subject=subject,
+                similarity=round(similar[0], 6),
+                same=reaches(similar[0], row),
+                threshold=row.threshold,
+                false_accept_rate=row.false_accept_rate,
+                box=face.box,
+            ),
+            seen,
+        )
+
+    async def verify_photo(
+        self, key: KeyRecord, gallery: str, photo: str, picture: Picture, asked: Asked
+    ) -> tuple[Photo, list[float], Row, Seen]:
+        """How similar each face of an image is to an enrolled photo. Raises NotFound, NoFace."""
+        row = await self._row(key, gallery)
+        kept, vector = await self._aside.read(self.galleries.vector, key.tenant, gallery, photo)
+        seen = await self.detect(key, row.model, picture, asked)
+        return kept, (_vectors(some(seen.faces), row) @ vector).tolist(), row, seen
+
+    async def compare(
+        self, key: KeyRecord, model: str | None, pictures: tuple[Picture, Picture], asked: Asked
+    ) -> tuple[Face, list[float], Seen, tuple[float | None, float | None]]:
+        """How similar the one face of the first image is to each face of the second; the threshold
+        for it, and its false-accept rate. Raises NoFace, SeveralFaces.
+        """
+        whole = asked._replace(limit=None)
+        first = await self.detect(key, model, pictures[0], whole)
+        face = only(first.faces)
+        named = asked._replace(request_id=f"{asked.request_id}-2")
+        second = await self.detect(key, first.version.ref, pictures[1], named)
+        own, others = np.asarray(face.embedding), [f.embedding for f in some(second.faces)]
+        spec = face_of(second.version)
+        rate, threshold = _calibrated(spec, None) if spec.rates else (None, None)
+        return face, (np.asarray(others) @ own).tolist(), second, (threshold, rate)
+
+    async def _row(self, key: KeyRecord, gallery: str) -> Row:
+        return await self._aside.read(self.galleries.row, key.tenant, gallery)
+
+    async def _only_model(self, key: KeyRecord) -> str:
+        """The only model of faces; of several, the only pipeline."""
+        known = await self._aside.read(self._catalog.latest, key.tenant)
+        able = [version for version in known if version.manifest.task == TASK]
+        found = [version for version in able if version.manifest.parts] or able
+        if len(found) == 1:
+            return found[0].ref
+        if found:
+            raise InvalidInput(
+                f"There are several models for faces: {', '.join(v.name for v in found)[:500]}.",
+                hint=f"Add ?model=NAME to the address, or make a gallery. {HINT}",
+                param="model",
+            )
+        raise NotFound(
+            "There is no model for faces.",
+            hint=f"Train, push or pull one for the task {TASK}, or make a pipeline.",
+            param="model",
+        )
+
+
+def face_of(version: ModelVersion) -> FaceSpec:
+    """What a version's vectors mean. Raises InvalidInput for a model of another task."""
+    face = version.manifest.signature.face
+    if version.manifest.task != TASK or face is None:
+        raise InvalidInput(
+            f"{version.ref} is a model for {version.manifest.task}, not for {TASK}.", param="model"
+        )
+    return face
+
+
+def only(faces: Sequence[Face]) -> Face:
+    """The one face of an image. Raises NoFace, SeveralFaces."""
+    if len(some(faces)) > 1:
+        raise SeveralFaces(
+            f"The image shows {len(faces)} faces; exactly one was expected.",
+            hint="Cut one out, or raise the threshold of detection.",
+        )
+    return faces[0]
+
+
+def some(faces: Sequence[Face]) -> Sequence[Face]:
+    """The faces, of which there is one at least. Raises NoFace."""
+    if not faces:
+        raise NoFace(
+            f"No face was found in the image, or none of {LEAST_SIDE} x {LEAST_SIDE} pixels.",
+            hint="Send a larger or clearer image, or lower the threshold of detection.",
+        )
+    return faces
+
+
+def reaches(similarity: float, row: Row) -> bool:
+    """Whether a similarity is one person's; without a threshold, nobody can say so."""
+    return row.threshold is not None and similarity >= row.threshold
+
+
+def _calibrated(face: FaceSpec, rate: float | None) -> tuple[float, float]:
+    """A rate that a model is calibrated at, and its threshold; the usual one where none is named."""
+    known = {each.false_accept_rate: each.threshold for each in face.rates}
+    if rate is None:
+        rate = min((each for each in known if each >= USUAL_RATE), default=max(known))
+    if rate not in known:
+        raise InvalidInput(
+            f"The model is calibrated at the false-accept rates "
+            f"{', '.join(f'{each:g}' for each in sorted(known))}; received {rate:g}.",
+            param="false_accept_rate",
+        )
+    return rate, known[rate]
+
+
+def _payload(picture: Picture, asked: Asked) -> Payload:
+    parameters: dict[str, float] = {}
+    if asked.threshold is not None:
+        parameters["threshold"] = asked.threshold
+    if isinstance(picture.content, bytes):
+        return Payload(body=picture.content, parameters=parameters)
+    call = {"inputs": _plain(picture.content), "parameters": parameters}
+    return Payload(media_type=JSON, body=msgspec.json.encode(call))
+
+
+def _plain(text: str) -> str:
+    """Base64 without a data URL's head. Raises InvalidInput for what is none."""
+    plain = text.partition(",")[2] if text.startswith("data:") else text
+    try:
+        base64.b64decode(plain[:64].encode("ascii"), validate=len(plain) % 4 == 0)
+    except (binascii.Error, UnicodeEncodeError):
+        raise InvalidInput("The image is no base64.", param="file") from None
+    return plain
+
+
+def _vectors(faces: Sequence[Face], row: Row) -> np.ndarray:
+    return np.stack([as_unit(np.asarray(face.embedding), row.dimensions) for face in faces])
+
+
+def _sides(box: FaceBox) -> tuple[float, float]:
+    return box.xmax - box.xmin, box.ymax - box.ymin
+
+
+def _large_enough(face: Face) -> bool:
+    return min(_sides(face.box)) >= LEAST_SIDE
+
+
+def _area(face: Face) -> float:
+    wide, high = _sides(face.box)
+    return wide * high
