@@ -27,9 +27,10 @@ def _client(flags: dict[str, Any]) -> "Iterator[Client]":
         if client is not None:
             yield client
             return
+    from lmaas.config import load_settings
     from lmaas.own_server import local
 
-    with local(flags.get("home")) as client:
+    with local(load_settings(flags).home_path) as client:
         yield client
 
 

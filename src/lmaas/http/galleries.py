@@ -2,9 +2,7 @@
 
 from typing import Final
 
-
 from lmaas.codecs.json import read
-
 from lmaas.face_types import MAX_PAGE, GalleryBody
 from lmaas.http.exchange import Exchange
 from lmaas.http.pictures import asked, count, pictures, told

@@ -195,7 +195,10 @@ class Faces:
     async def delete_subjects(
         self, key: KeyRecord, gallery: str, subjects: Sequence[str] | None
     ) -> Deleted:
-        """Subjects (None: all) with their vectors, from tables, files and memory. Raises NotFound."""
+        """Subjects (None: all) with their vectors, from tables, files and memory.
+
+        Raises NotFound.
+        """
         gone = await self._aside.write(
             self.galleries.delete_subjects, key.tenant, key.id, gallery, subjects
         )
@@ -414,7 +417,7 @@ def reaches(similarity: float, row: Row) -> bool:
 
 
 def _calibrated(face: FaceSpec, rate: float | None) -> tuple[float, float]:
-    """A rate that a model is calibrated at, and its threshold; the usual one where none is named."""
+    """A rate that a model is calibrated at, and its threshold; without a name the usual one."""
     known = {each.false_accept_rate: each.threshold for each in face.rates}
     if rate is None:
         rate = min((each for each in known if each >= USUAL_RATE), default=max(known))

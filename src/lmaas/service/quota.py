@@ -1,4 +1,7 @@
-"""How much disk a tenant's models, data files and galleries may take. The operator's own have no bound."""
+"""How much disk a tenant's models, data files and galleries may take.
+
+The operator's own have no bound.
+"""
 
 import sqlalchemy as sa
 
@@ -41,7 +44,7 @@ class Quota:
         used = self.used_bytes(tenant)
         if used + more_bytes > self._most_bytes:
             raise InsufficientQuota(
-                f"The tenant {tenant} may have {self._most_bytes >> 20} MiB of models, data and galleries; it "
-                f"has {used >> 20} MiB, and this would be {more_bytes >> 20} MiB more.",
+                f"The tenant {tenant} may have {self._most_bytes >> 20} MiB of models, data and "
+                f"galleries; it has {used >> 20} MiB, and this would be {more_bytes >> 20} MiB more.",
                 hint="Delete models or data files, or ask the operator (tenant_disk_bytes).",
             )

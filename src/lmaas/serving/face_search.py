@@ -192,7 +192,7 @@ class FaceSearch:
         with self._lock:
             others = [(i, m) for i, m in self._kept.items() if i != row.id]
             total = needed + sum(matrix.size_bytes for _, matrix in others)
-            for id_, matrix in others:
+            for id_, _ in others:
                 if total <= self._most_bytes:
                     return
                 # Whoever searches in it right now holds it until the end.

@@ -52,15 +52,15 @@ def five_of(names: Sequence[str], points: np.ndarray) -> np.ndarray:
     corners are both its middle where it has no corners.
     """
     named = dict(zip(names, points, strict=False))
-    middle = named.get(MOUTH)
-    return np.stack([named[n] if n in named else middle for n in FIVE])
+    return np.stack([named[name if name in named else MOUTH] for name in FIVE])
 
 
 def aligned(
     image: Image.Image, names: Sequence[str], points: np.ndarray, face: FaceSpec, spec: ImageSpec
 ) -> Image.Image:
-    """The face with these points (n, 2), laid as the embedder has it. What lies outside the image is
-    black. Raises ValueError for points that say no place.
+    """The face with these points (n, 2), laid as the embedder has it; black where the image ends.
+
+    Raises ValueError for points that say no place.
     """
     size = spec.width, spec.height
     where = template(face, size)
