@@ -273,7 +273,7 @@ BY_CODE: dict[str, type[LMaaSError]] = {
     cls.code: cls
     for cls in (
         LMaaSError, InvalidInput, ThreadUnsupported, PayloadTooLarge, HeadTooLarge,
-        ContextLengthExceeded, TooSlow, MethodNotAllowed, ConfigError, ModelRefused, ParityFailed,
+        ContextLengthExceeded, NoFace, SeveralFaces, TooSlow, MethodNotAllowed, ConfigError, ModelRefused, ParityFailed,
         NotFound, ModelNotFound,
         UpgradeRequired, Unauthorized, Forbidden, Conflict, AlreadyRunning, QueueFull, RateLimited,
         InsufficientQuota, Quarantined, StorageFull,

@@ -243,13 +243,11 @@ class Faces:
     async def detect(
         self, key: KeyRecord, model: str | None, picture: Picture, asked: Asked
     ) -> Seen:
-        """The faces of an image; without a model, by that of the gallery that is meant, or the
-        only one."""
+        """The faces of an image; without a model, by that of all galleries, or the only one."""
         if model is None:
-            try:
-                model = (await self._row(key, await self.gallery(key, None))).model
-            except NotFound:
-                model = await self._only_model(key)
+            known = await self._aside.read(self.galleries.of_tenant, key.tenant)
+            models = {each.model for each in known}
+            model = models.pop() if len(models) == 1 else await self._only_model(key)
         version = await self._find(key.tenant, model)
         face_of(version)
         started = time.perf_counter()

@@ -142,5 +142,5 @@ class MakesVectors(SeesImages, Protocol):
     """A task whose models make a vector of each image."""
 
     def vectors(self, outputs: Tensors, signature: Signature) -> np.ndarray:
-        """The vectors (n, dimensions) of length 1, float32, one for each row."""
+        """The vectors (n, dimensions) of length 1, float32, one for each row; zeros stay."""
         ...

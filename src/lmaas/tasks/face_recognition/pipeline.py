@@ -77,21 +77,18 @@ def converse(
     found = finder.places(outputs, batch, detector.signature, threshold=parameters.threshold)
     answers = []
     for image, places in zip(call.images, found, strict=True):
-        chosen = _chosen(places, parameters)
+        chosen = _chosen(places, detector.signature.labels or (), parameters)
         answers.append((yield from _faces(image, places, chosen, parts)))
     return Answer(body=msgspec.json.encode(answers[0] if call.single else answers))
 
 
-def _chosen(places: Places, parameters: Parameters) -> list[int]:
+def _chosen(places: Places, labels: tuple[str, ...], parameters: Parameters) -> list[int]:
     """Which places are looked at: faces, the surest of them, or the largest where a call limits
     them.
     """
-    several = len(set(places.labels)) > 1
-    faces = [
-        row
-        for row, label in enumerate(places.labels)
-        if label == FACE_LABEL or (not several and FACE_LABEL not in places.labels)
-    ][:MOST_CROPS]
+    wanted = FACE_LABEL if len(labels) > 1 else None
+    faces = [row for row, label in enumerate(places.labels) if wanted in (None, label)]
+    faces = faces[:MOST_CROPS]
     if parameters.limit is None or len(faces) <= parameters.limit:
         return faces
     sides = places.boxes[:, 2:] - places.boxes[:, :2]
