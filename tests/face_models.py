@@ -1,4 +1,4 @@
-"""Faces for tests: red squares, each person with a pattern of its own; and an embedder made by hand.
+"""Faces for tests: red squares, each person with a pattern of its own, and an embedder for them.
 
 The detector of `detectors` finds squares of one colour; its label for red ones is "face".
 """

@@ -273,8 +273,8 @@ BY_CODE: dict[str, type[LMaaSError]] = {
     cls.code: cls
     for cls in (
         LMaaSError, InvalidInput, ThreadUnsupported, PayloadTooLarge, HeadTooLarge,
-        ContextLengthExceeded, NoFace, SeveralFaces, TooSlow, MethodNotAllowed, ConfigError, ModelRefused, ParityFailed,
-        NotFound, ModelNotFound,
+        ContextLengthExceeded, NoFace, SeveralFaces, TooSlow, MethodNotAllowed, ConfigError,
+        ModelRefused, ParityFailed, NotFound, ModelNotFound,
         UpgradeRequired, Unauthorized, Forbidden, Conflict, AlreadyRunning, QueueFull, RateLimited,
         InsufficientQuota, Quarantined, StorageFull,
         CorruptBlob, DoesNotFit, MissingExtra, Unavailable, BadGateway, TimedOut, Cancelled,

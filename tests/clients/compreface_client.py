@@ -34,9 +34,8 @@ def picture(*people: tuple[int, int]) -> bytes:
 def main(url: str, key: str) -> None:
     """Ask for what applications ask for."""
     domain, port = url.rsplit(":", 1)
-    client: Any = CompreFace(
-        domain, port, {"limit": 0, "det_prob_threshold": 0.2, "status": "true"}
-    )
+    options = {"limit": 0, "det_prob_threshold": 0.2, "status": "true"}
+    client: Any = CompreFace(domain, port, options)
     recognition = client.init_face_recognition(key)
     faces, subjects = recognition.get_face_collection(), recognition.get_subjects()
     assert subjects.add("Ada") == {"subject": "Ada"}

@@ -51,7 +51,7 @@ def gallery(name: str, model: str = MODEL) -> Gallery:
 
 def vectors(seed: int, count: int) -> np.ndarray:
     drawn = np.random.default_rng(seed).standard_normal((count, SIZE))
-    return (drawn / np.linalg.norm(drawn, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(drawn / np.linalg.norm(drawn, axis=1, keepdims=True), np.float32)
 
 
 def search_of(database: Database, galleries: Galleries, most: int = MIB) -> FaceSearch:

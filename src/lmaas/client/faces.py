@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -25,6 +25,7 @@ from lmaas.face_types import (
 Image = bytes | str | os.PathLike[str]
 """An image file: its bytes, or its path."""
 OCTETS = "application/octet-stream"
+T = TypeVar("T")
 
 
 class Asking(Protocol):
@@ -164,6 +165,6 @@ def _image(asking: Asking, path: str, image: Image, **params: float | None) -> h
     return asking._request("POST", path, content=data, params=given, headers=headers)
 
 
-def _read(response: httpx.Response, kind: Any) -> Any:
+def _read(response: httpx.Response, kind: type[T]) -> T:
     check(response)
     return msgspec.json.decode(response.content, type=kind)

@@ -45,6 +45,7 @@ class Quota:
         if used + more_bytes > self._most_bytes:
             raise InsufficientQuota(
                 f"The tenant {tenant} may have {self._most_bytes >> 20} MiB of models, data and "
-                f"galleries; it has {used >> 20} MiB, and this would be {more_bytes >> 20} MiB more.",
+                f"galleries; it has {used >> 20} MiB, and this would be {more_bytes >> 20} MiB "
+                "more.",
                 hint="Delete models or data files, or ask the operator (tenant_disk_bytes).",
             )

@@ -46,6 +46,7 @@ SPEC = Spec(
     gives="faces: box, score, landmarks, and a vector that is near those of the same person",
     fields=("image",),
     rows_per_call=8,
+    pipelines=("image-feature-extraction",),
     parameters=Parameters,
     metrics=METRICS,
     primary="tar_at_0.01",

@@ -139,7 +139,7 @@ def usual(face: FaceSpec) -> FaceRate | None:
 def as_units(vectors: np.ndarray) -> np.ndarray:
     """Rows (N, D) at length 1, float32; a row of zeros stays."""
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-    return (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
+    return np.asarray(vectors / np.maximum(lengths, 1e-12), np.float32)
 
 
 class Told(msgspec.Struct):
