@@ -24,7 +24,14 @@ from lmaas.tasks.base import Batch, Shown, Task, Tensors, read_tensors
 from lmaas.tasks.face_recognition import pipeline, verification
 from lmaas.tasks.face_recognition.parameters import MOST_IMAGES, read_parameters
 from lmaas.tasks.face_recognition.spec import SPEC
-from lmaas.tasks.images import batch_of_images, check_image, files_of, infer_image, read_images
+from lmaas.tasks.images import (
+    batch_of_images,
+    check_count,
+    check_image,
+    files_of,
+    infer_image,
+    read_images,
+)
 from lmaas.tasks.pipelines import BoundPart, Conversation
 from lmaas.types import TENSORS, Answer, FaceSpec, Part, Payload, Signature
 
@@ -72,6 +79,8 @@ class FaceRecognition:
             return read_tensors(payload, signature, limits)
         call = read_images(payload, limits, most=MOST_IMAGES)
         parameters = read_parameters(call.parameters)
+        assert signature.image is not None
+        check_count(len(call.images), signature.image, limits)
         batch = self.batch_of(call.images, signature)
         batch.single = call.single
         batch.parameters |= {

@@ -17,7 +17,6 @@ from lmaas.types import FaceRate, FaceSpec
 RATES: Final = (0.1, 0.01, 0.001, 0.0001)
 """False-accept rates that a threshold is measured for."""
 PRIMARY: Final = "tar_at_0.01"
-USUAL_RATE: Final = 0.001
 PAIRS_BEYOND: Final = 10
 """A rate is measured where at least so many pairs of strangers lie beyond its threshold."""
 MOST_VECTORS: Final = 3000
@@ -118,7 +117,7 @@ def read_rates(face: FaceSpec, metrics: Mapping[str, float]) -> FaceSpec:
         rates = tuple(
             FaceRate(
                 false_accept_rate=rate,
-                threshold=round(metrics[f"{prefix}threshold_at_{rate:g}"], 6),
+                threshold=_rounded_up(metrics[f"{prefix}threshold_at_{rate:g}"]),
                 true_accept_rate=round(metrics[f"{prefix}tar_at_{rate:g}"], 6),
             )
             for rate in RATES
@@ -130,10 +129,9 @@ def read_rates(face: FaceSpec, metrics: Mapping[str, float]) -> FaceSpec:
     return face
 
 
-def usual(face: FaceSpec) -> FaceRate | None:
-    """The rate that is meant where nobody names one: 0.001, else the strictest that is measured."""
-    stricter = [each for each in face.rates if each.false_accept_rate >= USUAL_RATE]
-    return min(stricter, key=lambda each: each.false_accept_rate, default=None)
+def _rounded_up(threshold: float) -> float:
+    """So that no more strangers reach it."""
+    return math.ceil(threshold * 1e6) / 1e6
 
 
 def as_units(vectors: np.ndarray) -> np.ndarray:
