@@ -69,7 +69,7 @@ class PhotoPage(Record, frozen=True, kw_only=True):
     total: int
 
 
-class Deleted(Record, frozen=True, kw_only=True):
+class Removed(Record, frozen=True, kw_only=True):
     """How much of a gallery is gone: its vectors from memory, tables and files."""
 
     subjects: int = 0

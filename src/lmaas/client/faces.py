@@ -12,7 +12,7 @@ from lmaas.client.answers import check
 from lmaas.client.operation import Call, operation
 from lmaas.face_types import (
     AuditLine,
-    Deleted,
+    Removed,
     Gallery,
     GalleryBody,
     Identification,
@@ -64,10 +64,10 @@ class FaceCalls:
         return _read(response, Gallery)
 
     @operation
-    def delete_gallery(self: Asking, name: str) -> Call[Deleted]:
+    def delete_gallery(self: Asking, name: str) -> Call[Removed]:
         """Delete a gallery with all that is in it; needs a key with the scope admin."""
         response = yield self._request("DELETE", f"/api/galleries/{_part(name)}")
-        return _read(response, Deleted)
+        return _read(response, Removed)
 
     @operation
     def audit(self: Asking, *, before: int = 0, limit: int = 100) -> Call[list[AuditLine]]:
@@ -93,9 +93,9 @@ class FaceCalls:
         check((yield self._request("PUT", _path(gallery, subject), content=body)))
 
     @operation
-    def delete_subject(self: Asking, gallery: str, subject: str) -> Call[Deleted]:
+    def delete_subject(self: Asking, gallery: str, subject: str) -> Call[Removed]:
         """Delete a subject: name and vectors leave the server's tables, files and memory."""
-        return _read((yield self._request("DELETE", _path(gallery, subject))), Deleted)
+        return _read((yield self._request("DELETE", _path(gallery, subject))), Removed)
 
     @operation
     def enrol(

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from lmaas.face_types import (
     AuditLine,
-    Deleted,
+    Removed,
     Gallery,
     GalleryBody,
     Identification,
@@ -45,7 +45,7 @@ GALLERIES: Final = [
         "admin",
         {
             "GET": Operation(galleries.get, (), (Gallery,)),
-            "DELETE": Operation(galleries.delete, (), (Deleted,)),
+            "DELETE": Operation(galleries.delete, (), (Removed,)),
         },
     ),
     Route(
@@ -62,8 +62,8 @@ GALLERIES: Final = [
         f"{OURS}/subjects/{{subject}}",
         "call",
         {
-            "PUT": Operation(galleries.rename, (galleries.SubjectBody,), (galleries.SubjectBody,)),
-            "DELETE": Operation(galleries.forget, (), (Deleted,)),
+            "PUT": Operation(galleries.rename, (galleries.RenameBody,), (galleries.RenameBody,)),
+            "DELETE": Operation(galleries.forget, (), (Removed,)),
         },
     ),
     Route(

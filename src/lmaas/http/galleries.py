@@ -14,7 +14,7 @@ IMAGE_QUERY: Final = ("threshold", "limit")
 ENDPOINT: Final = "faces"
 
 
-class SubjectBody(Record, frozen=True, kw_only=True):
+class RenameBody(Record, frozen=True, kw_only=True):
     """Another name for a subject."""
 
     name: str
@@ -69,7 +69,7 @@ async def subjects(service: Service, exchange: Exchange, path: dict[str, str]) -
 
 async def rename(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
     """Give a subject another name; where that is somebody, they are joined."""
-    body = read(await exchange.body(MAX_BODY_BYTES), SubjectBody)
+    body = read(await exchange.body(MAX_BODY_BYTES), RenameBody)
     assert exchange.key is not None
     await service.faces.rename(exchange.key, path["name"], path["subject"], body.name)
     exchange.send_json({"name": body.name})

@@ -19,7 +19,7 @@ from lmaas.face_types import (
     MAX_PAGE,
     MAX_SUBJECT_CHARS,
     AuditLine,
-    Deleted,
+    Removed,
     Gallery,
     Photo,
     PhotoPage,
@@ -130,7 +130,7 @@ class Galleries:
             audit.note(connection, tenant, key_id, "gallery created", gallery.name, gallery.model)
         return gallery
 
-    def delete(self, tenant: str, key_id: str, name: str) -> Deleted:
+    def delete(self, tenant: str, key_id: str, name: str) -> Removed:
         """A gallery with all that is in it. Raises NotFound."""
         with self._database.write() as connection:
             row = _row(connection, tenant, name)
@@ -193,7 +193,7 @@ class Galleries:
 
     def delete_subjects(
         self, tenant: str, key_id: str, name: str, subjects: Sequence[str] | None = None
-    ) -> Deleted:
+    ) -> Removed:
         """Subjects with all their vectors; None: all of the gallery. Raises NotFound."""
         with self._database.write() as connection:
             row = _row(connection, tenant, name)
@@ -465,7 +465,7 @@ def _photo(connection: sa.Connection, row: Row, photo: str) -> Any:
     return found
 
 
-def _remove(connection: sa.Connection, subjects: Sequence[str]) -> tuple[list[bytes], Deleted]:
+def _remove(connection: sa.Connection, subjects: Sequence[str]) -> tuple[list[bytes], Removed]:
     """Delete subjects with their photos; what no file may have from now on."""
     remains, photos = [subject.encode() for subject in subjects], 0
     for start in range(0, len(subjects), ASKED_AT_ONCE):
@@ -477,7 +477,7 @@ def _remove(connection: sa.Connection, subjects: Sequence[str]) -> tuple[list[by
             photos += 1
         connection.execute(gallery_photos.delete().where(which))
         connection.execute(gallery_subjects.delete().where(gallery_subjects.c.id.in_(part)))
-    return remains, Deleted(subjects=len(subjects), photos=photos)
+    return remains, Removed(subjects=len(subjects), photos=photos)
 
 
 def _remove_photos(connection: sa.Connection, ids: Sequence[str]) -> None:

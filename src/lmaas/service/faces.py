@@ -18,7 +18,7 @@ from lmaas.config import Settings
 from lmaas.errors import InvalidInput, NoFace, NotFound, SeveralFaces
 from lmaas.face_types import (
     AuditLine,
-    Deleted,
+    Removed,
     Face,
     FaceBox,
     Gallery,
@@ -144,7 +144,7 @@ class Faces:
             self.galleries.create, key.tenant, key.id, gallery, exist_ok=exist_ok
         )
 
-    async def delete(self, key: KeyRecord, name: str) -> Deleted:
+    async def delete(self, key: KeyRecord, name: str) -> Removed:
         """A gallery with all that is in it. Raises NotFound."""
         gone = await self._aside.write(self.galleries.delete, key.tenant, key.id, name)
         await self._aside.read(self.search.tidy)
@@ -194,7 +194,7 @@ class Faces:
 
     async def delete_subjects(
         self, key: KeyRecord, gallery: str, subjects: Sequence[str] | None
-    ) -> Deleted:
+    ) -> Removed:
         """Subjects (None: all) with their vectors, from tables, files and memory.
 
         Raises NotFound.
