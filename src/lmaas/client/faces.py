@@ -12,12 +12,12 @@ from lmaas.client.answers import check
 from lmaas.client.operation import Call, operation
 from lmaas.face_types import (
     AuditLine,
-    Removed,
     Gallery,
     GalleryBody,
     Identification,
     Photo,
     PhotoPage,
+    Removed,
     Subject,
     Verification,
 )

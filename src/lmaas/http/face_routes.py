@@ -4,12 +4,12 @@ from typing import Any, Final
 
 from lmaas.face_types import (
     AuditLine,
-    Removed,
     Gallery,
     GalleryBody,
     Identification,
     Photo,
     PhotoPage,
+    Removed,
     Subject,
     Verification,
 )

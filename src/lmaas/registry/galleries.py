@@ -19,10 +19,10 @@ from lmaas.face_types import (
     MAX_PAGE,
     MAX_SUBJECT_CHARS,
     AuditLine,
-    Removed,
     Gallery,
     Photo,
     PhotoPage,
+    Removed,
     Subject,
 )
 from lmaas.registry import audit

@@ -18,7 +18,6 @@ from lmaas.config import Settings
 from lmaas.errors import InvalidInput, NoFace, NotFound, SeveralFaces
 from lmaas.face_types import (
     AuditLine,
-    Removed,
     Face,
     FaceBox,
     Gallery,
@@ -27,6 +26,7 @@ from lmaas.face_types import (
     Identified,
     Match,
     Photo,
+    Removed,
     Verification,
 )
 from lmaas.registry.galleries import Galleries, Row, as_unit, check_subject
