@@ -237,7 +237,7 @@ def drawn(shown: tuple[bytes, Any], path: Path) -> None:
         box, best = face["box"], face["subjects"][0]
         corners = tuple(box[side] * scale for side in ("x_min", "y_min", "x_max", "y_max"))
         text = f"{best['subject']} {best['similarity']:.2f}" if best["same"] else "unknown"
-        marks.append(Mark(corners, text, "known" if best["same"] else "unknown"))  # type: ignore[arg-type]
+        marks.append(Mark(corners, text, "known" if best["same"] else "unknown"))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(draw(file.getvalue(), marks, ".png"))
     say(f"  who was found: {path}")

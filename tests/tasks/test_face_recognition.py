@@ -10,7 +10,14 @@ from lmaas.tasks import get
 from lmaas.tasks.face_recognition import alignment
 from lmaas.tasks.face_recognition.verification import Pairs, judged, measure, read_rates
 from lmaas.tasks.object_detection import heads
-from lmaas.types import DetectionSpec, FaceSpec, ImageSpec, Signature, TensorSpec
+from lmaas.types import (
+    DetectionSpec,
+    FaceSpec,
+    ImageSpec,
+    PointName,
+    Signature,
+    TensorSpec,
+)
 
 FACE = FaceSpec(dimensions=4)
 RANDOM = np.random.default_rng(5)
@@ -30,7 +37,8 @@ def test_pairs_are_all_pairs_and_rates_are_shares_of_them() -> None:
     vectors, people = drawn(30, 4, 1.0)
     pairs = Pairs(vectors, people)
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    same, other = [], []
+    same: list[float] = []
+    other: list[float] = []
     for one in range(len(units)):
         for two in range(one):
             (same if people[one] == people[two] else other).append(float(units[one] @ units[two]))
@@ -134,7 +142,9 @@ def test_a_square_is_cut_about_a_box_and_ends_with_the_image() -> None:
 
 def test_anchors_with_linear_sizes_give_boxes_and_points() -> None:
     """As BlazeFace has them: offsets in pixels of the input, of anchors that are the image."""
-    names = ("right_eye", "left_eye", "nose", "mouth", "right_ear", "left_ear")
+    names: tuple[PointName, ...] = (
+        "right_eye", "left_eye", "nose", "mouth", "right_ear", "left_ear",
+    )  # fmt: skip
     signature = get("object-detection").check_signature(
         Signature(
             inputs=(TensorSpec(name="x", dtype="float32", shape=(-1, 128, 128, 3)),),

@@ -30,7 +30,7 @@ def photo(who: int, number: int) -> np.ndarray:
     random = np.random.default_rng([2, who, number])
     pixels = np.kron(pattern, np.ones((8, 8, 1))) * random.uniform(0.7, 1.1)
     pixels = np.roll(pixels, random.integers(-2, 3, 2), (0, 1)) + random.normal(0, 12, pixels.shape)
-    return np.clip(pixels, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(pixels, 0, 255), np.uint8)
 
 
 def write(folder: Path, people: range, photos: int = PHOTOS) -> Path:
