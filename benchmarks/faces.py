@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from benchmarks.predictive import RESULTS, processor
-from lmaas.registry.galleries import Vectors
+from lmaas.registry.gallery_rows import Vectors
 from lmaas.serving.face_search import Matrix
 
 DIMENSIONS: Final = 128

@@ -11,7 +11,8 @@ import pytest
 from lmaas.errors import Conflict, DoesNotFit, InsufficientQuota, InvalidInput, NotFound
 from lmaas.face_types import Gallery
 from lmaas.registry.database import FILE, Database
-from lmaas.registry.galleries import Galleries, check_subject, subject_id
+from lmaas.registry.galleries import Galleries
+from lmaas.registry.gallery_rows import check_subject, subject_id
 from lmaas.serving.face_search import FaceSearch
 
 SIZE = 16

@@ -15,8 +15,8 @@ from lmaas.http.body import decode
 from lmaas.http.exchange import Exchange
 from lmaas.http.pictures import asked, count, pictures, told
 from lmaas.service import Service
-from lmaas.service.faces import Asked, Seen
-from lmaas.service.faces import some as at_least_one
+from lmaas.service.face_rules import Asked, Seen
+from lmaas.service.face_rules import some as at_least_one
 from lmaas.types import KeyRecord
 
 IMAGE_QUERY: Final = (

@@ -15,7 +15,7 @@ from lmaas.http.form import OVERHEAD_BYTES, MemoryForm
 from lmaas.http.huggingface import media_type_of
 from lmaas.http.upload import receive
 from lmaas.service import Service
-from lmaas.service.faces import Asked, Picture
+from lmaas.service.face_rules import Asked, Picture
 from lmaas.types import JSON
 
 FORM: Final = b"multipart/form-data"

@@ -4,20 +4,17 @@ To every other tenant a gallery does not exist. What is deleted leaves tables an
 change is a line of the audit, in the same transaction. Synchronous and thread-safe.
 """
 
-import hashlib
 import secrets
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final
 
-import msgspec
 import numpy as np
 import sqlalchemy as sa
 
 from lmaas.errors import Conflict, InsufficientQuota, InvalidInput, NotFound
 from lmaas.face_types import (
     MAX_PAGE,
-    MAX_SUBJECT_CHARS,
     AuditLine,
     Gallery,
     Photo,
@@ -26,41 +23,30 @@ from lmaas.face_types import (
     Subject,
 )
 from lmaas.registry import audit
-from lmaas.registry.names import check_name, show
+from lmaas.registry.gallery_rows import (
+    ASKED_AT_ONCE,
+    Row,
+    Vectors,
+    as_unit,
+    check_subject,
+    count_removal,
+    gallery_of,
+    gallery_row,
+    new_photo_id,
+    photo_of,
+    remove,
+    remove_photos,
+    row_of,
+    subject_id,
+    tag_of,
+    tail,
+)
+from lmaas.registry.names import check_name
 from lmaas.registry.schema import galleries, gallery_photos, gallery_subjects
 from lmaas.registry.storage import Storage, next_number
 
 MOST_GALLERIES: Final = 1000
 """Of one tenant."""
-TAIL_BYTES: Final = 24
-"""So much of a vector's end tells whether a file still has it."""
-LEAST_LENGTH: Final = 1e-6
-ASKED_AT_ONCE: Final = 500
-
-
-class Row(NamedTuple):
-    """A gallery as its searches know it."""
-
-    id: str
-    name: str
-    model: str
-    dimensions: int
-    threshold: float | None
-    false_accept_rate: float | None
-    last_photo: int
-    removals: int
-
-
-class Vectors(NamedTuple):
-    """Photos by number: their ids and subjects, and their vectors (n, dimensions)."""
-
-    numbers: list[int]
-    ids: list[str]
-    subjects: list[str]
-    vectors: np.ndarray
-
-
-_ROW: Final = tuple(galleries.c[name] for name in Row._fields)
 
 
 class Galleries:
@@ -78,17 +64,19 @@ class Galleries:
             rows = connection.execute(
                 sa.select(galleries).where(galleries.c.tenant == tenant).order_by(galleries.c.name)
             ).all()
-            return [_gallery(connection, row) for row in rows]
+            return [gallery_of(connection, row) for row in rows]
 
     def get(self, tenant: str, name: str) -> Gallery:
         """One gallery. Raises NotFound."""
         with self._database.read() as connection:
-            return _gallery(connection, _found(connection, tenant, name, sa.select(galleries)))
+            return gallery_of(
+                connection, gallery_row(connection, tenant, name, sa.select(galleries))
+            )
 
     def row(self, tenant: str, name: str) -> Row:
         """What a search needs of a gallery. Raises NotFound."""
         with self._database.read() as connection:
-            return _row(connection, tenant, name)
+            return row_of(connection, tenant, name)
 
     def create(
         self, tenant: str, key_id: str, gallery: Gallery, *, exist_ok: bool = False
@@ -104,7 +92,7 @@ class Galleries:
             ).first()
             if before is not None:
                 if exist_ok:
-                    return _gallery(connection, before)
+                    return gallery_of(connection, before)
                 raise Conflict(
                     f"There is a gallery {gallery.name} already.",
                     hint="Delete it first, or take another name.",
@@ -133,9 +121,9 @@ class Galleries:
     def delete(self, tenant: str, key_id: str, name: str) -> Removed:
         """A gallery with all that is in it. Raises NotFound."""
         with self._database.write() as connection:
-            row = _row(connection, tenant, name)
+            row = row_of(connection, tenant, name)
             own = sa.select(gallery_subjects.c.id).where(gallery_subjects.c.gallery == row.id)
-            remains, gone = _remove(connection, list(connection.scalars(own)))
+            remains, gone = remove(connection, list(connection.scalars(own)))
             connection.execute(galleries.delete().where(galleries.c.id == row.id))
             detail = f"{gone.subjects} subjects"
             audit.note(connection, tenant, key_id, "gallery deleted", name, detail)
@@ -149,7 +137,7 @@ class Galleries:
     ) -> list[Subject]:
         """Subjects by name, from the first one after `after` on. Raises NotFound."""
         with self._database.read() as connection:
-            row = _row(connection, tenant, name)
+            row = row_of(connection, tenant, name)
             own = gallery_subjects.c
             rows = connection.execute(
                 sa.select(own.name, own.tag, own.created_at, sa.func.count(gallery_photos.c.number))
@@ -165,7 +153,7 @@ class Galleries:
         """A subject without photos; nothing changes where it is there. Raises NotFound."""
         check_subject(subject)
         with self._database.write() as connection:
-            row = _row(connection, tenant, name)
+            row = row_of(connection, tenant, name)
             self._subject(connection, tenant, key_id, row, subject)
 
     def rename(self, tenant: str, key_id: str, name: str, subject: str, new: str) -> None:
@@ -177,9 +165,9 @@ class Galleries:
         if subject == new:
             return
         with self._database.write() as connection:
-            row = _row(connection, tenant, name)
+            row = row_of(connection, tenant, name)
             old_id = subject_id(row.id, subject)
-            tag = _tag(connection, old_id)
+            tag = tag_of(connection, old_id)
             new_id, _ = self._subject(connection, tenant, key_id, row, new)
             connection.execute(
                 gallery_photos.update()
@@ -187,7 +175,7 @@ class Galleries:
                 .values(subject=new_id)
             )
             connection.execute(gallery_subjects.delete().where(gallery_subjects.c.id == old_id))
-            _count_removal(connection, row)
+            count_removal(connection, row)
             audit.note(connection, tenant, key_id, "subject renamed", name, tag)
         self._database.scrub([old_id.encode()])
 
@@ -196,16 +184,16 @@ class Galleries:
     ) -> Removed:
         """Subjects with all their vectors; None: all of the gallery. Raises NotFound."""
         with self._database.write() as connection:
-            row = _row(connection, tenant, name)
+            row = row_of(connection, tenant, name)
             if subjects is None:
                 own = sa.select(gallery_subjects.c.id).where(gallery_subjects.c.gallery == row.id)
                 ids = list(connection.scalars(own))
                 detail = f"{len(ids)} subjects"
             else:
                 ids = [subject_id(row.id, subject) for subject in subjects]
-                detail = ", ".join(_tag(connection, each) for each in ids)
-            remains, gone = _remove(connection, ids)
-            _count_removal(connection, row)
+                detail = ", ".join(tag_of(connection, each) for each in ids)
+            remains, gone = remove(connection, ids)
+            count_removal(connection, row)
             audit.note(connection, tenant, key_id, "subjects deleted", name, detail)
         self._database.scrub(remains)
         return gone
@@ -222,7 +210,7 @@ class Galleries:
         """
         check_subject(subject)
         with self._database.write() as connection:
-            row = _row(connection, tenant, name)
+            row = row_of(connection, tenant, name)
             if model != row.model:
                 raise InvalidInput(
                     f"The gallery {name} has vectors of {row.model}; received one of {model}. "
@@ -239,7 +227,7 @@ class Galleries:
                 )
             number = next_number(connection, galleries.c.last_photo, galleries.c.id == row.id)
             own, tag = self._subject(connection, tenant, key_id, row, subject)
-            photo = Photo(id=_photo_id(), subject=subject, created_at=time.time())
+            photo = Photo(id=new_photo_id(), subject=subject, created_at=time.time())
             connection.execute(
                 gallery_photos.insert().values(
                     gallery=row.id,
@@ -260,7 +248,7 @@ class Galleries:
         there has none.
         """
         with self._database.read() as connection:
-            row = _row(connection, tenant, name)
+            row = row_of(connection, tenant, name)
             own = gallery_photos.c
             which = [own.gallery == row.id]
             if subject is not None:
@@ -280,8 +268,8 @@ class Galleries:
     def vector(self, tenant: str, name: str, photo: str) -> tuple[Photo, np.ndarray]:
         """A photo and its vector. Raises NotFound."""
         with self._database.read() as connection:
-            row = _row(connection, tenant, name)
-            found = _photo(connection, row, photo)
+            row = row_of(connection, tenant, name)
+            found = photo_of(connection, row, photo)
         kept = Photo(id=found.id, subject=found.name, created_at=found.created_at)
         return kept, np.frombuffer(found.vector, "<f4")
 
@@ -292,13 +280,13 @@ class Galleries:
         if len(photos) > MAX_PAGE:
             raise InvalidInput(f"At most {MAX_PAGE} photos are deleted at once.", param="photos")
         with self._database.write() as connection:
-            row = _row(connection, tenant, name)
-            found = [_photo(connection, row, photo) for photo in dict.fromkeys(photos)]
-            _remove_photos(connection, [each.id for each in found])
-            _count_removal(connection, row)
+            row = row_of(connection, tenant, name)
+            found = [photo_of(connection, row, photo) for photo in dict.fromkeys(photos)]
+            remove_photos(connection, [each.id for each in found])
+            count_removal(connection, row)
             detail = ", ".join(sorted({each.tag for each in found}))
             audit.note(connection, tenant, key_id, "photos deleted", name, detail)
-        remains = [part for each in found for part in (each.id.encode(), _tail(each.vector))]
+        remains = [part for each in found for part in (each.id.encode(), tail(each.vector))]
         self._database.scrub(remains)
         return [Photo(id=e.id, subject=e.name, created_at=e.created_at) for e in found]
 
@@ -370,126 +358,3 @@ class Galleries:
         )
         audit.note(connection, tenant, key_id, "subject added", row.name, made)
         return own, made
-
-
-def subject_id(gallery: str, subject: str) -> str:
-    """The key of a subject: a digest, so that indexes hold no name."""
-    return hashlib.sha256(f"{gallery}\0{subject}".encode()).hexdigest()
-
-
-def check_subject(subject: str) -> str:
-    """`subject` if somebody may be called so. Raises InvalidInput with the rule."""
-    fine = 1 <= len(subject) <= MAX_SUBJECT_CHARS and subject == subject.strip()
-    if not fine or not subject.isprintable() or "/" in subject:
-        raise InvalidInput(
-            f"{show(subject)} cannot be a subject.",
-            hint=f"Use 1 to {MAX_SUBJECT_CHARS} characters without '/', control characters, and "
-            "blanks at the ends.",
-            param="subject",
-        )
-    return subject
-
-
-def as_unit(vector: np.ndarray, dimensions: int) -> np.ndarray:
-    """A vector (dimensions,) at length 1, float32. Raises InvalidInput for what is no direction."""
-    given = np.asarray(vector, np.float64)
-    if given.shape != (dimensions,):
-        raise InvalidInput(
-            f"The gallery has vectors of {dimensions} numbers; received {list(given.shape)}.",
-            param="embedding",
-        )
-    length = float(np.linalg.norm(given)) if np.isfinite(given).all() else 0.0
-    if not LEAST_LENGTH < length < np.inf:
-        raise InvalidInput(
-            "The vector is no direction: it has length 0, or numbers that are none.",
-            param="embedding",
-        )
-    return (given / length).astype(np.float32)
-
-
-def _photo_id() -> str:
-    """A random UUID (RFC 9562, version 4), as stock clients expect it."""
-    text = secrets.token_hex(16)
-    variant = "89ab"[int(text[16], 16) % 4]
-    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}"
-
-
-def _found(connection: sa.Connection, tenant: str, name: str, wanted: sa.Select[Any]) -> Any:
-    row = connection.execute(
-        wanted.where(galleries.c.tenant == tenant, galleries.c.name == name)
-    ).first()
-    if row is None:
-        raise NotFound(
-            f"There is no gallery {show(name)}.",
-            hint="`lmaas faces list` shows them.",
-            param="gallery",
-        )
-    return row
-
-
-def _row(connection: sa.Connection, tenant: str, name: str) -> Row:
-    return Row(*_found(connection, tenant, name, sa.select(*_ROW)))
-
-
-def _gallery(connection: sa.Connection, row: Any) -> Gallery:
-    def count(table: sa.Table) -> int:
-        asked = sa.select(sa.func.count()).where(table.c.gallery == row.id)
-        return int(connection.scalar(asked) or 0)
-
-    told = {name: getattr(row, name) for name in Gallery.__struct_fields__ if hasattr(row, name)}
-    return msgspec.convert(
-        told | {"subjects": count(gallery_subjects), "photos": count(gallery_photos)}, Gallery
-    )
-
-
-def _tag(connection: sa.Connection, subject: str) -> str:
-    tag = connection.scalar(
-        sa.select(gallery_subjects.c.tag).where(gallery_subjects.c.id == subject)
-    )
-    if tag is None:
-        raise NotFound("There is no such subject.", param="subject")
-    return str(tag)
-
-
-def _photo(connection: sa.Connection, row: Row, photo: str) -> Any:
-    own = gallery_photos.c
-    found = connection.execute(
-        sa.select(
-            own.id, own.created_at, own.vector, gallery_subjects.c.name, gallery_subjects.c.tag
-        )
-        .join(gallery_subjects, gallery_subjects.c.id == own.subject)
-        .where(own.gallery == row.id, own.id == photo)
-    ).first()
-    if found is None:
-        raise NotFound(f"There is no photo {show(photo)}.", param="image_id")
-    return found
-
-
-def _remove(connection: sa.Connection, subjects: Sequence[str]) -> tuple[list[bytes], Removed]:
-    """Delete subjects with their photos; what no file may have from now on."""
-    remains, photos = [subject.encode() for subject in subjects], 0
-    for start in range(0, len(subjects), ASKED_AT_ONCE):
-        part = subjects[start : start + ASKED_AT_ONCE]
-        own = gallery_photos.c
-        which = own.subject.in_(part)
-        for row in connection.execute(sa.select(own.id, own.vector).where(which)):
-            remains += [row.id.encode(), _tail(row.vector)]
-            photos += 1
-        connection.execute(gallery_photos.delete().where(which))
-        connection.execute(gallery_subjects.delete().where(gallery_subjects.c.id.in_(part)))
-    return remains, Removed(subjects=len(subjects), photos=photos)
-
-
-def _remove_photos(connection: sa.Connection, ids: Sequence[str]) -> None:
-    for start in range(0, len(ids), ASKED_AT_ONCE):
-        part = gallery_photos.c.id.in_(ids[start : start + ASKED_AT_ONCE])
-        connection.execute(gallery_photos.delete().where(part))
-
-
-def _count_removal(connection: sa.Connection, row: Row) -> None:
-    own = galleries.c
-    connection.execute(galleries.update().where(own.id == row.id).values(removals=own.removals + 1))
-
-
-def _tail(vector: bytes) -> bytes:
-    return vector[-TAIL_BYTES:]

@@ -4,22 +4,19 @@ Models find faces and make vectors of them; what is compared, kept and deleted i
 """
 
 import asyncio
-import base64
-import binascii
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 import numpy as np
 
 from lmaas.aside import Aside
 from lmaas.config import Settings
-from lmaas.errors import InvalidInput, NoFace, NotFound, SeveralFaces
+from lmaas.errors import InvalidInput, NotFound
 from lmaas.face_types import (
     AuditLine,
     Face,
-    FaceBox,
     Gallery,
     GalleryBody,
     Identification,
@@ -29,49 +26,36 @@ from lmaas.face_types import (
     Removed,
     Verification,
 )
-from lmaas.registry.galleries import Galleries, Row, as_unit, check_subject
+from lmaas.registry.galleries import Galleries
+from lmaas.registry.gallery_rows import Row, check_subject
 from lmaas.registry.store import Registry
 from lmaas.service.calls import ModelCalls
 from lmaas.service.catalog import Catalog
+from lmaas.service.face_rules import (
+    TASK,
+    Asked,
+    Picture,
+    Seen,
+    area,
+    calibrated,
+    face_of,
+    large_enough,
+    only,
+    payload_of,
+    reaches,
+    some,
+    vectors_of,
+)
 from lmaas.service.quota import Quota
 from lmaas.serving.face_search import FaceSearch
 from lmaas.supervision import Supervisor
-from lmaas.types import JSON, FaceSpec, KeyRecord, ModelVersion, Payload
+from lmaas.types import KeyRecord, ModelVersion
 
-TASK: Final = "face-recognition"
 DEFAULT: Final = "default"
 """The gallery of clients that know none."""
-USUAL_RATE: Final = 0.001
-LEAST_SIDE: Final = 16
-"""A face with fewer pixels on a side is none: nobody is told by so few."""
 FLOAT_BYTES: Final = 4
 TIDY_S: Final = 1.0
 HINT: Final = "`lmaas faces create NAME --model MODEL` makes one."
-
-
-class Picture(NamedTuple):
-    """An image as it came: a file's bytes, or base64."""
-
-    content: bytes | str
-
-
-class Seen(NamedTuple):
-    """The faces of an image, the largest first, and the version that found them."""
-
-    faces: list[Face]
-    version: ModelVersion
-    headers: list[tuple[bytes, bytes]]
-    duration_ms: float
-
-
-class Asked(NamedTuple):
-    """How an image is looked at: the least score of a face, the most faces, the largest; and what
-    the call is called in the ledger."""
-
-    request_id: str
-    endpoint: str = "faces"
-    threshold: float | None = None
-    limit: int | None = None
 
 
 class Faces:
@@ -124,7 +108,7 @@ class Faces:
                 "Give false_accept_rate or threshold, not both.", param="false_accept_rate"
             )
         if threshold is None and face.rates:
-            found = _calibrated(face, rate)
+            found = calibrated(face, rate)
             rate, threshold = found
         elif rate is not None:
             raise InvalidInput(
@@ -254,13 +238,13 @@ class Faces:
         version, answer, headers = await self._calls.predict(
             key,
             model,
-            _payload(picture, asked),
+            payload_of(picture, asked),
             endpoint=asked.endpoint,
             request_id=asked.request_id,
             version=version,
         )
         faces = msgspec.json.decode(answer.body, type=list[Face])
-        found = sorted(filter(_large_enough, faces), key=_area, reverse=True)
+        found = sorted(filter(large_enough, faces), key=area, reverse=True)
         took = (time.perf_counter() - started) * 1000
         return Seen(found[: asked.limit], version, headers, took)
 
@@ -273,7 +257,7 @@ class Faces:
         near = (
             [[] for _ in seen.faces]
             if not seen.faces
-            else await self._aside.read(self.search.nearest, row, _vectors(seen.faces, row), most)
+            else await self._aside.read(self.search.nearest, row, vectors_of(seen.faces, row), most)
         )
         told = tuple(
             Identified(
@@ -313,7 +297,7 @@ class Faces:
         seen = await self.detect(key, row.model, picture, asked)
         face = only(seen.faces)
         similar = await self._aside.read(
-            self.search.of_subject, row, _vectors([face], row), subject
+            self.search.of_subject, row, vectors_of([face], row), subject
         )
         if similar is None:
             raise NotFound("There is no such subject, or it has no photos.", param="subject")
@@ -338,7 +322,7 @@ class Faces:
         row = await self._row(key, gallery)
         kept, vector = await self._aside.read(self.galleries.vector, key.tenant, gallery, photo)
         seen = await self.detect(key, row.model, picture, asked)
-        return kept, (_vectors(some(seen.faces), row) @ vector).tolist(), row, seen
+        return kept, (vectors_of(some(seen.faces), row) @ vector).tolist(), row, seen
 
     async def compare(
         self, key: KeyRecord, model: str | None, pictures: tuple[Picture, Picture], asked: Asked
@@ -353,7 +337,7 @@ class Faces:
         second = await self.detect(key, first.version.ref, pictures[1], named)
         own, others = np.asarray(face.embedding), [f.embedding for f in some(second.faces)]
         spec = face_of(second.version)
-        rate, threshold = _calibrated(spec, None) if spec.rates else (None, None)
+        rate, threshold = calibrated(spec, None) if spec.rates else (None, None)
         return face, (np.asarray(others) @ own).tolist(), second, (threshold, rate)
 
     async def _row(self, key: KeyRecord, gallery: str) -> Row:
@@ -377,89 +361,3 @@ class Faces:
             hint=f"Train, push or pull one for the task {TASK}, or make a pipeline.",
             param="model",
         )
-
-
-def face_of(version: ModelVersion) -> FaceSpec:
-    """What a version's vectors mean. Raises InvalidInput for a model of another task."""
-    face = version.manifest.signature.face
-    if version.manifest.task != TASK or face is None:
-        raise InvalidInput(
-            f"{version.ref} is a model for {version.manifest.task}, not for {TASK}.", param="model"
-        )
-    return face
-
-
-def only(faces: Sequence[Face]) -> Face:
-    """The one face of an image. Raises NoFace, SeveralFaces."""
-    if len(some(faces)) > 1:
-        raise SeveralFaces(
-            f"The image shows {len(faces)} faces; exactly one was expected.",
-            hint="Cut one out, or raise the threshold of detection.",
-        )
-    return faces[0]
-
-
-def some(faces: Sequence[Face]) -> Sequence[Face]:
-    """The faces, of which there is one at least. Raises NoFace."""
-    if not faces:
-        raise NoFace(
-            f"No face was found in the image, or none of {LEAST_SIDE} x {LEAST_SIDE} pixels.",
-            hint="Send a larger or clearer image, or lower the threshold of detection.",
-        )
-    return faces
-
-
-def reaches(similarity: float, row: Row) -> bool:
-    """Whether a similarity is one person's; without a threshold, nobody can say so."""
-    return row.threshold is not None and similarity >= row.threshold
-
-
-def _calibrated(face: FaceSpec, rate: float | None) -> tuple[float, float]:
-    """A rate that a model is calibrated at, and its threshold; without a name the usual one."""
-    known = {each.false_accept_rate: each.threshold for each in face.rates}
-    if rate is None:
-        rate = min((each for each in known if each >= USUAL_RATE), default=max(known))
-    if rate not in known:
-        raise InvalidInput(
-            f"The model is calibrated at the false-accept rates "
-            f"{', '.join(f'{each:g}' for each in sorted(known))}; received {rate:g}.",
-            param="false_accept_rate",
-        )
-    return rate, known[rate]
-
-
-def _payload(picture: Picture, asked: Asked) -> Payload:
-    parameters: dict[str, float] = {}
-    if asked.threshold is not None:
-        parameters["threshold"] = asked.threshold
-    if isinstance(picture.content, bytes):
-        return Payload(body=picture.content, parameters=parameters)
-    call = {"inputs": _plain(picture.content), "parameters": parameters}
-    return Payload(media_type=JSON, body=msgspec.json.encode(call))
-
-
-def _plain(text: str) -> str:
-    """Base64 without a data URL's head. Raises InvalidInput for what is none."""
-    plain = text.partition(",")[2] if text.startswith("data:") else text
-    try:
-        base64.b64decode(plain[:64].encode("ascii"), validate=len(plain) % 4 == 0)
-    except (binascii.Error, UnicodeEncodeError):
-        raise InvalidInput("The image is no base64.", param="file") from None
-    return plain
-
-
-def _vectors(faces: Sequence[Face], row: Row) -> np.ndarray:
-    return np.stack([as_unit(np.asarray(face.embedding), row.dimensions) for face in faces])
-
-
-def _sides(box: FaceBox) -> tuple[float, float]:
-    return box.xmax - box.xmin, box.ymax - box.ymin
-
-
-def _large_enough(face: Face) -> bool:
-    return min(_sides(face.box)) >= LEAST_SIDE
-
-
-def _area(face: Face) -> float:
-    wide, high = _sides(face.box)
-    return wide * high

@@ -11,7 +11,8 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from lmaas.errors import DoesNotFit, NotFound
-from lmaas.registry.galleries import Galleries, Row, Vectors
+from lmaas.registry.galleries import Galleries
+from lmaas.registry.gallery_rows import Row, Vectors
 from lmaas.registry.storage import Revision
 
 FLOAT_BYTES: Final = 4
