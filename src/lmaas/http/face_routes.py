@@ -97,14 +97,16 @@ GALLERIES: Final = [
         },
     ),
 ]
-SUBJECTS: Final = {
-    "GET": _of(compreface.subjects),
-    "POST": _of(compreface.add_subject, (compreface.SubjectBody,), 201),
-    "DELETE": _of(compreface.delete_subjects),
-}
 COMPREFACE: Final = [
-    Route(f"{RECOGNITION}/subjects", "call", SUBJECTS),
-    Route(f"{RECOGNITION}/subjects/", "call", SUBJECTS),
+    Route(
+        f"{RECOGNITION}/subjects",
+        "call",
+        {
+            "GET": _of(compreface.subjects),
+            "POST": _of(compreface.add_subject, (compreface.SubjectBody,), 201),
+            "DELETE": _of(compreface.delete_subjects),
+        },
+    ),
     Route(
         f"{RECOGNITION}/subjects/{{subject}}",
         "call",
