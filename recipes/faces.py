@@ -3,7 +3,7 @@
     python recipes/faces.py [--quick] [--home DIR]
 
 People are drawn (`drawn_faces.py`): 24 numbers are who somebody is, and every picture has its own
-pose, light, expression, noise and things in the way. An embedder learns 400 of them by ArcFace, 15
+pose, light, expression, noise and things in the way. An embedder learns 900 of them by ArcFace, 8
 pictures each, in PyTorch, Keras and TensorFlow, and a detector learns to find faces in scenes. Each
 embedder with the detector is a pipeline. People whom no run saw are enrolled with three pictures
 each by the calls of CompreFace's clients, then looked for in scenes with strangers. All pairs of
@@ -36,9 +36,9 @@ from proof import check, main, say, train
 SIDE: Final = 64
 SCENE: Final = (192, 128)
 FRAMEWORKS: Final = ("pytorch", "keras", "tensorflow")
-LEARNED, LEARNED_QUICK = 400, 60
-PHOTOS, PHOTOS_QUICK = 15, 8
-EPOCHS, EPOCHS_QUICK = 10, 2
+LEARNED, LEARNED_QUICK = 900, 60
+PHOTOS, PHOTOS_QUICK = 8, 8
+EPOCHS, EPOCHS_QUICK = 9, 2
 UNSEEN: Final = 10_000
 """People from this number on are in no run."""
 JUDGED, JUDGED_QUICK = 100, 24

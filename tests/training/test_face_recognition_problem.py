@@ -77,6 +77,7 @@ def test_people_who_are_not_learned_are_told_apart_in_every_framework(
     assert face.rates[1].threshold == pytest.approx(
         manifest.metrics["valid_threshold_at_0.01"], abs=2e-6
     )
+    assert f"{face.rates[1].threshold:.4f} | 0.01 |" in manifest.card
     thresholds = [each.threshold for each in face.rates]
     assert thresholds == sorted(thresholds)
     # The vectors of the people who were learned are no part of what is served.
