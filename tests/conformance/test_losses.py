@@ -94,6 +94,11 @@ EXAMPLES = [
         arcface(COSINES, PEOPLE, 16.0, 0.4),
     ),
     Example(
+        Loss(name="own"),
+        {"losses": normal(3, 1)},
+        {"objects": np.array([2, 0, 1], np.float32)},
+    ),
+    Example(
         Loss(name="cross-entropy"),
         {"y": ROWS},
         {"labels": NUMBERS},

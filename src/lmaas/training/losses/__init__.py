@@ -22,6 +22,7 @@ LOSSES: Final = (
     "ctc",
     "center-points",
     "angular-margin",
+    "own",
 )
 """Every loss. Its file has its name, with underscores."""
 SUM: Final = "sum"
