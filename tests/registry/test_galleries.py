@@ -8,7 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmaas.errors import Conflict, DoesNotFit, InsufficientQuota, InvalidInput, NotFound
+from lmaas.errors import (
+    Conflict,
+    DoesNotFit,
+    InsufficientQuota,
+    InvalidInput,
+    NotFound,
+    Unavailable,
+)
 from lmaas.face_types import Gallery
 from lmaas.registry.database import FILE, Database
 from lmaas.registry.galleries import Galleries
@@ -189,6 +196,25 @@ def test_a_gallery_and_photos_are_deleted(
     assert (told.subjects, told.photos) == (2, 3)
     assert not any(in_files(home, vector.tobytes()[-24:]) for vector in drawn)
     assert galleries.of_tenant("acme") == []
+
+
+def test_who_reads_for_long_is_told_of(
+    home: Path, database: Database, galleries: Galleries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows are gone at once; what is left in the journal goes with the next deletion."""
+    monkeypatch.setattr("lmaas.registry.database.BUSY_TIMEOUT_MS", 50)
+    drawn = vectors(9, 2)
+    for name, vector in zip(("ada", "bob"), drawn, strict=True):
+        galleries.enrol("acme", "key", "staff", name, vector, MODEL)
+    other = Database(home)
+    with other.read() as reading:
+        reading.exec_driver_sql("SELECT count(*) FROM gallery_photos").fetchone()
+        with pytest.raises(Unavailable, match="reads the database"):
+            galleries.delete_subjects("acme", "key", "staff", ["ada"])
+        assert [subject.name for subject in galleries.subjects("acme", "staff")] == ["bob"]
+    other.close()
+    galleries.delete_subjects("acme", "key", "staff", ["bob"])
+    assert not any(in_files(home, vector.tobytes()[-24:]) for vector in drawn)
 
 
 def test_another_process_changes_a_gallery(

@@ -203,8 +203,8 @@ def _explained() -> Iterator[None]:
     """SQLite's failures as errors that say what to do."""
     try:
         yield
-    except sa.exc.OperationalError as error:
-        text = str(error.orig)
+    except (sa.exc.OperationalError, sqlite3.OperationalError) as error:
+        text = str(error.orig if isinstance(error, sa.exc.OperationalError) else error)
         if "full" in text or "disk I/O" in text:
             raise StorageFull(
                 f"The database cannot be written: {text}.", hint="Free space and try again."
