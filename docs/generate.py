@@ -20,6 +20,7 @@ from lmaas import client, config, errors, recipe, tasks, types
 from lmaas.cli import cli
 from lmaas.cli.errors import EXIT_CODES_TEXT, exit_code_of
 from lmaas.client.calls import Calls
+from lmaas.client.faces import FaceCalls
 from lmaas.config import Settings
 from lmaas.data.augmentation import audio
 from lmaas.http import openapi
@@ -159,7 +160,7 @@ def python() -> str:
     for name, text in _field_docs(inspect.getsource(types), "PublishOptions").items():
         lines.append(f"- `{name}`: {text}")
     lines += ["", "## Client", "", "`AsyncClient` has the same methods, to be awaited.", ""]
-    for name, method in (vars(Calls) | vars(client.Client)).items():
+    for name, method in (vars(FaceCalls) | vars(Calls) | vars(client.Client)).items():
         if not name.startswith("_"):
             lines += _described(f"Client.{name}", getattr(method, "call", method), "###")
     return "\n".join(lines).rstrip() + "\n"

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from lmaas.own_server import local
     from lmaas.publishing import publish
     from lmaas.recipes import train
-    from lmaas.types import DetectionSpec, ImageSpec
+    from lmaas.types import DetectionSpec, FaceSpec, ImageSpec
 
 __all__ = [
     "DetectionSpec",
+    "FaceSpec",
     "ImageSpec",
     "__version__",
     "connect",
@@ -32,6 +33,7 @@ __all__ = [
 
 _HOMES = {
     "DetectionSpec": "lmaas.types",
+    "FaceSpec": "lmaas.types",
     "ImageSpec": "lmaas.types",
     "connect": "lmaas.client",
     "connect_async": "lmaas.client",

@@ -88,6 +88,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Maximum size of an uploaded model; above it: 413."""
     max_image_pixels: Count = 64_000_000
     """Maximum size of an image in pixels."""
+    max_gallery_photos: Count = 200_000
+    """Maximum number of photos in one gallery of faces, and of subjects."""
+    gallery_cache_bytes: Count = 1024 * MIB
+    """Memory for the vectors of galleries that are searched; those not searched for longest leave
+    it."""
     max_audio_bytes: Count = 25 * MIB
     """Maximum size of a sound file in a form of /v1/audio; above it: 413."""
     max_audio_s: Positive = 7200.0

@@ -9,6 +9,8 @@ LMaaSError
 │   ├── TooSlow           the client sends its request too slowly
 │   ├── MethodNotAllowed  the route exists, but not for this HTTP method
 │   ├── UpgradeRequired   the route is a WebSocket, which the request does not open
+│   ├── NoFace            the image shows no face
+│   ├── SeveralFaces      the image shows several faces, where one is expected
 │   ├── ConfigError       a setting is unknown or has a bad value
 │   └── ModelRefused      the model file is unsafe or of a kind that is not accepted
 ├── ParityFailed          compiled outputs differ from the source's
@@ -103,6 +105,18 @@ class UpgradeRequired(InvalidInput):
     """The route is a WebSocket, which the request does not open."""
 
     code = "upgrade_required"
+
+
+class NoFace(InvalidInput):
+    """The image shows no face, or none that is large enough."""
+
+    code = "no_face"
+
+
+class SeveralFaces(InvalidInput):
+    """The image shows several faces, where one is expected."""
+
+    code = "several_faces"
 
 
 class ConfigError(InvalidInput):
@@ -259,8 +273,8 @@ BY_CODE: dict[str, type[LMaaSError]] = {
     cls.code: cls
     for cls in (
         LMaaSError, InvalidInput, ThreadUnsupported, PayloadTooLarge, HeadTooLarge,
-        ContextLengthExceeded, TooSlow, MethodNotAllowed, ConfigError, ModelRefused, ParityFailed,
-        NotFound, ModelNotFound,
+        ContextLengthExceeded, NoFace, SeveralFaces, TooSlow, MethodNotAllowed, ConfigError,
+        ModelRefused, ParityFailed, NotFound, ModelNotFound,
         UpgradeRequired, Unauthorized, Forbidden, Conflict, AlreadyRunning, QueueFull, RateLimited,
         InsufficientQuota, Quarantined, StorageFull,
         CorruptBlob, DoesNotFit, MissingExtra, Unavailable, BadGateway, TimedOut, Cancelled,

@@ -51,6 +51,11 @@ Scope = Literal["admin", "call"]
 KeyVariable = Annotated[str, msgspec.Meta(pattern=r"\A[A-Z][A-Z0-9_]{0,100}_API_KEY\Z")]
 
 Anchor = tuple[float, float, float, float]
+FacePoint = tuple[float, float]
+PointName = Literal[
+    "right_eye", "left_eye", "nose", "mouth", "mouth_right", "mouth_left", "right_ear", "left_ear"
+]
+"""Points of a face; right and left are its own."""
 
 MAX_TEXT_CHARS = 1 << 20
 """Longest text that a compressed model is measured on."""
@@ -148,7 +153,9 @@ class DetectionSpec(Record, frozen=True, kw_only=True):
     - "rows": (N, boxes, 6): xmin, ymin, xmax, ymax, score and class number.
     - "queries": boxes (N, Q, 4), class scores (N, Q, C) (Carion et al., 2020).
     - "anchors": offsets (N, A, 4) to the `anchors` of a file beside the model, class scores
-      (N, A, C); the offsets are times `variances` (Liu et al., 2016).
+      (N, A, C); the offsets are times `variances` (Liu et al., 2016). Sides are logarithms in units
+      of an anchor's, or with `sizes` "linear" just in such units. After the four numbers of a box
+      may come two for each of `points`, offsets as those of a box's centre.
     - "distributions": for each of `strides` class scores (N, cells, C), then for each the
       distributions (N, cells, 4 * bins) of a box's four sides (Li et al., 2020).
 
@@ -170,6 +177,8 @@ class DetectionSpec(Record, frozen=True, kw_only=True):
     strides: tuple[Annotated[int, msgspec.Meta(ge=1, le=1024)], ...] = ()
     anchors: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
     variances: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)
+    sizes: Literal["log", "linear"] = "log"
+    points: Annotated[tuple[PointName, ...], msgspec.Meta(max_length=8)] = ()
     nms: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
     threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     most: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
@@ -301,6 +310,40 @@ class SpeechSpec(Record, frozen=True, kw_only=True):
     most_s_per_token: float
 
 
+class FaceRate(Record, frozen=True, kw_only=True):
+    """A threshold of similarity: of pairs of strangers a share of `false_accept_rate` reaches it,
+    of pairs of one person a share of `true_accept_rate`."""
+
+    false_accept_rate: float
+    threshold: float
+    true_accept_rate: float
+
+
+class FaceSpec(Record, frozen=True, kw_only=True):
+    """How a face becomes the input of an embedder, and what its vectors mean; part of its version's
+    signature.
+
+    Two vectors of `dimensions` numbers are compared by the cosine of their angle. `rates` were
+    measured on so many `pairs` of strangers whom the model has not learned; none: nobody has
+    measured it. `points` are where right eye, left eye, nose, right and left corner of the mouth
+    lie, in shares of the input's sides (left out, those of ArcFace: Deng et al., 2019). Where a
+    detector gives no points, a square about its box is taken, on each side by `margin` (a share)
+    larger.
+    """
+
+    dimensions: int = 0
+    rates: tuple[FaceRate, ...] = ()
+    pairs: int = 0
+    points: tuple[FacePoint, FacePoint, FacePoint, FacePoint, FacePoint] = (
+        (0.341916, 0.461574),
+        (0.656534, 0.459833),
+        (0.500225, 0.640505),
+        (0.370976, 0.824692),
+        (0.631517, 0.823250),
+    )
+    margin: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1
+
+
 class Signature(Record, frozen=True, kw_only=True):
     """What goes in and out of a version, and how the task reads it.
 
@@ -327,6 +370,7 @@ class Signature(Record, frozen=True, kw_only=True):
     audio: AudioSpec | None = None
     detection: DetectionSpec | None = None
     speech: SpeechSpec | None = None
+    face: FaceSpec | None = None
 
 
 class ParityCheck(Record, frozen=True, kw_only=True):
@@ -482,7 +526,8 @@ class PushOptions(Record, frozen=True, kw_only=True):
     `task` may be left out for a checkpoint, whose architecture tells it, and for a package.
     `dynamic` names free axes by input and axis; `signature` is which one of a SavedModel is served.
     `detection` says what a detector's outputs are where their shapes do not, `anchors` where its
-    anchors are, each as cx, cy, width and height in shares of the image.
+    anchors are, each as cx, cy, width and height in shares of the image. `face` says how faces are
+    laid and what similarities mean.
     """
 
     name: str
@@ -491,6 +536,7 @@ class PushOptions(Record, frozen=True, kw_only=True):
     image: ImageSpec | None = None
     outputs_are: Literal["logits", "probabilities"] | None = None
     detection: DetectionSpec | None = None
+    face: FaceSpec | None = None
     anchors: Annotated[tuple[Anchor, ...], msgspec.Meta(max_length=20_000)] | None = None
     sample: str | None = None
     dynamic: dict[str, dict[int, str]] | None = None
@@ -564,6 +610,8 @@ class PublishOptions(TypedDict, total=False):
     """What a classifier gives; told from the sample's outputs where left out."""
     detection: DetectionSpec | None
     """What a detector's outputs are; told from their shapes where left out."""
+    face: FaceSpec | None
+    """How faces are laid, and what similarities mean."""
     dynamic: Mapping[str, Mapping[int, str]] | None
     """Axes beside the batch that are free, named by input and axis: `{"x": {1: "time"}}`."""
     second_sample: Any

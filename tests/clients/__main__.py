@@ -10,6 +10,7 @@ from pathlib import Path
 
 from checkpoints import make_encoder
 from clients.table import CLIENTS, ENVIRONMENTS, JAVASCRIPT, NPM_PACKAGES, PACKAGES, run
+from face_models import publish_faces
 from lmaas.config import Settings
 from lmaas.registry.lock import HomeLock
 from lmaas.service import Service
@@ -43,9 +44,10 @@ def has_node() -> bool:
 
 
 def make_home(home: Path) -> None:
-    """A home with a language model, a classifier of images and an embedding model."""
+    """A home with a language model, a classifier of images, an embedding model, and faces."""
     publish_language(home)
     publish_digits(home)
+    publish_faces(home)
     service = Service(Settings(home=str(home)))
     options = PushOptions(name="vectors", task="embedding")
     encoder = make_encoder(home.parent / "encoder")

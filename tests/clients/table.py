@@ -12,7 +12,7 @@ ENVIRONMENTS: Final = Path(sys.prefix) / "clients"
 """Where `make clients` puts environments."""
 TIMEOUT_S: Final = 170.0
 
-Model = Literal["tiny", "digits", "vectors"]
+Model = Literal["tiny", "digits", "vectors", "faces"]
 
 
 class Client(NamedTuple):
@@ -32,6 +32,7 @@ PACKAGES: Final = {
     "instructor": ("instructor>=1.17",),
     "pydantic-ai": ("pydantic-ai-slim[openai,anthropic]>=2.68",),
     "openai-agents": ("openai-agents>=0.24",),
+    "compreface": ("compreface-sdk>=0.6", "requests", "urllib3<2"),
     "tritonclient": ("tritonclient[grpc,http]>=2.73",),
 }  # fmt: skip
 """What is installed in each environment of Python."""
@@ -54,6 +55,7 @@ CLIENTS: Final = (
     Client("instructor_client", ("tiny",), "instructor"),
     Client("pydantic_ai_client", ("tiny",), "pydantic-ai"),
     Client("agents_client", ("tiny",), "openai-agents"),
+    Client("compreface_client", ("faces",), "compreface"),
     Client("openai_js", ("tiny",), JAVASCRIPT),
     Client("anthropic_js", ("tiny",), JAVASCRIPT),
     Client("ollama_js", ("tiny",), JAVASCRIPT),

@@ -65,7 +65,34 @@ def focal_and_l1(cells: np.ndarray, heat: np.ndarray, boxes: np.ndarray, mask: n
     return total
 
 
+def arcface(cosines: np.ndarray, labels: np.ndarray, scale: float, margin: float) -> float:
+    """Deng et al., 2019, equation 3, by angles; what of an angle goes beyond pi is a line."""
+    total = 0.0
+    for row, own in zip(cosines.astype(np.float64), labels, strict=True):
+        if own < 0:
+            continue
+        logits = scale * row
+        angle = np.arccos(row[own])
+        right = np.cos(angle + margin)
+        if angle + margin >= np.pi:
+            right = row[own] - margin * np.sin(margin)
+        logits[own] = scale * right
+        total -= float(log_softmax(logits[None])[0, own])
+    return total
+
+
+COSINES = np.tanh(normal(5, 4))
+COSINES[0, 0] = -0.999  # beyond pi with the margin
+PEOPLE = np.array([0, 3, IGNORED, 1, 3])
+
+
 EXAMPLES = [
+    Example(
+        Loss(name="angular-margin", outputs=("cosines",), scale=16.0, margin=0.4),
+        {"cosines": COSINES},
+        {"labels": PEOPLE},
+        arcface(COSINES, PEOPLE, 16.0, 0.4),
+    ),
     Example(
         Loss(name="own"),
         {"losses": normal(3, 1)},

@@ -95,6 +95,18 @@ def scenes(folder: Path) -> dict[str, Any]:
     return {"data": {"train": str(folder)}, "model": {"options": options}}
 
 
+def people(folder: Path) -> dict[str, Any]:
+    """Folders of four people, three pictures each."""
+    for index in range(12):
+        path = folder / f"p{index % 4}" / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        drawn = np.random.default_rng(index % 4).integers(0, 250, (32, 32, 3), np.uint8)
+        Image.fromarray(drawn + np.uint8(index % 5)).save(path)
+    options = {"widths": [8, 8, 8, 8], "dimensions": 8}
+    data = {"train": str(folder), "options": {"size": 32}}
+    return {"data": data, "model": {"options": options}}
+
+
 def speech(folder: Path) -> dict[str, Any]:
     folder.mkdir()
     for index in range(12):
@@ -212,6 +224,11 @@ TABLE = Signature(
     outputs_are="logits",
 )
 VALUE = Signature(inputs=(spec("features", -1, 4),), outputs=(spec("y", -1, 1),))
+FACES = Signature(
+    inputs=(spec("x", -1, 3, 16, 16),),
+    outputs=(spec("y", -1, 8),),
+    image=ImageSpec(height=16, width=16),
+)
 PICTURE = base64.b64encode(png()).decode()
 HEARS = Signature(
     inputs=(spec("features", -1, -1, 40), spec("mask", -1, -1, dtype="int64")),
@@ -235,6 +252,15 @@ EXAMPLES = [
         msgspec.structs.replace(FINDS, outputs=(spec("y", -1, 64, 5),)),
         rows=("rows.csv", "id,image\n1,a.png\n2,a.png\n3,a.png\n"),
         made=scenes,
+    ),
+    Example(
+        "face-recognition",
+        FACES,
+        json.dumps({"inputs": PICTURE}).encode(),
+        msgspec.structs.replace(FACES, outputs=(spec("y", -1, 4, 4),)),
+        takes=(json.dumps({"inputs": PICTURE, "parameters": {"limit": 3}}).encode(),),
+        rows=("rows.csv", "id,image\n1,a.png\n2,a.png\n3,a.png\n"),
+        made=people,
     ),
     Example(
         "tensor",
@@ -326,7 +352,7 @@ EXAMPLES = [
         made=speech,
     ),
 ]
-OF_IMAGES = ("image-classification", "object-detection")
+OF_IMAGES = ("image-classification", "object-detection", "face-recognition")
 """Tasks that take an image file."""
 WITHOUT_ARRAYS = {
     "image-text-to-text",

@@ -8,8 +8,8 @@ import pytest
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
 PROVEN = (
-    "chat_tuning", "detection", "digits", "finance_table", "logistics_table", "medical_table",
-    "sentiment", "speech", "translation",
+    "chat_tuning", "detection", "digits", "faces", "finance_table", "logistics_table",
+    "medical_table", "sentiment", "speech", "translation",
 )  # fmt: skip
 
 

@@ -184,6 +184,9 @@ def _check(path: str, response: Any) -> None:
             assert body["status"] == status, shown
             assert body["detail"], shown
             assert status < 500 or body["hint"], shown
+        case "compreface":
+            assert isinstance(body["code"], int), shown
+            assert body["message"], shown
         case _:
             assert isinstance(body["error"], str), shown
             assert body["error"], shown

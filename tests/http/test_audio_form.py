@@ -35,7 +35,7 @@ def body(*parts: Part) -> bytes:
 
 
 def form(known: tuple[str, ...] = TRANSCRIPTION, most_bytes: int = 1000) -> MemoryForm:
-    return MemoryForm(KIND, known, "file", most_bytes)
+    return MemoryForm(KIND, known, ("file",), most_bytes)
 
 
 def read(data: bytes, cuts: tuple[int, ...] = (), **more: Any) -> Fields:
@@ -129,12 +129,12 @@ def test_what_does_not_fit_is_told(data: bytes, told: str) -> None:
 @pytest.mark.parametrize("kind", [b"", b"application/json", b"multipart/form-data"])
 def test_what_is_no_form_is_refused(kind: bytes) -> None:
     with pytest.raises(InvalidInput, match="not a multipart form"):
-        MemoryForm(kind, TRANSCRIPTION, "file", 10)
+        MemoryForm(kind, TRANSCRIPTION, ("file",), 10)
 
 
 def fields(**texts: Any) -> Fields:
     told = {name: [value] if isinstance(value, str) else value for name, value in texts.items()}
-    return Fields(b"sound", {"model": ["m"], **told})
+    return Fields({"file": b"sound"}, {"model": ["m"], **told})
 
 
 def asked(**texts: Any) -> Asked:
@@ -240,4 +240,4 @@ def test_a_translation_is_english_and_takes_fewer_fields() -> None:
     with pytest.raises(InvalidInput, match="Unknown field language"):
         read(body(part("language", b"de"), part("file", b"x", "a")), known=TRANSLATION)
     with pytest.raises(InvalidInput, match="empty"):
-        translation(Fields(b"", {"model": ["m"]}))
+        translation(Fields({"file": b""}, {"model": ["m"]}))

@@ -27,7 +27,9 @@ def test_who_may_ask_what() -> None:
     assert {route.access for route in ROUTES} == set(get_args(Access))
     assert {"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"} == OPEN
     below_api = {route.path for route in ROUTES if route.path.startswith("/api/")}
-    assert below_api - ADMIN == {
+    compreface = {path for path in below_api if door_of(path) == "compreface"}
+    assert not compreface & ADMIN
+    assert below_api - ADMIN - compreface == {
         f"/api/{name}"
         for name in ("chat", "embed", "embeddings", "generate", "ps", "show", "tags", "version")
     }
@@ -161,6 +163,10 @@ def told_by(door: str, response: httpx.Response) -> str:
         case "huggingface":
             assert body["error_type"] == "validation"
             return str(body["error"])
+        case "compreface":
+            assert body.keys() == {"message", "code", "error_code"}
+            assert isinstance(body["code"], int)
+            return str(body["message"])
         case "own":
             assert body["status"] == response.status_code
             return str(body["detail"]) + " " + str(body["hint"])

@@ -223,7 +223,7 @@ def test_each_topic_has_tables_and_each_table_a_topic_that_there_is(storage: Sto
         assert set(connection.scalars(sa.select(revisions.c.topic))) == set(TOPICS)
     without = {name for name, table in metadata.tables.items() if "topic" not in table.info}
     # Who adds a table decides whether anybody keeps what it says in memory.
-    assert without == {"revisions", "usage", "responses"}
+    assert without == {"revisions", "usage", "responses", "audit"}
 
 
 # Claims and numbers

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 @click.option(
     "--detection", help="How a detector's outputs become boxes (JSON, see lmaas.DetectionSpec)."
 )
+@click.option("--face", help="How faces are laid, and thresholds (JSON, see lmaas.FaceSpec).")
 @click.option(
     "--anchors",
     type=click.Path(path_type=Path),
@@ -61,6 +62,7 @@ def command(
     labels: str | None,
     image: str | None,
     detection: str | None,
+    face: str | None,
     anchors: Path | None,
     outputs_are: Any,
     sample: Path | None,
@@ -80,7 +82,7 @@ def command(
     """
     from lmaas.codecs.json import read
     from lmaas.telling import lines_of
-    from lmaas.types import TENANT, DetectionSpec, ImageSpec, PushOptions
+    from lmaas.types import TENANT, DetectionSpec, FaceSpec, ImageSpec, PushOptions
 
     options = PushOptions(
         name=name,
@@ -88,6 +90,7 @@ def command(
         labels=tuple(labels.split(",")) if labels else None,
         image=read(image.encode(), ImageSpec) if image else None,
         detection=read(detection.encode(), DetectionSpec) if detection else None,
+        face=read(face.encode(), FaceSpec) if face else None,
         anchors=_anchors(anchors) if anchors else None,
         outputs_are=outputs_are,
         sample=str(sample.absolute()) if sample else None,

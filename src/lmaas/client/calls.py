@@ -15,6 +15,7 @@ import msgspec
 
 from lmaas.accounts.records import NO_LIMITS, Limits, ModelPrice, Price, UsageReport
 from lmaas.client.answers import check
+from lmaas.client.faces import FaceCalls
 from lmaas.client.operation import Call, operation
 from lmaas.client.payloads import read_answer, to_payload
 from lmaas.config import load_settings
@@ -65,7 +66,7 @@ class TranscribeOptions(TypedDict, total=False):
     """Tell when each stretch of speech is spoken; also where `words` is left out."""
 
 
-class Calls:
+class Calls(FaceCalls):
     """What can be asked of a server, without saying how it is sent."""
 
     def __init__(self, url: str, key: str | None) -> None:

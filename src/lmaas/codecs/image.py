@@ -66,6 +66,11 @@ class Placement(NamedTuple):
         most = np.array([self.width, self.height] * 2)
         return np.asarray(np.clip((boxes - shift) / scale, 0, most))
 
+    def back_points(self, points: np.ndarray) -> np.ndarray:
+        """Points (…, 2) in pixels of the input as pixels of the image; they may lie outside it."""
+        shift = (self.left, self.top)
+        return np.asarray((points - np.array(shift)) / np.array([self.scale_x, self.scale_y]))
+
 
 def decode(data: bytes, spec: ImageSpec, limits: Limits) -> Image.Image:
     """See `decode_sized`: the image alone."""

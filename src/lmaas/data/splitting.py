@@ -35,6 +35,19 @@ def hold_out(
     return np.setdiff1d(np.arange(size), out), out
 
 
+def hold_out_groups(
+    size: int, share: float, seed: int, labels: Sequence[Any] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `hold_out`, with a `share` of the labels instead of the samples: all samples of a label
+    are learned from, or all are held out.
+    """
+    assert labels is not None
+    names, numbers = np.unique(np.asarray(labels, dtype=object).astype(str), return_inverse=True)
+    kept, _ = hold_out(len(names), share, seed)
+    learned = np.isin(numbers, kept)
+    return np.flatnonzero(learned), np.flatnonzero(~learned)
+
+
 def overlap(learned: Iterable[bytes], held: Iterable[bytes]) -> list[int]:
     """Which of the held-out samples, by their content's digest, are learned from as well."""
     known = set(learned)

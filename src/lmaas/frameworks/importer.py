@@ -15,6 +15,7 @@ from lmaas.frameworks import (
     adapter,
     checkpoint,
     ctranslate2,
+    face_api,
     gguf,
     package,
     refuse,
@@ -65,6 +66,9 @@ def run(body: bytes) -> bytes:
         told = ctranslate2.make_checkpoint(Path(request.path), plain)
         request = msgspec.structs.replace(request, path=str(plain))
         return msgspec.json.encode(_import_checkpoint(request, told))
+    if face_api.is_folder(Path(request.path)):
+        made = face_api.build(Path(request.path), options, Path(request.folder))
+        return msgspec.json.encode(made)
     if checkpoint.is_checkpoint(Path(request.path)):
         return msgspec.json.encode(_import_checkpoint(request))
     name, path = refuse.of_path(Path(request.path))
@@ -104,6 +108,7 @@ def run(body: bytes) -> bytes:
         image=options.image,
         outputs_are=options.outputs_are,
         detection=detection,
+        face=options.face,
         dynamic=options.dynamic,
         card=options.card,
         lineage=Lineage(origin="push"),

@@ -27,6 +27,7 @@ from lmaas.tasks import Tensors
 from lmaas.types import (
     AudioSpec,
     DetectionSpec,
+    FaceSpec,
     ImageSpec,
     LanguageSpec,
     Lineage,
@@ -49,6 +50,7 @@ def build(
     audio: AudioSpec | None = None,
     outputs_are: Literal["logits", "probabilities"] | None = None,
     detection: DetectionSpec | None = None,
+    face: FaceSpec | None = None,
     dynamic: Mapping[str, Mapping[int, str]] | None = None,
     second_sample: Any = None,
     metrics: Mapping[str, float] | None = None,
@@ -103,6 +105,7 @@ def build(
                     audio=audio,
                     outputs_are=kind,
                     detection=detection,
+                    face=face,
                 )
             )
 

@@ -35,7 +35,13 @@ async def _read(
 ) -> Asked:
     most = service.settings.max_audio_bytes
     kind = exchange.headers.get(b"content-type", b"")
-    form = MemoryForm(kind, known, audio_form.FILE, most)
+    form = MemoryForm(
+        kind,
+        known,
+        (audio_form.FILE,),
+        most,
+        "Cut it into parts, or send it compressed (mp3, opus, flac).",
+    )
     await receive(exchange, form, most + OVERHEAD_BYTES)
     return meaning(form.result())
 

@@ -7,7 +7,9 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Final, Literal
 
-Door = Literal["openai", "anthropic", "huggingface", "oip", "ollama", "libretranslate", "own"]
+Door = Literal[
+    "openai", "anthropic", "huggingface", "oip", "ollama", "libretranslate", "compreface", "own"
+]
 
 ANTHROPIC: Final = b"anthropic-version"
 """What each client of Anthropic sends. Some of its paths are OpenAI's too (`/v1/models`)."""
@@ -20,6 +22,9 @@ OLLAMA: Final = frozenset(
 )  # fmt: skip
 """Ollama's paths, those that are not served too. What else lies below /api/ is our own."""
 LIBRETRANSLATE: Final = frozenset(("/translate", "/detect", "/languages"))
+COMPREFACE: Final = tuple(
+    f"/api/v1/{name}/" for name in ("recognition", "detection", "verification")
+)
 SHOWN: Final = 12
 BASES: Final = {
     "openai": "An OpenAI client's base_url ends with /v1.",
@@ -28,6 +33,7 @@ BASES: Final = {
     "oip": "A model's calls go to /v2/models/NAME/infer.",
     "ollama": "Models are made and removed with `lmaas`, or over the routes below /api/models.",
     "libretranslate": "A LibreTranslate client's url is the server's own address.",
+    "compreface": "A CompreFace client's domain and port are the server's own.",
     "own": "GET /openapi.json lists the routes.",
 }
 """The commonest reason why a client comes to a path that is none."""
@@ -43,6 +49,8 @@ def door_of(path: str, headers: Mapping[bytes, bytes] | None = None) -> Door:
         return "libretranslate"
     if path == "/v2" or path.startswith("/v2/"):
         return "oip"
+    if path.startswith(COMPREFACE):
+        return "compreface"
     if path.startswith("/api/"):
         return "ollama" if "/".join(path.split("/", 3)[:3]) in OLLAMA else "own"
     return "anthropic" if headers and ANTHROPIC in headers else "openai"

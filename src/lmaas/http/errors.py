@@ -44,6 +44,14 @@ ANTHROPIC_TYPES: Final = TYPES | {
     413: "request_too_large", 503: "overloaded_error", 504: "timeout_error",
 }  # fmt: skip
 
+COMPREFACE_CODES: Final[dict[type[errors.LMaaSError], int]] = {
+    errors.NoFace: 28,
+    errors.SeveralFaces: 31,
+    errors.NotFound: 11,
+    errors.InvalidInput: 26,
+}
+"""CompreFace's numbers; 0 for anything else."""
+
 
 def status_of(error: errors.LMaaSError) -> int:
     """The status of an error."""
@@ -100,6 +108,10 @@ def body_of(
         body = {"type": "error", "error": told} | ({"request_id": id} if id else {})
     elif door == "huggingface":
         body |= {"error_type": _generation_type(status), "code": error.code}
+    elif door == "compreface":
+        kinds = type(error).__mro__
+        number = next((COMPREFACE_CODES[kind] for kind in kinds if kind in COMPREFACE_CODES), 0)
+        body = {"message": str(error), "code": number, "error_code": error.code}
     elif door == "openai":
         body = {"error": openai_error(error)}
     return msgspec.json.encode(body), b"application/json"

@@ -1,4 +1,4 @@
-"""Multipart forms of text fields and one file, kept in memory within bounds (RFC 7578).
+"""Multipart forms of text fields and files, kept in memory within bounds (RFC 7578).
 
 Fields may stand before or after the file. Knows no protocol: a door says which fields it takes.
 """
@@ -21,14 +21,16 @@ MAX_BOUNDARY_BYTES: Final = 256
 OVERHEAD_BYTES: Final = 1 << 20
 """What a form may have beside its file."""
 LIST: Final = "[]"
-HINT: Final = "Send multipart/form-data, as OpenAI's clients do."
+HINT: Final = "Send multipart/form-data."
 
 
 class Fields:
-    """What came: a file's bytes, and texts by name; those whose name ends in [] may be several."""
+    """What came: the bytes of files by name, of which `file` is the first, and texts by name; those
+    whose name ends in [] may be several."""
 
-    def __init__(self, file: bytes, texts: Mapping[str, Sequence[str]]) -> None:
-        self.file = file
+    def __init__(self, files: Mapping[str, bytes], texts: Mapping[str, Sequence[str]]) -> None:
+        self.files = files
+        self.file = next(iter(files.values()))
         self.texts = texts
 
     def text(self, name: str) -> str | None:
@@ -42,22 +44,29 @@ class Fields:
 
 
 class MemoryForm:
-    """Takes a form piece by piece. `known` are the names of its fields, `file` that of its file.
+    """Takes a form piece by piece. `known` are the names of its fields, `files` those of its files,
+    each of which must come and has at most `most_bytes`.
 
     Raises InvalidInput, naming what does not fit, and PayloadTooLarge.
     """
 
     def __init__(
-        self, content_type: bytes, known: Sequence[str], file: str, most_bytes: int
+        self,
+        content_type: bytes,
+        known: Sequence[str],
+        files: Sequence[str],
+        most_bytes: int,
+        hint: str | None = None,
     ) -> None:
         kind, parameters = parse_options_header(content_type)
         boundary = parameters.get(b"boundary")
         if kind != b"multipart/form-data" or not boundary or len(boundary) > MAX_BOUNDARY_BYTES:
             raise InvalidInput("The body is not a multipart form.", hint=HINT)
         self._known = known
-        self._file_name = file
+        self._names = files
         self._most_bytes = most_bytes
-        self._file: bytearray | None = None
+        self._hint = hint
+        self._files: dict[str, bytearray] = {}
         self._texts: dict[str, list[str]] = {}
         self._name = ""
         self._data = bytearray()
@@ -91,11 +100,10 @@ class MemoryForm:
         """All that came."""
         if not self._ended:
             raise InvalidInput("The form ends before its last boundary: it was cut off.")
-        if self._file is None:
-            raise InvalidInput(
-                f"The form has no part {self._file_name!r}.", hint=HINT, param=self._file_name
-            )
-        return Fields(bytes(self._file), self._texts)
+        for name in self._names:
+            if name not in self._files:
+                raise InvalidInput(f"The form has no part {name!r}.", hint=HINT, param=name)
+        return Fields({name: bytes(self._files[name]) for name in self._names}, self._texts)
 
     def _begin(self) -> None:
         self._parts += 1
@@ -121,28 +129,28 @@ class MemoryForm:
         if kind != b"form-data" or not name:
             raise InvalidInput("A part of the form has no name.", hint=HINT)
         shown = name[:MAX_NAME_CHARS]
-        if name != self._file_name and name not in self._known:
+        if name not in self._names and name not in self._known:
             raise InvalidInput(
                 f"Unknown field {shown}.",
-                hint=f"Known are {', '.join((self._file_name, *self._known))}.",
+                hint=f"Known are {', '.join((*self._names, *self._known))}.",
                 param=shown,
             )
-        if name == self._file_name:
-            if self._file is not None:
+        if name in self._names:
+            if name in self._files:
                 raise _twice(name)
-            self._file = bytearray()
+            self._files[name] = bytearray()
         elif name in self._texts and not name.endswith(LIST):
             raise _twice(name)
         self._name = name
 
     def _take(self, data: bytes) -> None:
-        if self._name == self._file_name:
-            assert self._file is not None
-            self._file += data
-            if len(self._file) > self._most_bytes:
+        if self._name in self._names:
+            file = self._files[self._name]
+            file += data
+            if len(file) > self._most_bytes:
                 raise PayloadTooLarge(
                     f"The file has more than {self._most_bytes} bytes.",
-                    hint="Cut it into parts, or send it compressed (mp3, opus, flac).",
+                    hint=self._hint,
                     param=self._name,
                 )
             return
@@ -153,7 +161,7 @@ class MemoryForm:
             )
 
     def _end_part(self) -> None:
-        if self._name == self._file_name:
+        if self._name in self._names:
             return
         try:
             text = self._data.decode()

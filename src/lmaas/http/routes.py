@@ -42,6 +42,7 @@ from lmaas.http.audio_answer import TranscriptionJson, TranscriptionVerbose
 from lmaas.http.chat_answer import ChatCompletion, ChatCompletionChunk
 from lmaas.http.completions_answer import Completion
 from lmaas.http.exchange import Exchange
+from lmaas.http.face_routes import COMPREFACE, GALLERIES
 from lmaas.http.messages_answer import AnswerMessage, TokenCount
 from lmaas.http.messages_body import CountBody, MessagesBody
 from lmaas.http.messages_models import ModelInfo, ModelPage
@@ -568,4 +569,6 @@ ROUTES = [
     Route(
         "/api/prices/{model}", "admin", {"PUT": Operation(usage.set_price, (Price,), (ModelPrice,))}
     ),
+    *GALLERIES,
+    *COMPREFACE,
 ]

@@ -7,10 +7,12 @@ seconds of patience).
 
 import fcntl
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,16 @@ from lmaas.registry.storage import TOPICS, Topic
 FILE = "lmaas.db"
 BUSY_TIMEOUT_MS = 10_000
 FRESH_S = 0.001
+RETRY_S = 0.02
+LOOK = """
+import mmap, sys
+remains = [bytes.fromhex(line) for line in sys.stdin.read().split()]
+with open(sys.argv[1], "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
+    sys.exit(any(data.find(each) >= 0 for each in remains))
+"""
+"""What looks for remains: it ends with 1 where there are some."""
+MOST_LOOKED_FOR = 64
+"""Of more remains than so many, a VACUUM costs less than to look for them."""
 REVISIONS = "SELECT topic, number FROM revisions"
 CHANGED = "lmaas_changed"
 """Where a connection of a writer keeps the topics that it has changed."""
@@ -95,6 +107,21 @@ class Database:
         with self._watch_lock:
             self.looked_at = -1.0
 
+    def scrub(self, remains: Sequence[bytes]) -> None:
+        """See `storage.Storage.scrub`.
+
+        Deleted rows are overwritten (`secure_delete`), but copies of rows that SQLite has moved
+        within a page may lie in what the page does not use; a VACUUM writes the file anew.
+        """
+        refuse_in_loop("Writing the database")
+        deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+        with _explained(), closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
+            _prepare(connection, None)
+            _empty_journal(connection, deadline)
+            if len(remains) > MOST_LOOKED_FOR or _holds(self.path, remains):
+                connection.execute("VACUUM")
+                _empty_journal(connection, deadline)
+
     def watch(self, topic: Topic) -> Watch:
         """Whether anything of `topic` has changed since."""
         return self._watches[topic]
@@ -134,6 +161,36 @@ def _prepare(connection: Any, _record: Any) -> None:
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute("PRAGMA secure_delete=ON")
+
+
+def _holds(path: Path, remains: Sequence[bytes]) -> bool:
+    """Whether the database's file has any of these bytes, or nobody can say.
+
+    Looked at by another process: one that opens the file beside SQLite and closes it gives up all
+    locks that it has on it (POSIX), and the next process to leave would delete the journal.
+    """
+    argv = [sys.executable, "-I", "-S", "-c", LOOK, str(path)]
+    told = b"\n".join(each.hex().encode() for each in remains)
+    try:
+        return subprocess.run(argv, input=told, timeout=BUSY_TIMEOUT_MS / 1000).returncode != 0
+    except (OSError, subprocess.TimeoutExpired):
+        return True
+
+
+def _empty_journal(connection: sqlite3.Connection, deadline: float) -> None:
+    """Write the journal's pages to the database, and leave the journal without a byte."""
+    while True:
+        busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if not busy:
+            return
+        if time.monotonic() > deadline:
+            raise Unavailable(
+                "The rows are deleted, but another process reads the database, so its journal "
+                "still has them.",
+                hint="Try again.",
+            )
+        time.sleep(RETRY_S)
 
 
 def _begin(connection: sa.Connection) -> None:
@@ -146,8 +203,8 @@ def _explained() -> Iterator[None]:
     """SQLite's failures as errors that say what to do."""
     try:
         yield
-    except sa.exc.OperationalError as error:
-        text = str(error.orig)
+    except (sa.exc.OperationalError, sqlite3.OperationalError) as error:
+        text = str(error.orig if isinstance(error, sa.exc.OperationalError) else error)
         if "full" in text or "disk I/O" in text:
             raise StorageFull(
                 f"The database cannot be written: {text}.", hint="Free space and try again."

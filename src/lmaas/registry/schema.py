@@ -6,13 +6,14 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
     Text,
 )
 
-HEAD = "0007"
+HEAD = "0008"
 """The newest migration: what this code's tables are."""
 
 metadata = MetaData()
@@ -265,3 +266,66 @@ webhook_deliveries = Table(
     info={"topic": "webhooks"},
 )
 """`next_at` None: it is delivered, or given up. `error` is that of the newest attempt."""
+
+galleries = Table(
+    "galleries",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("tenant", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("model", String, nullable=False),
+    Column("dimensions", Integer, nullable=False),
+    Column("threshold", Float),
+    Column("false_accept_rate", Float),
+    Column("last_photo", Integer, nullable=False),
+    Column("removals", Integer, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Index("galleries_by_name", "tenant", "name", unique=True),
+    info={"topic": "galleries"},
+)
+"""Faces of known subjects. `model` is `name:version`, whose vectors they are. `last_photo` is the
+number of the newest photo, `removals` counts what was deleted or renamed."""
+
+gallery_subjects = Table(
+    "gallery_subjects",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("gallery", String, nullable=False),
+    Column("tag", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("created_at", Float, nullable=False),
+    ForeignKeyConstraint(["gallery"], ["galleries.id"], ondelete="CASCADE"),
+    Index("gallery_subjects_by_gallery", "gallery", "id"),
+    info={"topic": "galleries"},
+)
+"""`id` is a digest of gallery and name; the random `tag` is what audit lines say."""
+
+gallery_photos = Table(
+    "gallery_photos",
+    metadata,
+    Column("gallery", String, primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("id", String, nullable=False),
+    Column("subject", String, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("vector", LargeBinary, nullable=False),
+    ForeignKeyConstraint(["subject"], ["gallery_subjects.id"], ondelete="CASCADE"),
+    Index("gallery_photos_by_id", "id", unique=True),
+    Index("gallery_photos_by_subject", "subject", "number"),
+    info={"topic": "galleries"},
+)
+"""The vectors of faces: float32, little-endian, of length 1. No image is kept."""
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("tenant", String, nullable=False),
+    Column("key_id", String, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("action", String, nullable=False),
+    Column("object", String, nullable=False),
+    Column("detail", String, nullable=False),
+    Index("audit_by_tenant", "tenant", "id"),
+)
+"""Who changed what, and when; never changed. It names no person: subjects are said by their tag."""

@@ -4,13 +4,13 @@ The registry, the accounts and the jobs know this module and the tables (`regist
 the backend. `registry.database` is the backend for SQLite.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol, get_args
 
 import sqlalchemy as sa
 
-Topic = Literal["models", "keys", "limits", "jobs", "webhooks"]
+Topic = Literal["models", "keys", "limits", "jobs", "webhooks", "galleries"]
 """What can be watched. Each table that belongs to one says so (`info` in `registry.schema`)."""
 TOPICS: tuple[Topic, ...] = get_args(Topic)
 
@@ -39,6 +39,14 @@ class Storage(Protocol):
         has read is still true when it writes. Rows are written by statements of SQLAlchemy's Core,
         which tell which topics have changed. A commit that has returned survives a loss of power.
         Raises StorageFull, and Unavailable when other writers take too long.
+        """
+
+    def scrub(self, remains: Sequence[bytes]) -> None:
+        """Have what was deleted leave the backend's files too, its journals included.
+
+        `remains` are bytes that only deleted rows had; afterwards no file has them. Raises
+        Unavailable where other processes keep it from that for long; the rows are gone
+        nevertheless, and calling it again is enough.
         """
 
     def watch(self, topic: Topic) -> Revision:

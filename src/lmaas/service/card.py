@@ -1,6 +1,7 @@
 """The model card of a pipeline: which models it is made of, and what each of them does in it."""
 
 from lmaas import tasks
+from lmaas.training.face_card import similarities
 from lmaas.training.markdown import literal, quoted
 from lmaas.types import Manifest
 
@@ -40,5 +41,6 @@ def pipeline_card(manifest: Manifest, told: str) -> str:
         "The parts are copies: they stay as they were when their own versions change or go. What "
         "is known of each of them stands in its own card.",
         f"Labels: {', '.join(literal(label, 80) for label in labels)}" if labels else "",
+        *similarities(manifest.signature.face),
     ]
     return f"---\n{header.to_yaml()}\n---\n\n" + "\n\n".join(s for s in sections if s) + "\n"

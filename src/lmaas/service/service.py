@@ -36,6 +36,7 @@ from lmaas.service.calls import ModelCalls
 from lmaas.service.catalog import Catalog
 from lmaas.service.compressor import Compressor
 from lmaas.service.data import DataFiles
+from lmaas.service.faces import Faces
 from lmaas.service.jobs import JobQueue
 from lmaas.service.model_jobs import ModelJobs
 from lmaas.service.pipelines import Pipelines
@@ -111,6 +112,10 @@ class Service:
             settings, self.find, self.router, self.pool, self.ledger, self.cache, self.metrics,
             self.aside, images,
         )  # fmt: skip
+        self.faces = Faces(
+            settings, self.registry, self.find, self.calls, self.catalog, quota, self.aside
+        )
+        self._tidying: asyncio.Task[None] | None = None
 
     # Life of the service
 
@@ -134,6 +139,7 @@ class Service:
         """Take the accounts and start the pool; pinned models begin to load."""
         await self.ledger.start()
         await self.pool.start()
+        self._tidying = self.faces.start(self.supervisor)
 
     async def start_jobs(self) -> None:
         """Begin to run the queue's jobs and to tell of their ends.
@@ -154,6 +160,8 @@ class Service:
 
         Running jobs write a checkpoint and are queued again.
         """
+        if self._tidying is not None:
+            self._tidying.cancel()
         try:
             await asyncio.gather(
                 self.pool.close(deadline_s),

@@ -135,3 +135,12 @@ class Classifies(SeesImages, Protocol):
     ) -> list[tuple[str, float]]:
         """The likeliest label of each image of a `batch_of`, and its score."""
         ...
+
+
+@runtime_checkable
+class MakesVectors(SeesImages, Protocol):
+    """A task whose models make a vector of each image."""
+
+    def vectors(self, outputs: Tensors, signature: Signature) -> np.ndarray:
+        """The vectors (n, dimensions) of length 1, float32, one for each row; zeros stay."""
+        ...

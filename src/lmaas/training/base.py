@@ -25,8 +25,8 @@ class Loss(msgspec.Struct, frozen=True, kw_only=True):
     `outputs` are the model's, by name, in the order in which the loss declares its own; left out,
     the model's first. `targets` says which of a feed's targets a declared one is, where they have
     other names. `smoothing` moves that share of each target to all classes evenly; `beta` is how
-    dear it is to leave the reference, for preference. A "sum" is of its `parts`, each times its
-    `share`.
+    dear it is to leave the reference, for preference; `scale` and `margin` (radians) are those of
+    angular-margin. A "sum" is of its `parts`, each times its `share`.
     """
 
     name: str
@@ -34,6 +34,8 @@ class Loss(msgspec.Struct, frozen=True, kw_only=True):
     targets: Mapping[str, str] = {}
     smoothing: float = 0.0
     beta: float = 0.1
+    scale: float = 30.0
+    margin: float = 0.3
     parts: tuple["Loss", ...] = ()
     share: float = 1.0
 

@@ -14,6 +14,7 @@ from lmaas import tasks
 from lmaas.job import CURVES_FILE, METRICS_FILE
 from lmaas.recipe import Recipe
 from lmaas.training.base import Facts
+from lmaas.training.face_card import similarities
 from lmaas.training.markdown import fenced, literal, quoted
 from lmaas.types import Manifest
 
@@ -45,6 +46,7 @@ def render(manifest: Manifest, facts: Facts, *, curves: bool) -> str:
         _curves(curves),
         "## Evaluation",
         _evaluation(manifest, facts),
+        *similarities(manifest.signature.face),
         *_warnings(facts),
         "## Limits",
         _limits(facts),

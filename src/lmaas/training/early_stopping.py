@@ -8,7 +8,7 @@ import msgspec
 from lmaas.errors import InvalidInput
 from lmaas.recipe import EarlyStopping
 
-FALLING = ("loss", "perplexity", "rmse", "mae", "log_loss", "wer", "cer")
+FALLING = ("loss", "perplexity", "rmse", "mae", "log_loss", "wer", "cer", "eer")
 
 
 LEAST_WATCHED: Final = 20

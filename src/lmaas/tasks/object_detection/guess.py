@@ -145,6 +145,11 @@ def _are_distributions(signature: Signature) -> bool:
 
 def filled(given: DetectionSpec, outputs: Sequence[TensorSpec]) -> DetectionSpec:
     """The spec with all that its head usually has where it is left out, and with its outputs."""
+    if given.head != "anchors" and (given.points or given.sizes != "log"):
+        raise InvalidInput(
+            f"Points and linear sizes are those of the head anchors; received {given.head}.",
+            param="detection",
+        )
     usual = {
         name: value
         for name, value in USUAL[given.head].items()
@@ -168,12 +173,12 @@ def filled(given: DetectionSpec, outputs: Sequence[TensorSpec]) -> DetectionSpec
             param="detection",
         )
     if wanted == 2 and spec.head in ("queries", "anchors"):
-        names = _boxes_first(outputs)
+        names = _boxes_first(outputs, SIDES + 2 * len(spec.points))
     return msgspec.structs.replace(spec, outputs=tuple(names))
 
 
-def _boxes_first(outputs: Sequence[TensorSpec]) -> list[str]:
-    sides = [spec.name for spec in outputs if spec.shape[-1:] == (SIDES,)]
+def _boxes_first(outputs: Sequence[TensorSpec], numbers: int) -> list[str]:
+    sides = [spec.name for spec in outputs if spec.shape[-1:] == (numbers,)]
     if len(sides) != 1:
         told = ", ".join(f"{spec.name} {list(spec.shape)}" for spec in outputs)
         raise InvalidInput(
@@ -204,7 +209,7 @@ def _classes(spec: DetectionSpec, image: ImageSpec, signature: Signature) -> int
                 raise _misfit(spec, signature)
             return None
         case "queries" | "anchors":
-            fits = read[0][-1:] == (SIDES,) and len(read[1]) >= 2
+            fits = read[0][-1:] == (SIDES + 2 * len(spec.points),) and len(read[1]) >= 2
             classes = read[1][-1]
         case _:
             levels = len(spec.strides)

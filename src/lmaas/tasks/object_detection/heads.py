@@ -19,11 +19,14 @@ LARGEST_LOG: Final = 16.0
 
 
 class Found(NamedTuple):
-    """Boxes (n, 4) of one image, their scores and class numbers, the best first."""
+    """Boxes (n, 4) of one image, their scores and class numbers, the best first; `points`
+    (n, k, 2) where the head has some.
+    """
 
     boxes: np.ndarray
     scores: np.ndarray
     classes: np.ndarray
+    points: np.ndarray | None = None
 
 
 class Parts(NamedTuple):
@@ -64,15 +67,18 @@ def find(
     best = scores[cells, 0 if parts.classes is not None else classes]
     order = np.argsort(-best, kind="stable")
     cells, classes, best = cells[order], classes[order], best[order].astype(np.float64)
-    boxes = _boxes(parts.boxes[row][cells].astype(np.float64), cells, spec, image, anchors)
-    if not np.isfinite(boxes).all():
+    raw = parts.boxes[row][cells].astype(np.float64)
+    boxes = _boxes(raw[:, :SIDES], cells, spec, image, anchors)
+    points = _points(raw[:, SIDES:], cells, spec, image, anchors) if spec.points else None
+    if not np.isfinite(boxes).all() or (points is not None and not np.isfinite(points).all()):
         raise LMaaSError("The model's boxes hold NaN or infinity for this input.")
-    real = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    boxes, best, classes = boxes[real], best[real], classes[real]
+    real = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(axis=1))
     kept: np.ndarray | slice = slice(spec.most)
     if nms < 1:
-        kept = suppress(boxes, best, classes, nms, spec.most)
-    return Found(boxes[kept], best[kept], classes[kept])
+        kept = suppress(boxes[real], best[real], classes[real], nms, spec.most)
+    rows = real[kept]
+    told = None if points is None else points[rows]
+    return Found(boxes[rows], best[rows], classes[rows], told)
 
 
 def _chosen(
@@ -140,7 +146,10 @@ def _boxes(
             own = anchors[cells].astype(np.float64)
             raw = raw * np.asarray(spec.variances)
             middle = own[:, :2] + raw[:, :2] * own[:, 2:]
-            sides = own[:, 2:] * np.exp(np.minimum(raw[:, 2:], LARGEST_LOG))
+            sides = raw[:, 2:]
+            if spec.sizes == "log":
+                sides = np.exp(np.minimum(sides, LARGEST_LOG))
+            sides = own[:, 2:] * sides
             return corners(np.concatenate([middle, sides], axis=1), "cxcywh") * size
         case "distributions":
             middle = _middles(spec, image)[cells]
@@ -149,6 +158,23 @@ def _boxes(
         case _:
             # Taken apart, they are shares of the input already.
             return corners(raw, spec.boxes) * size
+
+
+def _points(
+    raw: np.ndarray,
+    cells: np.ndarray,
+    spec: DetectionSpec,
+    image: ImageSpec,
+    anchors: np.ndarray | None,
+) -> np.ndarray:
+    """The points (n, k, 2) of chosen boxes in pixels of the input, from raw offsets (n, 2k)."""
+    assert anchors is not None, "the boxes have been read from them"
+    own = anchors[cells].astype(np.float64)[:, None]
+    offsets = raw.reshape(len(raw), -1, 2)
+    if spec.boxes == "cycxhw":
+        offsets = offsets[..., ::-1]
+    places = own[..., :2] + offsets * np.asarray(spec.variances[:2]) * own[..., 2:]
+    return np.asarray(places * (image.width, image.height))
 
 
 def _middles(spec: DetectionSpec, image: ImageSpec) -> np.ndarray:

@@ -120,7 +120,10 @@ class ObjectDetection:
             real = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
             real &= (numbers >= 0) & (numbers < len(labels))
             named = tuple(labels[number] for number in numbers[real].tolist())
-            told.append(Places(boxes=boxes[real], scores=found.scores[real], labels=named))
+            points = None if found.points is None else place.back_points(found.points[real])
+            told.append(
+                Places(boxes=boxes[real], scores=found.scores[real], labels=named, points=points)
+            )
         return told
 
     def write(self, outputs: Tensors, batch: Batch, signature: Signature, model: str) -> Answer:

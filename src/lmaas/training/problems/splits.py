@@ -36,7 +36,8 @@ class Splits:
     """The three parts of a recipe's data, and what was found about them.
 
     `columns` maps each field of the task to the column that it is in; those in `content` tell
-    samples apart. With `label`, a field, each class keeps its share when a part is drawn. Rows that
+    samples apart. With `label`, a field, each class keeps its share when a part is drawn; with
+    `apart` each class is whole in one part instead. Rows that
     have no label, or no number in the field `value`, are in no part; `notes` tell of them.
     """
 
@@ -49,6 +50,7 @@ class Splits:
         content: Sequence[str] | None = None,
         label: str | None = None,
         value: str | None = None,
+        apart: bool = False,
     ) -> None:
         encoding = recipe.data.encoding
         train = read(Path(recipe.data.train), folder / "data", encoding)
@@ -79,7 +81,8 @@ class Splits:
                 # The shares are of all samples, so what is left must give a larger share.
                 share = min(share * usable / len(rows), 0.9)
                 labels = keep[rows].tolist() if label is not None else None
-                kept, held = splitting.hold_out(len(rows), share, recipe.seed + number, labels)
+                draw = splitting.hold_out_groups if apart else splitting.hold_out
+                kept, held = draw(len(rows), share, recipe.seed + number, labels)
                 part = SplitRows(train, rows[held])
                 rows = rows[kept]
             self.parts[split] = part  # type: ignore[index]
