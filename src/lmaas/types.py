@@ -106,8 +106,9 @@ class ImageSpec(Record, frozen=True, kw_only=True):
     flattened. `mean` and `std` hold one number, or one for each channel.
     `resize`: "stretch" to height x width; "crop": short side resized, centre kept; "short": the
     short side becomes `short_side` pixels, of which the centre is kept; "letterbox":
-    the whole image in the middle, around it pixels of the value `fill`. `order` is that of the
-    colours in the model's input. `resample` is the filter of "stretch" and "short", by
+    the whole image in the middle, around it pixels of the value `fill`; "line": the image at the
+    left, as high as the input and as wide in proportion (`width` at most), then pixels of `fill`.
+    `order` is that of the colours in the model's input. `resample` is the filter of "stretch" and "short", by
     Pillow's number.
     """
 
@@ -118,7 +119,7 @@ class ImageSpec(Record, frozen=True, kw_only=True):
     scale: float = 1 / 255
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
-    resize: Literal["stretch", "crop", "short", "letterbox"] = "stretch"
+    resize: Literal["stretch", "crop", "short", "letterbox", "line"] = "stretch"
     short_side: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0
     resample: Annotated[int, msgspec.Meta(ge=0, le=5)] = 2
     invert: bool = False
@@ -164,6 +165,19 @@ class DetectionSpec(Record, frozen=True, kw_only=True):
     nms: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
     threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     most: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
+
+
+class ReadingSpec(Record, frozen=True, kw_only=True):
+    """How a reader's outputs (N, steps, classes) become a text; part of its version's signature.
+
+    `characters` are the classes by number, without CTC's blank (Graves et al., 2006), which is the
+    `blank` one of all. A text has the form that `pattern` says, where a call does not say its own;
+    "" is any (see docs/ocr.md).
+    """
+
+    characters: Annotated[tuple[str, ...], msgspec.Meta(max_length=65_536)]
+    blank: Literal["first", "last"] = "first"
+    pattern: Annotated[str, msgspec.Meta(max_length=256)] = ""
 
 
 class VisionSpec(Record, frozen=True, kw_only=True):
@@ -317,6 +331,7 @@ class Signature(Record, frozen=True, kw_only=True):
     sequence: SequenceSpec | None = None
     audio: AudioSpec | None = None
     detection: DetectionSpec | None = None
+    reading: ReadingSpec | None = None
     speech: SpeechSpec | None = None
 
 
