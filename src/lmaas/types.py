@@ -26,12 +26,21 @@ FrameworkName = Literal[
     "stack",
     "ngrams",
     "upstream",
+    "pipeline",
 ]
 EngineName = Literal[
-    "openvino", "encoder-decoder", "speech", "torch", "tensorflow", "keras", "onnxruntime"
+    "openvino",
+    "encoder-decoder",
+    "speech",
+    "torch",
+    "tensorflow",
+    "keras",
+    "onnxruntime",
+    "pipeline",
 ]
 """What runs a model that is not a language model. `openvino` and the native engines answer arrays
-with arrays; `encoder-decoder` writes tokens, `speech` speaks texts."""
+with arrays; `encoder-decoder` writes tokens, `speech` speaks texts, `pipeline` runs several of the
+first kind, one after another."""
 FileRole = Literal["source", "compiled", "native", "sample", "variant", "curves"]
 VariantName = Literal["bf16", "int8", "int4"]
 PartKind = Literal["text", "image", "audio"]
@@ -388,7 +397,7 @@ class FileRef(Record, frozen=True, kw_only=True):
 class Lineage(Record, frozen=True, kw_only=True):
     """Where a version came from."""
 
-    origin: Literal["publish", "push", "pull", "demo", "connect", "train"] = "publish"
+    origin: Literal["publish", "push", "pull", "demo", "connect", "train", "pipeline"] = "publish"
     code: str | None = None
     parent: str | None = None
     data_sha256: str | None = None
@@ -426,6 +435,35 @@ class ConnectBody(Record, frozen=True, kw_only=True):
     task: Literal["text-generation", "embedding"] = "text-generation"
 
 
+class Part(Record, frozen=True, kw_only=True):
+    """One model of a pipeline, and what it does there; the rest is as its own version has it.
+
+    `model` is the version (`name:3`) that it was made of, `variant` the compressed one whose files
+    were taken. Its files lie under `compiled/<role>/`.
+    """
+
+    role: str
+    model: str
+    task: str
+    framework: FrameworkName
+    signature: Signature
+    num_parameters: int
+    engine: EngineName
+    engine_reason: str = ""
+    variant: VariantName | None = None
+    parity: ParityReport
+
+
+class PipelineBody(Record, frozen=True, kw_only=True):
+    """A model that is to be made of others: `parts` names one (`name`, `name:3`, `name@alias`) for
+    each role that the task has."""
+
+    name: str
+    task: str
+    parts: Annotated[dict[str, str], msgspec.Meta(min_length=1, max_length=16)]
+    card: str = ""
+
+
 class Manifest(Record, frozen=True, kw_only=True):
     """What is known of a model before it has a version number; stored as `manifest.json`.
 
@@ -433,7 +471,8 @@ class Manifest(Record, frozen=True, kw_only=True):
     `model.bin` or the files of a native engine in `native/`, and `sample.safetensors`: the cases
     on which source and served model are compared (`runtime.cases`; a language
     model's: `runtime.language.references`). `engine` runs it, for the
-    reason in `engine_reason`. A model with `upstream` has no files: another service runs it.
+    reason in `engine_reason`. A model with `upstream` has no files: another service runs it. One
+    with `parts` is a pipeline of them, and has the files that serve them.
     """
 
     name: str
@@ -448,6 +487,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     lineage: Lineage = Lineage()
     card: str = ""
     upstream: UpstreamSpec | None = None
+    parts: tuple[Part, ...] = ()
 
 
 class PushOptions(Record, frozen=True, kw_only=True):

@@ -52,6 +52,18 @@ def draw(data: bytes, marks: Sequence[Mark], suffix: str) -> bytes:
     return file.getvalue()
 
 
+def drawn_image() -> bytes:
+    """A PNG of 320 x 240 pixels with shapes on it, always the same: what a pipeline is tried on."""
+    picture = Image.new("RGB", (320, 240), (96, 128, 112))
+    pen = ImageDraw.Draw(picture)
+    pen.rectangle((30, 40, 130, 110), (230, 60, 40))
+    pen.ellipse((180, 60, 270, 150), (250, 220, 60), (20, 20, 20), 3)
+    pen.polygon(((90, 220), (150, 150), (200, 225)), (40, 90, 220))
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
 def _area(mark: Mark) -> float:
     left, top, right, bottom = mark.box
     return (right - left) * (bottom - top)

@@ -4,6 +4,8 @@ The same function serves training and serving, so a model sees the same numbers 
 """
 
 import io
+import math
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -174,6 +176,24 @@ def to_array(
     if spec.invert:
         pixels = 255 - pixels
     return from_pixels(pixels.reshape(spec.height, spec.width, spec.channels), spec, dtype)
+
+
+def in_channels(image: Image.Image, spec: ImageSpec) -> Image.Image:
+    """A decoded image, grey ("L") or "RGB" as `spec.channels` asks."""
+    mode = "L" if spec.channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
+def cut_out(image: Image.Image, box: Sequence[float], margin: float = 0.0) -> Image.Image:
+    """What a box (xmin, ymin, xmax, ymax in pixels) holds of an image: at least one pixel, nothing
+    outside the image. `margin` is added on each side, as a share of the box's sides."""
+    left, top, right, bottom = box
+    wide, high = (right - left) * margin, (bottom - top) * margin
+    x = min(max(math.floor(left - wide), 0), image.width - 1)
+    y = min(max(math.floor(top - high), 0), image.height - 1)
+    end_x = min(max(math.ceil(right + wide), x + 1), image.width)
+    end_y = min(max(math.ceil(bottom + high), y + 1), image.height)
+    return image.crop((x, y, end_x, end_y))
 
 
 def from_pixels(pixels: np.ndarray, spec: ImageSpec, dtype: str) -> np.ndarray:

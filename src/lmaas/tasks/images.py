@@ -2,17 +2,19 @@
 
 import base64
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
+from PIL.Image import Image
 
-from lmaas.codecs import image
+from lmaas.codecs import image, json, media
+from lmaas.codecs.image import Placement
 from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput, PayloadTooLarge
-from lmaas.tasks.base import texts_of
-from lmaas.types import BATCH, ImageSpec
+from lmaas.tasks.base import Batch, texts_of
+from lmaas.types import BATCH, JSON, TENSORS, ImageSpec, Payload, Signature
 
 ANCHORS_FILE: Final = "anchors.safetensors"
 """Beside a detector whose head needs it: the tensor `anchors`, (A, 4) as cx, cy, w, h in shares."""
@@ -98,6 +100,91 @@ def check_count(images: int, spec: ImageSpec, limits: Limits) -> None:
             hint="Send them in several requests.",
             param="inputs",
         )
+
+
+class ImagesCall(NamedTuple):
+    """Files of images that a request brought, decoded: upright, "RGB", in their own sizes."""
+
+    images: list[Image]
+    single: bool
+    parameters: dict[str, Any]
+
+
+def read_images(payload: Payload, limits: Limits, *, most: int) -> ImagesCall:
+    """A request to a model that looks at whole images: a file, or JSON with base64 ones.
+
+    At most `most` images, with together no more pixels than one may have. Raises InvalidInput,
+    PayloadTooLarge before anything is decoded.
+    """
+    if payload.media_type == TENSORS:
+        raise InvalidInput(
+            "This model takes files of images, and no tensors.",
+            hint="POST a file to /models/NAME, or base64 as inputs.",
+        )
+    if payload.media_type != JSON:
+        found = image.decode_whole(payload.body, limits)
+        return ImagesCall([found], True, payload.parameters)
+    call = json.read_call(payload.body)
+    single = isinstance(call.inputs, str)
+    texts = [call.inputs] if single else call.inputs
+    if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
+        raise InvalidInput(
+            "inputs must be a file of an image as base64, or a list of them.", param="inputs"
+        )
+    if len(texts) > most:
+        raise PayloadTooLarge(
+            f"inputs has {len(texts)} images; at most {most} are taken.",
+            hint="Send them in several requests.",
+            param="inputs",
+        )
+    pixels, heads = 0, []
+    for index, text in enumerate(texts):
+        data = media.from_base64(text, limits, param="inputs" if single else f"inputs[{index}]")
+        pixels += math.prod(image.open_bounded(data, limits).size)
+        heads.append(data)
+    if pixels > limits.max_image_pixels:
+        raise PayloadTooLarge(
+            f"The images have {pixels} pixels; at most {limits.max_image_pixels} are decoded for "
+            "one request.",
+            hint="Scale them down before sending, or send them in several requests.",
+            param="inputs",
+        )
+    images = [image.decode_whole(data, limits) for data in heads]
+    return ImagesCall(images, single, payload.parameters | (call.parameters or {}))
+
+
+def batch_of_images(images: Iterable[Image], signature: Signature) -> Batch:
+    """Decoded images as a model takes them, a row for each; see `pipelines.SeesImages`.
+
+    The batch's parameters have `placements`, where in its row each image lies.
+    """
+    spec, dtype = signature.image, signature.inputs[0].dtype
+    assert spec is not None
+    arrays, placements = [], []
+    for each in images:
+        arrays.append(image.to_array(image.in_channels(each, spec), spec, dtype))
+        placements.append(Placement.of(each.size, spec))
+    return batch_of_arrays(arrays, signature, parameters={"placements": placements})
+
+
+def batch_of_arrays(
+    arrays: Sequence[np.ndarray],
+    signature: Signature,
+    *,
+    single: bool = False,
+    parameters: dict[str, Any] | None = None,
+) -> Batch:
+    """Samples without a batch axis as one batch; as one after another, where the model takes one
+    at a time."""
+    entry, told = signature.inputs[0], parameters or {}
+    rows = [array[np.newaxis] for array in arrays]
+    if len(rows) == 1:
+        return Batch(arrays={entry.name: rows[0]}, size=1, single=single, parameters=told)
+    if signature.batch and entry.shape[0] == BATCH:
+        whole = {entry.name: np.concatenate(rows)}
+        return Batch(arrays=whole, size=len(rows), single=single, parameters=told)
+    parts = tuple(Batch(arrays={entry.name: row}, size=1) for row in rows)
+    return Batch(arrays={}, size=len(rows), single=single, parameters=told, parts=parts)
 
 
 def files_of(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[str]:

@@ -95,6 +95,16 @@ class Judge(msgspec.Struct, frozen=True, kw_only=True):
     most: float = 1.0
 
 
+class Role(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of the pipelines of a task: what it does there, and the tasks one of whose models it
+    may be. A pipeline may lack one that is not `required`."""
+
+    name: str
+    does: str
+    tasks: tuple[str, ...]
+    required: bool = True
+
+
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
     """One task.
 
@@ -112,7 +122,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     `infers_outputs_are`: whether a classifier's outputs are logits or
     probabilities is seen in the sample's answers where nobody says it. Without `training` the task
     is not trained, without `checkpoint` no Hugging Face checkpoint becomes a model of it, without
-    `judge` its models are not compressed (language models are, by their perplexity).
+    `judge` its models are not compressed (language models are, by their perplexity). Where it has
+    `roles`, a model of the task may be a pipeline of other models (`tasks.pipelines`).
     """
 
     name: str
@@ -133,6 +144,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     training: Training | None = None
     checkpoint: Checkpoint | None = None
     judge: Judge | None = None
+    roles: tuple[Role, ...] = ()
 
     @property
     def trained(self) -> Training:

@@ -6,19 +6,20 @@ is), or, with `parameters.pixels` true, as an array of 0-255 pixels of any size.
 Hugging Face shape: `[{"label", "score"}]`, best first.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+from PIL.Image import Image
 
 from lmaas.codecs import image, json, media, tensor
 from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput, LMaaSError
 from lmaas.tasks.base import Batch, Shown, Task, Tensors, read_tensors
 from lmaas.tasks.image_classification.spec import SPEC, Parameters
-from lmaas.tasks.images import check_count, check_image, files_of, infer_image
+from lmaas.tasks.images import batch_of_images, check_count, check_image, files_of, infer_image
 from lmaas.tasks.labels import Label, apply, check_function, label_records, show_labels
 from lmaas.types import BATCH, JSON, TENSORS, Answer, Payload, Signature
 
@@ -86,14 +87,24 @@ class ImageClassification:
             parameters={"top_k": parameters.top_k or TOP, "function": parameters.function_to_apply},
         )
 
+    def batch_of(self, images: Iterable[Image], signature: Signature) -> Batch:
+        """See `pipelines.SeesImages`."""
+        return batch_of_images(images, signature)
+
+    def classes(
+        self, outputs: Tensors, batch: Batch, signature: Signature
+    ) -> list[tuple[str, float]]:
+        """See `pipelines.Classifies`."""
+        assert signature.labels is not None
+        scores = _scores(outputs, None, signature)
+        return [(signature.labels[row.argmax()], float(row.max())) for row in scores]
+
     def write(self, outputs: Tensors, batch: Batch, signature: Signature, model: str) -> Answer:
         """Labels with scores: a list for one image, a list of lists for several."""
         if batch.tensors is not None:
             return tensor.write(outputs, batch.tensors, signature, model)
         assert signature.labels is not None
-        scores = apply(outputs[signature.outputs[0].name], batch.parameters["function"], signature)
-        if not np.isfinite(scores).all():
-            raise LMaaSError("The model's scores hold NaN or infinity for this input.")
+        scores = _scores(outputs, batch.parameters["function"], signature)
         top = batch.parameters["top_k"]
         best = np.argsort(-scores, axis=1, kind="stable")[:, :top]
         results = [
@@ -132,6 +143,13 @@ class ImageClassification:
     def records(self, result: Any) -> list[dict[str, Any]]:
         """The likeliest label and its score."""
         return label_records(result)
+
+
+def _scores(outputs: Tensors, function: str | None, signature: Signature) -> np.ndarray:
+    scores = apply(outputs[signature.outputs[0].name], function, signature)
+    if not np.isfinite(scores).all():
+        raise LMaaSError("The model's scores hold NaN or infinity for this input.")
+    return scores
 
 
 def _parameters(given: dict[str, Any]) -> Parameters:

@@ -7,25 +7,36 @@ Hugging Face shape: `[{"label", "score", "box": {"xmin", "ymin", "xmax", "ymax"}
 pixels of the upright image as it was sent.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import numpy as np
+from PIL.Image import Image
 
 from lmaas.codecs import image, json, media, tensor
+from lmaas.codecs.drawing import drawn_image
 from lmaas.codecs.image import Placement
 from lmaas.codecs.limits import Limits
 from lmaas.codecs.marks import Mark
 from lmaas.errors import InvalidInput
 from lmaas.tasks.base import Batch, Shown, Task, Tensors, read_tensors
-from lmaas.tasks.images import ANCHORS_FILE, check_count, check_image, files_of
+from lmaas.tasks.images import (
+    ANCHORS_FILE,
+    batch_of_arrays,
+    batch_of_images,
+    check_count,
+    check_image,
+    files_of,
+)
 from lmaas.tasks.labels import Box, Detection
-from lmaas.tasks.object_detection import guess, heads, matching
+from lmaas.tasks.object_detection import guess, heads, matching, pipeline
 from lmaas.tasks.object_detection.average_precision import AveragePrecision
+from lmaas.tasks.object_detection.parameters import read_parameters
 from lmaas.tasks.object_detection.spec import SPEC, Parameters
-from lmaas.types import BATCH, JSON, TENSORS, Answer, ImageSpec, Payload, Signature
+from lmaas.tasks.pipelines import BoundPart, Conversation, Places
+from lmaas.types import JSON, TENSORS, Answer, ImageSpec, Part, Payload, Signature
 
 MEASURED_FROM: Final = 0.01
 """Average precision counts boxes from this score on: surer ones decide it."""
@@ -67,45 +78,85 @@ class ObjectDetection:
         given = payload.parameters
         if payload.media_type != JSON:
             rows, single = [_from_file(payload.body, signature, limits)], True
-            parameters = _parameters(given, signature)
+            parameters = read_parameters(given, signature)
         else:
             call = json.read_call(payload.body)
-            parameters = _parameters(given | (call.parameters or {}), signature)
+            parameters = read_parameters(given | (call.parameters or {}), signature)
             rows, single = _from_json(call.inputs, parameters, signature, limits)
         told = {
             "placements": [row.placement for row in rows],
             "threshold": parameters.threshold,
             "overlap": parameters.overlap,
         }
-        name = signature.inputs[0].name
-        arrays = [row.array[np.newaxis] for row in rows]
-        if len(rows) == 1:
-            return Batch(arrays={name: arrays[0]}, size=1, single=single, parameters=told)
-        if signature.batch and signature.inputs[0].shape[0] == BATCH:
-            whole = {name: np.concatenate(arrays)}
-            return Batch(arrays=whole, size=len(rows), single=single, parameters=told)
-        parts = tuple(Batch(arrays={name: array}, size=1) for array in arrays)
-        return Batch(arrays={}, size=len(rows), single=single, parameters=told, parts=parts)
+        arrays = [row.array for row in rows]
+        return batch_of_arrays(arrays, signature, single=single, parameters=told)
+
+    def batch_of(self, images: Iterable[Image], signature: Signature) -> Batch:
+        """See `pipelines.SeesImages`."""
+        return batch_of_images(images, signature)
+
+    def places(
+        self,
+        outputs: Tensors,
+        batch: Batch,
+        signature: Signature,
+        *,
+        threshold: float | None = None,
+        overlap: float | None = None,
+    ) -> list[Places]:
+        """See `pipelines.FindsPlaces`; boxes of a class overlap by at most `overlap`."""
+        spec, labels = signature.detection, signature.labels
+        assert spec is not None
+        assert labels is not None
+        least = spec.threshold if threshold is None else threshold
+        nms = spec.nms if overlap is None else overlap
+        assert least is not None
+        assert nms is not None
+        parts = heads.split(outputs, signature)
+        told = []
+        for row, place in enumerate(batch.parameters["placements"]):
+            found = heads.find(parts, row, signature, self._anchors, least, nms)
+            boxes, numbers = np.round(place.back(found.boxes), 2), found.classes
+            real = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+            real &= (numbers >= 0) & (numbers < len(labels))
+            named = tuple(labels[number] for number in numbers[real].tolist())
+            told.append(Places(boxes=boxes[real], scores=found.scores[real], labels=named))
+        return told
 
     def write(self, outputs: Tensors, batch: Batch, signature: Signature, model: str) -> Answer:
         """Boxes: a list for one image, a list of lists for several."""
         if batch.tensors is not None:
             return tensor.write(outputs, batch.tensors, signature, model)
-        spec = signature.detection
-        assert spec is not None
-        assert spec.threshold is not None
-        assert spec.nms is not None
-        asked, overlap = batch.parameters["threshold"], batch.parameters["overlap"]
-        threshold = spec.threshold if asked is None else asked
-        nms = spec.nms if overlap is None else overlap
-        parts = heads.split(outputs, signature)
+        given = batch.parameters
         found = [
-            _told(
-                heads.find(parts, row, signature, self._anchors, threshold, nms), place, signature
+            detections(each)
+            for each in self.places(
+                outputs,
+                batch,
+                signature,
+                threshold=given["threshold"],
+                overlap=given["overlap"],
             )
-            for row, place in enumerate(batch.parameters["placements"])
         ]
         return Answer(body=msgspec.json.encode(found[0] if batch.single else found))
+
+    def check_parts(self, parts: Mapping[str, Part]) -> Signature:
+        """See `pipelines.PipelineTask`."""
+        return pipeline.check_parts(parts)
+
+    def converse(
+        self,
+        payload: Payload,
+        parts: Mapping[str, BoundPart],
+        signature: Signature,
+        limits: Limits,
+    ) -> Conversation:
+        """See `pipelines.PipelineTask`."""
+        return pipeline.converse(payload, parts, signature, limits)
+
+    def drawn(self) -> Payload:
+        """See `pipelines.PipelineTask`; all boxes, so that the classifier is asked too."""
+        return Payload(body=drawn_image(), parameters={"threshold": 0.0})
 
     def compare(self, outputs: Tensors, signature: Signature) -> Tensors:
         """Boxes in shares of the input, scores as probabilities."""
@@ -188,38 +239,13 @@ def read_anchors(path: Path) -> np.ndarray:
     return anchors
 
 
-def _told(found: heads.Found, place: Placement, signature: Signature) -> list[Detection]:
-    labels = signature.labels
-    assert labels is not None
-    boxes = np.round(place.back(found.boxes), 2)
-    told = []
-    for box, score, number in zip(
-        boxes.tolist(), found.scores.round(6).tolist(), found.classes.tolist(), strict=True
-    ):
-        if box[2] > box[0] and box[3] > box[1] and 0 <= number < len(labels):
-            told.append(Detection(labels[number], score, Box(*box)))
-    return told
-
-
-def _parameters(given: dict[str, Any], signature: Signature) -> Parameters:
-    if not given:
-        return DEFAULTS
-    try:
-        asked = msgspec.convert(given, Parameters)
-    except msgspec.ValidationError as error:
-        known = ", ".join(Parameters.__struct_fields__)
-        raise InvalidInput(
-            f"Bad parameters: {error}.", hint=f"Known parameters: {known}.", param="parameters"
-        ) from None
-    spec = signature.detection
-    assert spec is not None
-    if asked.overlap is not None and spec.nms == 1:
-        raise InvalidInput(
-            f"overlap cannot be honoured: the head {spec.head} of this model leaves no boxes out "
-            "because they overlap.",
-            param="overlap",
-        )
-    return asked
+def detections(places: Places) -> list[Detection]:
+    """What was found in an image, as an answer has it."""
+    scores = places.scores.round(6).tolist()
+    return [
+        Detection(label, score, Box(*box))
+        for label, score, box in zip(places.labels, scores, places.boxes.tolist(), strict=True)
+    ]
 
 
 def _from_file(data: bytes, signature: Signature, limits: Limits) -> Placed:
@@ -266,5 +292,4 @@ def _own(spec: ImageSpec) -> ImageSpec:
     return msgspec.structs.replace(spec, resize="stretch")
 
 
-DEFAULTS: Final = Parameters()
 TASK: Final[Task] = ObjectDetection()

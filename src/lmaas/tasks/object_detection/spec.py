@@ -6,7 +6,10 @@ import msgspec
 from msgspec import Meta
 
 from lmaas.tasks.object_detection.options import CenterNet, DetectionDataOptions
-from lmaas.tasks.spec import Checkpoint, Judge, Spec, Training
+from lmaas.tasks.spec import Checkpoint, Judge, Role, Spec, Training
+
+DETECTOR, CLASSIFIER = "detector", "classifier"
+"""Roles of a pipeline's parts."""
 
 METRICS = {
     "loss": "what training makes smaller, a mean over the images",
@@ -45,5 +48,13 @@ SPEC = Spec(
     ),
     checkpoint=Checkpoint(
         endings=("ForObjectDetection",), certain=True, builder="lmaas.frameworks.detector:build"
+    ),
+    roles=(
+        Role(name=DETECTOR, does="finds objects", tasks=("object-detection",)),
+        Role(
+            name=CLASSIFIER,
+            does="says what each of them is: its labels are the pipeline's",
+            tasks=("image-classification",),
+        ),
     ),
 )
