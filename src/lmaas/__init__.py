@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from lmaas.own_server import local
     from lmaas.publishing import publish
     from lmaas.recipes import train
-    from lmaas.types import DetectionSpec, ImageSpec
+    from lmaas.types import DetectionSpec, ImageSpec, ReadingSpec
 
 __all__ = [
     "DetectionSpec",
     "ImageSpec",
+    "ReadingSpec",
     "__version__",
     "connect",
     "connect_async",
@@ -33,6 +34,7 @@ __all__ = [
 _HOMES = {
     "DetectionSpec": "lmaas.types",
     "ImageSpec": "lmaas.types",
+    "ReadingSpec": "lmaas.types",
     "connect": "lmaas.client",
     "connect_async": "lmaas.client",
     "local": "lmaas.own_server",

@@ -86,6 +86,7 @@ def _push_options(
         labels=None if labels is None else tuple(map(str, labels)),
         image=options.get("image"),
         detection=options.get("detection"),
+        reading=options.get("reading"),
         outputs_are=options.get("outputs_are"),
         card=options.get("card", ""),
         dynamic=_plain(options.get("dynamic")),

@@ -117,8 +117,8 @@ class ImageSpec(Record, frozen=True, kw_only=True):
     short side becomes `short_side` pixels, of which the centre is kept; "letterbox":
     the whole image in the middle, around it pixels of the value `fill`; "line": the image at the
     left, as high as the input and as wide in proportion (`width` at most), then pixels of `fill`.
-    `order` is that of the colours in the model's input. `resample` is the filter of "stretch" and "short", by
-    Pillow's number.
+    `order` is that of the colours in the model's input. `resample` is the filter of "stretch" and
+    "short", by Pillow's number.
     """
 
     height: int
@@ -152,6 +152,9 @@ class DetectionSpec(Record, frozen=True, kw_only=True):
       (N, A, C); the offsets are times `variances` (Liu et al., 2016).
     - "distributions": for each of `strides` class scores (N, cells, C), then for each the
       distributions (N, cells, 4 * bins) of a box's four sides (Li et al., 2020).
+    - "map": (N, 1, H, W), how likely each pixel of the input is inside a line of text (Liao et al.,
+      2020). Pixels above `binary` that touch are a place: the smallest rectangle around them, at
+      any angle, that `grow` times its area by its circumference is added to on each side.
 
     `scores` says what turns the class scores into probabilities, `background` where among them the
     class of no object is. `boxes` and `normalized` (shares of the input's sides, else its pixels)
@@ -160,7 +163,7 @@ class DetectionSpec(Record, frozen=True, kw_only=True):
     own. What is left out is as the head usually has it.
     """
 
-    head: Literal["centers", "grid", "rows", "queries", "anchors", "distributions"]
+    head: Literal["centers", "grid", "rows", "queries", "anchors", "distributions", "map"]
     outputs: tuple[str, ...] = ()
     scores: Literal["probabilities", "sigmoid", "softmax"] | None = None
     background: Literal["none", "first", "last"] | None = None
@@ -174,6 +177,8 @@ class DetectionSpec(Record, frozen=True, kw_only=True):
     nms: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
     threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     most: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
+    binary: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.3
+    grow: Annotated[float, msgspec.Meta(ge=0, le=10)] = 1.6
 
 
 class ReadingSpec(Record, frozen=True, kw_only=True):
@@ -181,10 +186,10 @@ class ReadingSpec(Record, frozen=True, kw_only=True):
 
     `characters` are the classes by number, without CTC's blank (Graves et al., 2006), which is the
     `blank` one of all. A text has the form that `pattern` says, where a call does not say its own;
-    "" is any (see docs/ocr.md).
+    "" is any (see docs/ocr.md). Files of PaddleOCR's kind say their characters themselves.
     """
 
-    characters: Annotated[tuple[str, ...], msgspec.Meta(max_length=65_536)]
+    characters: Annotated[tuple[str, ...], msgspec.Meta(max_length=65_536)] = ()
     blank: Literal["first", "last"] = "first"
     pattern: Annotated[str, msgspec.Meta(max_length=256)] = ""
 
@@ -497,7 +502,8 @@ class PushOptions(Record, frozen=True, kw_only=True):
     `task` may be left out for a checkpoint, whose architecture tells it, and for a package.
     `dynamic` names free axes by input and axis; `signature` is which one of a SavedModel is served.
     `detection` says what a detector's outputs are where their shapes do not, `anchors` where its
-    anchors are, each as cx, cy, width and height in shares of the image.
+    anchors are, each as cx, cy, width and height in shares of the image. `reading` says what
+    characters a reader's outputs are.
     """
 
     name: str
@@ -507,6 +513,7 @@ class PushOptions(Record, frozen=True, kw_only=True):
     outputs_are: Literal["logits", "probabilities"] | None = None
     detection: DetectionSpec | None = None
     anchors: Annotated[tuple[Anchor, ...], msgspec.Meta(max_length=20_000)] | None = None
+    reading: ReadingSpec | None = None
     sample: str | None = None
     dynamic: dict[str, dict[int, str]] | None = None
     signature: str | None = None
@@ -579,6 +586,8 @@ class PublishOptions(TypedDict, total=False):
     """What a classifier gives; told from the sample's outputs where left out."""
     detection: DetectionSpec | None
     """What a detector's outputs are; told from their shapes where left out."""
+    reading: ReadingSpec | None
+    """What characters a reader's outputs are."""
     dynamic: Mapping[str, Mapping[int, str]] | None
     """Axes beside the batch that are free, named by input and axis: `{"x": {1: "time"}}`."""
     second_sample: Any

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 TASKS: Final = (
     "image-classification",
     "object-detection",
+    "optical-character-recognition",
     "tensor",
     "text-generation",
     "text-to-speech",

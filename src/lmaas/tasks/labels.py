@@ -31,12 +31,16 @@ class Box(msgspec.Struct, frozen=True):
     ymax: float
 
 
-class Detection(msgspec.Struct, frozen=True):
-    """One object that was found."""
+class Detection(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One object that was found.
+
+    `corners` are those of a quadrilateral, clockwise from its own top left, where it lies aslant.
+    """
 
     label: str
     score: float
     box: Box
+    corners: list[list[float]] | None = None
 
 
 def check_function(function: str | None, signature: Signature) -> None:

@@ -53,7 +53,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     left_open: tuple[str, ...] = ()
     only_in: Mapping[str, str] = {}
     several: Several | None = None
-    augments: Literal["image", "boxes", "text", "audio"] | None = None
+    augments: Literal["image", "boxes", "line", "text", "audio"] | None = None
     base_task: str | None = None
     library: str | None = None
 

@@ -34,7 +34,7 @@ from lmaas.types import Answer, Part, Payload, Signature
 MOST_IMAGES: Final = SPEC.rows_per_call
 
 
-class Classified(Detection, frozen=True):
+class Classified(Detection, frozen=True, kw_only=True):
     """An object: the classifier's `label`, and as `detected` what the detector took it for.
 
     `score` is the product of both scores: of the place, and of the label if there is something.
@@ -97,7 +97,10 @@ def _named(
         for (box, score, detected), (label, share) in zip(some, classes, strict=True):
             told.append(
                 Classified(
-                    label, round(score * share, 6), Box(*box), Label(detected, round(score, 6))
+                    label,
+                    round(score * share, 6),
+                    Box(*box),
+                    detected=Label(detected, round(score, 6)),
                 )
             )
     return told

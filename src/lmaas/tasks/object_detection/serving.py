@@ -120,7 +120,14 @@ class ObjectDetection:
             real = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
             real &= (numbers >= 0) & (numbers < len(labels))
             named = tuple(labels[number] for number in numbers[real].tolist())
-            told.append(Places(boxes=boxes[real], scores=found.scores[real], labels=named))
+            corners = None
+            if found.corners is not None:
+                # Two points are a box to what takes boxes back.
+                points = place.back(found.corners.reshape(-1, 2, 4)).reshape(-1, 4, 2)
+                corners = np.round(points[real], 2)
+            told.append(
+                Places(boxes=boxes[real], scores=found.scores[real], labels=named, corners=corners)
+            )
         return told
 
     def write(self, outputs: Tensors, batch: Batch, signature: Signature, model: str) -> Answer:
@@ -242,9 +249,13 @@ def read_anchors(path: Path) -> np.ndarray:
 def detections(places: Places) -> list[Detection]:
     """What was found in an image, as an answer has it."""
     scores = places.scores.round(6).tolist()
+    count = len(places.labels)
+    corners = [None] * count if places.corners is None else places.corners.tolist()
     return [
-        Detection(label, score, Box(*box))
-        for label, score, box in zip(places.labels, scores, places.boxes.tolist(), strict=True)
+        Detection(label, score, Box(*box), around)
+        for label, score, box, around in zip(
+            places.labels, scores, places.boxes.tolist(), corners, strict=True
+        )
     ]
 
 

@@ -129,9 +129,7 @@ class _Maker:
         known = self._numbers
         wanted = known if choice.characters is None else choice.characters & known.keys()
         if not wanted:
-            raise refused(
-                self._pattern, f"the reader knows no character that fits {choice.told!r}"
-            )
+            raise refused(self._pattern, f"the reader knows no character that fits {choice.told!r}")
         if len(self.classes) == MOST_PLACES:
             raise refused(self._pattern, f"it has more than {MOST_PLACES} places for characters")
         place = frozenset((len(self.classes),))
