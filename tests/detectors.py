@@ -127,6 +127,29 @@ def export(path: Path, kind: str, *, batch: int | None = None) -> None:
     onnx.save(model, path)
 
 
+def export_classifier(path: Path) -> None:
+    """Write an ONNX file that tells the mean colour of 16 x 16 pixels: "warm" or "cold" logits."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    mix = np.array([[8, 0, -8], [-8, 0, 8]], np.float32)
+    constants = {"mix": mix.T, "flat": np.array([0, 3], np.int64)}
+    graph = helper.make_graph(
+        [
+            helper.make_node("GlobalAveragePool", ["images"], ["mean"]),
+            helper.make_node("Reshape", ["mean", "flat"], ["colour"]),
+            helper.make_node("MatMul", ["colour", "mix"], ["logits"]),
+        ],
+        "warmth",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, (None, 3, 16, 16))],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, (None, 2))],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
 def make_yolos(folder: Path) -> None:
     """A tiny YOLOS checkpoint, random weights, images of 64 x 96."""
     from transformers import YolosConfig, YolosForObjectDetection

@@ -9,6 +9,8 @@ def lines_of(version: ModelVersion) -> list[str]:
     manifest, parity = version.manifest, version.parity
     if manifest.upstream is not None:
         return [f"{version.ref}: asked at {manifest.upstream.url}."]
+    if manifest.parts:
+        return _lines_of_parts(version)
     engine: str = manifest.engine
     why, told = manifest.engine_reason, manifest.lineage.recipe
     if tasks.spec(manifest.task).generates:
@@ -29,6 +31,17 @@ def lines_of(version: ModelVersion) -> list[str]:
         if name != "batch"
     ]
     return lines
+
+
+def _lines_of_parts(version: ModelVersion) -> list[str]:
+    told = [f"{version.ref}: a pipeline of {len(version.manifest.parts)} models in one worker."]
+    for part in version.manifest.parts:
+        weights = f" with {part.variant} weights" if part.variant else ""
+        told.append(
+            f"{part.role}: {part.model} ({part.task}), served by {part.engine}{weights}. "
+            f"{_compared(part.parity, 'f32')}"
+        )
+    return [*told, *version.parity.notes]
 
 
 def checks_of(version: ModelVersion) -> list[tuple[str, ...]]:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from lmaas.accounts.records import NO_LIMITS
 from lmaas.cli.output import service_of
 from lmaas.errors import InvalidInput, Unavailable
+from lmaas.types import PipelineBody
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator, Mapping, Sequence
 
     from lmaas.accounts.records import Limits, ModelPrice, Price, UsageReport
     from lmaas.client import Client
@@ -86,6 +87,13 @@ class Home:
     def connect_upstream(self, body: "ConnectBody") -> "ModelVersion":
         """Serve a model that another service runs."""
         return asyncio.run(self._service.catalog.connect(self._tenant, body))
+
+    def make_pipeline(
+        self, name: str, *, task: str, parts: "Mapping[str, str]", card: str = ""
+    ) -> "ModelVersion":
+        """Make a model of several."""
+        body = PipelineBody(name=name, task=task, parts=dict(parts), card=card)
+        return asyncio.run(self._service.pipelines.make(self._tenant, body))
 
     def set_alias(self, name: str, alias: str, version: int) -> "ModelVersion":
         """Point an alias at a version."""

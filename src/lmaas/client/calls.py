@@ -29,6 +29,7 @@ from lmaas.types import (
     KeyRecord,
     ModelVersion,
     Payload,
+    PipelineBody,
     PublishOptions,
     PullBody,
     PushOptions,
@@ -203,6 +204,26 @@ class Calls:
             "/api/upstreams",
             content=msgspec.json.encode(body),
             headers={"content-type": "application/json"},
+        )
+        check(response)
+        return msgspec.json.decode(response.content, type=ModelVersion)
+
+    @operation
+    def make_pipeline(
+        self, name: str, *, task: str, parts: Mapping[str, str], card: str = ""
+    ) -> Call[ModelVersion]:
+        """Make one model of several; `parts` names a model for each role that the task has.
+
+        They are copied as they are now. Needs a key with the scope admin. Raises InvalidInput for
+        parts that do not fit, ModelNotFound for those that are not there.
+        """
+        body = PipelineBody(name=name, task=task, parts=dict(parts), card=card)
+        response = yield self._request(
+            "POST",
+            "/api/pipelines",
+            content=msgspec.json.encode(body),
+            headers={"content-type": "application/json"},
+            extensions={"timeout": httpx.Timeout(PUBLISH_TIMEOUT_S).as_dict()},
         )
         check(response)
         return msgspec.json.decode(response.content, type=ModelVersion)

@@ -14,7 +14,7 @@ from PIL import Image
 from lmaas.codecs import strings
 from lmaas.codecs.tensor import DATATYPES, DTYPES, to_bytes
 from lmaas.errors import InvalidInput
-from lmaas.tasks.labels import Detection, Label
+from lmaas.tasks.labels import Classified, Detection, Label
 from lmaas.types import (
     JSON,
     TENSORS,
@@ -64,13 +64,19 @@ def read_answer(answer: Answer) -> Any:
         return result.get("value", result.get("outputs", result))
     several = bool(result) and all(isinstance(each, list) for each in result) and any(result)
     first = next(each for each in result if each)[0] if several else next(iter(result), None)
-    if isinstance(first, dict) and "box" in first:
-        return msgspec.convert(result, list[list[Detection]] if several else list[Detection])
-    if isinstance(first, dict) and "label" in first:
-        return msgspec.convert(result, list[list[Label]] if several else list[Label])
+    for kind in (Classified, Detection, Label):
+        if isinstance(first, dict) and _is(first, kind):
+            return msgspec.convert(result, list[list[kind]] if several else list[kind])  # type: ignore[valid-type]
     if isinstance(first, dict) and "value" in first:
         return [each["value"] for each in result]
     return result
+
+
+def _is(given: Mapping[str, Any], kind: type[msgspec.Struct]) -> bool:
+    """Whether an object has all fields of a record that must be there, and no others than its."""
+    fields = msgspec.structs.fields(kind)
+    required = {field.name for field in fields if field.required}
+    return required <= set(given) <= {field.name for field in fields}
 
 
 def _write_tensors(arrays: Mapping[str, Any]) -> tuple[int, bytes]:

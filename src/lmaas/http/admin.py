@@ -12,7 +12,15 @@ from lmaas.http.exchange import Exchange
 from lmaas.job import CURVES_FILE
 from lmaas.service import Service
 from lmaas.service.model_jobs import variant_of
-from lmaas.types import CompressOptions, ConnectBody, KeyRecord, PullBody, Record, Scope
+from lmaas.types import (
+    CompressOptions,
+    ConnectBody,
+    KeyRecord,
+    PipelineBody,
+    PullBody,
+    Record,
+    Scope,
+)
 
 MAX_BODY_BYTES = 65_536
 MARKDOWN = b"text/markdown; charset=utf-8"
@@ -121,6 +129,12 @@ async def connect(service: Service, exchange: Exchange, path: dict[str, str]) ->
     """Serve a model that another OpenAI-compatible service runs."""
     body = read(await exchange.body(MAX_BODY_BYTES), ConnectBody)
     exchange.send_json(await service.catalog.connect(exchange.tenant, body), status=201)
+
+
+async def make_pipeline(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
+    """Make one model of several of this server's, each for a role that the task has."""
+    body = read(await exchange.body(MAX_BODY_BYTES), PipelineBody)
+    exchange.send_json(await service.pipelines.make(exchange.tenant, body), status=201)
 
 
 async def compress(service: Service, exchange: Exchange, path: dict[str, str]) -> None:

@@ -60,6 +60,7 @@ from lmaas.types import (
     ConnectBody,
     KeyRecord,
     ModelVersion,
+    PipelineBody,
     PullBody,
     Variant,
     WorkerStatus,
@@ -326,6 +327,11 @@ ROUTES = [
         "/api/upstreams",
         "admin",
         {"POST": Operation(admin.connect, (ConnectBody,), (ModelVersion,), status=201)},
+    ),
+    Route(
+        "/api/pipelines",
+        "admin",
+        {"POST": Operation(admin.make_pipeline, (PipelineBody,), (ModelVersion,), status=201)},
     ),
     Route(
         "/api/models/{ref}/compress",

@@ -47,7 +47,7 @@ class BatchRequest(msgspec.Struct, kw_only=True, eq=False):
 
     def begin(self, batch: Batch) -> None:
         """The payload is decoded."""
-        self.batch = batch
+        self.batch, self.whole, self.ran = batch, None, []
         if batch.parts:
             self.whole, self.batch = batch, batch.parts[0]
 

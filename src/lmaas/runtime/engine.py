@@ -90,6 +90,13 @@ ENGINES: Final[dict[str, EngineSpec]] = {
             precisions=("f32", "bf16"),
             variants=True,
         ),
+        EngineSpec(
+            name="pipeline",
+            made_by="",
+            files="compiled",
+            memory=EngineMemory(overhead_bytes=0),  # those of its parts
+            worker="pipeline",
+        ),
         _native("torch", "pytorch:TorchEngine", "torch", "pytorch", 320 * MIB),
         _native("tensorflow", "tensorflow:TensorFlowEngine", "tensorflow", "tensorflow", 640 * MIB),
         _native("keras", "keras:KerasEngine", "keras", "keras", 640 * MIB),

@@ -7,10 +7,11 @@ from lmaas.types import FileRole, InputKind, Precision, Record
 
 MIB = 1 << 20
 
-WorkerKind = Literal["arrays", "text", "sequences", "speech"]
+WorkerKind = Literal["arrays", "text", "sequences", "speech", "pipeline"]
 """What a worker's main loop runs: a `runtime.engine.Engine`, which answers arrays with arrays; a
 `runtime.language.engine.LanguageEngine`, which continues texts; the `runtime.sequence` engine,
-which writes about sources; or a `runtime.speech.engine.SpeechEngine`, which speaks texts."""
+which writes about sources; a `runtime.speech.engine.SpeechEngine`, which speaks texts; or several
+engines of arrays, the parts of a pipeline."""
 
 
 class EngineMemory(Record, frozen=True, kw_only=True):
@@ -31,7 +32,8 @@ class EngineMemory(Record, frozen=True, kw_only=True):
 class EngineSpec(Record, frozen=True, kw_only=True):
     """One engine, described.
 
-    `made_by` is its class as "module:class"; "" for an engine that is a server of its own.
+    `made_by` is its class as "module:class"; "" for an engine that is a server of its own,
+    and for a pipeline, which has those of its parts.
     `worker` is the main loop that runs it. `accepts` is what it can be given. `files` are those of
     a version that it needs. `needs` are the packages that it imports, `extra` what installs them.
     `precisions` are those it can compute in. `variants`: it takes compressed weights. `drafts`: it

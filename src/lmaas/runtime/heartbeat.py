@@ -30,7 +30,8 @@ _STATM = Path("/proc/self/statm")
 class Heartbeat:
     """Sends a `Beat` every `interval_s`; ends the process when work lasts too long.
 
-    An engine's call may last `limit_s`; what the `journal` times, `READING_S`.
+    An engine's call may last `limit_s`, with `engines` of them each its own; what the `journal`
+    times, `READING_S`.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Heartbeat:
         interval_s: float,
         limit_s: float,
         journal: RequestJournal,
+        engines: int = 1,
     ) -> None:
         self.queued = 0
         self.running = 0
@@ -47,27 +49,27 @@ class Heartbeat:
         self._interval_s = interval_s
         self._limit_s = limit_s
         self._journal = journal
-        self._busy_since: float | None = None
+        self._busy_since: list[float | None] = [None] * engines
         self._batches: list[int] = []
 
     def start(self) -> None:
         """Begin to beat."""
         threading.Thread(target=self._beat, name="heart", daemon=True).start()
 
-    def begin(self) -> None:
-        """An engine call begins now."""
-        self._busy_since = time.monotonic()
+    def begin(self, engine: int = 0) -> None:
+        """A call of the engine of this number begins now."""
+        self._busy_since[engine] = time.monotonic()
 
-    def end(self, rows: int) -> None:
-        """The engine call is over; it ran `rows` samples."""
-        self._busy_since = None
+    def end(self, rows: int, engine: int = 0) -> None:
+        """The engine's call is over; it ran `rows` samples."""
+        self._busy_since[engine] = None
         self._batches.append(rows)
 
     def _beat(self) -> None:
         while True:
             time.sleep(self._interval_s)
-            since = self._busy_since
-            if since is not None and time.monotonic() - since > self._limit_s:
+            begun = [since for since in self._busy_since if since is not None]
+            if begun and time.monotonic() - min(begun) > self._limit_s:
                 log.error("The engine has not come back for %.0f s; ending.", self._limit_s)
                 os._exit(EXIT_WEDGED)
             if self._journal.longest_s() > READING_S:

@@ -22,12 +22,25 @@ MAX_FRAME_BYTES: Final = 1 << 30
 """The largest message: a worker that was taken over must not fill the server's memory."""
 
 
+class ServedPart(Record, frozen=True, kw_only=True):
+    """A part of a pipeline, as `ServeRecord` tells of a model."""
+
+    role: str
+    model: str
+    task: str
+    signature: Signature
+    folder: str
+    precision: Precision
+    engine: EngineSpec
+
+
 class ServeRecord(Record, frozen=True, kw_only=True):
     """All that a worker is told of the model it holds.
 
     `model` is "name:version"; `folder` contains the files that `engine` needs; `reason` says why
     this `precision` was chosen; `threads` 0 means all cores. `options` are those of an engine that
-    writes tokens, `variant` the compressed variant that is served, if it is one.
+    writes tokens, `variant` the compressed variant that is served, if it is one; `parts` are those
+    of a pipeline, whose folders lie in `folder`.
     """
 
     model: str
@@ -42,6 +55,7 @@ class ServeRecord(Record, frozen=True, kw_only=True):
     engine: EngineSpec = ENGINES["openvino"]
     options: EngineOptions | None = None
     variant: str | None = None
+    parts: tuple[ServedPart, ...] = ()
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=True):

@@ -18,6 +18,7 @@ from lmaas.runtime.language.engine import ENGINES as LANGUAGE_ENGINES
 from lmaas.runtime.language.references import MOST_PIXELS
 from lmaas.runtime.language.template import Template
 from lmaas.runtime.native import script
+from lmaas.runtime.pipeline import proof
 from lmaas.runtime.sequence import parity as sequence
 from lmaas.runtime.speech import parity as speech
 from lmaas.types import (
@@ -73,6 +74,9 @@ def run(body: bytes) -> bytes:
                 "loaded.",
                 hint="LMaaS writes no such file into a package.",
             )
+    if manifest.parts:
+        report = proof.check(folder / ENGINES["pipeline"].folder, manifest)
+        return msgspec.json.encode(Reply(manifest=manifest, parity=report))
     signature = tasks.get(manifest.task).check_signature(manifest.signature)
     if tasks.spec(manifest.task).generates:
         assert signature.language is not None

@@ -9,11 +9,9 @@ The worker ends when the server's end of the socket closes.
 import gc
 import logging
 import os
-import select
 import signal
 import socket
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -23,12 +21,12 @@ from typing import BinaryIO, Final, NoReturn
 
 from lmaas import tasks
 from lmaas.errors import LMaaSError
-from lmaas.runtime.batching import Batcher, BatchRequest, State, run_batch
-from lmaas.runtime.engine import make_engine
+from lmaas.runtime.batching import BatchRequest, State
 from lmaas.runtime.engine_spec import WorkerKind
 from lmaas.runtime.heartbeat import Heartbeat, resident_bytes
 from lmaas.runtime.journal import SLOT_IDS, RequestJournal
 from lmaas.runtime.language.worker import LanguageWorker
+from lmaas.runtime.line import READ_BYTES, Line
 from lmaas.runtime.messages import (
     AnyMessage,
     Call,
@@ -42,23 +40,20 @@ from lmaas.runtime.messages import (
     encode,
     failure,
 )
-from lmaas.runtime.padding import Padding
+from lmaas.runtime.pipeline.worker import PipelineWorker
 from lmaas.runtime.sequence.worker import SequenceWorker
 from lmaas.runtime.speech.worker import SpeechWorker
-from lmaas.tasks.base import Batch, Tensors
+from lmaas.runtime.station import Station
+from lmaas.tasks.base import Batch
 from lmaas.types import JSON, TENSORS, TEXTS, Payload, know_records
 
 log = logging.getLogger(__name__)
 
-READ_BYTES: Final = 1 << 20
 INLINE_BYTES: Final = {JSON: 1 << 16, TENSORS: 1 << 16, TEXTS: 8192}
 INLINE_FILE_BYTES: Final = 4096
 """Smaller payloads are decoded where they are read: a thread hop would cost more."""
 INLINE_BATCH_S: Final = 0.003
 """Batches expected to take less run where they are read, for the same reason."""
-SPIN_S: Final = 0.00015 if (os.cpu_count() or 1) > 1 else 0.0
-"""After work, a sleeping worker would cost the next request more time than a small model does; who
-else wants the core gets it."""
 EXIT_OK: Final = 0
 EXIT_LOAD_FAILED: Final = 3
 MAIN_SLOT, ENGINE_SLOT, FIRST_DECODE_SLOT = 0, 1, 2
@@ -73,34 +68,31 @@ class PredictiveWorker:
     def __init__(self, sock: socket.socket, expected: Expect, noted: BinaryIO) -> None:
         record = expected.record
         decoders = os.cpu_count() or 1
-        self._sock = sock
-        self._sending = threading.Lock()
+        self._line: Line[Decoded | Computed] = Line(sock)
         self._record = record
         self._task = tasks.get(record.task)
-        self._engine = make_engine(record.engine.name)
-        self._padding = Padding.of(record.signature)
-        self._batcher = Batcher(
-            record.max_batch_size, joins=record.signature.batch, padding=self._padding
-        )
         self._journal = RequestJournal(noted, FIRST_DECODE_SLOT + decoders)
         self._heartbeat = Heartbeat(
-            lambda beat: self._send(encode(beat)),
+            lambda beat: self._line.send(encode(beat)),
             expected.heartbeat_s,
             expected.request_timeout_s,
+            self._journal,
+        )
+        self._station = Station(
+            record.engine.name,
+            record.signature,
+            record.max_batch_size,
+            self._heartbeat,
             self._journal,
         )
         self._slots = list(range(FIRST_DECODE_SLOT, FIRST_DECODE_SLOT + decoders))
         self._decode_pool = ThreadPoolExecutor(decoders, "decode")
         self._engine_pool = ThreadPoolExecutor(1, "engine")
         self._live: dict[int, BatchRequest] = {}
-        self._finished: deque[Decoded | Computed] = deque()
-        self._running: Sequence[BatchRequest] = ()
-        self._stop_at: float | None = None
-        self._wake_read, self._wake_write = os.pipe()
 
     def warm(self) -> None:
         """Import what loading takes."""
-        self._engine.warm()
+        self._station.warm()
 
     def load(self) -> None:
         """Load the model and say so. Raises LMaaSError when it cannot be loaded."""
@@ -108,63 +100,35 @@ class PredictiveWorker:
         record = self._record
         self._heartbeat.start()
         self._task = self._task.bind(Path(record.folder))
-        self._engine.load(
-            Path(record.folder),
-            record.signature,
-            record.precision,
-            record.threads,
-        )
+        self._station.load(Path(record.folder), record.precision, record.threads)
         loaded = Loaded(
             precision=record.precision,
             reason=record.reason,
             memory_bytes=resident_bytes(),
             load_s=time.perf_counter() - start,
         )
-        self._send(encode(loaded))
+        self._line.send(encode(loaded))
 
     def serve(self, decoder: Decoder) -> None:
         """Answer requests until the server closes the socket or sends `Stop`."""
-        poll = select.poll()
-        poll.register(self._sock, select.POLLIN)
-        poll.register(self._wake_read, select.POLLIN)
+        line, station = self._line, self._station
         while True:
-            runnable = bool(self._batcher) and not self._running
-            for descriptor, _ in self._next(poll, 0.0 if runnable else self._patience_ms()):
-                if descriptor == self._wake_read:
-                    os.read(self._wake_read, READ_BYTES)
-                    self._collect()
-                    continue
-                data = self._sock.recv(READ_BYTES)
-                if not data:
-                    return
+            data = line.wait(busy=station.runnable)
+            if data is None:
+                return
+            for first, second in line.posted():
+                self._collect(first, second)
+            if data:
                 self._handle(decoder.feed(data))
-            if self._batcher and not self._running:
+            if station.runnable:
                 self._start_batch()
-            self._heartbeat.queued = len(self._batcher)
-            if self._stop_at is not None and (not self._live or time.monotonic() >= self._stop_at):
+            self._heartbeat.queued = len(station)
+            if line.is_over(idle=not self._live):
                 return
 
     def close(self) -> None:
         """Release the model."""
-        self._engine.close()
-
-    def _next(self, poll: select.poll, patience_ms: float | None) -> list[tuple[int, int]]:
-        """What can be read; looks again and again for `SPIN_S` before it sleeps."""
-        ready = poll.poll(0)
-        if ready or patience_ms == 0:
-            return ready
-        until = time.perf_counter() + SPIN_S
-        while time.perf_counter() < until:
-            os.sched_yield()
-            ready = poll.poll(0)
-            if ready:
-                return ready
-        return poll.poll(patience_ms)
-
-    def _patience_ms(self) -> float | None:
-        if self._stop_at is None:
-            return None
-        return max(0.0, self._stop_at - time.monotonic()) * 1000
+        self._station.close()
 
     def _handle(self, messages: list[AnyMessage]) -> None:
         inline: list[tuple[BatchRequest, Payload]] = []
@@ -178,10 +142,9 @@ class PredictiveWorker:
                         self._decode_pool.submit(self._decode_beside, request, payload)
                 case Cancel(id=id_):
                     if cancelled := self._live.pop(id_, None):
-                        self._batcher.cancel(cancelled)
-                        self._cancel_batch()
+                        self._station.cancel(cancelled)
                 case Stop(deadline_s=deadline_s):
-                    self._stop_at = time.monotonic() + deadline_s
+                    self._line.stop(deadline_s)
                 case _:
                     raise AssertionError(f"The server sent {type(message).__name__}.")
         for start in range(0, len(inline), SLOT_IDS):
@@ -190,10 +153,6 @@ class PredictiveWorker:
             for request, payload in part:
                 self._add(request, self._decode(payload))
             self._journal.end(MAIN_SLOT)
-
-    def _cancel_batch(self) -> None:
-        if self._running and all(r.state is State.CANCELLED for r in self._running):
-            self._engine.cancel()
 
     def _decode(self, payload: Payload) -> Batch | BaseException:
         """The samples, or what was wrong: a panic of a library in Rust is no Exception."""
@@ -210,50 +169,41 @@ class PredictiveWorker:
         outcome = self._decode(payload)
         self._journal.end(slot)
         self._slots.append(slot)
-        self._finish((request, outcome))
+        self._line.post((request, outcome))
 
     def _add(self, request: BatchRequest, outcome: Batch | BaseException) -> None:
         if request.state is State.CANCELLED:
             return
         if isinstance(outcome, BaseException):
             del self._live[request.id]
-            self._send(failure(request.id, outcome))
+            self._line.send(failure(request.id, outcome))
             return
         if not outcome.arrays and not outcome.parts:
             record = self._record
             answer = self._task.write({}, outcome, record.signature, record.model)
             del self._live[request.id]
-            self._send(encode(Done(id=request.id, answer=answer)))
+            self._line.send(encode(Done(id=request.id, answer=answer)))
             return
         request.begin(outcome)
-        self._batcher.add(request)
+        self._station.add(request)
 
     def _start_batch(self) -> None:
-        requests = self._batcher.next()
+        station = self._station
+        requests = station.take()
         if not requests:
             return
         self._heartbeat.running = len(requests)
-        cost = _cost(requests)
-        expected_s = self._batcher.expected_s(cost)
-        if 0 < expected_s < INLINE_BATCH_S:
-            self._settle(requests, self._compute(requests, cost, MAIN_SLOT))
+        if 0 < station.expected_s(requests) < INLINE_BATCH_S:
+            self._settle(requests, self._compute(requests, MAIN_SLOT))
             return
-        self._running = requests
-        future = self._engine_pool.submit(self._compute, requests, cost, ENGINE_SLOT)
-        future.add_done_callback(lambda done: self._finish((requests, done)))
+        station.running = requests
+        future = self._engine_pool.submit(self._compute, requests, ENGINE_SLOT)
+        future.add_done_callback(lambda done: self._line.post((requests, done)))
 
-    def _compute(self, requests: Sequence[BatchRequest], cost: int, slot: int) -> bytes:
-        start = time.perf_counter()
+    def _compute(self, requests: Sequence[BatchRequest], slot: int) -> bytes:
         record = self._record
-        self._journal.begin(slot, [request.id for request in requests], timed=False)
         frames = []
-        for request, outcome in run_batch(
-            requests,
-            self._infer,
-            joins=record.signature.batch,
-            max_rows=self._batcher.max_rows(_row_cost(requests[0])),
-            padding=self._padding,
-        ):
+        for request, outcome in self._station.run(requests, slot):
             try:
                 if isinstance(outcome, BaseException):
                     raise outcome
@@ -266,74 +216,52 @@ class PredictiveWorker:
             except BaseException as error:  # noqa: BLE001 - becomes the answer to this one request
                 frames.append(failure(request.id, error))
             request.state = State.ENDED
-        self._journal.end(slot)
-        self._batcher.took(cost, time.perf_counter() - start)
         return b"".join(frames)
 
-    def _infer(self, arrays: Tensors) -> Tensors:
-        rows = 1
-        if self._record.signature.batch:
-            rows = next(iter(arrays.values())).shape[0]
-        self._heartbeat.begin()
-        try:
-            return self._engine.infer(arrays)
-        finally:
-            self._heartbeat.end(rows)
-
-    def _finish(self, result: Decoded | Computed) -> None:
-        self._finished.append(result)
-        os.write(self._wake_write, b"\0")
-
-    def _collect(self) -> None:
-        while self._finished:
-            first, second = self._finished.popleft()
-            if isinstance(first, BatchRequest):
-                assert not isinstance(second, Future)
-                self._add(first, second)
-            else:
-                assert isinstance(second, Future)
-                self._running = ()
-                self._settle(first, second.result())
+    def _collect(
+        self,
+        first: BatchRequest | Sequence[BatchRequest],
+        second: Batch | BaseException | Future[bytes],
+    ) -> None:
+        if isinstance(first, BatchRequest):
+            assert not isinstance(second, Future)
+            self._add(first, second)
+        else:
+            assert isinstance(second, Future)
+            self._station.running = ()
+            self._settle(first, second.result())
 
     def _settle(self, requests: Sequence[BatchRequest], frames: bytes) -> None:
         self._heartbeat.running = 0
         for request in requests:
             if request.state is State.RUNNING:
-                self._batcher.add(request)
+                self._station.add(request)
             else:
                 self._live.pop(request.id, None)
-        self._send(frames)
-
-    def _send(self, frames: bytes) -> None:
-        with self._sending:
-            self._sock.sendall(frames)
+        self._line.send(frames)
 
 
 WORKERS: Final[
     dict[
         WorkerKind,
-        type[PredictiveWorker] | type[LanguageWorker] | type[SequenceWorker] | type[SpeechWorker],
+        type[PredictiveWorker]
+        | type[LanguageWorker]
+        | type[SequenceWorker]
+        | type[SpeechWorker]
+        | type[PipelineWorker],
     ]
 ] = {
     "arrays": PredictiveWorker,
     "text": LanguageWorker,
     "sequences": SequenceWorker,
     "speech": SpeechWorker,
+    "pipeline": PipelineWorker,
 }
 """The main loop by the kind of the engine."""
 
 
 def _is_cheap(payload: Payload) -> bool:
     return len(payload.body) <= INLINE_BYTES.get(payload.media_type or "", INLINE_FILE_BYTES)
-
-
-def _row_cost(request: BatchRequest) -> int:
-    assert request.batch is not None
-    return request.batch.row_cost
-
-
-def _cost(requests: Sequence[BatchRequest]) -> int:
-    return max(1, sum(r.batch.size * r.batch.row_cost for r in requests if r.batch is not None))
 
 
 def main(sock: socket.socket, noted: BinaryIO) -> int:
@@ -353,7 +281,7 @@ def main(sock: socket.socket, noted: BinaryIO) -> int:
 def _run(sock: socket.socket, noted: BinaryIO) -> int:
     decoder = Decoder()
     messages: deque[AnyMessage] = deque()
-    worker: PredictiveWorker | LanguageWorker | SequenceWorker | SpeechWorker
+    worker: PredictiveWorker | LanguageWorker | SequenceWorker | SpeechWorker | PipelineWorker
     try:
         expected = _next(sock, decoder, messages)
         if expected is None:

@@ -308,6 +308,11 @@ class Catalog:
                 "A package has its own files, and no upstream.",
                 hint="`lmaas models connect` registers a model that another service runs.",
             )
+        if manifest.parts:
+            raise ModelRefused(
+                "A package has one model; this one has the parts of a pipeline.",
+                hint="Push its parts, and make the pipeline of them with `lmaas pipeline`.",
+            )
         require(verified.parity)
         if origin is not None:
             told = manifest.lineage
@@ -405,7 +410,14 @@ async def _alone(folder: Path, ref: HubRef) -> AsyncIterator[None]:
 
 
 def check_files(version: ModelVersion, wanted_for: str, *, param: str) -> None:
-    """Raise InvalidInput for a model that another service runs."""
+    """Raise InvalidInput for a model that another service runs, and for a pipeline."""
+    if version.manifest.parts:
+        told = ", ".join(f"{part.role} {part.model}" for part in version.manifest.parts)
+        raise InvalidInput(
+            f"{version.ref} is a pipeline: it has no files {wanted_for}.",
+            hint=f"Take a part of it, and make the pipeline again with the result: {told}.",
+            param=param,
+        )
     if version.manifest.upstream is not None:
         raise InvalidInput(
             f"{version.ref} runs at {version.manifest.upstream.url}: there are no files "

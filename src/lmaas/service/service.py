@@ -38,6 +38,7 @@ from lmaas.service.compressor import Compressor
 from lmaas.service.data import DataFiles
 from lmaas.service.jobs import JobQueue
 from lmaas.service.model_jobs import ModelJobs
+from lmaas.service.pipelines import Pipelines
 from lmaas.service.quota import Quota
 from lmaas.service.workshop import Workshop
 from lmaas.serving.cache import ResponseCache
@@ -89,6 +90,7 @@ class Service:
         queue, files = Jobs(self.registry.database), Files(self.home)
         quota = Quota(settings.tenant_disk_bytes, self.registry, files)
         self.catalog = Catalog(settings, self.registry, self.router, workshop, quota)
+        self.pipelines = Pipelines(self.registry, self.router, workshop, quota, settings.variant)
         self.data = DataFiles(settings, files, queue, workshop, quota)
         self.jobs = JobQueue(
             settings,

@@ -1,12 +1,15 @@
 """The memory plan: whether a model fits the budget, and who makes room. Pure."""
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Final, Generic, TypeVar
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 
 from lmaas.errors import DoesNotFit
 from lmaas.runtime.engine import ENGINES
+from lmaas.runtime.messages import ServeRecord
+from lmaas.types import FileRole, ModelVersion
 
 MIB: Final = 1 << 20
 OVERHEAD_BYTES: Final = ENGINES["openvino"].memory.overhead_bytes
@@ -21,6 +24,14 @@ SMALLEST_CONTEXT: Final = 256
 """Tokens of cache below which no language model is worth serving."""
 
 K = TypeVar("K", bound=Hashable)
+
+
+class Need(NamedTuple):
+    """`files` are unpacked, each version's role into a folder of this name below the worker's."""
+
+    memory_bytes: int
+    files: tuple[tuple[ModelVersion, FileRole, str], ...]
+    record: Callable[[Path], ServeRecord]
 
 
 class LoadedModel(msgspec.Struct, Generic[K], frozen=True, kw_only=True):

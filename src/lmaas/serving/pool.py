@@ -19,8 +19,8 @@ from lmaas.serving.launch import renewed
 from lmaas.serving.loaded import Key, Loaded, key_of
 from lmaas.serving.metrics import Metrics
 from lmaas.serving.pins import Pins
-from lmaas.serving.plan import MIB, LoadedModel, make_plan
-from lmaas.serving.prepare import Need, need_of, served_variant_name
+from lmaas.serving.plan import MIB, LoadedModel, Need, make_plan
+from lmaas.serving.prepare import need_of, served_variant_name
 from lmaas.serving.quarantine import Quarantine
 from lmaas.serving.renewal import Renewal
 from lmaas.serving.speech import Listener

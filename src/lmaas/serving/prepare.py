@@ -4,7 +4,6 @@ Pure, but that it looks into the environment of `vllm_python` where that counts.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -26,7 +25,8 @@ from lmaas.serving.engines import (
     sequence_cache_bytes,
     vllm_install,
 )
-from lmaas.serving.plan import language_plan, needed_bytes
+from lmaas.serving.pipeline import pipeline_need, pipeline_precision
+from lmaas.serving.plan import Need, language_plan, needed_bytes
 from lmaas.serving.precision import choose_precision
 from lmaas.serving.variant import choose_variant, variant_name, weights_bytes
 from lmaas.serving.vllm_command import ELEMENT_BYTES
@@ -49,14 +49,6 @@ class ServedVariant(NamedTuple):
         return self.role if self.variant is None else f"variants/{self.variant}"
 
 
-class Need(NamedTuple):
-    """`files` are unpacked, each version's role into a folder of this name below the worker's."""
-
-    memory_bytes: int
-    files: tuple[tuple[ModelVersion, FileRole, str], ...]
-    record: Callable[[Path], ServeRecord]
-
-
 def need_of(
     version: ModelVersion, settings: Settings, budget: int, resolve: Callable[[str], ModelVersion]
 ) -> Need:
@@ -67,6 +59,8 @@ def need_of(
     """
     if tasks.spec(version.manifest.task).generates:
         return _language(version, settings, budget, resolve)
+    if version.manifest.parts:
+        return pipeline_need(version, settings, _limits(settings))
     engine = require_engine(version.manifest.engine, version.ref)
     chosen = _served(version, settings, engine)
     precision, top = chosen.precision, chosen.top
@@ -155,6 +149,9 @@ def served_variant_name(version: ModelVersion, settings: Settings) -> str:
 
 def _served(version: ModelVersion, settings: Settings, engine: EngineSpec) -> ServedVariant:
     """What a model that is no language model is served with."""
+    if version.manifest.parts:
+        precision, reason = pipeline_precision(version, settings)
+        return ServedVariant(engine, None, precision, engine.files, on_gpu=False, reason=reason)
     if "bf16" in engine.precisions:
         precision, reason = _precision(version, settings)
     else:

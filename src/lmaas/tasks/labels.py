@@ -43,6 +43,16 @@ class Detection(msgspec.Struct, frozen=True, omit_defaults=True):
     corners: list[list[float]] | None = None
 
 
+class Classified(Detection, frozen=True, kw_only=True):
+    """An object that one model found and another named.
+
+    `detected` is what the first one took it for. `score` is the product of both scores: that
+    something is there, and that it is what `label` says.
+    """
+
+    detected: Label
+
+
 def check_function(function: str | None, signature: Signature) -> None:
     """Raise InvalidInput for a function that is not to be had of the model's outputs."""
     if signature.outputs_are == "probabilities" and function == "sigmoid":

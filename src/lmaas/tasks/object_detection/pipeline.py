@@ -16,7 +16,7 @@ from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput
 from lmaas.tasks.base import Tensors
 from lmaas.tasks.images import read_images
-from lmaas.tasks.labels import Box, Detection, Label
+from lmaas.tasks.labels import Box, Classified, Label
 from lmaas.tasks.object_detection.parameters import read_parameters
 from lmaas.tasks.object_detection.spec import CLASSIFIER, DETECTOR, SPEC
 from lmaas.tasks.pipelines import (
@@ -32,15 +32,6 @@ from lmaas.tasks.pipelines import (
 from lmaas.types import Answer, Part, Payload, Signature
 
 MOST_IMAGES: Final = SPEC.rows_per_call
-
-
-class Classified(Detection, frozen=True, kw_only=True):
-    """An object: the classifier's `label`, and as `detected` what the detector took it for.
-
-    `score` is the product of both scores: of the place, and of the label if there is something.
-    """
-
-    detected: Label
 
 
 def check_parts(parts: Mapping[str, Part]) -> Signature:
