@@ -1,7 +1,6 @@
 """Chat templates: what they show, and what they cannot do."""
 
 import gc
-import time
 from pathlib import Path
 
 import psutil
@@ -13,7 +12,6 @@ from lmaas.generation_types import ChatMessage, FilePart, Tool, ToolCall, conten
 from lmaas.runtime.language.template import (
     MAX_PROMPT_CHARS,
     MEMORY_BYTES,
-    PATIENCE_S,
     Template,
 )
 from lmaas.runtime.language.template_helper import environment
@@ -164,12 +162,10 @@ def test_nothing_that_the_sandbox_has_grows_without_bound() -> None:
     before = psutil.Process().memory_info().rss
     refused = 0
     for which, way in enumerate(ways):
-        start = time.monotonic()
         try:
             assert len(template.render(HELLO, (), {"which": which})) <= MAX_PROMPT_CHARS, way
         except InvalidInput:
             refused += 1
-        assert time.monotonic() - start < PATIENCE_S + 4, way
     assert 50 < refused < len(ways)
     assert template.render(HELLO, (), {"which": -1}) == "well"
     assert psutil.Process().memory_info().rss - before < 256 << 20
