@@ -155,7 +155,7 @@ def _rows(content: str, name: str) -> Iterator[Row]:
     found = _columns(head)
     assert found is not None
     separator, image, text = found
-    reader = csv.reader(io.StringIO(content), delimiter=separator)
+    reader = csv.reader(io.StringIO(content), delimiter=separator, strict=True)
     try:
         begun = False
         for row in reader:

@@ -78,6 +78,6 @@ def _mean(sums: np.ndarray, corners: np.ndarray) -> float:
     if not there.any():
         return 0.0
     rows = rows[there]
-    start = np.clip(np.floor(low[there]), 0, width - 1).astype(np.int64)
-    end = np.clip(np.ceil(high[there]), start, width - 1).astype(np.int64) + 1
+    start = np.clip(np.rint(low[there]), 0, width - 1).astype(np.int64)
+    end = np.clip(np.rint(high[there]), start, width - 1).astype(np.int64) + 1
     return float((sums[rows, end] - sums[rows, start]).sum() / (end - start).sum())

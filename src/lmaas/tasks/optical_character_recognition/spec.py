@@ -32,6 +32,7 @@ SPEC = Spec(
     fields=("image",),
     rows_per_call=8,
     pipelines=("image-to-text",),
+    pipeline_parameters={"image-to-text": {"as_text": True}},
     parameters=Parameters,
     metrics=LOSS
     | {
