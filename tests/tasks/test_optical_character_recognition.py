@@ -33,9 +33,7 @@ def signed(
         Signature(
             inputs=(TensorSpec(name="x", dtype="float32", shape=(-1, 3, 16, width)),),
             outputs=(
-                TensorSpec(
-                    name="y", dtype="float32", shape=(-1, steps, len(spec.characters) + 1)
-                ),
+                TensorSpec(name="y", dtype="float32", shape=(-1, steps, len(spec.characters) + 1)),
             ),
             **{"image": image, "reading": spec, **fields},
         )
@@ -129,9 +127,7 @@ def said(text: str, *, spec: ReadingSpec = SPEC, sure: float = 9.0) -> np.ndarra
     return logits
 
 
-def answer(
-    signature: Signature, *rows: np.ndarray, single: bool = True, **parameters: Any
-) -> Any:
+def answer(signature: Signature, *rows: np.ndarray, single: bool = True, **parameters: Any) -> Any:
     """What a call is answered where the model gives these rows."""
     files = [picture() for _ in rows]
     inputs: Any = files[0] if single else files
@@ -247,9 +243,7 @@ def test_lines_keep_their_proportion_and_are_filled_up() -> None:
 
 
 def test_a_model_of_any_width_gets_few_widths() -> None:
-    signature = signed(
-        width=-1, steps=-1, image=ImageSpec(height=16, width=640, resize="line")
-    )
+    signature = signed(width=-1, steps=-1, image=ImageSpec(height=16, width=640, resize="line"))
     with pytest.raises(InvalidInput, match="keep their proportion"):
         signed(width=-1, image=ImageSpec(height=16, width=640))
     widths = {lines.width_of((width, 16), signature) for width in range(1, 2000)}

@@ -1,4 +1,4 @@
-"""Lines of text from a map of pixels: places, rectangles around them, where they lie in a picture."""
+"""Lines of text from a map of pixels: places, rectangles around them, where they lie."""
 
 import io
 import json
@@ -84,8 +84,10 @@ def test_a_line_is_found_as_it_lies(angle: float) -> None:
     # 60 x 12, grown by its area times 1.6 by its circumference on each side, less a pixel.
     grown = 59 * 11 * 1.6 / (2 * (59 + 11))
     width, height = sides(corners)
-    assert (width, height) if angle != 90 else (height, width) == pytest.approx(
-        (59 + 2 * grown, 11 + 2 * grown), abs=3
+    assert (
+        (width, height)
+        if angle != 90
+        else (height, width) == pytest.approx((59 + 2 * grown, 11 + 2 * grown), abs=3)
     )
     np.testing.assert_allclose(corners.mean(axis=0), [48, 48], atol=1)
     if angle not in (0, 90):
@@ -129,9 +131,7 @@ def test_boxes_and_corners_are_those_of_the_picture() -> None:
     np.testing.assert_allclose(
         found["corners"], [[left, top], [right, top], [right, bottom], [left, bottom]], atol=0.05
     )
-    assert json.loads(
-        TASK.write({"y": np.zeros_like(likely)}, batch, signature, "m:1").body
-    ) == []
+    assert json.loads(TASK.write({"y": np.zeros_like(likely)}, batch, signature, "m:1").body) == []
     with pytest.raises(LMaaSError, match="NaN"):
         TASK.write({"y": np.full_like(likely, np.nan)}, batch, signature, "m:1")
     view = matching.view({"y": likely}, signature)

@@ -79,7 +79,10 @@ class CnnCtcNetwork(tf.Module):  # type: ignore[misc]
             x = down(x)
             x = x + same(x)
         x = tf.transpose(x, [0, 2, 1, 3])
-        x = self.column(tf.reshape(x, [-1, 1, self.steps, self.rows * x.shape[-1]]))
+        # In two axes: oneDNN's product of four with two, normalised, ends the process at some batch
+        # sizes (TensorFlow 2.21; docs/log.md).
+        x = self.column(tf.reshape(x, [-1, self.rows * x.shape[-1]]))
+        x = tf.reshape(x, [-1, 1, self.steps, x.shape[-1]])
         x = tf.nn.relu(self.norm(x))
         for each in self.along:
             x = x + each(x)
