@@ -44,7 +44,8 @@ run: $(RUNNABLE) ## Train, serve and call three digit classifiers; Ctrl-C stops 
 # A thread each for OpenMP and TensorFlow: more of them only wait for each other, and burn the cores.
 THREADS := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
 # Three files at a time on two cores: tests also wait, for processes that start and for time-outs.
-PYTEST := $(THREADS) $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+# A process that dies ends the run: one in its place was seen to be given no more tests.
+PYTEST := $(THREADS) $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 # What trains nothing: about 130 s of one core, mostly routes and engines.
 FAST := accounts codecs data http registry runtime tasks
 

@@ -265,6 +265,14 @@ def task_pages() -> str:
                 *_rows(spec.parameters),
                 "",
             ]
+        if spec.roles:
+            lines += ["A model may be a [pipeline](../pipelines.md) of others.", ""]
+            lines += ["| part | a model for | what it does |", "|---|---|---|"]
+            for role in spec.roles:
+                kinds = ", ".join(f"`{name}`" for name in role.tasks)
+                left_out = "" if role.required else " (may be left out)"
+                lines.append(f"| `{role.name}`{left_out} | {kinds} | {role.does} |")
+            lines.append("")
         lines += ["| metric | meaning |", "|---|---|"]
         lines += [f"| `{name}` | {meaning} |" for name, meaning in spec.metrics.items()]
         lines += ["", f"Models are compared by `{spec.primary}`."]

@@ -24,6 +24,7 @@ TAKING: dict[tuple[Way, str], Way] = {
     ),
     (("models", "rm"), "ref"): ("REF", "--yes"),
     (("models", "show"), "ref"): ("REF",),
+    (("pipeline",), "name"): ("REF", "--task", "tabular", "--part", "detector=digits"),
     (("predict",), "name"): ("REF", "digit.png"),
     (("prices", "set"), "model"): ("REF", "--request", "0.1"),
     (("push",), "base"): ("no-such-folder", "--name", "x", "--base", "REF"),

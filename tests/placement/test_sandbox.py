@@ -106,7 +106,9 @@ def test_its_environment_has_no_secrets(act: Any, monkeypatch: pytest.MonkeyPatc
 
 
 def test_it_uses_as_many_threads_as_we_do(act: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    bounds = {"OMP_NUM_THREADS": "3", "TF_NUM_INTRAOP_THREADS": "2", "TF_NUM_INTEROP_THREADS": "1"}
+    assert json.loads(act("echo"))["environment"]["OMP_WAIT_POLICY"] == "passive"
+    bounds = {"OMP_NUM_THREADS": "3", "OMP_WAIT_POLICY": "active"}
+    bounds |= {"TF_NUM_INTRAOP_THREADS": "2", "TF_NUM_INTEROP_THREADS": "1"}
     for name, value in bounds.items():
         monkeypatch.setenv(name, value)
     told = json.loads(act("echo"))["environment"]

@@ -14,8 +14,11 @@ from lmaas.errors import InvalidInput
 from lmaas.recipe import Recipe, TrainingFramework, recipe_of
 from lmaas.tasks.object_detection.options import CenterNet
 from lmaas.tasks.object_detection.training.problem import TRUE, ObjectDetection, open_problem
+from lmaas.tasks.object_detection.training.start import HEAT_BIAS
 from lmaas.tasks.object_detection.training.targets import cells_of
+from lmaas.training import learners
 from lmaas.training.base import Feed
+from lmaas.training.group import ALONE
 from lmaas.types import Payload
 from training_kit import FRAMEWORKS, packaged, served, verified
 from training_kit import run as run_recipe
@@ -84,6 +87,21 @@ def test_squares_are_found_in_every_framework(
         (found,) = [one["box"] for one in answer if one["label"] == each["label"]][:1]
         corners = [found[side] for side in ("xmin", "ymin", "xmax", "ymax")]
         np.testing.assert_allclose(corners, 3 * np.array(each["box"]), atol=9)
+
+
+def test_all_frameworks_begin_alike(squares: Path, tmp_path: Path) -> None:
+    """Before it has learned, no network takes a cell for a centre, whatever its features are."""
+    losses = {}
+    for framework in FRAMEWORKS:
+        given = recipe(squares, framework=framework, model={})
+        problem = open_problem(given, tmp_path / framework, None)
+        learner = learners.get(framework)(problem.build(framework), problem.loss, given, ALONE)
+        loss, outputs = learner.evaluate(problem.feed("train", np.arange(8), epoch=0))
+        (grid,) = outputs.values()
+        assert np.abs(grid[..., :4]).max() < 1
+        assert np.abs(grid[..., 4:] - HEAT_BIAS).max() < 1
+        losses[framework] = loss
+    assert max(losses.values()) < 1.1 * min(losses.values()), losses
 
 
 def test_what_is_learned_is_what_is_read(squares: Path, tmp_path: Path) -> None:

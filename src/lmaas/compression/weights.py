@@ -15,7 +15,6 @@ from lmaas.compression import integers, measure
 from lmaas.errors import InvalidInput
 from lmaas.runtime import ov
 from lmaas.runtime.language.stateful import MODEL
-from lmaas.runtime.lean_transformers import import_generation
 from lmaas.types import CompressOptions, Precision, Record, VariantReport
 
 
@@ -120,7 +119,6 @@ def _stored(compiled: Path) -> str:
 
 def _round(source: Path, target: Path) -> None:
     ov.load()
-    import_generation()
     import torch
     from transformers import AutoModelForCausalLM
 

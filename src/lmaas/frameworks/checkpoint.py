@@ -16,7 +16,6 @@ import msgspec
 from lmaas import tasks
 from lmaas.errors import InvalidInput, ModelRefused
 from lmaas.frameworks import quantized, refuse_checkpoint, refuse_quantized, voices
-from lmaas.runtime.lean_transformers import import_generation
 from lmaas.types import Manifest, PushOptions
 
 VOCABULARIES = (
@@ -78,7 +77,6 @@ def build(
         Callable[[Path, PushOptions, Path], Manifest],
         getattr(importlib.import_module(module), function),
     )
-    import_generation()  # seconds: what can be refused has been
     target.mkdir(parents=True, exist_ok=True)
     told = keep(path, target / "source") or weights
     voices.keep(path, target / "source")

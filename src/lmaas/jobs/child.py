@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from lmaas import lean_imports
 from lmaas.errors import FULL, DoesNotFit, LMaaSError, MissingExtra, StorageFull
 from lmaas.job import EVENTS_FILE, PAUSED_EXIT, JobError, JobEvent
 from lmaas.placement.isolation import Confinement, confine
@@ -184,4 +185,5 @@ def _end_with_server() -> None:
 
 
 if __name__ == "__main__":
+    lean_imports.install()
     sys.exit(main(Path(sys.argv[1])))

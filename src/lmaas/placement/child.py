@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from lmaas import lean_imports
 from lmaas.errors import FULL, LMaaSError, PayloadTooLarge, StorageFull
 from lmaas.placement.base import ChildBounds
 from lmaas.placement.isolation import Confinement, confine
@@ -65,4 +66,5 @@ def main(module: str, scratch: Path) -> None:
 
 
 if __name__ == "__main__":
+    lean_imports.install()
     main(sys.argv[1], Path(sys.argv[2]))

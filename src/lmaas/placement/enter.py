@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from lmaas import lean_imports
 from lmaas.placement.isolation import Confinement, confine
 from lmaas.placement.view import SHARED_MEMORY
 
@@ -33,4 +34,5 @@ def main(socket_path: str, journal: Path, confinement: str) -> None:
 
 
 if __name__ == "__main__":
+    lean_imports.install()
     main(sys.argv[1], Path(sys.argv[2]), sys.argv[3])

@@ -44,7 +44,7 @@ LEAST_FREE_BYTES = 1 << 20
 """A child that dies with less on its device died of that."""
 KEEP = (
     "PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT", "KERAS_BACKEND", "VIRTUAL_ENV",
-    "OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS",
+    "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS",
 )  # fmt: skip
 """What a child may know of our environment: never keys, tokens or proxies."""
 
@@ -60,7 +60,9 @@ class ChildError(Record, frozen=True, kw_only=True):
 
 def environment(home: Path) -> dict[str, str]:
     """What a process that works on strangers' files is told, and no more; `home` is its own."""
-    told = {name: os.environ[name] for name in KEEP if name in os.environ}
+    # On cores with other work, threads that look for the next work without pause take most of them.
+    told = {"OMP_WAIT_POLICY": "passive"}
+    told |= {name: os.environ[name] for name in KEEP if name in os.environ}
     told |= dict.fromkeys(("HOME", "TMPDIR", "KERAS_HOME"), str(home))
     told |= {"USER": "lmaas", "CI": "1"}  # libraries would look for a name among the accounts
     told |= {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONSAFEPATH": "1"}

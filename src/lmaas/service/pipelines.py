@@ -65,11 +65,13 @@ class Pipelines:
         roles = check_roles(body)
         found: dict[str, ModelVersion] = {}
         for role in roles:
+            param = f"parts.{role.name}"
             try:
                 found[role.name] = await self._router.find(tenant, body.parts[role.name])
             except LMaaSError as error:
-                error.param = f"parts.{role.name}"
-                raise
+                raise type(error)(
+                    f"{param}: {error.message}", hint=error.hint, param=param
+                ) from None
             check_part(role, found[role.name])
         task = tasks.get(body.task)
         assert isinstance(task, PipelineTask), body.task

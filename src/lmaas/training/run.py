@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from lmaas import tasks
+from lmaas import lean_imports, tasks
 from lmaas.errors import CorruptBlob, InvalidInput
 from lmaas.job import CURVES_FILE, METRICS_FILE, RESULT_FOLDER, RUN_FILE, JobEvent
 from lmaas.recipe import ModelChoice, Recipe
@@ -296,4 +296,5 @@ def _tell(tell: Tell, kind: Any, text: str, **data: Any) -> None:
 
 
 if __name__ == "__main__":
+    lean_imports.install()
     follow(Path(sys.argv[1]), Path(sys.argv[2]) if sys.argv[2] else None)

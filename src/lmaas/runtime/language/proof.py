@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from lmaas import lean_imports
 from lmaas.errors import LMaaSError
 from lmaas.runtime.language import parity
 from lmaas.types import LanguageSpec, ParityReport, Record
@@ -77,4 +78,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    lean_imports.install()
     main()

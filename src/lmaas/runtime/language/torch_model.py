@@ -14,7 +14,6 @@ from lmaas.runtime.language import torch_states
 from lmaas.runtime.language.torch_attention import use_grouped
 from lmaas.runtime.language.torch_cache import Slab
 from lmaas.runtime.language.torch_states import INSIDE, States
-from lmaas.runtime.lean_transformers import import_generation
 from lmaas.types import Precision
 
 ATTENTION: Final = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
@@ -137,7 +136,6 @@ def load(folder: Path, precision: Precision, threads: int = 0) -> TorchModel:
     Raises LMaaSError for a model that cannot be loaded or run.
     """
     try:
-        import_generation()
         import torch
         from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM

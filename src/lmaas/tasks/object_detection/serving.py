@@ -199,7 +199,7 @@ class ObjectDetection:
             rows += [
                 (
                     *which,
-                    str(each["label"]),
+                    _named(each),
                     f"{each['score']:.4f}",
                     *(f"{each['box'][side]:.1f}" for side in Box.__struct_fields__),
                 )
@@ -244,6 +244,12 @@ def read_anchors(path: Path) -> np.ndarray:
             f"The anchors must be finite numbers of shape (A, 4); received {anchors.shape}."
         )
     return anchors
+
+
+def _named(found: Mapping[str, Any]) -> str:
+    """The label of a result; behind it, what a pipeline's detector took it for."""
+    label = str(found["label"])
+    return f"{label} ({found['detected']['label']})" if "detected" in found else label
 
 
 def detections(places: Places) -> list[Detection]:

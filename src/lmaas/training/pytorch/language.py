@@ -10,7 +10,6 @@ import numpy as np
 from lmaas.errors import InvalidInput
 from lmaas.frameworks import checkpoint
 from lmaas.recipe import Adapter
-from lmaas.runtime.lean_transformers import import_generation
 from lmaas.training.base import Feed
 
 
@@ -19,7 +18,6 @@ def load(folder: Path, adapter: Adapter | None, seed: int) -> Any:
 
     In float32. With `adapter`, only its low-rank matrices learn (Hu et al., 2021).
     """
-    import_generation()
     import torch
     from transformers import AutoModelForCausalLM
 

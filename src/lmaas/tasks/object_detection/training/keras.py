@@ -8,7 +8,7 @@ import keras
 from keras import layers
 
 from lmaas.tasks.object_detection.options import NORM_GROUPS, SIDES, CenterNet
-from lmaas.tasks.object_detection.training.start import HEAT_BIAS
+from lmaas.tasks.object_detection.training.start import HEAD_SCALE, HEAT_BIAS
 from lmaas.training.keras.blocks import he
 from lmaas.types import ImageSpec
 
@@ -31,12 +31,19 @@ def build(name: str, options: CenterNet, image: ImageSpec, classes: int, seed: i
     x = layers.UpSampling2D(2)(_conv(x, widths[0], 3, 1, seeds))
     x = layers.Add()([x, fine])
     x = _conv(_conv(x, options.head, 3, 1, seeds), options.head, 3, 1, seeds)
-    boxes = layers.Conv2D(SIDES, 1, kernel_initializer=he(seeds), name="boxes")(x)
-    bias = keras.initializers.Constant(HEAT_BIAS)
-    heat = layers.Conv2D(
-        classes, 1, kernel_initializer=he(seeds), bias_initializer=bias, name="heat"
-    )(x)
+    boxes = _head(x, SIDES, 0.0, "boxes", seeds)
+    heat = _head(x, classes, HEAT_BIAS, "heat", seeds)
     return keras.Model(pixels, layers.Concatenate(name="centers")([boxes, heat]), name=name)
+
+
+def _head(x: Any, channels: int, bias: float, name: str, seeds: Iterator[int]) -> Any:
+    return layers.Conv2D(
+        channels,
+        1,
+        kernel_initializer=keras.initializers.RandomNormal(0.0, HEAD_SCALE, seed=next(seeds)),
+        bias_initializer=keras.initializers.Constant(bias),
+        name=name,
+    )(x)
 
 
 def _conv(x: Any, channels: int, size: int, stride: int, seeds: Iterator[int]) -> Any:

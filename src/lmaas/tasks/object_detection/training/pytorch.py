@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from lmaas.tasks.object_detection.options import NORM_GROUPS, SIDES, CenterNet
-from lmaas.tasks.object_detection.training.start import HEAT_BIAS
+from lmaas.tasks.object_detection.training.start import HEAD_SCALE, HEAT_BIAS
 from lmaas.training.pytorch.blocks import seeded
 from lmaas.types import ImageSpec
 
@@ -48,7 +48,9 @@ class CenterNetwork(nn.Module):  # type: ignore[misc]
         self.last = Conv(options.head, options.head)
         self.boxes = nn.Conv2d(options.head, SIDES, 1)
         self.heat = nn.Conv2d(options.head, classes, 1)
-        nn.init.constant_(self.heat.bias, HEAT_BIAS)
+        for layer, bias in ((self.boxes, 0.0), (self.heat, HEAT_BIAS)):
+            nn.init.normal_(layer.weight, std=HEAD_SCALE)
+            nn.init.constant_(layer.bias, bias)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Boxes and logits of (N, C, H, W) pixels."""

@@ -5,7 +5,7 @@ from typing import Any
 import tensorflow as tf
 
 from lmaas.tasks.object_detection.options import NORM_GROUPS, SIDES, CenterNet
-from lmaas.tasks.object_detection.training.start import HEAT_BIAS
+from lmaas.tasks.object_detection.training.start import HEAD_SCALE, HEAT_BIAS
 from lmaas.training.tensorflow.blocks import Conv, Draw, GroupNorm
 from lmaas.types import ImageSpec
 
@@ -46,9 +46,8 @@ class CenterNetwork(tf.Module):  # type: ignore[misc]
         self.up = Normed(draw, middle, fine, "up")
         self.merge = Normed(draw, fine, options.head, "merge")
         self.last = Normed(draw, options.head, options.head, "last")
-        self.boxes = Conv(draw, options.head, SIDES, 1, 1, "boxes")
-        self.head = Conv(draw, options.head, classes, 1, 1, "head")
-        self.head.bias = tf.Variable(tf.fill([classes], HEAT_BIAS), name="bias")
+        self.boxes = _head(draw, options.head, SIDES, 0.0, "boxes")
+        self.head = _head(draw, options.head, classes, HEAT_BIAS, "head")
 
     @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
     def __call__(self, pixels: Any) -> Any:
@@ -64,6 +63,13 @@ class CenterNetwork(tf.Module):  # type: ignore[misc]
         x = _twice(self.up(x)) + fine
         x = self.last(self.merge(x))
         return tf.concat([self.boxes(x), self.head(x)], -1)
+
+
+def _head(draw: Draw, before: int, channels: int, bias: float, name: str) -> Conv:
+    made = Conv(draw, before, channels, 1, 1, name)
+    made.kernel = draw.normal((1, 1, before, channels), HEAD_SCALE, "kernel")
+    made.bias = tf.Variable(tf.fill([channels], bias), name="bias")
+    return made
 
 
 def _twice(x: Any) -> Any:

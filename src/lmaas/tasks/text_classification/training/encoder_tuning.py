@@ -12,7 +12,6 @@ import msgspec
 from lmaas.errors import InvalidInput
 from lmaas.frameworks import checkpoint, encoder
 from lmaas.recipe import Recipe, TrainingFramework
-from lmaas.runtime.lean_transformers import import_generation
 from lmaas.tasks import text
 from lmaas.tasks.text_classification.training.problem import LabelledTexts
 from lmaas.training.problems.base_model import read_manifest, require
@@ -25,7 +24,6 @@ class EncoderTuning(LabelledTexts):
     """The problem of one recipe; `base` is the package of an encoder, `folder` the job's."""
 
     def __init__(self, recipe: Recipe, folder: Path, base: Path) -> None:
-        import_generation()
         from transformers import AutoModel
 
         manifest = read_manifest(base)
