@@ -27,16 +27,18 @@ from proof import check, main, say, train
 
 
 class Size(NamedTuple):
-    """How much is said and learned, and the word error rate that is to be reached."""
+    """How much is said and learned, the word error rate that is to be reached, and by how much the
+    served model's may differ: one that has learned little is unsure of many letters."""
 
     sentences: int
     epochs: int
     held_out: int
     most_wer: float
+    most_difference: float
 
 
-FULL: Final = Size(sentences=1000, epochs=6, held_out=100, most_wer=0.08)
-QUICK: Final = Size(sentences=200, epochs=14, held_out=20, most_wer=0.6)
+FULL: Final = Size(sentences=1000, epochs=6, held_out=100, most_wer=0.08, most_difference=0.02)
+QUICK: Final = Size(sentences=200, epochs=14, held_out=20, most_wer=0.6, most_difference=0.06)
 RECIPE: Final[dict[str, Any]] = {
     "task": "automatic-speech-recognition",
     "batch_size": 8,
@@ -102,7 +104,8 @@ def prove(client: Client, folder: Path, quick: bool) -> int:
     answers = [stock.automatic_speech_recognition(sound).text for sound in sounds]
     served = wer(answers, said)
     say(f"  served     WER {served:.3f}")
-    wrong += check("served answers are those of training", abs(served - measured) < 0.02)
+    alike = abs(served - measured) < size.most_difference
+    wrong += check("served answers are those of training", alike)
 
     timed = stock.automatic_speech_recognition(sounds[0], extra_body={"return_timestamps": "word"})
     say(f"  {timed.text!r}: {[(each.text, each.timestamp) for each in timed.chunks or []]}")
