@@ -280,7 +280,7 @@ def learn(client: Client, folder: Path, quick: bool, reader: str) -> float:
             "train": str(folder / "plates.zip"),
             "validation": 0.05,
             "options": {
-                "width": 128,
+                "width": 160,
                 "height": 32,
                 "channels": 1,
                 "resize": "stretch",
@@ -293,6 +293,10 @@ def learn(client: Client, folder: Path, quick: bool, reader: str) -> float:
         optimizer={"name": "adamw", "learning_rate": 0.003, "weight_decay": 0.0001},
         schedule={"name": "cosine", "warmup": 0.05},
         early_stopping=None,
+        augmentation=[
+            {"name": "perspective", "p": 0.6, "options": {"strength": 0.08}},
+            {"name": "colour", "p": 0.5},
+        ],
     )
     say(f"  the reader: {job.progress['step']} steps, {time.perf_counter() - middle:.0f} s")
     return time.perf_counter() - began

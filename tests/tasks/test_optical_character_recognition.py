@@ -109,11 +109,11 @@ def test_the_likeliest_path_of_a_form_is_found(pattern: str) -> None:
             continue
         assert runs is not None
         assert [run.number for run in runs] == text
-        path = np.zeros(steps, int)
+        found = np.zeros(steps, int)
         for run in runs:
             assert run.start < run.end
-            path[run.start : run.end] = run.number
-        assert logs[np.arange(steps), path].sum() == pytest.approx(best, abs=1e-4)
+            found[run.start : run.end] = run.number
+        assert logs[np.arange(steps), found].sum() == pytest.approx(best, abs=1e-4)
 
 
 def said(text: str, *, spec: ReadingSpec = SPEC, sure: float = 9.0) -> np.ndarray:

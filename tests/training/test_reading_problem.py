@@ -14,7 +14,7 @@ from lmaas.data.augmentation.line import STEPS, LineAugmenter
 from lmaas.errors import InvalidInput
 from lmaas.recipe import Recipe, TrainingFramework, Transform, recipe_of
 from lmaas.tasks.architectures import Shape
-from lmaas.tasks.optical_character_recognition.options import CnnCtc
+from lmaas.tasks.optical_character_recognition.options import CnnCtc, ReadingDataOptions
 from lmaas.tasks.optical_character_recognition.training import written
 from lmaas.tasks.optical_character_recognition.training.problem import (
     CharacterReading,
@@ -184,7 +184,7 @@ def test_what_readers_cannot_learn_by_is_refused(
 
 
 def test_texts_are_normalised_as_the_options_say() -> None:
-    options = written.ReadingDataOptions(case="upper")
+    options = ReadingDataOptions(case="upper")
     assert written.normalised(" a\u0308b\n c ", options) == "\xc4B C"
     assert written.normalised("aB", msgspec.structs.replace(options, case="keep")) == "aB"
 

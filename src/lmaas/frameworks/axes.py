@@ -282,8 +282,11 @@ def _range(
     """Outputs at some sizes, and the least and most size (None: no most was met)."""
     own = own_size(arrays, where)
     lowest, highest = within
-    near = (own + 1, own - 1 or own + 2, own + 7)
-    near = tuple(size for size in near if lowest <= size and (highest is None or size <= highest))
+    near = [
+        size
+        for size in (own + 1, own - 1 or own + 2, own + 7)
+        if lowest <= size and (highest is None or size <= highest)
+    ]
     tried = _try(source, arrays, outputs, where, near, rng)
     if len(tried) < 2:
         return tried, (own, own)

@@ -72,6 +72,7 @@ def run(body: bytes) -> bytes:
     name, path = refuse.of_path(Path(request.path))
     if options.task is None:
         raise InvalidInput(f"{path.name} does not say its task.", param="task")
+    task = options.task
     framework = frameworks.get(name)
     try:
         _choose_backend()
@@ -104,7 +105,7 @@ def run(body: bytes) -> bytes:
     manifest = package.build(
         model,
         name=options.name,
-        task=options.task,
+        task=task,
         sample=sample,
         folder=Path(request.folder),
         labels=options.labels,

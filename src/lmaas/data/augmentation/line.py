@@ -55,7 +55,8 @@ class Noise(Options, frozen=True, kw_only=True):
         """Add noise."""
         scale = random.uniform(0, self.deviation) * 255
         noise = scale * random.standard_normal(image.shape, np.float32)
-        return np.clip(np.rint(image + noise), 0, 255).astype(np.uint8)
+        noisy: np.ndarray = np.clip(np.rint(image + noise), 0, 255).astype(np.uint8)
+        return noisy
 
 
 STEPS: dict[str, type[Options]] = {

@@ -35,7 +35,13 @@ MOST_CHARACTERS: Final = 16_384
 def normalised(text: str, options: ReadingDataOptions) -> str:
     """The text as it is learned: NFC, single blanks, and the case that the options say."""
     text = " ".join(unicodedata.normalize("NFC", text).split())
-    return {"upper": text.upper, "lower": text.lower, "keep": lambda: text}[options.case]()
+    match options.case:
+        case "upper":
+            return text.upper()
+        case "lower":
+            return text.lower()
+        case "keep":
+            return text
 
 
 def texts_of(table: Table, column: str, options: ReadingDataOptions) -> list[str]:
@@ -57,7 +63,7 @@ def characters_of(texts: Sequence[str]) -> tuple[str, ...]:
 
 def least_steps(text: Sequence[Any]) -> int:
     """How many steps a text takes at least: between two equal characters stands a blank."""
-    return len(text) + sum(a == b for a, b in itertools.pairwise(text))
+    return len(text) + sum(bool(a == b) for a, b in itertools.pairwise(text))
 
 
 def spelled(
