@@ -251,7 +251,7 @@ def learn(client: Client, folder: Path, quick: bool, reader: str) -> float:
     scenes = [scene(random) for _ in range(SCENES_QUICK if quick else SCENES)]
     write_scenes(folder / "scenes.zip", scenes)
     write_plates(folder / "plates.zip", PLATES_QUICK if quick else PLATES, random)
-    small = {"widths": [8, 16, 16, 24], "head": 16} if quick else {}
+    small = {"widths": [8, 16, 24, 32], "head": 16} if quick else {}
     began = time.perf_counter()
     job = train(
         client,
@@ -263,9 +263,13 @@ def learn(client: Client, folder: Path, quick: bool, reader: str) -> float:
             "options": {"width": 160, "height": 96},
         },
         model={"options": small},
-        epochs=20 if quick else 12,
-        batch_size=16,
-        optimizer={"name": "adamw", "learning_rate": 0.003, "weight_decay": 0.0001},
+        epochs=24 if quick else 12,
+        batch_size=8 if quick else 16,
+        optimizer={
+            "name": "adamw",
+            "learning_rate": 0.006 if quick else 0.003,
+            "weight_decay": 0.0001,
+        },
         schedule={"name": "cosine", "warmup": 0.05},
         early_stopping=None,
     )
