@@ -33,9 +33,7 @@ def find(likely: np.ndarray, spec: DetectionSpec, threshold: float) -> Quadrilat
     np.cumsum(likely, axis=1, dtype=np.float64, out=sums[:, 1:])
     for place in chosen.tolist():
         own = slice(int(begins[place]), int(begins[place] + counts[place]))
-        row, start, end = runs.row[own], runs.start[own], runs.end[own]
-        points = np.concatenate([np.stack([start, row], 1), np.stack([end - 1, row], 1)])
-        around = smallest(points.astype(np.float64))
+        around = smallest(_ends(runs.row[own], runs.start[own], runs.end[own]))
         if around.sides.min() < LEAST_SIDE:
             continue
         score = _mean(sums, around.corners())
@@ -49,6 +47,16 @@ def find(likely: np.ndarray, spec: DetectionSpec, threshold: float) -> Quadrilat
     return Quadrilaterals(
         np.array(corners, np.float64).reshape(-1, 4, 2)[order], np.array(scores, np.float64)[order]
     )
+
+
+def _ends(row: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """The first and the last pixel of each row of a place, (2 rows, 2) as x, y: none of the others
+    can be a corner of its hull.
+    """
+    rows, begins = np.unique(row, return_index=True)
+    left, right = np.minimum.reduceat(start, begins), np.maximum.reduceat(end, begins) - 1
+    points = np.concatenate([np.stack([left, rows], axis=1), np.stack([right, rows], axis=1)])
+    return points.astype(np.float64)
 
 
 def _areas(runs: Runs, begins: np.ndarray) -> np.ndarray:

@@ -31,8 +31,8 @@ def fitting(logs: np.ndarray, wanted: Automaton, blank: int) -> list[Run] | None
     """
     steps = len(logs)
     places, choices = wanted.classes.shape
-    said = logs[:, wanted.classes]
-    said[:, wanted.classes < 0] = NEVER
+    # A step at a time: of all steps together it could be much memory.
+    nowhere = np.where(wanted.classes < 0, NEVER, 0.0)
     silent = np.concatenate([[0.0], np.cumsum(logs[:, blank], dtype=np.float64)])
     inside = np.full((places, choices), NEVER)
     behind = np.full(places, NEVER)
@@ -49,7 +49,7 @@ def fitting(logs: np.ndarray, wanted: Automaton, blank: int) -> list[Run] | None
         entries.append(entry)
         waits.append(np.where(behind >= most, START, first))
         behind = np.maximum(behind, most) + logs[step, blank]
-        inside = np.maximum(inside, value) + said[step]
+        inside = np.maximum(inside, value) + (logs[step][wanted.classes] + nowhere)
     ends = np.where(wanted.lasts, np.maximum(inside.max(axis=1), behind), NEVER)
     place = int(ends.argmax())
     if wanted.empty and silent[steps] >= ends[place]:
