@@ -72,7 +72,7 @@ def test_lines_are_read_in_every_framework(
     texts: Path, framework: TrainingFramework, tmp_path: Path
 ) -> None:
     given = recipe(
-        texts, framework=framework, epochs=40, batch_size=16, early_stopping=None,
+        texts, framework=framework, epochs=28, batch_size=16, early_stopping=None,
         optimizer={"learning_rate": 0.01}, schedule={"name": "cosine"},
         data={
             "train": str(texts), "validation": 0.15, "test": 0.15,
