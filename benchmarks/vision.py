@@ -53,7 +53,8 @@ class Report(msgspec.Struct, kw_only=True):
 
 def run(names: list[str], window_s: float, repeats: int) -> Report:
     """Everything, the servers in turn within each repetition."""
-    cells, loads = [], []
+    cells: list[Cell] = []
+    loads = []
     for name in names:
         part = PARTS[name]
         own = {

@@ -83,9 +83,10 @@ def _right(ready: Ready, bodies: list[bytes]) -> list[list[dict[str, Any]]]:
     session = onnxruntime.InferenceSession(str(ready.folder / "detector.onnx"))
     found = []
     for body in bodies:
-        pixels, *place = letterboxed(body, ready.own.side)
+        pixels, scale, left, top = letterboxed(body, ready.own.side)
         (grid,) = session.run(None, {"pixels": pixels[None]})
-        found.append(decoded(grid[0], *place, Image.open(io.BytesIO(body)).size))
+        size = Image.open(io.BytesIO(body)).size
+        found.append(decoded(grid[0], scale, left, top, size))
     return found
 
 

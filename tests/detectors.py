@@ -178,7 +178,7 @@ def make_d_fine(folder: Path, name: str = "DFine") -> None:
         "encoder_in_channels": [32, 64, 128], "encoder_hidden_dim": 32, "encoder_ffn_dim": 32,
         "encoder_attention_heads": 2, "d_model": 32, "num_queries": 20, "decoder_layers": 2,
         "decoder_in_channels": [32, 32, 32], "decoder_ffn_dim": 32, "decoder_attention_heads": 2,
-        "num_denoising": 0, "num_labels": 3, "feat_strides": [8, 16, 32],
+        "num_denoising": 6, "num_labels": 3, "feat_strides": [8, 16, 32],
     }  # fmt: skip
     if name == "DFine":
         config = transformers.DFineConfig(backbone_config=backbone, **told)

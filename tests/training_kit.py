@@ -55,10 +55,10 @@ def learn(
     return outcome.metrics["valid_accuracy"]
 
 
-def run(given: Recipe, folder: Path, events: list[JobEvent]) -> bool:
+def run(given: Recipe, folder: Path, events: list[JobEvent], *, base: Path | None = None) -> bool:
     """Run a recipe in `folder` as a job does; whether it came to its end."""
     folder.mkdir(parents=True, exist_ok=True)
-    return training.run(given, folder, "job-1", events.append)
+    return training.run(given, folder, "job-1", events.append, base=base)
 
 
 def packaged(problem: Problem, model: Any, folder: Path, told: Recipe) -> Manifest:

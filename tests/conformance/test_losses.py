@@ -67,6 +67,11 @@ def focal_and_l1(cells: np.ndarray, heat: np.ndarray, boxes: np.ndarray, mask: n
 
 EXAMPLES = [
     Example(
+        Loss(name="own"),
+        {"losses": normal(3, 1)},
+        {"objects": np.array([2, 0, 1], np.float32)},
+    ),
+    Example(
         Loss(name="cross-entropy"),
         {"y": ROWS},
         {"labels": NUMBERS},

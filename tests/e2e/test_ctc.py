@@ -20,8 +20,6 @@ from lmaas.service import Service
 from lmaas.types import TENANT, PushOptions
 from servers import Running, serving
 
-pytestmark = pytest.mark.timeout(600)
-
 
 def push_ears(home: Path) -> None:
     service = Service(Settings(home=str(home)))

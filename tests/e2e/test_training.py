@@ -33,7 +33,6 @@ def run(client: Client, **recipe: Any) -> Any:
     return job, events
 
 
-@pytest.mark.timeout(300)
 def test_a_chat_model_is_made_from_nothing(client: Client, tmp_path: Path) -> None:
     asked = "What is the capital of {}?"
     rows = [
@@ -86,7 +85,6 @@ def test_a_chat_model_is_made_from_nothing(client: Client, tmp_path: Path) -> No
     assert made.lineage.recipe["job"] == job.id
 
 
-@pytest.mark.timeout(300)
 def test_a_folder_of_images_becomes_a_classifier(client: Client, tmp_path: Path) -> None:
     digits = load_digits()
     for index, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):

@@ -15,7 +15,6 @@ TEXTS = {
 }
 
 
-@pytest.mark.timeout(200)
 def test_a_checkpoint_is_pushed_tuned_and_asked(tmp_path: Path) -> None:
     bert = make_encoder(tmp_path / "bert")
     data = tmp_path / "topics.jsonl"

@@ -79,7 +79,6 @@ def answers(client: Client, model: str) -> dict[str, str | None]:
         }  # fmt: skip
 
 
-@pytest.mark.timeout(400)
 def test_what_an_adapter_has_learned_by_heart_is_what_is_served(
     client: Client, tmp_path: Path
 ) -> None:
@@ -107,7 +106,6 @@ def test_what_an_adapter_has_learned_by_heart_is_what_is_served(
     }
 
 
-@pytest.mark.timeout(400)
 def test_the_stock_client_tunes_on_preferences(client: Client) -> None:
     def pairs(countries: list[str]) -> list[Any]:
         return [

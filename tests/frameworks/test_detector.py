@@ -74,7 +74,6 @@ def exact_answer(manifest: Manifest, package: Path, payload: Payload) -> Any:
     return json.loads(task.write(outputs, batch, manifest.signature, "m:1").body)
 
 
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize("name", list(MADE))
 def test_a_checkpoint_answers_as_transformers_does(name: str, tmp_path: Path) -> None:
     MADE[name](tmp_path / "made")

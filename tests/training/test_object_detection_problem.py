@@ -13,7 +13,8 @@ from PIL import Image
 from lmaas.errors import InvalidInput
 from lmaas.recipe import Recipe, TrainingFramework, recipe_of
 from lmaas.tasks.object_detection.options import CenterNet
-from lmaas.tasks.object_detection.training.problem import TRUE, ObjectDetection, open_problem
+from lmaas.tasks.object_detection.training.problem import ObjectDetection, open_problem
+from lmaas.tasks.object_detection.training.scenes import TRUE
 from lmaas.tasks.object_detection.training.start import HEAT_BIAS
 from lmaas.tasks.object_detection.training.targets import cells_of
 from lmaas.training import learners

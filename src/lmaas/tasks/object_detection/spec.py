@@ -45,6 +45,7 @@ SPEC = Spec(
         columns=("image", "boxes"),
         architectures={"centernet": CenterNet},
         augments="boxes",
+        base_task="object-detection",
     ),
     checkpoint=Checkpoint(
         endings=("ForObjectDetection",), certain=True, builder="lmaas.frameworks.detector:build"

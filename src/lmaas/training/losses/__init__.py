@@ -21,6 +21,7 @@ LOSSES: Final = (
     "preference",
     "ctc",
     "center-points",
+    "own",
 )
 """Every loss. Its file has its name, with underscores."""
 SUM: Final = "sum"
