@@ -46,7 +46,7 @@ class Blur(Options, frozen=True, kw_only=True):
         return from_pil(blurred)
 
 
-class Noise(Options, frozen=True, kw_only=True):
+class PixelNoise(Options, frozen=True, kw_only=True):
     """Normal noise in each pixel, of a deviation of at most `deviation` of 255."""
 
     deviation: Share = 0.06
@@ -63,7 +63,7 @@ STEPS: dict[str, type[Options]] = {
     "perspective": Perspective,
     "rotate": Rotate,
     "blur": Blur,
-    "noise": Noise,
+    "pixel-noise": PixelNoise,
     "colour": Colour,
 }
 """Every augmentation of lines of text by its name in a recipe."""
