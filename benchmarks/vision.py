@@ -16,13 +16,17 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from benchmarks import vision_chat, vision_detector
+from benchmarks import vision_chat, vision_detector, vision_pipeline
 from benchmarks.load import Window
 from benchmarks.predictive import processor
 from benchmarks.vision_parts import Part
 
 RESULTS: Final = Path(__file__).parent / "results"
-PARTS: Final[dict[str, Part]] = {**vision_detector.PARTS, **vision_chat.PARTS}
+PARTS: Final[dict[str, Part]] = {
+    **vision_detector.PARTS,
+    **vision_pipeline.PARTS,
+    **vision_chat.PARTS,
+}
 VERSIONS: Final = ("openvino", "openvino-genai", "onnxruntime", "fastapi", "uvicorn", "pillow")
 
 

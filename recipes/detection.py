@@ -42,7 +42,7 @@ HELD, HELD_QUICK = 200, 100
 LEAST, LEAST_QUICK = 0.75, 0.15
 """The mean average precision, over overlaps from 0.5 to 0.95, that each framework must reach."""
 HOW: Final[dict[str, Any]] = {
-    "epochs": 7,
+    "epochs": 5,
     "batch_size": 16,
     "optimizer": {"name": "adamw", "learning_rate": 0.003, "weight_decay": 0.0001},
 }

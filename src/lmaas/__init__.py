@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from lmaas.own_server import local
     from lmaas.publishing import publish
     from lmaas.recipes import train
-    from lmaas.types import DetectionSpec, FaceSpec, ImageSpec
+    from lmaas.types import DetectionSpec, FaceSpec, ImageSpec, ReadingSpec
 
 __all__ = [
     "DetectionSpec",
     "FaceSpec",
     "ImageSpec",
+    "ReadingSpec",
     "__version__",
     "connect",
     "connect_async",
@@ -35,6 +36,7 @@ _HOMES = {
     "DetectionSpec": "lmaas.types",
     "FaceSpec": "lmaas.types",
     "ImageSpec": "lmaas.types",
+    "ReadingSpec": "lmaas.types",
     "connect": "lmaas.client",
     "connect_async": "lmaas.client",
     "local": "lmaas.own_server",

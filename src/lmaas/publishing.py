@@ -87,6 +87,7 @@ def _push_options(
         image=options.get("image"),
         detection=options.get("detection"),
         face=options.get("face"),
+        reading=options.get("reading"),
         outputs_are=options.get("outputs_are"),
         card=options.get("card", ""),
         dynamic=_plain(options.get("dynamic")),

@@ -120,9 +120,10 @@ class ImageSpec(Record, frozen=True, kw_only=True):
     flattened. `mean` and `std` hold one number, or one for each channel.
     `resize`: "stretch" to height x width; "crop": short side resized, centre kept; "short": the
     short side becomes `short_side` pixels, of which the centre is kept; "letterbox":
-    the whole image in the middle, around it pixels of the value `fill`. `order` is that of the
-    colours in the model's input. `resample` is the filter of "stretch" and "short", by
-    Pillow's number.
+    the whole image in the middle, around it pixels of the value `fill`; "line": the image at the
+    left, as high as the input and as wide in proportion (`width` at most), then pixels of `fill`.
+    `order` is that of the colours in the model's input. `resample` is the filter of "stretch" and
+    "short", by Pillow's number.
     """
 
     height: int
@@ -132,7 +133,7 @@ class ImageSpec(Record, frozen=True, kw_only=True):
     scale: float = 1 / 255
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
-    resize: Literal["stretch", "crop", "short", "letterbox"] = "stretch"
+    resize: Literal["stretch", "crop", "short", "letterbox", "line"] = "stretch"
     short_side: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0
     resample: Annotated[int, msgspec.Meta(ge=0, le=5)] = 2
     invert: bool = False
@@ -158,6 +159,9 @@ class DetectionSpec(Record, frozen=True, kw_only=True):
       may come two for each of `points`, offsets as those of a box's centre.
     - "distributions": for each of `strides` class scores (N, cells, C), then for each the
       distributions (N, cells, 4 * bins) of a box's four sides (Li et al., 2020).
+    - "map": (N, 1, H, W), how likely each pixel of the input is inside a line of text (Liao et al.,
+      2020). Pixels above `binary` that touch are a place: the smallest rectangle around them, at
+      any angle, that `grow` times its area by its circumference is added to on each side.
 
     `scores` says what turns the class scores into probabilities, `background` where among them the
     class of no object is. `boxes` and `normalized` (shares of the input's sides, else its pixels)
@@ -166,7 +170,7 @@ class DetectionSpec(Record, frozen=True, kw_only=True):
     own. What is left out is as the head usually has it.
     """
 
-    head: Literal["centers", "grid", "rows", "queries", "anchors", "distributions"]
+    head: Literal["centers", "grid", "rows", "queries", "anchors", "distributions", "map"]
     outputs: tuple[str, ...] = ()
     scores: Literal["probabilities", "sigmoid", "softmax"] | None = None
     background: Literal["none", "first", "last"] | None = None
@@ -182,6 +186,21 @@ class DetectionSpec(Record, frozen=True, kw_only=True):
     nms: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
     threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     most: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
+    binary: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.3
+    grow: Annotated[float, msgspec.Meta(ge=0, le=10)] = 1.6
+
+
+class ReadingSpec(Record, frozen=True, kw_only=True):
+    """How a reader's outputs (N, steps, classes) become a text; part of its version's signature.
+
+    `characters` are the classes by number, without CTC's blank (Graves et al., 2006), which is the
+    `blank` one of all. A text has the form that `pattern` says, where a call does not say its own;
+    "" is any (see docs/ocr.md). Files of PaddleOCR's kind say their characters themselves.
+    """
+
+    characters: Annotated[tuple[str, ...], msgspec.Meta(max_length=65_536)] = ()
+    blank: Literal["first", "last"] = "first"
+    pattern: Annotated[str, msgspec.Meta(max_length=256)] = ""
 
 
 class VisionSpec(Record, frozen=True, kw_only=True):
@@ -369,6 +388,7 @@ class Signature(Record, frozen=True, kw_only=True):
     sequence: SequenceSpec | None = None
     audio: AudioSpec | None = None
     detection: DetectionSpec | None = None
+    reading: ReadingSpec | None = None
     speech: SpeechSpec | None = None
     face: FaceSpec | None = None
 
@@ -527,7 +547,7 @@ class PushOptions(Record, frozen=True, kw_only=True):
     `dynamic` names free axes by input and axis; `signature` is which one of a SavedModel is served.
     `detection` says what a detector's outputs are where their shapes do not, `anchors` where its
     anchors are, each as cx, cy, width and height in shares of the image. `face` says how faces are
-    laid and what similarities mean.
+    laid and what similarities mean, `reading` what characters a reader's outputs are.
     """
 
     name: str
@@ -538,6 +558,7 @@ class PushOptions(Record, frozen=True, kw_only=True):
     detection: DetectionSpec | None = None
     face: FaceSpec | None = None
     anchors: Annotated[tuple[Anchor, ...], msgspec.Meta(max_length=20_000)] | None = None
+    reading: ReadingSpec | None = None
     sample: str | None = None
     dynamic: dict[str, dict[int, str]] | None = None
     signature: str | None = None
@@ -612,6 +633,8 @@ class PublishOptions(TypedDict, total=False):
     """What a detector's outputs are; told from their shapes where left out."""
     face: FaceSpec | None
     """How faces are laid, and what similarities mean."""
+    reading: ReadingSpec | None
+    """What characters a reader's outputs are."""
     dynamic: Mapping[str, Mapping[int, str]] | None
     """Axes beside the batch that are free, named by input and axis: `{"x": {1: "time"}}`."""
     second_sample: Any
@@ -748,10 +771,12 @@ class Answer(Record, frozen=True, kw_only=True):
 class TextsCall(Record, frozen=True, kw_only=True):
     """Texts, or lists of token ids, for an embedding model; for a reranker, what `query` asks.
 
+    `images` are files in base64 by their places among all inputs, of which `texts` are the others.
     `dimensions` cuts embeddings to their first so many numbers, at length 1 again.
     """
 
     texts: tuple[str | tuple[int, ...], ...]
+    images: dict[int, str] = {}
     query: str | None = None
     dimensions: int | None = None
 

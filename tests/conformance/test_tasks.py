@@ -42,6 +42,7 @@ from lmaas.types import (
     LanguageSpec,
     Payload,
     PushOptions,
+    ReadingSpec,
     Signature,
     TensorSpec,
 )
@@ -105,6 +106,20 @@ def people(folder: Path) -> dict[str, Any]:
     options = {"widths": [8, 8, 8, 8], "dimensions": 8}
     data = {"train": str(folder), "options": {"size": 32}}
     return {"data": data, "model": {"options": options}}
+
+
+def lines(folder: Path) -> dict[str, Any]:
+    """Texts of two kinds: bars on the left or on the right."""
+    folder.mkdir()
+    rows = []
+    for index in range(12):
+        pixels = np.random.default_rng(index).integers(0, 60, (16, 32), np.uint8)
+        pixels[:, 16 * (index % 2) + 4 : 16 * (index % 2) + 8] = 250
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+        rows.append(f"{index}.png,{('ON', 'OFF')[index % 2]}")
+    (folder / "texts.csv").write_text("\n".join(["image,text", *rows]))
+    options = {"widths": [8, 8, 8, 8], "width": 8, "depth": 1}
+    return {"data": {"train": str(folder)}, "model": {"options": options}}
 
 
 def speech(folder: Path) -> dict[str, Any]:
@@ -172,6 +187,12 @@ FINDS = Signature(
 )
 PAIR = Signature(
     inputs=(spec("a", -1, 2), spec("b", -1, dtype="int64")), outputs=(spec("y", -1, 2),)
+)
+SPELLS = Signature(
+    inputs=(spec("x", -1, 3, 16, 32),),
+    outputs=(spec("y", -1, 8, 4),),
+    image=ImageSpec(height=16, width=32, resize="line"),
+    reading=ReadingSpec(characters=("A", "B", "0")),
 )
 TOKENS = (spec("input_ids", -1, -1, dtype="int64"), spec("attention_mask", -1, -1, dtype="int64"))
 TYPES = spec("token_type_ids", -1, -1, dtype="int64")
@@ -263,6 +284,14 @@ EXAMPLES = [
         made=people,
     ),
     Example(
+        "optical-character-recognition",
+        SPELLS,
+        json.dumps({"inputs": PICTURE, "parameters": {"pattern": "A{1,3}"}}).encode(),
+        msgspec.structs.replace(SPELLS, reading=ReadingSpec(characters=("A", "B"))),
+        rows=("rows.csv", "id,image\n1,a.png\n2,a.png\n3,a.png\n"),
+        made=lines,
+    ),
+    Example(
         "tensor",
         PAIR,
         json.dumps({"inputs": {"a": [1.0, 2.0], "b": 3}}).encode(),
@@ -352,7 +381,10 @@ EXAMPLES = [
         made=speech,
     ),
 ]
-OF_IMAGES = ("image-classification", "object-detection", "face-recognition")
+OF_IMAGES = (
+    "image-classification", "object-detection", "face-recognition",
+    "optical-character-recognition",
+)  # fmt: skip
 """Tasks that take an image file."""
 WITHOUT_ARRAYS = {
     "image-text-to-text",

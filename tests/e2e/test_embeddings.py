@@ -183,6 +183,7 @@ BAD: list[tuple[str, dict[str, Any], str, str | None]] = [
     ("embeddings", {"input": [1 << 70]}, "invalid_input", None),
     ("embeddings", {"input": [True]}, "invalid_input", None),
     ("embeddings", {"input": {"text": "a"}}, "invalid_input", "input"),
+    ("embeddings", {"input": ["b", {"image": "aGk="}]}, "invalid_input", "input"),
     ("embeddings", {"input": ["a"] * 2049}, "invalid_input", "input"),
     ("embeddings", {"input": "word " * 300}, "context_length_exceeded", "input"),
     ("embeddings", {"input": ["a", "word " * 300]}, "context_length_exceeded", "input"),

@@ -8,6 +8,7 @@ import asyncio
 import json
 import resource
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -105,6 +106,7 @@ def beside(stranger: httpx.Client, act: Callable[[], T]) -> T:
         acting = threads.submit(act)
         answers = [ordinary(stranger)]
         while not acting.done():
+            time.sleep(0.2)
             answers.append(ordinary(stranger))
         for answer in answers:
             assert answer.status_code == 200, answer.text

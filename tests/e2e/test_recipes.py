@@ -9,7 +9,7 @@ import pytest
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
 PROVEN = (
     "chat_tuning", "detection", "digits", "faces", "finance_table", "logistics_table",
-    "medical_table", "sentiment", "speech", "translation",
+    "medical_table", "plates", "sentiment", "speech", "translation",
 )  # fmt: skip
 
 

@@ -35,7 +35,11 @@ def server(tmp_path_factory: pytest.TempPathFactory, source: Path) -> Iterator[R
         version = asyncio.run(service.catalog.push(TENANT, source, PushOptions(name="clip")))
         assert version.manifest.task == "zero-shot-image-classification"
         assert version.parity.passed("f32")
-        assert {check.name for check in version.parity.checks} >= {"images 2, labels 5"}
+        assert {check.name for check in version.parity.checks} >= {
+            "images 2, labels 5",
+            "images 0, labels 3",
+            "images 2, labels 0",
+        }
     with serving(home, max_image_pixels=1_000_000) as running:
         yield running
 
@@ -114,6 +118,75 @@ def test_tensors_are_compared(server: Running) -> None:
     inputs[1]["data"] = [1, 9, 100_000, 2] * 3
     answer = httpx.post(url, json={"inputs": inputs}, headers=server.caller, timeout=60)
     assert answer.status_code == 400
+
+
+def vectors_of(source: Path, image: bytes, texts: list[str]) -> np.ndarray:
+    """The vectors of an image and of texts, straight from the source, each at length 1."""
+    import torch
+    from transformers import AutoTokenizer, CLIPModel
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    model, tokens = CLIPModel.from_pretrained(source).eval(), AutoTokenizer.from_pretrained(source)
+    processor = CLIPImageProcessorPil(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    )
+    pixels = processor([Image.open(io.BytesIO(image)).convert("RGB")], return_tensors="pt")
+    with torch.inference_mode():
+        told = [model(**pixels, **tokens(text, return_tensors="pt")) for text in texts]
+    rows = [told[0].image_embeds[0], *(each.text_embeds[0] for each in told)]
+    return np.stack([row.numpy() / np.linalg.norm(row.numpy()) for row in rows])
+
+
+def test_images_and_texts_have_vectors_in_one_space(server: Running, source: Path) -> None:
+    import openai
+    from huggingface_hub import InferenceClient
+
+    texts = ["a cat", "the weather in the mountains"]
+    wanted = vectors_of(source, CAT, texts)
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=server.call_key)
+    image = {"image": f"data:image/png;base64,{encoded(CAT)}"}
+    mixed: Any = [texts[0], image, {"text": texts[1]}]
+    told = client.embeddings.create(model="clip", input=mixed)
+    rows = np.array([each.embedding for each in told.data])
+    np.testing.assert_allclose(rows, wanted[[1, 0, 2]], atol=1e-4)
+    assert told.usage.prompt_tokens > 0
+    alone = client.embeddings.create(model="clip", input=texts, dimensions=4)
+    cut = wanted[1:, :4] / np.linalg.norm(wanted[1:, :4], axis=1, keepdims=True)
+    np.testing.assert_allclose([each.embedding for each in alone.data], cut, atol=1e-4)
+    only: Any = [image]
+    told = client.embeddings.create(model="clip", input=only)
+    np.testing.assert_allclose([told.data[0].embedding], wanted[:1], atol=1e-4)
+    stock = InferenceClient(model=f"{server.url}/models/clip", token=server.call_key)
+    np.testing.assert_allclose(stock.feature_extraction(texts[0]), wanted[1], atol=1e-4)
+    answer = httpx.post(
+        f"{server.url}/models/clip/pipeline/feature-extraction",
+        json={"inputs": [{"image": encoded(CAT)}, texts[1]]},
+        headers=server.caller,
+        timeout=60,
+    )
+    np.testing.assert_allclose(answer.json(), wanted[[0, 2]], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ([{"image": encoded(CAT)[:-5]}], "input[0] is not base64"),
+        ([{"image": "x", "text": "y"}], "input[0]"),
+        (["a", {}], "input[1]"),
+        ([{"image": encoded(CAT)}, [1, 2]], "token ids"),
+        ([[1, 2]], "token ids"),
+        ([{"image": encoded(CAT)}] * 33, "33 images"),
+        ([{"image": "https://images.example.com/a.png"}], "not base64"),
+        (["a " * 100], "at most 32"),
+        ([{"text": ""}], "empty"),
+        ([], "empty"),
+    ],
+)
+def test_what_has_no_vector_is_named(server: Running, given: Any, told: str) -> None:
+    body = {"model": "clip", "input": given, "own_token_ids": True}
+    answer = httpx.post(f"{server.url}/v1/embeddings", json=body, headers=server.caller, timeout=60)
+    assert answer.status_code in (400, 413), answer.text
+    assert told in answer.text
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,9 @@ from lmaas.cli.references import MODEL
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
 
-    from lmaas.types import Anchor
+    from lmaas.types import Anchor, ReadingSpec
+
+MOST_CHARACTERS_BYTES = 4 << 20
 
 
 @click.command()
@@ -38,6 +40,13 @@ if TYPE_CHECKING:
     help="A detector's anchors: cx, cy, width, height in shares of the image "
     "(.npy, .safetensors, .json).",
 )
+@click.option(
+    "--characters",
+    type=click.Path(path_type=Path),
+    help="A reader's characters, one a line, without the blank (a file of PaddleOCR's kind says "
+    "them itself).",
+)
+@click.option("--reading", help="A reader's blank and pattern (JSON, see lmaas.ReadingSpec).")
 @click.option("--outputs-are", type=click.Choice(["logits", "probabilities"]))
 @click.option(
     "--sample", type=click.Path(path_type=Path), help="Sample inputs (.npy, .safetensors, .json)."
@@ -64,6 +73,8 @@ def command(
     detection: str | None,
     face: str | None,
     anchors: Path | None,
+    characters: Path | None,
+    reading: str | None,
     outputs_are: Any,
     sample: Path | None,
     dynamic: str | None,
@@ -92,6 +103,7 @@ def command(
         detection=read(detection.encode(), DetectionSpec) if detection else None,
         face=read(face.encode(), FaceSpec) if face else None,
         anchors=_anchors(anchors) if anchors else None,
+        reading=_reading(reading, characters),
         outputs_are=outputs_are,
         sample=str(sample.absolute()) if sample else None,
         dynamic=_axes(dynamic) if dynamic else None,
@@ -111,6 +123,36 @@ def command(
         return
     first, *more = lines_of(version)
     show(version, as_json, [f"Published {first}", *more])
+
+
+def _reading(told: str | None, characters: Path | None) -> "ReadingSpec | None":
+    import msgspec
+
+    from lmaas.codecs.json import read
+    from lmaas.errors import InvalidInput
+    from lmaas.types import ReadingSpec
+
+    if told is None and characters is None:
+        return None
+    spec = read(told.encode(), ReadingSpec) if told else ReadingSpec()
+    if characters is None:
+        return spec
+    if spec.characters:
+        raise InvalidInput("Give --characters, or characters in --reading.", param="characters")
+    try:
+        if characters.stat().st_size > MOST_CHARACTERS_BYTES:
+            raise InvalidInput(
+                f"{characters.name} has more than {MOST_CHARACTERS_BYTES} bytes.",
+                param="characters",
+            )
+        text = characters.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(
+            f"{characters.name} cannot be read as UTF-8 text: {error}.", param="characters"
+        ) from None
+    # A character may be one at which Python ends lines.
+    lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+    return msgspec.structs.replace(spec, characters=tuple(lines))
 
 
 def _anchors(path: Path) -> "tuple[Anchor, ...]":

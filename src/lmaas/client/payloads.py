@@ -65,11 +65,18 @@ def read_answer(answer: Answer) -> Any:
     several = bool(result) and all(isinstance(each, list) for each in result) and any(result)
     first = next(each for each in result if each)[0] if several else next(iter(result), None)
     for kind in (Classified, Detection, Label):
-        if isinstance(first, dict) and set(first) == set(kind.__struct_fields__):
+        if isinstance(first, dict) and _is(first, kind):
             return msgspec.convert(result, list[list[kind]] if several else list[kind])  # type: ignore[valid-type]
     if isinstance(first, dict) and "value" in first:
         return [each["value"] for each in result]
     return result
+
+
+def _is(given: Mapping[str, Any], kind: type[msgspec.Struct]) -> bool:
+    """Whether an object has all fields of a record that must be there, and no others than its."""
+    fields = msgspec.structs.fields(kind)
+    required = {field.name for field in fields if field.required}
+    return required <= set(given) <= {field.name for field in fields}
 
 
 def _write_tensors(arrays: Mapping[str, Any]) -> tuple[int, bytes]:

@@ -64,6 +64,15 @@ def drawn_image() -> bytes:
     return file.getvalue()
 
 
+def drawn_text() -> bytes:
+    """A PNG of 320 x 96 pixels with a line of text, always the same: for pipelines that read."""
+    picture = Image.new("RGB", (320, 96), (255, 255, 255))
+    ImageDraw.Draw(picture).text((24, 24), "AB 12 CD 34", (0, 0, 0), ImageFont.load_default(42))
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
 def _area(mark: Mark) -> float:
     left, top, right, bottom = mark.box
     return (right - left) * (bottom - top)

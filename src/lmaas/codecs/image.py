@@ -49,6 +49,9 @@ class Placement(NamedTuple):
             inner = max(1, round(width * scale)), max(1, round(height * scale))
             around = (spec.width - inner[0]) // 2, (spec.height - inner[1]) // 2
             return cls(width, height, inner[0] / width, inner[1] / height, *map(float, around))
+        if spec.resize == "line":
+            inner_width = min(spec.width, max(1, round(width * scale_y)))
+            return cls(width, height, inner_width / width, scale_y, 0.0, 0.0)
         scale = max(scale_x, scale_y)
         left, top = (spec.width - width * scale) / 2, (spec.height - height * scale) / 2
         return cls(width, height, scale, scale, left, top)
@@ -170,8 +173,8 @@ def to_array(
     elif spec.resize == "short":
         side = spec.short_side or min(target)
         image = short_and_centre(image, side, target, Image.Resampling(spec.resample))
-    elif spec.resize == "letterbox":
-        image = _letterboxed(image, spec, size or image.size)
+    elif spec.resize in ("letterbox", "line"):
+        image = _laid_down(image, spec, size or image.size)
     elif image.size != target:
         image = image.resize(target, Image.Resampling(spec.resample))
     pixels = np.asarray(image)
@@ -244,8 +247,8 @@ def short_and_centre(
     return image.crop((left, top, left + size[0], top + size[1]))
 
 
-def _letterboxed(image: Image.Image, spec: ImageSpec, size: tuple[int, int]) -> Image.Image:
-    """The whole image in the middle of a picture of the input's size."""
+def _laid_down(image: Image.Image, spec: ImageSpec, size: tuple[int, int]) -> Image.Image:
+    """The whole image where it lies in a picture of the input's size."""
     place = Placement.of(size, spec)
     inner = (round(place.width * place.scale_x), round(place.height * place.scale_y))
     if image.size != inner:

@@ -5,6 +5,7 @@ data extension. Shared memory and the classification extension are refused by na
 """
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -176,9 +177,10 @@ def read_json(value: Any, spec: TensorSpec, limits: Limits) -> np.ndarray:
 def check_arrays(arrays: dict[str, np.ndarray], signature: Signature) -> None:
     """Raise InvalidInput for shapes, whole numbers and free axes that the model does not take."""
     sizes: dict[str, tuple[str, int]] = {}
+    empty = {axis for axis, (least, _) in signature.axes.items() if least == 0}
     for spec in signature.inputs:
         array = arrays[spec.name]
-        check_shape(array.shape, spec)
+        check_shape(array.shape, spec, empty)
         _check_whole(array, spec)
         for axis, size in zip(spec.axes, array.shape, strict=False):
             if axis:
@@ -216,11 +218,16 @@ def _check_axis(
         )
 
 
-def check_shape(shape: tuple[int, ...], spec: TensorSpec) -> None:
-    """Raise InvalidInput unless `shape` fits `spec` (-1 in it: any size, at least 1)."""
+def check_shape(
+    shape: tuple[int, ...], spec: TensorSpec, empty: Collection[str] = frozenset()
+) -> None:
+    """Raise InvalidInput unless `shape` fits `spec` (-1 in it: any size, at least 1, or 0 where the
+    axis is one of `empty`).
+    """
+    axes = (*spec.axes, *("",) * len(spec.shape))[: len(spec.shape)]
     fits = len(shape) == len(spec.shape) and all(
-        size == want or (want < 0 and size > 0)
-        for size, want in zip(shape, spec.shape, strict=True)
+        size == want or (want < 0 and (size > 0 or axis in empty))
+        for size, want, axis in zip(shape, spec.shape, axes, strict=True)
     )
     if not fits:
         raise InvalidInput(

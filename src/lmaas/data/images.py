@@ -1,11 +1,11 @@
-"""Folders of images, one folder a class or with boxes, or a zip of such folders."""
+"""Folders of images, one folder a class, with boxes or texts, or a zip of such folders."""
 
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 import pyarrow as pa
 
-from lmaas.data import annotations
+from lmaas.data import annotations, captions
 from lmaas.data.annotations import marked
 from lmaas.data.archive import Files, of_folder, of_zip
 from lmaas.data.table import Table
@@ -23,7 +23,7 @@ NAMED: Final = 5
 """How many of the files that are no images are named."""
 LAYOUT: Final = (
     "Lay it out as CLASS/IMAGE: cat/1.png, dog/2.jpg; or with boxes: as COCO JSON, YOLO labels, "
-    "Pascal VOC or JSONL has them."
+    "Pascal VOC or JSONL has them; or with texts: as JSONL or CSV has them."
 )
 
 
@@ -38,18 +38,17 @@ def read_zip(path: Path) -> Table:
 
 
 def table(files: Files, *, around: bool) -> Table:
-    """The images and their boxes or classes; with `around` one folder around the folders of all
-    classes is left out.
+    """The images and their texts, boxes or classes; with `around` one folder around the folders of
+    all classes is left out.
 
     Raises InvalidInput for files that are laid out otherwise.
     """
     names, others = _sorted_out(list(files.names), files.name)
-    boxed = annotations.table_of(
-        marked.Files(files.name, names, others, files.read),
-        lambda: files.digest(sorted(files.names)),
-    )
-    if boxed is not None:
-        return boxed
+    sorted_out = marked.Files(files.name, names, others, files.read)
+    for told_of in (captions.table_of, annotations.table_of):
+        found = told_of(sorted_out, lambda: files.digest(sorted(files.names)))
+        if found is not None:
+            return found
     outer = ""
     if around:
         firsts = {PurePosixPath(name).parts[0] for name in names}

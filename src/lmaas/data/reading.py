@@ -44,7 +44,8 @@ EXPORT: Final = "Export a spreadsheet as CSV."
 PICKLES: Final = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".npy", ".npz")
 KNOWN: Final = (
     "JSONL (.jsonl), a list in JSON (.json), CSV (.csv, .tsv), each of them also as .gz; "
-    "Parquet (.parquet), a folder or zip of images, with their boxes too, or of sound with texts"
+    "Parquet (.parquet), a folder or zip of images, with their boxes or texts too, or of sound "
+    "with texts"
 )
 
 

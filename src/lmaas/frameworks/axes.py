@@ -66,12 +66,17 @@ def resize(arrays: Tensors, places: Places, size: int, rng: np.random.Generator)
 
 
 def find(
-    source: Source, arrays: Tensors, outputs: Tensors, wanted: Mapping[str, Mapping[int, str]]
+    source: Source,
+    arrays: Tensors,
+    outputs: Tensors,
+    wanted: Mapping[str, Mapping[int, str]],
+    within: Mapping[str, tuple[int, int]],
 ) -> Axes:
     """The free axes of a source that gives `outputs` for `arrays`.
 
     `wanted` names further axes that are to be free, by input and axis; each that the model does
-    not take in other sizes is an InvalidInput.
+    not take in other sizes is an InvalidInput. `within` has the least and the most size of some:
+    no others are tried.
     """
     places = _named(arrays, wanted)
     notes: list[str] = []
@@ -101,6 +106,7 @@ def find(
             places.get(BATCH_NAME, ()) if BATCH_NAME in sizes else (),
             sizes.get(BATCH_NAME, (1, None))[0],
             rng,
+            within.get(name, (1, None)),
         )
         if len(tried) < 2:
             told = ", ".join(f"{tensor} axis {axis}" for tensor, axis in where)
@@ -271,10 +277,17 @@ def _range(
     batch: Places,
     least_batch: int,
     rng: np.random.Generator,
+    within: tuple[int, int | None],
 ) -> tuple[dict[int, Tensors], tuple[int, int | None]]:
     """Outputs at some sizes, and the least and most size (None: no most was met)."""
     own = own_size(arrays, where)
-    tried = _try(source, arrays, outputs, where, (own + 1, own - 1 or own + 2, own + 7), rng)
+    lowest, highest = within
+    near = [
+        size
+        for size in (own + 1, own - 1 or own + 2, own + 7)
+        if lowest <= size and (highest is None or size <= highest)
+    ]
+    tried = _try(source, arrays, outputs, where, near, rng)
     if len(tried) < 2:
         return tried, (own, own)
 
@@ -283,8 +296,8 @@ def _range(
     def runs(size: int) -> bool:
         return source.ask(resize(slim, where, size, rng)) is not None
 
-    least, bad = min(tried), 0
-    for size in (1, 2, 3):
+    least, bad = min(tried), lowest - 1
+    for size in range(lowest, lowest + 3):
         if size < least:
             if runs(size):
                 least = size
@@ -295,6 +308,9 @@ def _range(
     most, bad = max(tried), 0
     unit = max(slim[tensor].size // own for tensor, _ in where)
     while 2 * most * unit <= MOST_ELEMENTS:
+        if highest is not None and 2 * most > highest:
+            ends = most < highest and runs(highest)
+            return tried, (least, highest if ends else most)
         start = time.process_time()
         if not runs(2 * most):
             bad = 2 * most

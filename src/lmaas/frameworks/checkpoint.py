@@ -57,8 +57,8 @@ def build(
     `weights` is what was done to them before; it stands in the lineage's recipe.
     """
     for field in (
-        "labels", "image", "outputs_are", "detection", "face", "anchors", "sample", "dynamic",
-        "signature",
+        "labels", "image", "outputs_are", "detection", "face", "anchors", "reading", "sample",
+        "dynamic", "signature",
     ):  # fmt: skip
         if getattr(options, field) is not None:
             raise InvalidInput(f"A checkpoint takes no {field}.", param=field)

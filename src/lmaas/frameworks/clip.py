@@ -1,9 +1,10 @@
 """Models that compare images with texts: from a CLIP or SigLIP checkpoint to a package.
 
 One graph has both towers: pixels (images, 3, H, W) and token ids (labels, tokens) in, the likeness
-of each image to each text out, in the model's own temperature. SigLIP has learned texts of one
-length, padding included, and each pair by itself: so its tokens are padded to that length, and what
-it gives are probabilities (Zhai et al., 2023).
+of each image to each text out, in the model's own temperature, and the vector of each at length 1.
+There may be no images, or no texts: a tower without any costs nothing. SigLIP has learned texts of
+one length, padding included, and each pair by itself: so its tokens are padded to that length, and
+what it gives are probabilities (Zhai et al., 2023).
 """
 
 import shutil
@@ -38,6 +39,7 @@ TASK: Final = "zero-shot-image-classification"
 FAMILIES: Final = ("clip", "siglip")
 """Values of `model_type` that are served."""
 PIXELS, LOGITS = "pixel_values", "logits_per_image"
+IMAGES, TEXTS = "image_vectors", "text_vectors"
 MOST_IMAGES, MOST_LABELS = 32, 2048
 SEED: Final = 0
 PIXEL_ERROR: Final = 1e-3
@@ -49,7 +51,7 @@ LABELS: Final = (
     "a house by the sea, at night",
     "x",
 )
-CASES: Final = ((1, 2), (2, 5), (1, 1), (3, 3))
+CASES: Final = ((1, 2), (2, 5), (1, 1), (3, 3), (0, 3), (2, 0))
 """Images and labels of each comparison with the source."""
 
 
@@ -89,7 +91,10 @@ def build(folder: Path, options: PushOptions, target: Path) -> Manifest:
         raise ModelRefused("The tokenizer has no token to pad with, which SigLIP reads.")
     told = references(model, processor, image, spec, compiled, pad=pad if alone else None)
     graph = convert(model, told[1].inputs, spec.context_length, pad=pad if alone else None)
-    signature = _signature(spec, image, alone=alone)
+    assert told[0].outputs is not None
+    width = int(told[0].outputs[TEXTS].shape[1])
+    spec = msgspec.structs.replace(spec, dimensions=width)
+    signature = _signature(spec, image, width, alone=alone)
     for ports, specs in ((graph.inputs, signature.inputs), (graph.outputs, signature.outputs)):
         for port, one in zip(ports, specs, strict=True):
             port.get_tensor().set_names({one.name})
@@ -150,7 +155,9 @@ def references(
         for each in reader.encode(LABELS, long, param="sample")
     ]
     made = []
-    for images, labels in CASES:
+    for case in CASES:
+        # The source takes no nothing: it is asked with one more, which is left out.
+        images, labels = (max(1, count) for count in case)
         shown = [
             Image.fromarray(draw(rng, image.height + 7 * place, image.width * 2 + place))
             for place in range(images)
@@ -164,7 +171,7 @@ def references(
         longest = max(len(each.ids) for each in tokens[:labels])
         longest = longest if pad is None else spec.context_length
         inputs = {PIXELS: pixels, **text.pad(tokens[:labels], longest, types=False)}
-        columns = []
+        columns, vectors = [], []
         with torch.inference_mode():
             for each in tokens[:labels]:
                 filled = [] if pad is None else [pad] * (longest - len(each.ids))
@@ -173,7 +180,15 @@ def references(
                 told = model(pixel_values=torch.from_numpy(pixels), input_ids=ids, **given)
                 likeness = told.logits_per_image[:, 0]
                 columns.append((likeness if pad is None else likeness.sigmoid()).numpy())
-        outputs = {LOGITS: np.stack(columns, 1).astype(np.float32)}
+                vectors.append(told.text_embeds[0].numpy())
+        images, labels = case
+        inputs = {n: array[: images if n == PIXELS else labels] for n, array in inputs.items()}
+        outputs = {
+            LOGITS: np.stack(columns, 1)[:images, :labels],
+            IMAGES: told.image_embeds.numpy()[:images],
+            TEXTS: np.stack(vectors)[:labels],
+        }
+        outputs = {n: np.ascontiguousarray(array, np.float32) for n, array in outputs.items()}
         name = f"images {images}, labels {labels}"
         made.append(cases.Case(name=name, inputs=inputs, outputs=outputs))
     return made
@@ -186,20 +201,20 @@ def convert(
     import torch
 
     class Judge(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
-        """Pixels and token ids in, the likeness of each pair out."""
+        """Pixels and token ids in, the likeness of each pair and the vectors out."""
 
         def __init__(self) -> None:
             super().__init__()
             self.model = model
 
         def forward(self, pixels: Any, ids: Any, mask: Any) -> Any:
-            """Logits (images, labels), or probabilities."""
+            """Logits (images, labels), or probabilities; vectors of images, and of texts."""
             if pad is not None:
                 ids = ids * mask + (1 - mask) * pad
-                likeness = self.model(pixel_values=pixels, input_ids=ids).logits_per_image
-                return likeness.sigmoid()
+                told = self.model(pixel_values=pixels, input_ids=ids)
+                return told.logits_per_image.sigmoid(), told.image_embeds, told.text_embeds
             told = self.model(pixel_values=pixels, input_ids=ids, attention_mask=mask)
-            return told.logits_per_image
+            return told.logits_per_image, told.image_embeds, told.text_embeds
 
     dim = torch.export.Dim
     images, labels = dim("images", min=1, max=MOST_IMAGES), dim("labels", min=1, max=MOST_LABELS)
@@ -223,8 +238,10 @@ def convert(
         ) from None
 
 
-def _signature(spec: LanguageSpec, image: ImageSpec, *, alone: bool) -> Signature:
-    """`alone`: texts have one length, and each pair a probability by itself."""
+def _signature(spec: LanguageSpec, image: ImageSpec, width: int, *, alone: bool) -> Signature:
+    """Vectors have `width` numbers. `alone`: texts have one length, and each pair a probability by
+    itself.
+    """
     length, axis = (spec.context_length, "") if alone else (BATCH, "tokens")
     tokens = {"dtype": "int64", "shape": (BATCH, length), "axes": ("labels", axis)}
     return Signature(
@@ -242,11 +259,15 @@ def _signature(spec: LanguageSpec, image: ImageSpec, *, alone: bool) -> Signatur
             TensorSpec(
                 name=LOGITS, dtype="float32", shape=(BATCH, BATCH), axes=("images", "labels")
             ),
+            *(
+                TensorSpec(name=name, dtype="float32", shape=(BATCH, width), axes=(axis, ""))
+                for name, axis in ((IMAGES, "images"), (TEXTS, "labels"))
+            ),
         ),
         batch=False,
         axes={
-            "images": (1, MOST_IMAGES),
-            "labels": (1, MOST_LABELS),
+            "images": (0, MOST_IMAGES),
+            "labels": (0, MOST_LABELS),
             **({} if alone else {"tokens": (2, spec.context_length)}),
         },
         outputs_are="probabilities" if alone else "logits",

@@ -18,10 +18,12 @@ from lmaas.frameworks import (
     face_api,
     gguf,
     package,
+    paddleocr,
     refuse,
     tensorflow,
 )
 from lmaas.frameworks.base import Framework
+from lmaas.frameworks.onnx import OnnxModel
 from lmaas.tasks.images import ANCHORS_FILE
 from lmaas.types import Anchor, Lineage, Manifest, PushOptions, Record, TensorSpec
 
@@ -74,6 +76,7 @@ def run(body: bytes) -> bytes:
     name, path = refuse.of_path(Path(request.path))
     if options.task is None:
         raise InvalidInput(f"{path.name} does not say its task.", param="task")
+    task = options.task
     framework = frameworks.get(name)
     try:
         _choose_backend()
@@ -85,8 +88,13 @@ def run(body: bytes) -> bytes:
             f"{path.name} needs {error.name}, which is not installed here.",
             hint=f"pip install 'lmaas[{name}]', or publish from a machine that has it.",
         ) from None
+    left: paddleocr.Left = paddleocr.Left()
+    if isinstance(model, OnnxModel):
+        options, left = paddleocr.completed(model, framework.inputs(model), options)
     if options.sample is not None:
         sample: Any = read_sample(Path(options.sample))
+    elif left.shape:
+        sample = {framework.inputs(model)[0].name: draw(left.shape)}
     else:
         sample = find_sample(framework, model)
     detection = options.detection
@@ -101,7 +109,7 @@ def run(body: bytes) -> bytes:
     manifest = package.build(
         model,
         name=options.name,
-        task=options.task,
+        task=task,
         sample=sample,
         folder=Path(request.folder),
         labels=options.labels,
@@ -109,7 +117,9 @@ def run(body: bytes) -> bytes:
         outputs_are=options.outputs_are,
         detection=detection,
         face=options.face,
+        reading=options.reading,
         dynamic=options.dynamic,
+        bounds=left.bounds,
         card=options.card,
         lineage=Lineage(origin="push"),
         framework=framework,
@@ -179,6 +189,11 @@ def find_sample(framework: Framework, model: Any) -> dict[str, np.ndarray]:
         hint=HOW_TO_GIVE,
         param="sample",
     )
+
+
+def draw(shape: tuple[int, ...]) -> np.ndarray:
+    """A seeded input of standard normal numbers."""
+    return np.random.default_rng(SEED).standard_normal(shape).astype(np.float32)
 
 
 def draw_sample(specs: list[TensorSpec], size: int) -> dict[str, np.ndarray]:

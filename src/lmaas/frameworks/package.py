@@ -32,6 +32,7 @@ from lmaas.types import (
     LanguageSpec,
     Lineage,
     Manifest,
+    ReadingSpec,
     Signature,
     TensorSpec,
 )
@@ -51,8 +52,10 @@ def build(
     outputs_are: Literal["logits", "probabilities"] | None = None,
     detection: DetectionSpec | None = None,
     face: FaceSpec | None = None,
+    reading: ReadingSpec | None = None,
     dynamic: Mapping[str, Mapping[int, str]] | None = None,
     second_sample: Any = None,
+    bounds: Mapping[str, tuple[int, int]] | None = None,
     metrics: Mapping[str, float] | None = None,
     card: str = "",
     lineage: Lineage | None = None,
@@ -65,6 +68,7 @@ def build(
     the order of the model's inputs, or a mapping by input name; torch and TensorFlow tensors
     count as arrays. Axes beside the batch are free where `dynamic` names them by input and axis,
     where a `second_sample` has another size, or where the model itself declares them free.
+    `bounds` are the least and the most size that a free axis is served at, by its name.
     `source` is the file or folder that the model was loaded from, kept as it is. Raises
     InvalidInput, and ParityFailed where no form of the model gives its own answers.
     """
@@ -85,7 +89,7 @@ def build(
                 lambda given: _renamed(framework.run(model, given), given),
                 lambda: framework.seed(model),
             )
-            return probe(source, arrays, wanted, frozen=frozen)
+            return probe(source, arrays, wanted, bounds or {}, frozen=frozen)
 
         def signed(probed: Probed) -> Signature:
             kind = outputs_are
@@ -106,6 +110,7 @@ def build(
                     outputs_are=kind,
                     detection=detection,
                     face=face,
+                    reading=reading,
                 )
             )
 

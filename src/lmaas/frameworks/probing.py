@@ -6,6 +6,7 @@ package. Knows no framework.
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -76,6 +77,7 @@ class Probed(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+NO_BOUNDS: Final[Mapping[str, tuple[int, int]]] = MappingProxyType({})
 FROZEN: Final = "No form of it keeps its free axes: served at the sample's own shapes alone."
 
 
@@ -83,19 +85,20 @@ def probe(
     source: Source,
     arrays: Tensors,
     wanted: Mapping[str, Mapping[int, str]],
+    bounds: Mapping[str, tuple[int, int]] = NO_BOUNDS,
     *,
     frozen: bool = False,
 ) -> Probed:
     """Ask a source about itself. Raises InvalidInput where it does not run on the sample.
 
-    `wanted` names the axes that are to be free, by input and axis, beside the batch; with `frozen`
-    none is.
+    `wanted` names the axes that are to be free, by input and axis, beside the batch, and `bounds`
+    the least and the most size of some; with `frozen` none is free.
     """
     outputs = source.first(arrays)
     if frozen:
         found = free_axes.fixed(arrays, outputs, [FROZEN])
     else:
-        found = free_axes.find(source, arrays, outputs, wanted)
+        found = free_axes.find(source, arrays, outputs, wanted, bounds)
     few = _few(arrays, found)
     ranges = integers.ranges(source, _one(arrays, found))
     asked = _Cases(source, [Case(name="the sample", inputs=arrays, outputs=outputs)])

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from lmaas import tasks
 from lmaas.errors import InvalidInput
 from lmaas.http import body
 from lmaas.http.exchange import Exchange
@@ -25,15 +26,23 @@ ROWS_AT_ONCE: Final = 64
 TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
 
 
+class InputItem(msgspec.Struct, forbid_unknown_fields=True):
+    """A text, or an image in base64 or as a data: URL."""
+
+    text: str | None = None
+    image: str | None = None
+
+
 class EmbeddingsBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A request. `input`: a text, texts, token ids, or lists of token ids.
+    """A request. `input`: a text, texts, token ids, or lists of token ids; for models that see,
+    also `{"image": "<base64>"}` among texts (and `{"text": "…"}`).
 
     `dimensions` cuts the vectors to their first numbers, at length 1 again. `own_token_ids` is an
     extension: the ids are of this model's tokenizer.
     """
 
     model: str
-    input: str | list[str | TokenId | list[TokenId]]
+    input: str | list[str | TokenId | list[TokenId] | InputItem]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Meta(ge=1, lt=1 << 31)] | None = None
     user: str | None = None
@@ -68,11 +77,13 @@ _decoder = msgspec.json.Decoder(EmbeddingsBody)
 
 
 async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> None:
-    """Vectors of texts."""
+    """Vectors of texts and images."""
     request = await body.read(service, exchange, _decoder)
     version = await service.find(exchange.tenant, request.model)
-    require_task(version, "embedding", "/v1/embeddings")
-    call = TextsCall(texts=inputs_of(request.input), dimensions=request.dimensions)
+    given, images = taken_apart(request.input)
+    require_vectors(version, "/v1/embeddings", images=bool(images))
+    texts = inputs_of(given) if given or not images else ()
+    call = TextsCall(texts=texts, images=images, dimensions=request.dimensions)
     check_ids(call, version, own=bool(request.own_token_ids))
     payload = Payload(media_type=TEXTS, body=msgspec.msgpack.encode(call))
     assert exchange.key is not None
@@ -90,7 +101,7 @@ async def create(service: Service, exchange: Exchange, path: dict[str, str]) -> 
     show = _as_base64 if request.encoding_format == "base64" else _as_numbers
     exchange.send_json(
         Embeddings(
-            data=await rows_of(answer.body, len(call.texts), show),
+            data=await rows_of(answer.body, len(call.texts) + len(images), show),
             model=version.ref,
             usage=TextUsage(prompt_tokens=answer.tokens, total_tokens=answer.tokens),
         )
@@ -106,6 +117,39 @@ def check_ids(call: TextsCall, version: ModelVersion, *, own: bool) -> None:
             "input has token ids, and does not say that they are this model's own.",
             hint="Send texts (LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False)), or "
             'add "own_token_ids": true if the ids come from this model\'s tokenizer.',
+            param="input",
+        )
+
+
+def taken_apart(given: str | list[Any]) -> tuple[str | list[Any], dict[int, str]]:
+    """The inputs that are texts or token ids, and images by their places. Raises InvalidInput."""
+    if not isinstance(given, list) or not any(isinstance(each, InputItem) for each in given):
+        return given, {}
+    others: list[Any] = []
+    images = {}
+    for place, each in enumerate(given):
+        if not isinstance(each, InputItem):
+            others.append(each)
+        elif (each.text is None) == (each.image is None):
+            raise InvalidInput(f"input[{place}] must have a text or an image.", param="input")
+        elif each.image is not None:
+            images[place] = each.image
+        else:
+            others.append(each.text)
+    if images and any(not isinstance(each, str) for each in others):
+        raise InvalidInput("input mixes images and token ids.", param="input")
+    return others, images
+
+
+def require_vectors(version: ModelVersion, route: str, *, images: bool = False) -> None:
+    """Refuse a model that gives no vectors, or none of images."""
+    embeds = tasks.spec(version.manifest.task).embeds
+    if not embeds:
+        require_task(version, "embedding", route)
+    if images and "image" not in embeds:
+        raise InvalidInput(
+            f"{version.ref} gives vectors of texts, and none of images.",
+            hint="CLIP and SigLIP checkpoints give both.",
             param="input",
         )
 

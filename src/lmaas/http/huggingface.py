@@ -34,7 +34,11 @@ async def infer(service: Service, exchange: Exchange, path: dict[str, str]) -> N
     if asked is not None and asked not in (task, *spec.pipelines):
         raise InvalidInput(f"{ref} is a model for {task}, not for {asked[:100]}.", param="task")
     try:
-        payload = Payload(media_type=media_type_of(exchange.headers, body), body=body)
+        payload = Payload(
+            media_type=media_type_of(exchange.headers, body),
+            body=body,
+            parameters=dict(spec.pipeline_parameters.get(asked or "", {})),
+        )
         if spec.speaks:
             if payload.media_type != JSON:
                 raise refuse_file(payload, "text", 'Send {"inputs": "a text"}.')

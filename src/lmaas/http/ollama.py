@@ -14,7 +14,7 @@ from lmaas.generation_types import GenerateRequest
 from lmaas.http import sse
 from lmaas.http.body import read
 from lmaas.http.collect import collect
-from lmaas.http.embeddings import inputs_of, require_task, rows_of
+from lmaas.http.embeddings import inputs_of, require_vectors, rows_of
 from lmaas.http.exchange import Exchange
 from lmaas.http.ollama_answer import NDJSON, Clock, OllamaWriter
 from lmaas.http.ollama_body import (
@@ -152,7 +152,7 @@ async def _vectors(
 ) -> tuple[msgspec.Raw, int]:
     ref = model_of(model)
     version = await service.find(exchange.tenant, ref)
-    require_task(version, "embedding", exchange.path)
+    require_vectors(version, exchange.path)
     call = TextsCall(texts=inputs_of(texts), dimensions=dimensions)
     payload = Payload(media_type=TEXTS, body=msgspec.msgpack.encode(call))
     assert exchange.key is not None

@@ -20,6 +20,7 @@ TASKS: Final = (
     "image-classification",
     "object-detection",
     "face-recognition",
+    "optical-character-recognition",
     "tensor",
     "text-generation",
     "text-to-speech",

@@ -31,15 +31,19 @@ class Box(msgspec.Struct, frozen=True):
     ymax: float
 
 
-class Detection(msgspec.Struct, frozen=True):
-    """One object that was found."""
+class Detection(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One object that was found.
+
+    `corners` are those of a quadrilateral, clockwise from its own top left, where it lies aslant.
+    """
 
     label: str
     score: float
     box: Box
+    corners: list[list[float]] | None = None
 
 
-class Classified(Detection, frozen=True):
+class Classified(Detection, frozen=True, kw_only=True):
     """An object that one model found and another named.
 
     `detected` is what the first one took it for. `score` is the product of both scores: that

@@ -5,7 +5,7 @@ Knows no arrays, no libraries and no transport, so whoever asks for a name loads
 """
 
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -53,7 +53,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     left_open: tuple[str, ...] = ()
     only_in: Mapping[str, str] = {}
     several: Several | None = None
-    augments: Literal["image", "boxes", "text", "audio"] | None = None
+    augments: Literal["image", "boxes", "line", "text", "audio"] | None = None
     base_task: str | None = None
     library: str | None = None
 
@@ -113,12 +113,14 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     to `rows_per_call` of them, which have the same in the field `shared` where there is one.
 
     `pipelines` are Hugging Face's names of the task, the first of them the tag of a model card;
-    where a model without labels has another tag, that is `pipeline_without_labels`. `parameters`
+    where a model without labels has another tag, that is `pipeline_without_labels`, and
+    `pipeline_parameters` are what a call in the path of one of these names sets. `parameters`
     are what a call may set under that name; None: the task takes none, or its doors read them.
 
     `metrics` are all that are measured, with their meaning, and models are compared by `primary`.
     A task that `generates` is that of language models: requests are read and answers written by the
     doors, token by token. One that `transcribes` takes sounds, which are metered by their length.
+    `embeds` is of what it gives vectors.
     `infers_outputs_are`: whether a classifier's outputs are logits or
     probabilities is seen in the sample's answers where nobody says it. Without `training` the task
     is not trained, without `checkpoint` no Hugging Face checkpoint becomes a model of it, without
@@ -136,10 +138,12 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     shared: str | None = None
     pipelines: tuple[str, ...] = ()
     pipeline_without_labels: str | None = None
+    pipeline_parameters: Mapping[str, Mapping[str, Any]] = {}
     parameters: type[msgspec.Struct] | None = None
     generates: bool = False
     speaks: bool = False
     transcribes: bool = False
+    embeds: tuple[Literal["text", "image"], ...] = ()
     infers_outputs_are: bool = False
     training: Training | None = None
     checkpoint: Checkpoint | None = None

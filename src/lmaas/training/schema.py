@@ -10,13 +10,14 @@ from typing import Any, Final
 import msgspec
 
 from lmaas import tasks
-from lmaas.data.augmentation import audio, boxes, image, text
+from lmaas.data.augmentation import audio, boxes, image, line, text
 from lmaas.recipe import Recipe
 from lmaas.tasks import Spec
 
 STEPS: Final[Mapping[str | None, Mapping[str, type[msgspec.Struct]]]] = {
     "image": image.STEPS,
     "boxes": boxes.STEPS,
+    "line": line.STEPS,
     "text": text.STEPS,
     "audio": audio.STEPS,
     None: {},

@@ -5,26 +5,13 @@ first. Texts are compared as they are; who normalises them is who says so.
 """
 
 import unicodedata
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from lmaas.tasks.automatic_speech_recognition import lattice
 from lmaas.tasks.automatic_speech_recognition.alphabet import Alphabet
-
-
-def distance(one: Sequence[Hashable], other: Sequence[Hashable]) -> int:
-    """The fewest substitutions, insertions and deletions from `one` to `other`."""
-    numbers: dict[Hashable, int] = {}
-    told = np.array([numbers.setdefault(each, len(numbers)) for each in other], np.int64)
-    places = np.arange(len(told) + 1)
-    row = places
-    for each in one:
-        unlike = (told != numbers.get(each, -1)).astype(np.int64)
-        best = np.append(row[0] + 1, np.minimum(row[1:] + 1, row[:-1] + unlike))
-        # An insertion costs 1 from the place before: the least of all before, and the way from it.
-        row = np.minimum.accumulate(best - places) + places
-    return int(row[-1])
+from lmaas.tasks.edit_distance import distance
 
 
 class Tally:

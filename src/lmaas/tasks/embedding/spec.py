@@ -19,6 +19,7 @@ SPEC = Spec(
     gives="a vector for each text, or the similarity of each sentence",
     fields=("text",),
     pipelines=("feature-extraction", "sentence-similarity"),
+    embeds=("text",),
     parameters=Parameters,
     metrics={"cosine": "mean cosine similarity of the vectors to the expected ones"},
     primary="cosine",

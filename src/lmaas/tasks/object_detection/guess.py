@@ -35,6 +35,10 @@ USUAL: Final[dict[str, dict[str, Any]]] = {
         "scores": "probabilities", "background": "none", "boxes": "xyxy", "normalized": False,
         "strides": ALL_STRIDES, "nms": 0.5, "threshold": 0.4,
     },
+    "map": {
+        "scores": "probabilities", "background": "none", "boxes": "xyxy", "normalized": False,
+        "nms": 1.0, "threshold": 0.5,
+    },
 }  # fmt: skip
 """What each head has where nobody says otherwise."""
 IMAGENET: Final = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -47,12 +51,15 @@ IMAGES: Final[dict[str, dict[str, Any]]] = {
 }
 """How models with a head usually read images, where nobody says it."""
 SHAPES: Final = {
-    "centers": 1, "grid": 1, "rows": 1, "queries": 2, "anchors": 2,
+    "centers": 1, "grid": 1, "rows": 1, "queries": 2, "anchors": 2, "map": 1,
 }  # fmt: skip
 """So many outputs a head reads; "distributions" reads two for each stride."""
 FEW: Final = 1000
 """A model that picks its boxes itself gives no more than so many."""
 STRIDES: Final = (8, 16, 32)
+TEXT: Final = "text"
+"""What a head "map" finds, where nobody says it."""
+MOST_LINES: Final = 1000
 SIDES, ROW = 4, 6
 RF_DETR: Final = {"dets", "labels"}
 """What RF-DETR calls its outputs."""
@@ -60,7 +67,7 @@ HINT: Final = (
     'Say it: --detection \'{"head": "grid"}\' (a box and class scores for each cell, as of '
     'Ultralytics), "rows" (boxes, score, class), "queries" (DETR: boxes, class scores; where a '
     'class is no object with "scores": "softmax", "background": "last"), "anchors" (SSD), '
-    '"distributions" (PicoDet) or "centers" (CenterNet).'
+    '"distributions" (PicoDet), "map" (lines of text) or "centers" (CenterNet).'
 )
 
 
@@ -80,6 +87,8 @@ def completed(signature: Signature) -> Signature:
     spec = filled(given, signature.outputs)
     classes = _classes(spec, image, signature)
     labels = signature.labels
+    if labels is None and spec.head == "map":
+        labels = (TEXT,)
     if labels is None and classes is None:
         raise InvalidInput(
             "The outputs do not say how many classes there are.",
@@ -105,6 +114,8 @@ def guessed(signature: Signature) -> DetectionSpec:
             return DetectionSpec(head="rows")
         if SIDES < first < last and last == _cells(signature):
             return DetectionSpec(head="grid")
+    if len(outputs) == 1 and is_map(outputs[0].shape, signature):
+        return DetectionSpec(head="map", most=MOST_LINES)
     if _are_distributions(signature):
         levels = len(outputs) // 2
         return DetectionSpec(head="distributions", strides=ALL_STRIDES[:levels])
@@ -116,6 +127,12 @@ def guessed(signature: Signature) -> DetectionSpec:
         hint=HINT,
         param="detection",
     )
+
+
+def is_map(shape: Sequence[int], signature: Signature) -> bool:
+    """Whether an output has one number for each pixel of the input."""
+    image = signature.image or infer_image(signature.inputs[0].shape)
+    return tuple(shape[1:]) == (1, image.height, image.width)
 
 
 def _cells(signature: Signature) -> int:
@@ -208,6 +225,8 @@ def _classes(spec: DetectionSpec, image: ImageSpec, signature: Signature) -> int
             if len(read[0]) != 2 or read[0][1] != ROW:
                 raise _misfit(spec, signature)
             return None
+        case "map":
+            fits, classes = (1, image.height, image.width) == read[0], 1
         case "queries" | "anchors":
             fits = read[0][-1:] == (SIDES + 2 * len(spec.points),) and len(read[1]) >= 2
             classes = read[1][-1]

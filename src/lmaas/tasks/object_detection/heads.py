@@ -10,6 +10,7 @@ import numpy as np
 
 from lmaas.errors import LMaaSError
 from lmaas.tasks.base import Tensors, softmax
+from lmaas.tasks.object_detection import text_map
 from lmaas.tasks.object_detection.boxes import MOST, corners, suppress
 from lmaas.types import DetectionSpec, ImageSpec, Signature
 
@@ -20,18 +21,20 @@ LARGEST_LOG: Final = 16.0
 
 class Found(NamedTuple):
     """Boxes (n, 4) of one image, their scores and class numbers, the best first; `points`
-    (n, k, 2) where the head has some.
+    (n, k, 2) where the head has some; `corners` (n, 4, 2) where places lie aslant.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     classes: np.ndarray
     points: np.ndarray | None = None
+    corners: np.ndarray | None = None
 
 
 class Parts(NamedTuple):
     """Outputs of a batch as numbers that compare: `boxes` (N, K, 4) in shares of the input where
     they are sizes or places, `scores` (N, K, C) probabilities; `classes` (N, K) of the head "rows".
+    Of the head "map" the scores are those of pixels, and there are no boxes.
     """
 
     boxes: np.ndarray
@@ -63,6 +66,8 @@ def find(
     scores = parts.scores[row]
     if not np.isfinite(scores).all():
         raise LMaaSError("The model's scores hold NaN or infinity for this input.")
+    if spec.head == "map":
+        return _aslant(scores.reshape(image.height, image.width), spec, threshold)
     cells, classes = _chosen(scores, parts, row, spec, image, threshold)
     best = scores[cells, 0 if parts.classes is not None else classes]
     order = np.argsort(-best, kind="stable")
@@ -78,7 +83,15 @@ def find(
         kept = suppress(boxes[real], best[real], classes[real], nms, spec.most)
     rows = real[kept]
     told = None if points is None else points[rows]
-    return Found(boxes[rows], best[rows], classes[rows], told)
+    return Found(boxes[rows], best[rows], classes[rows], points=told)
+
+
+def _aslant(likely: np.ndarray, spec: DetectionSpec, threshold: float) -> Found:
+    """Lines of text, and the upright boxes around them."""
+    found = text_map.find(likely, spec, threshold)
+    boxes = np.concatenate([found.corners.min(axis=1), found.corners.max(axis=1)], axis=1)
+    classes = np.zeros(len(boxes), np.int64)
+    return Found(boxes, found.scores, classes, corners=found.corners)
 
 
 def _chosen(
@@ -253,6 +266,12 @@ def _distributions(given: list[np.ndarray], spec: DetectionSpec, image: ImageSpe
     return Parts(np.concatenate(sides, axis=1) / size, _probabilities(scores, spec))
 
 
+def _map(given: list[np.ndarray], spec: DetectionSpec, image: ImageSpec) -> Parts:
+    (likely,) = given
+    scores = _probabilities(likely.reshape(len(likely), -1, 1), spec)
+    return Parts(np.zeros((len(likely), 0, SIDES), np.float32), scores)
+
+
 HEADS: Final[dict[str, Callable[[list[np.ndarray], DetectionSpec, ImageSpec], Parts]]] = {
     "centers": _centers,
     "grid": _grid,
@@ -260,8 +279,9 @@ HEADS: Final[dict[str, Callable[[list[np.ndarray], DetectionSpec, ImageSpec], Pa
     "queries": _queries,
     "anchors": _anchors,
     "distributions": _distributions,
+    "map": _map,
 }
 ORDERLESS: Final = ("rows", "queries")
 """Heads whose boxes come in no fixed order: where two are about as good, rounding decides."""
-OWN_UNITS: Final = ("centers", "anchors")
+OWN_UNITS: Final = ("centers", "anchors", "map")
 """Heads whose raw boxes are logs and offsets, and no shares of the input."""

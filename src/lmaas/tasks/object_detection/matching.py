@@ -23,7 +23,9 @@ def view(outputs: Tensors, signature: Signature) -> Tensors:
     """Boxes, scores and class numbers of raw outputs, and the outputs that no box is made of."""
     assert signature.detection is not None
     parts = split(outputs, signature)
-    told = {"boxes": parts.boxes, "scores": parts.scores}
+    told = {"scores": parts.scores}
+    if signature.detection.head != "map":
+        told["boxes"] = parts.boxes
     if parts.classes is not None:
         told["classes"] = parts.classes
     spare = {n: array for n, array in outputs.items() if n not in signature.detection.outputs}

@@ -88,7 +88,10 @@ def _named(
         for (box, score, detected), (label, share) in zip(some, classes, strict=True):
             told.append(
                 Classified(
-                    label, round(score * share, 6), Box(*box), Label(detected, round(score, 6))
+                    label,
+                    round(score * share, 6),
+                    Box(*box),
+                    detected=Label(detected, round(score, 6)),
                 )
             )
     return told

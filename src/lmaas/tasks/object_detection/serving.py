@@ -121,8 +121,18 @@ class ObjectDetection:
             real &= (numbers >= 0) & (numbers < len(labels))
             named = tuple(labels[number] for number in numbers[real].tolist())
             points = None if found.points is None else place.back_points(found.points[real])
+            corners = None
+            if found.corners is not None:
+                edges = (place.width, place.height)
+                corners = np.clip(place.back_points(found.corners[real]), 0, edges).round(2)
             told.append(
-                Places(boxes=boxes[real], scores=found.scores[real], labels=named, points=points)
+                Places(
+                    boxes=boxes[real],
+                    scores=found.scores[real],
+                    labels=named,
+                    corners=corners,
+                    points=points,
+                )
             )
         return told
 
@@ -251,9 +261,13 @@ def _named(found: Mapping[str, Any]) -> str:
 def detections(places: Places) -> list[Detection]:
     """What was found in an image, as an answer has it."""
     scores = places.scores.round(6).tolist()
+    count = len(places.labels)
+    corners = [None] * count if places.corners is None else places.corners.tolist()
     return [
-        Detection(label, score, Box(*box))
-        for label, score, box in zip(places.labels, scores, places.boxes.tolist(), strict=True)
+        Detection(label, score, Box(*box), around)
+        for label, score, box, around in zip(
+            places.labels, scores, places.boxes.tolist(), corners, strict=True
+        )
     ]
 
 

@@ -1,8 +1,10 @@
 """The task `zero-shot-image-classification`: which label's text is nearest to an image?
 
 A JSON call `{"inputs": "<base64>", "parameters": {"candidate_labels": […]}}` is answered by
-`[{"label", "score"}]`, best first; a list of images by a list of such lists. Source of the method:
-Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021.
+`[{"label", "score"}]`, best first; a list of images by a list of such lists. Without labels,
+`inputs` are texts, or objects with a text or an image, and the answer is their vectors. Source of
+the method: Radford et al., Learning Transferable Visual Models From Natural Language Supervision,
+2021.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,20 +14,19 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from lmaas.codecs import image as images
-from lmaas.codecs import json, media
+from lmaas.codecs import json
 from lmaas.codecs.limits import Limits
 from lmaas.errors import InvalidInput, LMaaSError, PayloadTooLarge
 from lmaas.tasks import base, text
 from lmaas.tasks.base import Batch, Shown, Task, Tensors, refuse_file
 from lmaas.tasks.images import files_of
 from lmaas.tasks.labels import apply, best_first, candidates, hypotheses, label_records, show_labels
+from lmaas.tasks.zero_shot_image_classification import vectors
 from lmaas.tasks.zero_shot_image_classification.spec import SPEC, Parameters
-from lmaas.types import BATCH, JSON, TENSORS, Answer, Payload, Signature
+from lmaas.tasks.zero_shot_image_classification.vectors import MAX_IMAGES, PIXELS
+from lmaas.types import BATCH, JSON, TENSORS, TEXTS, Answer, Payload, Signature
 
-PIXELS: Final = "pixel_values"
 TEMPLATE: Final = "This is a photo of {}."
-MAX_IMAGES: Final = 32
 HINT: Final = 'Send {"inputs": "<base64>", "parameters": {"candidate_labels": ["a", "b"]}}.'
 
 
@@ -60,8 +61,14 @@ class ZeroShotImageClassification(text.TextTask):
             (text.MASK, "int64", texts),
         ]
         outputs = [(t.dtype, t.shape) for t in signature.outputs]
-        if told != wanted or outputs != [("float32", (BATCH, BATCH))] or image.channels != 3:
-            raise InvalidInput(f"Expected the inputs {wanted} and scores [-1, -1]; got {told}.")
+        row = ("float32", (BATCH, spec.dimensions))
+        # Versions from before there were vectors give scores alone.
+        fits = outputs in ([("float32", (BATCH, BATCH))], [("float32", (BATCH, BATCH)), row, row])
+        if told != wanted or not fits or image.channels != 3:
+            raise InvalidInput(
+                f"Expected the inputs {wanted} and the outputs scores [-1, -1] and vectors; got "
+                f"{told} and {outputs}."
+            )
         are = signature.outputs_are or "logits"
         return msgspec.structs.replace(signature, outputs_are=are)
 
@@ -69,10 +76,26 @@ class ZeroShotImageClassification(text.TextTask):
         """Images as pixels, labels as token ids."""
         if payload.media_type == TENSORS:
             return self._tensors(payload, signature, limits)
+        if payload.media_type == TEXTS:
+            asked = text.read_call(payload.body)
+            wanted = vectors.Wanted(
+                texts=asked.texts, images=asked.images, dimensions=asked.dimensions, param="input"
+            )
+            return vectors.read(wanted, self.tokenizer, signature, limits, raw=True)
         if payload.media_type != JSON:
             raise refuse_file(payload, "an image and labels", HINT)
         call = json.read_call(payload.body)
-        told = _parameters(payload.parameters | (call.parameters or {}))
+        given = payload.parameters | (call.parameters or {})
+        told = _parameters(given)
+        if told.candidate_labels is None and told.hypothesis_template is None:
+            options = vectors.Options(told.normalize, told.truncate, told.dimensions)
+            wanted = vectors.wanted_of(call.inputs, options)
+            batch = vectors.read(wanted, self.tokenizer, signature, limits)
+            batch.single = not isinstance(call.inputs, list)
+            return batch
+        for name in ("normalize", "truncate", "dimensions"):
+            if given.get(name):
+                raise InvalidInput(f"{name} is for vectors, not for scores.", param=name)
         single = isinstance(call.inputs, str)
         files = [call.inputs] if single else call.inputs
         if not isinstance(files, list) or not files or len(files) > MAX_IMAGES:
@@ -122,13 +145,7 @@ class ZeroShotImageClassification(text.TextTask):
     def _pixels(self, file: Any, place: str, signature: Signature, limits: Limits) -> np.ndarray:
         if not isinstance(file, str):
             raise InvalidInput(f"{place} must be an image in base64.", hint=HINT, param=place)
-        spec = signature.image
-        assert spec is not None
-        data = media.from_base64(file, limits, param=place)
-        try:
-            return images.to_array(images.decode_whole(data, limits), spec, "float32")
-        except (InvalidInput, PayloadTooLarge) as error:
-            raise type(error)(f"{place}: {error.message}", hint=error.hint, param=place) from None
+        return vectors.pixels_of(file, place, signature, limits)
 
     def _tensors(self, payload: Payload, signature: Signature, limits: Limits) -> Batch:
         batch = base.read_tensors(payload, signature, limits)
@@ -146,7 +163,9 @@ class ZeroShotImageClassification(text.TextTask):
         return msgspec.structs.replace(batch, parameters={"tokens": tokens})
 
     def write_all(self, outputs: Tensors, batch: Batch, signature: Signature) -> Answer:
-        """The labels of each image, best first."""
+        """The labels of each image, best first; or vectors."""
+        if "vectors" in batch.parameters:
+            return vectors.write(outputs, batch, signature)
         scores = apply(outputs[signature.outputs[0].name], None, signature)
         if not np.isfinite(scores).all():
             raise LMaaSError("The model's scores hold NaN or infinity for this input.")
@@ -155,8 +174,12 @@ class ZeroShotImageClassification(text.TextTask):
         return Answer(body=msgspec.json.encode(results[0] if batch.single else results))
 
     def compare(self, outputs: Tensors, signature: Signature) -> Tensors:
-        """The probabilities of the labels."""
-        return {name: apply(values, None, signature) for name, values in outputs.items()}
+        """The probabilities of the labels, and the vectors as they are."""
+        scores = signature.outputs[0].name
+        return {
+            name: apply(values, None, signature) if name == scores and values.size else values
+            for name, values in outputs.items()
+        }
 
     def metrics(
         self, outputs: Tensors, targets: np.ndarray, signature: Signature

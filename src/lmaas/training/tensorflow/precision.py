@@ -44,8 +44,8 @@ def matmul(a: Any, b: Any, *, transpose_b: bool = False) -> Any:
     return _as(a, tf.linalg.matmul(_round(a), _round(b), transpose_b=transpose_b))
 
 
-def conv2d(x: Any, kernel: Any, stride: int) -> Any:
-    """`tf.nn.conv2d`, padded to the same size."""
+def conv2d(x: Any, kernel: Any, stride: int | tuple[int, int]) -> Any:
+    """`tf.nn.conv2d`, padded to the same size; `stride` is one for both axes, or one for each."""
     return _as(x, tf.nn.conv2d(_round(x), _round(kernel), stride, "SAME"))
 
 

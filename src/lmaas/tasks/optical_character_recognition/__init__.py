@@ -1,0 +1,1 @@
+"""The task `optical-character-recognition`."""

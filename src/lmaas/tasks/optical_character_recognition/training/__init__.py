@@ -1,0 +1,1 @@
+"""How models of the task are trained. Imported on demand."""
