@@ -162,8 +162,8 @@ def test_what_a_killed_server_delivered_is_billed_once(home: Path) -> None:
     assert each == ("ok", prompt, 4, PRICE.cost(prompt, 4))
     status, told_prompt, tokens, cost = billed
     assert (status, told_prompt, cost) == ("failed", prompt, PRICE.cost(prompt, tokens))
-    # What a step or two brought may be lost on its way when the connection breaks.
-    assert 20 <= delivered(told) <= tokens <= delivered(told) + 2 * 48
+    # What a client has not read yet is lost with the connection: a slow one is far behind.
+    assert 20 <= delivered(told) <= tokens < 440 * 48
 
 
 def kill_the_worker(server: Running) -> None:
