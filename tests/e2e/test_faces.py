@@ -251,8 +251,20 @@ def test_limits_and_usage_hold_for_faces(running: Running, client: Client) -> No
             few.identify("staff", ALONE)
         # Our own client would wait and ask again.
         headers = {"authorization": f"Bearer {key}"}
-        url = f"{running.url}/v1/galleries/staff/identify"
-        assert httpx.post(url, content=ALONE, headers=headers).status_code == 429
+        two = {"source_image": ALONE, "target_image": ALONE}
+        for path in (
+            "/v1/galleries/staff/identify",
+            "/v1/galleries/staff/subjects/ada/verify",
+            "/v1/galleries/staff/subjects/ada/photos",
+            "/api/v1/recognition/faces?subject=ada",
+            f"/api/v1/recognition/faces/{client.photos('staff', 'ada').photos[0].id}/verify",
+            "/api/v1/recognition/recognize",
+            "/api/v1/verification/verify?model=faces",
+            "/api/v1/detection/detect?model=faces",
+        ):
+            given: dict[str, Any] = {"files": two} if "verification" in path else {"content": ALONE}
+            answer = httpx.post(running.url + path, headers=headers, **given)
+            assert answer.status_code == 429, path
         assert sum(row.requests for row in few.usage().data) == 2
 
 

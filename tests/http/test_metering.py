@@ -39,6 +39,7 @@ RERANK = "needs a model for text-ranking; tests/e2e/test_embeddings.py exhausts 
 TRANSLATE = "needs a model for translation; tests/e2e/test_translation_server.py exhausts its limit"
 HEARS = "needs a model that hears; tests/e2e/test_speech.py exhausts its limit"
 LISTENS = "needs a model that hears; tests/e2e/test_realtime_whisper.py exhausts its limit"
+FACES = "needs a model for faces; tests/e2e/test_faces.py exhausts its limit"
 SPEAKS = "needs a model that speaks; tests/e2e/test_text_to_speech.py exhausts its limit"
 ELSEWHERE = {
     "/v1/rerank": RERANK,
@@ -48,6 +49,14 @@ ELSEWHERE = {
     "/v1/audio/translations": HEARS,
     "/v1/audio/speech": SPEAKS,
     "/v1/realtime": LISTENS,
+    "/v1/galleries/{name}/subjects/{subject}/photos": FACES,
+    "/v1/galleries/{name}/subjects/{subject}/verify": FACES,
+    "/v1/galleries/{name}/identify": FACES,
+    "/api/v1/recognition/faces": FACES,
+    "/api/v1/recognition/faces/{image_id}/verify": FACES,
+    "/api/v1/recognition/recognize": FACES,
+    "/api/v1/verification/verify": FACES,
+    "/api/v1/detection/detect": FACES,
 }
 FREE = {
     "/v1/responses/{id}": "a row that was kept is read or removed",
@@ -73,6 +82,14 @@ FREE = {
     "/api/show": "a row is read",
     "/api/version": "the same text for all",
     "/languages": "rows are read",
+    "/v1/galleries/{name}/subjects": "rows are read",
+    "/v1/galleries/{name}/subjects/{subject}": "rows are changed or removed",
+    "/v1/galleries/{name}/photos/{photo}": "a row is removed",
+    "/api/v1/recognition/subjects": "rows are read, added or removed",
+    "/api/v1/recognition/subjects/{subject}": "rows are changed or removed",
+    "/api/v1/recognition/faces/delete": "rows are removed",
+    "/api/v1/recognition/faces/{image_id}": "a row is removed",
+    "/api/v1/recognition/faces/{image_id}/img": "says that no image is kept",
     "/detect": "runs of letters are looked up in a table of the server's",
 }
 """Routes for who calls models that run none, and why they need no reservation."""
@@ -124,10 +141,17 @@ def test_who_has_used_up_a_limit_runs_no_model(spent: Spent, path: str) -> None:
 
 @pytest.mark.parametrize("path", FREE)
 def test_what_runs_no_model_is_answered_without_a_limit(spent: Spent, path: str) -> None:
-    method = "POST" if path in ("/api/show", "/v2/repository/index", "/detect") else "GET"
-    body = {"/api/show": {"model": "tiny"}, "/detect": {"q": "hello"}}.get(path, {})
+    (operations,) = (route.operations for route in ROUTES if route.path == path)
+    method = next(each for each in ("GET", "DELETE", "POST") if each in operations)
+    bodies: dict[str, Any] = {
+        "/api/show": {"model": "tiny"},
+        "/detect": {"q": "hello"},
+        "/api/v1/recognition/faces/delete": ["none"],
+    }
+    body = bodies.get(path, {})
     answer = httpx.request(method, spent.url + path_of(path), json=body, headers=spent.spent)
-    assert answer.status_code in (200, 404), answer.text
+    known = (400,) if path.endswith("/img") else (200, 404)  # no image is kept: says so
+    assert answer.status_code in known, answer.text
 
 
 def test_a_count_is_a_row_of_no_tokens(spent: Spent) -> None:

@@ -264,6 +264,7 @@ def test_an_older_home_gets_the_tables(tmp_path: Path) -> None:
     with database.write() as connection:
         for table in (
             "webhook_deliveries", "webhooks", "job_checkpoints", "job_events", "jobs", "revisions",
+            "gallery_photos", "gallery_subjects", "galleries", "audit",
         ):  # fmt: skip
             connection.execute(sa.text(f"DROP TABLE {table}"))
         for table, column in (("usage", "audio_ms"), ("prices", "audio_minute_micro")):

@@ -43,7 +43,7 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("name")
+@click.argument("gallery")
 @click.option("--model", required=True, metavar="MODEL", help="Model for face recognition.")
 @click.option("--far", type=click.FloatRange(0, 1, min_open=True, max_open=True),
               help="False-accept rate; the model must be calibrated at it.")  # fmt: skip
@@ -54,7 +54,7 @@ def command() -> None:
 @click.pass_obj
 def create(
     flags: dict[str, Any],
-    name: str,
+    gallery: str,
     model: str,
     far: float | None,
     threshold: float | None,
@@ -62,7 +62,7 @@ def create(
 ) -> None:
     """Make the gallery NAME for the vectors of one version of a model."""
     with _client(flags) as client:
-        made = client.create_gallery(name, model, false_accept_rate=far, threshold=threshold)
+        made = client.create_gallery(gallery, model, false_accept_rate=far, threshold=threshold)
     known = _limits(made.threshold, made.false_accept_rate)
     show(made, as_json, [f"{made.name} has vectors of {made.model}. {known}"])
 
@@ -92,16 +92,16 @@ def list_(flags: dict[str, Any], as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("name")
+@click.argument("gallery")
 @json_option
 @home_options
 @server_options
 @click.pass_obj
-def rm(flags: dict[str, Any], name: str, as_json: bool) -> None:
-    """Delete the gallery NAME with all its subjects and vectors."""
+def rm(flags: dict[str, Any], gallery: str, as_json: bool) -> None:
+    """Delete GALLERY with all its subjects and vectors."""
     with _client(flags) as client:
-        gone = client.delete_gallery(name)
-    show(gone, as_json, [f"Deleted {name}: {gone.subjects} subjects, {gone.photos} photos."])
+        gone = client.delete_gallery(gallery)
+    show(gone, as_json, [f"Deleted {gallery}: {gone.subjects} subjects, {gone.photos} photos."])
 
 
 @command.command()
